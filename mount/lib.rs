@@ -1,0 +1,3 @@
+//! The FUSE adapter: mounts any `FileSystem`. Knows no cluster.
+mod api;
+pub use api::*;

@@ -1,0 +1,1 @@
+//! hydfs-transport

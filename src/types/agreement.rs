@@ -1,0 +1,41 @@
+//! The agreement seam: what the rest of a member may ask of the Raft group.
+
+use crate::{BoxFuture, Command, CommandError, LogIndex, MemberId, Reply};
+use tokio::sync::watch;
+
+/// Why the group gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AgreementError {
+    /// The group answered: the command is refused.
+    #[error(transparent)]
+    Refused(#[from] CommandError),
+    /// No majority or no leader within the deadline. For a command the effect is unknown; the same identity may be retried.
+    #[error("no majority of voters answered within {millis} ms: {why}")]
+    NoQuorum { millis: u64, why: String },
+    /// This member is not admitted (any more): it must rejoin before it may speak.
+    #[error("this member's incarnation has ended: it has to rejoin")]
+    Expired,
+    /// The local replica of the agreed state stopped.
+    #[error("the agreement log of this member stopped: {0}")]
+    Stopped(String),
+}
+
+/// Index of the last entry applied to the local copy of the agreed state.
+pub type AppliedWatch = watch::Receiver<LogIndex>;
+
+/// One member's handle on the agreement group. The local state handed to the state machine holds, when a
+/// call below returns, at least everything the call speaks of.
+pub trait Agreement: Send + Sync + 'static {
+    /// Commits a command (exactly once: retries carry the same session and seq, R15) and waits until it is applied here too.
+    /// Cost: one round to the leader, one group-committed round to the voters.
+    fn propose(&self, command: Command) -> BoxFuture<'_, Result<Reply, AgreementError>>;
+    /// Returns when the local state includes every command that was acknowledged anywhere before this call began.
+    /// Cost: one round to the leader, none on the leader while its lease holds; concurrent callers share one.
+    fn barrier(&self) -> BoxFuture<'_, Result<LogIndex, AgreementError>>;
+    /// Waits until the local state includes the entry at `index`.
+    fn wait_applied(&self, index: LogIndex) -> BoxFuture<'_, Result<(), AgreementError>>;
+    /// Watches the local state's index.
+    fn applied(&self) -> AppliedWatch;
+    /// The leader as far as known.
+    fn leader(&self) -> Option<MemberId>;
+}

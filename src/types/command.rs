@@ -1,0 +1,236 @@
+//! Commands of the agreed state and their answers. Each names the shards it touches by its parent inodes.
+//! Enums only grow at the end.
+
+use crate::{
+    Admission, Admitted, Attr, ClusterId, Digest, FileKind, Incarnation, Ino, JobCommand, JobId, LogIndex,
+    MapVersion, SegmentId, SegmentVersion, Seq, SessionId, SlotChange, SlotEpoch, SlotId, Time, WriterId,
+    Attempt,
+};
+use serde::{Deserialize, Serialize};
+
+/// A command with its identity: answered from a window, never applied twice (R15).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    pub session: SessionId,
+    /// From 1; 0 where there is no session (admission, bootstrap), whose commands are idempotent by content.
+    pub seq: u64,
+    /// Every answer up to here has been received: the window forgets them.
+    pub done_through: u64,
+    /// Whoever asks; refused if it has ended. `Incarnation(0)` where there is none yet.
+    pub incarnation: Incarnation,
+    /// Stamped by the leader; the state makes it strictly increasing.
+    pub time: Time,
+    pub command: Command,
+}
+
+/// A change of the agreed state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    // ---- cluster ----
+    /// First command of a cluster; later ones are refused. The first member is admitted by its own `Admit`.
+    Bootstrap { cluster: ClusterId, copies: u8 },
+    Admit(Admission),
+    /// Ends everything these incarnations held: writers, opens, slot places (R1).
+    Expire { incarnations: Vec<Incarnation>, why: String },
+    /// A clean stop: as `Expire`, by the incarnation itself. `forever`: the member leaves the cluster.
+    Leave { incarnation: Incarnation, forever: bool },
+    /// Compare-and-swap of slot configs (R2). Refused whole if one does not match.
+    Configure { changes: Vec<SlotChange> },
+    /// Learners that hold everything become synced. Each is a compare-and-swap; stale ones are skipped and not answered.
+    Promote { learners: Vec<(SlotId, SlotEpoch, Incarnation)> },
+    /// Cluster-wide settings (`suspicion = on|off`, …).
+    Set { key: String, value: String },
+    MarkFull { incarnation: Incarnation, full: bool },
+
+    // ---- namespace ----
+    /// Makes an inode and its entry. With `grant`, a regular file gets a writer for that incarnation and its first segment in the same command.
+    Create { parent: Ino, name: Vec<u8>, kind: FileKind, mode: u16, uid: u32, gid: u32, rdev: u32, target: Vec<u8>, grant: Option<Incarnation> },
+    Link { ino: Ino, parent: Ino, name: Vec<u8> },
+    /// Removes an entry; `dir` as for rmdir.
+    Unlink { parent: Ino, name: Vec<u8>, dir: bool },
+    Rename { parent: Ino, name: Vec<u8>, to_parent: Ino, to_name: Vec<u8>, no_replace: bool, exchange: bool },
+    SetAttr { ino: Ino, set: SetAttr },
+    SetXattr { ino: Ino, name: Vec<u8>, value: Vec<u8>, mode: SetXattrMode },
+    RemoveXattr { ino: Ino, name: Vec<u8> },
+    /// This incarnation holds none of these unlinked inodes open (any more).
+    ReleaseOrphans { incarnation: Incarnation, inos: Vec<Ino> },
+
+    // ---- files ----
+    /// Makes this incarnation a writer of the file (or finds the writer it has) and makes the file dirty (R9).
+    Grant { ino: Ino, incarnation: Incarnation, job: Option<(JobId, Attempt)> },
+    /// Adds segments that begin at these offsets, where none covers them yet.
+    Extend { ino: Ino, starts: Vec<u64> },
+    /// Ends writers; the file is clean again when nothing of theirs is pending.
+    End { ends: Vec<WriterEnd> },
+    /// Makes cuts final (R6): one command for many segments, each answered for itself.
+    Merge { incarnation: Incarnation, items: Vec<MergeItem> },
+    /// Sets the size where no other writer lives: the fast path of truncate. `sole`: the caller's own writer and its last seq sent.
+    /// Refused `Busy` if another writer is live, `Changed` if `versions` of the segments at or past `size` differ.
+    Truncate { ino: Ino, size: u64, sole: Option<(WriterId, Seq)>, versions: Vec<(SegmentId, SegmentVersion)> },
+
+    // ---- jobs ----
+    Job(JobCommand),
+}
+
+/// Wanted attribute changes; `None` leaves as is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SetAttr {
+    pub mode: Option<u16>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub atime: Option<Time>,
+    pub mtime: Option<Time>,
+    /// atime/mtime to the command's own time.
+    pub atime_now: bool,
+    pub mtime_now: bool,
+}
+
+/// As setxattr(2)'s flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetXattrMode {
+    Any,
+    Create,
+    Replace,
+}
+
+/// The end of one writer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriterEnd {
+    pub writer: WriterId,
+    /// Its last seq, every record up to it acknowledged.
+    pub last: Seq,
+    /// Segments that hold records of it.
+    pub touched: Vec<Touched>,
+    /// The time of its last write, if it wrote.
+    pub mtime: Option<Time>,
+}
+
+/// What an ending writer left in one segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touched {
+    pub segment: SegmentId,
+    /// The writer was alone and its records are durable everywhere: they become the next version without a prepare.
+    /// Ignored (the records stay pending) unless the base version matches and no other writer has anything pending or live.
+    pub cut: Option<SegmentCut>,
+}
+
+/// A new base of a segment. `digest = SHA-256(previous digest ‖ op, offset, len, crc of each record in order)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentCut {
+    pub base: SegmentVersion,
+    pub digest: Digest,
+    /// Bytes of the segment after the cut.
+    pub len: u64,
+}
+
+/// What a merge does besides (R6, R8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Then {
+    Nothing,
+    /// No more appends here; the next segment begins at this one's end.
+    Full,
+    /// The segment is cut to or grows to this length after the cut.
+    SetLen(u64),
+    /// The segment and what is pending in it are gone.
+    Retire,
+}
+
+/// A prepared cut of one segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergeItem {
+    pub segment: SegmentId,
+    pub slot_epoch: SlotEpoch,
+    /// Map version at which the slot leader listed: refused if a writer in it was fenced since.
+    pub map: MapVersion,
+    /// Per writer the last seq that is in the base now; everything of that lane up to it.
+    pub through: Vec<(WriterId, Seq)>,
+    pub cut: SegmentCut,
+    /// Fixes the end of fenced writers of which nothing or no more is left.
+    pub then: Then,
+}
+
+/// Answer to one merge item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MergeOutcome {
+    Merged(SegmentVersion),
+    /// Nothing changed; list again.
+    Refused,
+}
+
+/// A new inode.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Created {
+    pub attr: Attr,
+    pub grant: Option<Granted>,
+}
+
+/// A writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    pub writer: WriterId,
+    /// False if the incarnation already had this writer.
+    pub new: bool,
+}
+
+/// An answer of the state machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    Done,
+    Admitted(Admitted),
+    Promoted(Vec<SlotId>),
+    Created(Created),
+    Attr(Attr),
+    Granted(Granted),
+    Merged(Vec<MergeOutcome>),
+    Job(JobId),
+}
+
+/// A reply with the entry it was decided at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    pub index: LogIndex,
+    pub reply: Result<Reply, CommandError>,
+}
+
+/// Why the state machine refused a command. Deterministic, and never changes anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum CommandError {
+    #[error("no such file or directory")]
+    NotFound,
+    #[error("it exists")]
+    Exists,
+    #[error("not a directory")]
+    NotDirectory,
+    #[error("is a directory")]
+    IsDirectory,
+    #[error("directory is not empty")]
+    NotEmpty,
+    #[error("name is longer than 255 bytes")]
+    NameTooLong,
+    #[error("too many links")]
+    TooManyLinks,
+    #[error("a directory cannot move into itself, and the name or value must be valid: {0}")]
+    Invalid(String),
+    #[error("not permitted: {0}")]
+    NotPermitted(String),
+    #[error("no such attribute")]
+    NoAttribute,
+    #[error("attributes of this inode are over the limit")]
+    NoSpace,
+    #[error("inode {0} is gone")]
+    Stale(Ino),
+    #[error("another writer is live")]
+    Busy,
+    #[error("changed meanwhile")]
+    Changed,
+    #[error("incarnation {0} has ended")]
+    Ended(Incarnation),
+    #[error("the cluster exists already")]
+    Bootstrapped,
+    #[error("admission refused: {0}")]
+    Admission(String),
+    #[error("the answer of this retry is no longer known")]
+    WindowPassed,
+    #[error("no such job, or it has ended")]
+    NoJob,
+}

@@ -1,0 +1,43 @@
+//! The vocabulary of HyDFS: ids, wire frames, agreed commands, data-plane messages and the seams
+//! (network, disk clock, agreement) that every other crate is written against.
+//!
+//! This crate decides nothing and does no I/O. One concept, one word: see `docs/ARCHITECTURE.md`.
+
+mod agreement;
+mod clock;
+mod command;
+mod data;
+mod file;
+mod frame;
+mod ids;
+mod job;
+mod member;
+mod net;
+mod record;
+mod slot;
+
+pub use agreement::{Agreement, AgreementError, AppliedWatch};
+pub use clock::{Clock, SystemClock, Time};
+pub use command::{
+    Applied, Command, CommandError, Created, Envelope, Granted, MergeItem, MergeOutcome, Reply,
+    SegmentCut, SetAttr, SetXattrMode, Then, Touched, WriterEnd,
+};
+pub use data::{
+    Append, AppendReply, Cutoff, DataRequest, DataResponse, FetchedRecord, Look, Looked, Prepare,
+    PullSlots, PulledSegment, PulledSlot, ReadBase, Refusal,
+};
+pub use file::{Attr, DirEntry, FileKind, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_BYTES_MAX};
+pub use frame::{
+    Frame, FrameError, FRAME_BODY_BYTES_MAX, FRAME_HEAD_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN, Service,
+    decode, encode,
+};
+pub use ids::{
+    Attempt, BootId, ClusterId, Digest, Ino, Incarnation, JobEpoch, JobId, LogIndex, MapVersion,
+    MemberId, ROOT_INO, SegmentId, SegmentVersion, Seq, SessionId, SlotEpoch, SlotId, StorageId,
+    WriterId,
+};
+pub use job::{JobCommand, JobCommit, JobInfo, JobPhase};
+pub use member::{Admission, Admitted, MemberInfo};
+pub use net::{BoxFuture, Handler, Net, NetError, Peer};
+pub use record::{Op, PAYLOAD_BYTES_MAX, Record, RecordHead, Run, SEGMENT_BYTES};
+pub use slot::{Acting, SLOTS, SlotChange, SlotConfig};
