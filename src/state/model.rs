@@ -1,0 +1,200 @@
+//! The shapes of the agreed state. Plain data: `apply` changes it, everybody else reads it.
+
+use hydfs_types::{
+    Attempt, Attr, ClusterId, Digest, Incarnation, Ino, JobId, JobInfo, LogIndex, MapVersion, MemberId, MemberInfo,
+    SegmentId, SegmentVersion, Seq, SessionId, SlotConfig, SlotId, Time, WriterId, Applied,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything that the agreement group agrees on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Last entry applied.
+    pub index: LogIndex,
+    /// Time of the last command: strictly increasing.
+    pub time: Time,
+    pub cluster: Cluster,
+    pub names: Namespace,
+    pub jobs: BTreeMap<JobId, JobInfo>,
+    pub next_job: u64,
+    pub sessions: BTreeMap<SessionId, Session>,
+}
+
+/// Members, slots and settings.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// `None` before bootstrap.
+    pub id: Option<ClusterId>,
+    pub copies: u8,
+    pub map: MapVersion,
+    pub members: BTreeMap<MemberId, MemberInfo>,
+    /// Incarnations that are admitted and not ended.
+    pub alive: BTreeMap<Incarnation, MemberId>,
+    /// One per slot once the first member is admitted.
+    pub slots: BTreeMap<SlotId, SlotConfig>,
+    pub settings: BTreeMap<String, String>,
+    pub next_member: u64,
+    pub next_incarnation: u64,
+}
+
+/// Inodes, segments and writers (shard 0).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Namespace {
+    pub inodes: BTreeMap<Ino, Inode>,
+    pub segments: BTreeMap<SegmentId, Segment>,
+    pub writers: BTreeMap<WriterId, Writer>,
+    /// Segments per slot, for repair.
+    pub by_slot: BTreeMap<SlotId, BTreeSet<SegmentId>>,
+    /// Bytes of all files.
+    pub bytes: u64,
+    pub next_ino: u64,
+    pub next_segment: u64,
+    pub next_writer: u64,
+}
+
+/// An inode. `attr.size` and `attr.mtime` of a file are exact while it is clean.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inode {
+    pub attr: Attr,
+    /// Raised with each change of content or size.
+    pub data_version: u64,
+    /// SHA-256 of the path or (parent, name) at creation: where its segments stand on the ring.
+    pub key: Digest,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub body: Body,
+    /// Unlinked: incarnations that may still hold it open. Data goes when it is empty.
+    pub orphan: Option<BTreeSet<Incarnation>>,
+}
+
+/// What an inode is, besides its attributes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Body {
+    File(FileBody),
+    Directory(DirectoryBody),
+    Symlink(Vec<u8>),
+    Special,
+}
+
+/// A regular file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FileBody {
+    /// Segments by the file offset where they begin. Between them, and past the last, are holes.
+    pub segments: BTreeMap<u64, SegmentId>,
+    /// The size is at least this (grown by truncate).
+    pub size_min: u64,
+    /// Live writers.
+    pub writers: BTreeSet<WriterId>,
+}
+
+/// A directory.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DirectoryBody {
+    pub parent: Ino,
+    pub entries: BTreeMap<Vec<u8>, Entry>,
+    /// Names by cookie: a stable order for readdir.
+    pub order: BTreeMap<u64, Vec<u8>>,
+    pub next_cookie: u64,
+}
+
+/// An entry.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub ino: Ino,
+    pub cookie: u64,
+}
+
+/// A segment. Clean when no writer of its file is live and `ended` and `fenced` are empty.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Segment {
+    pub ino: Ino,
+    /// File offset where it begins.
+    pub start: u64,
+    pub slot: SlotId,
+    pub version: SegmentVersion,
+    pub len: u64,
+    pub digest: Digest,
+    /// Takes no more appends.
+    pub full: bool,
+    /// Per writer the last seq that is in the base; writers that are gone are dropped from it.
+    pub through: BTreeMap<WriterId, Seq>,
+    /// Writers that closed cleanly with records here that are not in the base yet: their last seq.
+    pub ended: BTreeMap<WriterId, Seq>,
+    /// Fenced writers whose end here is not fixed yet; the next merge that was listed at a map at or past the fence fixes it.
+    pub fenced: BTreeSet<WriterId>,
+}
+
+/// A writer. It stays while its file has a segment that mentions it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Writer {
+    pub ino: Ino,
+    pub incarnation: Incarnation,
+    pub job: Option<JobWriter>,
+    pub phase: WriterPhase,
+}
+
+/// What makes a writer transactional.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct JobWriter {
+    pub job: JobId,
+    pub attempt: Attempt,
+    /// Records up to here are committed; those above are invisible.
+    pub watermark: Seq,
+}
+
+/// Life of a writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WriterPhase {
+    Open,
+    /// Everything up to `last` was acknowledged.
+    Closed { last: Seq },
+    /// Ended by an expire (or a job restart) at this index. Records up to the merge that fixes it, or the watermark, count.
+    Fenced { at: LogIndex },
+}
+
+/// Answers that a client may ask for again.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    pub incarnation: Incarnation,
+    pub answers: BTreeMap<u64, Applied>,
+    pub done_through: u64,
+}
+
+/// What a command changed, for those who follow the state on this member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Members, liveness or settings changed.
+    Members,
+    /// Configs of these slots changed.
+    Slots(Vec<SlotId>),
+    /// An entry appeared, changed or went.
+    Entry { parent: Ino, name: Vec<u8> },
+    /// Attributes changed.
+    Inode(Ino),
+    /// Content or size changed.
+    Data(Ino),
+    /// A writer became live on this file, or ended.
+    Writers(Ino),
+    /// A segment has a new version.
+    Cut { segment: SegmentId, slot: SlotId, version: SegmentVersion, how: Cut },
+    /// A segment and everything pending in it is gone.
+    Retired { segment: SegmentId, slot: SlotId },
+    /// A file lost its last name; members without it open should release it.
+    Orphan(Ino),
+    /// An inode is gone.
+    Gone(Ino),
+    Job(JobId),
+    /// The whole state was replaced by a snapshot.
+    Replaced,
+}
+
+/// How a segment got its new version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cut {
+    /// As every synced replica has prepared: find the list by (segment, base version, digest).
+    Prepared { digest: Digest },
+    /// All records of this lane up to `last`, in order of seq.
+    Sole { writer: WriterId, last: Seq, digest: Digest },
+    /// Cut or grown to `len` without merging; pending records of `dropped` writers up to the seq are gone.
+    SetLen { len: u64, dropped: Vec<(WriterId, Seq)>, digest: Digest },
+}
