@@ -7,6 +7,7 @@ mod agreement;
 mod clock;
 mod command;
 mod data;
+mod digest;
 mod file;
 mod frame;
 mod ids;
