@@ -14,8 +14,6 @@ pub enum DataRequest {
     /// Makes everything this replica has received so far durable.
     Sync { slot: SlotId, epoch: SlotEpoch, map: MapVersion },
     Prepare(Prepare),
-    /// Lifts the append fence of a prepare that was not committed.
-    Release { segment: SegmentId, epoch: SlotEpoch },
     /// R7: asks the slot leader to make everything eligible readable.
     Look(Look),
     /// R8: asks the slot leader to merge under a fence, then cut or retire.
@@ -24,6 +22,8 @@ pub enum DataRequest {
     /// Records of these runs, as far as this replica has them.
     Fetch { segment: SegmentId, runs: Vec<Run> },
     PullSlots(PullSlots),
+    /// The learner holds everything that its pulls named: the slot leader, which has sent it every prepare since, proposes the promotion.
+    Promote { map: MapVersion, from: Incarnation, slots: Vec<(SlotId, SlotEpoch)> },
     /// What the replica has pending in a segment: (records, bytes). For status only.
     Pending { segments: Vec<SegmentId> },
     /// Segments that this member holds on disk. For `ls` and `store`: the truth, not the plan.
@@ -67,8 +67,6 @@ pub struct Prepare {
     pub digest: Digest,
     pub len: u64,
     pub then: Then,
-    /// Refuse further appends to this segment until the merge commits, the epoch changes or a release comes.
-    pub fence: bool,
 }
 
 /// See [`DataRequest::Look`].
@@ -112,7 +110,8 @@ pub struct ReadBase {
     pub len: u32,
 }
 
-/// A learner asks a synced replica what the slots hold (R11). Large bases and payloads are fetched after it.
+/// A learner asks the slot leader what the slots hold (R11). From then on, at this epoch, the slot leader sends it every
+/// prepare and needs its answer; merges that run are waited for first. Bases and payloads are fetched after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PullSlots {
     pub map: MapVersion,
@@ -150,7 +149,7 @@ pub enum DataResponse {
     Appended(AppendReply),
     Synced,
     Prepared,
-    Released,
+    Promoted(Vec<SlotId>),
     Looked(Vec<Looked>),
     CutOff(Looked),
     /// The bytes are in the body; fewer than asked at the base's end.
