@@ -12,16 +12,17 @@ pub struct Caller {
     pub pid: u32,
 }
 
-/// An open file or directory of one mount. Handles encode nothing: the adapter hands them out.
+/// An open file or directory of one mount: issued by the file system in `Opened`, handed back as it is.
 pub type Handle = u64;
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
     Lookup { parent: Ino, name: Vec<u8> },
-    /// The kernel forgot this inode.
+    /// The kernel dropped this inode. Advice only: a lookup that is being answered may bring it back.
     Forget { ino: Ino },
     GetAttr { ino: Ino, handle: Option<Handle> },
+    /// Set-id bits: the adapter sends the `mode` that remains where Linux clears them (write, truncate, chown, allocate).
     SetAttr { ino: Ino, handle: Option<Handle>, set: Change },
     ReadLink { ino: Ino },
     /// Mkdir, mknod and symlink in one; `target` is for symlinks.
@@ -45,6 +46,7 @@ pub enum Request {
     Sync { ino: Ino, handle: Handle },
     OpenDir { ino: Ino },
     /// Entries after `cookie` (0 is the start), as many as fit `limit` entries. `.` and `..` are the adapter's.
+    /// Cookies of entries lie in 1..=COOKIE_MAX.
     ReadDir { ino: Ino, handle: Handle, cookie: u64, limit: usize },
     ReleaseDir { ino: Ino, handle: Handle },
     StatFs,
@@ -52,10 +54,49 @@ pub enum Request {
     ListXattr { ino: Ino },
     SetXattr { ino: Ino, name: Vec<u8>, value: Vec<u8>, create: bool, replace: bool },
     RemoveXattr { ino: Ino, name: Vec<u8> },
-    /// fallocate: zeroes or reserves. `keep_size`, `punch` as in fallocate(2).
+    /// fallocate: `punch` makes the range read as zeros, else room is reserved and content stays. Without `keep_size` the
+    /// size grows to the range's end (so FALLOC_FL_ZERO_RANGE is `punch` without `keep_size`).
     Allocate { ino: Ino, handle: Handle, offset: u64, len: u64, keep_size: bool, punch: bool },
-    /// lseek with SEEK_DATA (`data`) or SEEK_HOLE.
+    /// lseek with SEEK_DATA (`data`) or SEEK_HOLE. `NotSupported` makes the adapter answer as for a file without holes.
     Seek { ino: Ino, handle: Handle, offset: u64, data: bool },
+}
+
+/// Largest cookie of a directory entry: the kernel's directory offsets are signed, and two are the adapter's.
+pub const COOKIE_MAX: u64 = i64::MAX as u64 - 2;
+
+impl Request {
+    /// The operation's name, for logs and counters.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Lookup { .. } => "lookup",
+            Self::Forget { .. } => "forget",
+            Self::GetAttr { .. } => "getattr",
+            Self::SetAttr { .. } => "setattr",
+            Self::ReadLink { .. } => "readlink",
+            Self::Make { .. } => "make",
+            Self::Link { .. } => "link",
+            Self::Unlink { .. } => "unlink",
+            Self::RemoveDir { .. } => "rmdir",
+            Self::Rename { .. } => "rename",
+            Self::Open { .. } => "open",
+            Self::Create { .. } => "create",
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::Flush { .. } => "flush",
+            Self::Release { .. } => "release",
+            Self::Sync { .. } => "fsync",
+            Self::OpenDir { .. } => "opendir",
+            Self::ReadDir { .. } => "readdir",
+            Self::ReleaseDir { .. } => "releasedir",
+            Self::StatFs => "statfs",
+            Self::GetXattr { .. } => "getxattr",
+            Self::ListXattr { .. } => "listxattr",
+            Self::SetXattr { .. } => "setxattr",
+            Self::RemoveXattr { .. } => "removexattr",
+            Self::Allocate { .. } => "fallocate",
+            Self::Seek { .. } => "lseek",
+        }
+    }
 }
 
 /// How a file is opened.
@@ -199,4 +240,9 @@ pub trait KernelCache: Send + Sync + 'static {
     fn invalidate_inode(&self, ino: Ino);
     /// This entry changed or is gone.
     fn invalidate_entry(&self, parent: Ino, name: &[u8]);
+    /// Resolves when the kernel uses nothing any more that was invalidated before this call. Never wait for it
+    /// while a request of this mount is held back: the kernel may need that request's answer first.
+    fn settled(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }

@@ -1,3 +1,30 @@
-//! The FUSE adapter: mounts any `FileSystem`. Knows no cluster.
+//! The FUSE adapter: mounts any `FileSystem` and serves it. Knows no cluster.
+//!
+//! The supervisor calls `mount` and keeps the descriptor; the worker calls `serve`. `MemoryFs` is a whole
+//! file system in memory: the model that others are compared with, and `conformance` is what all must pass.
+//! No thread of a process that serves a mount may touch that mount.
+
+mod adapter;
+mod answer;
 mod api;
+mod convert;
+mod directory;
+mod dispatch;
+mod error;
+mod errno;
+mod kernel;
+mod mounts;
+mod notify;
+mod privileges;
+mod serve;
+pub mod supervise;
+mod sys;
+mod xattr;
+
 pub use api::*;
+pub use errno::{errno, level};
+pub use error::MountError;
+pub use mounts::{MountEntry, mount_at, mounts};
+pub use notify::{Invalidations, NOTICES_MAX};
+pub use serve::{ServeConfig, Serving, serve};
+pub use supervise::{MountOptions, Mounted, mount, unmount};

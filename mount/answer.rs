@@ -1,0 +1,169 @@
+//! Turns answers of the file system into replies to the kernel: one function a kind of reply. Each takes the
+//! operation's name for the log; an answer of the wrong kind is a bug of the file system, reported and EIO.
+
+use crate::{Answer, FsError, convert, directory, errno::fail, xattr};
+use fuser::{
+    Errno, FileHandle, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
+
+type Outcome = Result<Answer, FsError>;
+
+/// How attributes are shown and how long the kernel may keep them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub attr_ttl: Duration,
+    pub entry_ttl: Duration,
+    pub block_bytes: u32,
+}
+
+/// The errno of an error, or of an answer that does not belong to the question.
+fn refuse(name: &'static str, outcome: Outcome) -> Errno {
+    match outcome {
+        Err(error) => fail(name, &error),
+        Ok(answer) => {
+            tracing::error!(operation = name, ?answer, "answer of the wrong kind");
+            Errno::EIO
+        }
+    }
+}
+
+pub(crate) fn entry(name: &'static str, shape: Shape, reply: ReplyEntry, outcome: Outcome) {
+    match outcome {
+        Ok(Answer::Attr(attr)) => {
+            let attr = convert::attr(&attr, shape.block_bytes);
+            reply.entry_with_ttls(&shape.attr_ttl, &shape.entry_ttl, &attr, convert::GENERATION);
+        }
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+pub(crate) fn attr(name: &'static str, shape: Shape, reply: ReplyAttr, outcome: Outcome) {
+    match outcome {
+        Ok(Answer::Attr(attr)) => reply.attr(&shape.attr_ttl, &convert::attr(&attr, shape.block_bytes)),
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+pub(crate) fn empty(name: &'static str, reply: ReplyEmpty, outcome: Outcome) {
+    match outcome {
+        Ok(Answer::Done) => reply.ok(),
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+/// `read` and `readlink`.
+pub(crate) fn data(name: &'static str, reply: ReplyData, outcome: Outcome) {
+    match outcome {
+        Ok(Answer::Data(data)) => reply.data(&data),
+        Ok(Answer::Target(target)) => reply.data(&target),
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+pub(crate) fn opened(name: &'static str, reply: ReplyOpen, outcome: Outcome) {
+    match outcome {
+        Ok(Answer::Opened(opened)) => reply.opened(FileHandle(opened.handle), convert::open_flags(&opened)),
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+pub(crate) fn created(name: &'static str, shape: Shape, reply: ReplyCreate, outcome: Outcome) {
+    match outcome {
+        Ok(Answer::Created(attr, opened)) => {
+            // One time-out serves both here, so the shorter.
+            let ttl = shape.attr_ttl.min(shape.entry_ttl);
+            let attr = convert::attr(&attr, shape.block_bytes);
+            reply.created(&ttl, &attr, convert::GENERATION, FileHandle(opened.handle), convert::open_flags(&opened));
+        }
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+pub(crate) fn written(name: &'static str, reply: ReplyWrite, outcome: Outcome) {
+    match outcome {
+        Ok(Answer::Written(bytes)) => reply.written(bytes),
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+pub(crate) fn offset(name: &'static str, reply: ReplyLseek, outcome: Outcome) {
+    match outcome {
+        Ok(Answer::Offset(offset)) => match i64::try_from(offset) {
+            Ok(offset) => reply.offset(offset),
+            Err(_) => reply.error(Errno::EOVERFLOW),
+        },
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+pub(crate) fn statfs(name: &'static str, reply: ReplyStatfs, outcome: Outcome) {
+    match outcome {
+        Ok(Answer::StatFs(s)) => reply.statfs(s.blocks, s.free, s.free, s.files, s.files_free, s.block, s.name_max, s.block),
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+/// `getxattr` and `listxattr`, for a caller with room for `room` bytes.
+pub(crate) fn value(name: &'static str, room: u32, reply: ReplyXattr, outcome: Outcome) {
+    let value = match outcome {
+        Ok(Answer::Value(value)) => value,
+        Ok(Answer::Names(names)) => xattr::list(&names),
+        other => return reply.error(refuse(name, other)),
+    };
+    match xattr::fit(value.len(), room) {
+        xattr::Fit::Size(size) => reply.size(size),
+        xattr::Fit::Whole => reply.data(&value),
+        xattr::Fit::TooSmall => reply.error(Errno::ERANGE),
+    }
+}
+
+/// A listing of `dir` from the kernel's `from`: what does not fit is asked for again.
+pub(crate) fn listing(name: &'static str, dir: INodeNo, from: u64, mut reply: ReplyDirectory, outcome: Outcome) {
+    let entries = match outcome {
+        Ok(Answer::Entries(entries)) => entries,
+        other => return reply.error(refuse(name, other)),
+    };
+    for (ino, offset, dot) in directory::dots(dir, from) {
+        if reply.add(ino, offset, convert::kind(directory::DOT_KIND), dot) {
+            return reply.ok();
+        }
+    }
+    for (entry, _) in &entries {
+        let offset = directory::offset_after(entry.cookie);
+        if reply.add(INodeNo(entry.ino.0), offset, convert::kind(entry.kind), OsStr::from_bytes(&entry.name)) {
+            break;
+        }
+    }
+    reply.ok();
+}
+
+/// As `listing`, with attributes where the file system gave them.
+pub(crate) fn listing_plus(
+    name: &'static str,
+    shape: Shape,
+    dir: INodeNo,
+    from: u64,
+    mut reply: ReplyDirectoryPlus,
+    outcome: Outcome,
+) {
+    let entries = match outcome {
+        Ok(Answer::Entries(entries)) => entries,
+        other => return reply.error(refuse(name, other)),
+    };
+    let ttl = shape.attr_ttl.min(shape.entry_ttl);
+    for (ino, offset, dot) in directory::dots(dir, from) {
+        if reply.add(ino, offset, dot, &Duration::ZERO, &convert::no_attr(directory::DOT_KIND), convert::GENERATION) {
+            return reply.ok();
+        }
+    }
+    for (entry, attr) in &entries {
+        let offset = directory::offset_after(entry.cookie);
+        let attr = attr.as_ref().map_or_else(|| convert::no_attr(entry.kind), |attr| convert::attr(attr, shape.block_bytes));
+        if reply.add(INodeNo(entry.ino.0), offset, OsStr::from_bytes(&entry.name), &ttl, &attr, convert::GENERATION) {
+            break;
+        }
+    }
+    reply.ok();
+}

@@ -1,0 +1,187 @@
+//! The one door between the kernel's requests and the file system: the inline answer, the limit on
+//! requests in flight, the deadline, and the clearing of set-id bits. Knows nothing of FUSE.
+
+use crate::{
+    Answer, Caller, Change, FileSystem, FsError, Request,
+    privileges::{Known, Privileges, stripped},
+};
+use hydfs_types::{Attr, Ino};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle as Runtime,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+
+type Outcome = Result<Answer, FsError>;
+
+pub(crate) struct Dispatch {
+    fs: Arc<dyn FileSystem>,
+    runtime: Runtime,
+    permits: Arc<Semaphore>,
+    deadline: Duration,
+    privileges: Privileges,
+    advice: mpsc::Sender<(Caller, Request)>,
+}
+
+/// Advice waiting at most.
+const ADVICE_MAX: usize = 4_096;
+
+/// Hands advice on, one by one; ends with the mount.
+async fn advise(fs: Arc<dyn FileSystem>, mut advice: mpsc::Receiver<(Caller, Request)>, deadline: Duration) {
+    while let Some((caller, request)) = advice.recv().await {
+        let name = request.name();
+        match timeout(deadline, fs.call(caller, request)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(operation = name, %error, "advice refused"),
+            Err(_) => tracing::debug!(operation = name, "advice not taken in time"),
+        }
+    }
+}
+
+impl Dispatch {
+    pub(crate) fn new(fs: Arc<dyn FileSystem>, runtime: Runtime, in_flight: usize, deadline: Duration) -> Self {
+        let permits = Arc::new(Semaphore::new(in_flight));
+        let (advice, inbox) = mpsc::channel(ADVICE_MAX);
+        runtime.spawn(advise(fs.clone(), inbox, deadline));
+        Self { fs, runtime, permits, deadline, privileges: Privileges::default(), advice }
+    }
+
+    /// Gets an answer and gives it to `reply`: before this returns if the file system has it at hand, else
+    /// from a task. With `strip`, set-id bits of the request's file are cleared first (or along with it).
+    pub(crate) fn submit<F>(self: &Arc<Self>, caller: Caller, request: Request, strip: bool, reply: F)
+    where
+        F: FnOnce(Outcome) + Send + 'static,
+    {
+        let strip = if strip { file_of(&request).filter(|ino| self.privileges.known(*ino) != Known::Plain) } else { None };
+        if strip.is_none() && let Some(outcome) = self.at_once(caller, &request) {
+            return reply(self.observed(outcome));
+        }
+        let permit = match self.admit(&request) {
+            Ok(permit) => permit,
+            Err(error) => return reply(Err(error)),
+        };
+        let this = self.clone();
+        self.runtime.spawn(async move {
+            let _permit = permit;
+            let name = request.name();
+            let answer = timeout(this.deadline, this.serve(caller, request, strip)).await;
+            reply(answer.unwrap_or_else(|_| Err(this.late(name))));
+        });
+    }
+
+    /// Hands on that the kernel dropped an inode. Advice: with too much of it waiting, it is dropped.
+    pub(crate) fn forget(&self, caller: Caller, ino: Ino) {
+        self.privileges.forget(ino);
+        let request = Request::Forget { ino };
+        if self.at_once(caller, &request).is_none() && self.advice.try_send((caller, request)).is_err() {
+            tracing::trace!(%ino, "forget dropped");
+        }
+    }
+
+    /// A panic of the file system must not take the session thread with it.
+    fn at_once(&self, caller: Caller, request: &Request) -> Option<Outcome> {
+        catch_unwind(AssertUnwindSafe(|| self.fs.call_now(caller, request))).unwrap_or_else(|_| {
+            tracing::error!(operation = request.name(), "the file system panicked");
+            Some(Err(FsError::Damaged("internal error, see the log".into())))
+        })
+    }
+
+    /// Takes a place among the requests in flight. With none left the session thread waits: the kernel's
+    /// queue holds back the callers, nothing piles up here. A release is never held back, it frees things.
+    fn admit(&self, request: &Request) -> Result<Option<OwnedSemaphorePermit>, FsError> {
+        if matches!(request, Request::Release { .. } | Request::ReleaseDir { .. }) {
+            return Ok(None);
+        }
+        if let Ok(permit) = self.permits.clone().try_acquire_owned() {
+            return Ok(Some(permit));
+        }
+        let wait = async { timeout(self.deadline, self.permits.clone().acquire_owned()).await };
+        match self.runtime.block_on(wait) {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            _ => Err(self.late(request.name())),
+        }
+    }
+
+    async fn serve(&self, caller: Caller, request: Request, strip: Option<Ino>) -> Outcome {
+        let request = match strip {
+            Some(ino) => self.stripping(ino, request).await?,
+            None => request,
+        };
+        if let Request::Seek { ino, offset, data, .. } = request {
+            return match self.ask(caller, request).await {
+                Err(FsError::NotSupported(_)) => self.seek_without_holes(ino, offset, data).await,
+                outcome => outcome,
+            };
+        }
+        self.ask(caller, request).await
+    }
+
+    async fn ask(&self, caller: Caller, request: Request) -> Outcome {
+        let outcome = self.fs.call(caller, request).await;
+        self.observed(outcome)
+    }
+
+    fn observed(&self, outcome: Outcome) -> Outcome {
+        match &outcome {
+            Ok(Answer::Attr(attr) | Answer::Created(attr, _)) => self.privileges.observe(attr),
+            Ok(Answer::Entries(entries)) => entries.iter().filter_map(|e| e.1.as_ref()).for_each(|a| self.privileges.observe(a)),
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Clears set-id bits of `ino`, within the request where it sets attributes anyway.
+    async fn stripping(&self, ino: Ino, mut request: Request) -> Result<Request, FsError> {
+        let mode = match self.privileges.known(ino) {
+            Known::Plain => None,
+            Known::Strip(mode) => Some(mode),
+            Known::Unknown => {
+                let attr = self.attr(ino).await?;
+                (stripped(&attr) != attr.mode).then(|| stripped(&attr))
+            }
+        };
+        let Some(mode) = mode else { return Ok(request) };
+        if let Request::SetAttr { set, .. } = &mut request {
+            set.mode = set.mode.or(Some(mode));
+        } else {
+            let set = Change { mode: Some(mode), ..Change::default() };
+            self.ask(ADAPTER, Request::SetAttr { ino, handle: None, set }).await?;
+        }
+        Ok(request)
+    }
+
+    async fn attr(&self, ino: Ino) -> Result<Attr, FsError> {
+        match self.ask(ADAPTER, Request::GetAttr { ino, handle: None }).await? {
+            Answer::Attr(attr) => Ok(attr),
+            other => Err(FsError::Invalid(format!("getattr answered {other:?}"))),
+        }
+    }
+
+    async fn seek_without_holes(&self, ino: Ino, offset: u64, data: bool) -> Outcome {
+        let size = self.attr(ino).await?.size;
+        match offset < size {
+            true => Ok(Answer::Offset(if data { offset } else { size })),
+            false => Err(FsError::NoData),
+        }
+    }
+
+    fn late(&self, name: &str) -> FsError {
+        FsError::TimedOut(format!("{name} had no answer within {} ms", self.deadline.as_millis()))
+    }
+}
+
+/// Who asks where the adapter itself asks.
+const ADAPTER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+
+/// The file whose content or owner the request changes.
+fn file_of(request: &Request) -> Option<Ino> {
+    match request {
+        Request::SetAttr { ino, .. } | Request::Open { ino, .. } | Request::Write { ino, .. } | Request::Allocate { ino, .. } => Some(*ino),
+        _ => None,
+    }
+}

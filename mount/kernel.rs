@@ -1,0 +1,60 @@
+//! What is agreed with the kernel when a mount begins. The first worker's agreement holds for the mount's
+//! life: a later worker must ask for the same, so change this list only together with the mount.
+
+use fuser::{InitFlags, KernelConfig};
+
+/// Bytes of the largest write and read-ahead request.
+pub(crate) const IO_BYTES_MAX: u32 = 1 << 20;
+/// Requests that the kernel sends without a caller waiting (read-ahead) before it holds back.
+const BACKGROUND_MAX: u16 = 64;
+
+/// Wanted, each on its own: an older kernel does without.
+///
+/// Left out on purpose: WRITEBACK_CACHE breaks append records. ASYNC_DIO sends the pieces of one large direct
+/// append at once, so their order would be lost. DONT_MASK: the kernel applies the umask. PASSTHROUGH and
+/// OVER_IO_URING: not served.
+const WANTED: [InitFlags; 12] = [
+    InitFlags::FUSE_ASYNC_READ,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    // Coherence rests on it: attributes are asked again at each read, and pages go when size or mtime changed.
+    InitFlags::FUSE_AUTO_INVAL_DATA,
+    // open(2) carries O_TRUNC: one request, and no moment in between.
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    // Set-id bits are cleared by `privileges`, which spares a getxattr before most writes.
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    // Locks are asked of us instead of being granted on this machine alone.
+    InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_FLOCK_LOCKS,
+    // A worker that takes over asks for the requests of the one before.
+    InitFlags::FUSE_HAS_RESEND,
+    // Synthetic files use direct I/O; programs may still map them.
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+    InitFlags::FUSE_MAX_PAGES,
+];
+
+pub(crate) fn negotiate(config: &mut KernelConfig) {
+    for flag in WANTED {
+        if let Err(missing) = config.add_capabilities(flag) {
+            tracing::info!(?missing, "the kernel does without");
+        }
+    }
+    // Where a value is out of range the setter names the nearest that is not.
+    if let Err(nearest) = config.set_max_write(IO_BYTES_MAX) {
+        accepted("max_write", config.set_max_write(nearest));
+    }
+    if let Err(nearest) = config.set_max_readahead(IO_BYTES_MAX) {
+        accepted("max_readahead", config.set_max_readahead(nearest));
+    }
+    if let Err(nearest) = config.set_max_background(BACKGROUND_MAX) {
+        accepted("max_background", config.set_max_background(nearest));
+    }
+}
+
+fn accepted<T: std::fmt::Display>(what: &str, set: Result<T, T>) {
+    match set {
+        Ok(_) => tracing::debug!(what, "limited by the kernel"),
+        Err(nearest) => tracing::warn!(what, %nearest, "not accepted by the kernel"),
+    }
+}

@@ -1,0 +1,60 @@
+//! Extended attributes: which names go to the file system at all, and the size protocol of getxattr(2).
+
+use crate::FsError;
+
+/// Whether a name is answered here, without a round, and how. Security labels and file capabilities are not
+/// kept: the kernel asks for `security.capability` on writes and at each exec. POSIX ACLs are not served.
+pub(crate) fn refused(name: &[u8], reading: bool) -> Option<FsError> {
+    if name.starts_with(b"security.") {
+        return Some(if reading { FsError::NoAttribute } else { FsError::NotSupported("security attributes".into()) });
+    }
+    if name.starts_with(b"system.") {
+        return Some(FsError::NotSupported("access control lists".into()));
+    }
+    None
+}
+
+/// How to answer a caller with room for `room` bytes; 0 asks for the size.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fit {
+    Size(u32),
+    Whole,
+    TooSmall,
+}
+
+pub(crate) fn fit(len: usize, room: u32) -> Fit {
+    match (room, u32::try_from(len)) {
+        (_, Err(_)) => Fit::TooSmall,
+        (0, Ok(len)) => Fit::Size(len),
+        (room, Ok(len)) if len <= room => Fit::Whole,
+        _ => Fit::TooSmall,
+    }
+}
+
+/// listxattr(2)'s form: each name ended by a NUL.
+pub(crate) fn list(names: &[Vec<u8>]) -> Vec<u8> {
+    names.iter().flat_map(|name| name.iter().copied().chain([0])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_protocol() {
+        assert_eq!(fit(5, 0), Fit::Size(5));
+        assert_eq!(fit(5, 5), Fit::Whole);
+        assert_eq!(fit(5, 4), Fit::TooSmall);
+        assert_eq!(fit(0, 0), Fit::Size(0));
+        assert_eq!(list(&[b"user.a".to_vec(), b"user.b".to_vec()]), b"user.a\0user.b\0");
+    }
+
+    #[test]
+    fn names_answered_here() {
+        assert_eq!(refused(b"security.capability", true), Some(FsError::NoAttribute));
+        assert!(matches!(refused(b"security.selinux", false), Some(FsError::NotSupported(_))));
+        assert!(matches!(refused(b"system.posix_acl_access", true), Some(FsError::NotSupported(_))));
+        assert_eq!(refused(b"user.hydfs.x", true), None);
+        assert_eq!(refused(b"trusted.x", false), None);
+    }
+}
