@@ -64,7 +64,8 @@ async fn exchange(link: &Link, frame: Frame) -> Result<Frame, CallFault> {
     let opened = link.connection.open_bi().await.map_err(CallFault::NotSent)?;
     let mut stream = Stream::new(opened, stream::CANCELLED);
     wire::write_frame(&mut stream.send, frame).await?;
-    let (answer, _) = wire::read_frame(&mut stream.recv, None).await?;
+    let announced = wire::read_prefix(&mut stream.recv).await?;
+    let answer = wire::read_rest(&mut stream.recv, announced).await?;
     stream.finished();
     Ok(answer)
 }
@@ -95,7 +96,7 @@ impl From<ReadFault> for CallFault {
             ReadFault::Stream(ReadError::ConnectionLost(error)) => Self::Lost(error),
             ReadFault::Stream(other) => Self::Garbled(other.to_string()),
             ReadFault::Frame(error) => Self::Garbled(error.to_string()),
-            ReadFault::Memory => Self::Garbled("no memory for the answer".into()),
+            ReadFault::Overload => Self::Ended(stream::OVERLOADED),
         }
     }
 }

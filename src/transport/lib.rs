@@ -23,8 +23,8 @@ mod tls;
 mod tuning;
 mod wire;
 
-
-
+#[cfg(test)]
+mod garbage_tests;
 
 pub use counters::Counters;
 pub use error::TransportError;

@@ -67,7 +67,7 @@ impl Options {
 
 /// One member's end of the network. Dropped, it closes all connections.
 pub struct Quic {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     /// Ends the endpoint's own thread, where it has one.
     _stop: Option<oneshot::Sender<()>>,
 }
@@ -80,7 +80,8 @@ pub(crate) struct Inner {
     pub(crate) name: String,
     pub(crate) pool: Pool,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) calls: Arc<Semaphore>,
+    /// Places for calls, by service.
+    pub(crate) calls: [Arc<Semaphore>; 4],
     pub(crate) request_bytes: Arc<Semaphore>,
     pub(crate) handshakes: Arc<Semaphore>,
     addr: SocketAddr,
@@ -131,7 +132,7 @@ impl Quic {
             name: options.identity.name().into(),
             pool: Pool::default(),
             counters: options.counters,
-            calls: Arc::new(Semaphore::new(CALLS_MAX)),
+            calls: std::array::from_fn(|_| Arc::new(Semaphore::new(CALLS_MAX))),
             request_bytes: Arc::new(Semaphore::new(REQUEST_BYTES_MAX)),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             addr,

@@ -9,7 +9,7 @@ use crate::{
     wire::{self, ReadFault, Stream, close, stream},
 };
 use hydfs_types::{ClusterId, Frame, Handler, Peer};
-use quinn::{Connection, Incoming};
+use quinn::{Connection, Incoming, RecvStream};
 use std::sync::Arc;
 use tokio::{
     sync::OwnedSemaphorePermit,
@@ -108,10 +108,7 @@ async fn serve(inner: Arc<Inner>, connection: Connection, peer: Peer, cluster: O
                 let Ok(opened) = opened else { break };
                 let Some(handler) = inner.admit(&connection, &peer, cluster) else { break };
                 let stream = Stream::new(opened, stream::OVERLOADED);
-                match inner.calls.clone().try_acquire_owned() {
-                    Ok(permit) => drop(inner.runtime.spawn(answer(inner.clone(), handler, peer.clone(), stream, permit))),
-                    Err(_) => add(&inner.counters.overloads, 1),
-                }
+                drop(inner.runtime.spawn(answer(inner.clone(), handler, peer.clone(), stream)));
             }
         }
     }
@@ -133,12 +130,26 @@ impl Inner {
     }
 }
 
-/// Reads one request, has it handled and sends the answer; the permits bound calls and bytes in hand.
-async fn answer(inner: Arc<Inner>, handler: Arc<dyn Handler>, peer: Peer, mut stream: Stream, _permit: OwnedSemaphorePermit) {
-    let read = timeout(STREAM_TIMEOUT, wire::read_frame(&mut stream.recv, Some(&inner.request_bytes))).await;
-    let (request, _memory) = match read {
+/// A request and what it holds while it is in hand.
+struct Request {
+    frame: Frame,
+    _call: OwnedSemaphorePermit,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+async fn receive(inner: &Inner, recv: &mut RecvStream) -> Result<Request, ReadFault> {
+    let announced = wire::read_prefix(recv).await?;
+    let call = inner.calls[announced.service as usize - 1].clone().try_acquire_owned().map_err(|_| ReadFault::Overload)?;
+    let memory = wire::reserve(announced, &inner.request_bytes).await?;
+    let frame = wire::read_rest(recv, announced).await?;
+    Ok(Request { frame, _call: call, _memory: memory })
+}
+
+/// Reads one request, has it handled and sends the answer.
+async fn answer(inner: Arc<Inner>, handler: Arc<dyn Handler>, peer: Peer, mut stream: Stream) {
+    let Request { frame: request, _call, _memory } = match timeout(STREAM_TIMEOUT, receive(&inner, &mut stream.recv)).await {
         Ok(Ok(request)) => request,
-        Ok(Err(ReadFault::Memory)) => return add(&inner.counters.overloads, 1),
+        Ok(Err(ReadFault::Overload)) => return add(&inner.counters.overloads, 1),
         Ok(Err(ReadFault::Frame(error))) => {
             stream.end = stream::MALFORMED;
             add(&inner.counters.malformed, 1);

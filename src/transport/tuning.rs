@@ -16,8 +16,11 @@ use std::{
 pub const DATAGRAM_BYTES_MAX: usize = 1_100;
 /// Packets on loopback: twice the throughput of 1,452. With segmentation offload ten packets must fit 64 KiB.
 pub(crate) const LOOPBACK_MTU_BYTES: u16 = 6_500;
-/// Calls served at once by one member; further ones are turned away unread.
+/// Calls of one service served at once by one member; further ones are turned away. Counted by service, so that data
+/// in plenty never keeps the agreement group from its heartbeats.
 pub(crate) const CALLS_MAX: usize = 1_024;
+/// Streams of one connection at once; the peer's further calls wait there.
+const STREAMS_MAX: u32 = 2 * CALLS_MAX as u32;
 /// Bytes of large requests held at once; small ones are bounded by [`CALLS_MAX`].
 pub(crate) const REQUEST_BYTES_MAX: usize = 128 << 20;
 /// Requests below this size do not count towards [`REQUEST_BYTES_MAX`].
@@ -53,6 +56,7 @@ const INITIAL_RTT: Duration = Duration::from_millis(5);
 const INITIAL_WINDOW_BYTES: u64 = 512 << 10;
 const ACK_EVERY_PACKETS: u32 = 40;
 const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
+const UNREAD_DATAGRAMS_BYTES: usize = 4 << 10;
 const INCOMING_MAX: usize = 1_024;
 const INCOMING_BYTES_MAX: u64 = 64 << 10;
 const INCOMING_BYTES_TOTAL_MAX: u64 = 16 << 20;
@@ -61,7 +65,8 @@ const INCOMING_BYTES_TOTAL_MAX: u64 = 16 << 20;
 pub(crate) fn dialled(mtu: Option<u16>) -> TransportConfig {
     let mut config = common(mtu);
     config.max_concurrent_bidi_streams(VarInt::from_u32(0));
-    config.datagram_receive_buffer_size(None);
+    // Peers send datagrams on connections of their own. None here would forbid ours too.
+    config.datagram_receive_buffer_size(Some(UNREAD_DATAGRAMS_BYTES));
     config.keep_alive_interval(Some(KEEP_ALIVE));
     config
 }
@@ -69,7 +74,7 @@ pub(crate) fn dialled(mtu: Option<u16>) -> TransportConfig {
 /// Connections that peers dialled: they call, we answer. Their keep-alive serves both ends.
 pub(crate) fn accepted(mtu: Option<u16>) -> TransportConfig {
     let mut config = common(mtu);
-    config.max_concurrent_bidi_streams(VarInt::from_u32(CALLS_MAX as u32));
+    config.max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX));
     config
 }
 

@@ -2,7 +2,7 @@
 
 use crate::tuning::{REQUEST_MEMORY_TIMEOUT, SMALL_REQUEST_BYTES};
 use bytes::{Bytes, BytesMut};
-use hydfs_types::{FRAME_BODY_BYTES_MAX, FRAME_HEAD_BYTES_MAX, Frame, FrameError};
+use hydfs_types::{FRAME_BODY_BYTES_MAX, FRAME_HEAD_BYTES_MAX, Frame, FrameError, Service};
 use quinn::{ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use std::sync::Arc;
 use tokio::{
@@ -33,6 +33,8 @@ pub(crate) mod close {
     /// No longer wanted.
     pub(crate) const FORGOTTEN: VarInt = VarInt::from_u32(3);
 }
+
+const AGREEMENT_PRIORITY: i32 = 1;
 
 /// Both directions of a stream; dropped before [`Stream::finished`], it is reset, so that what was cut short is never
 /// taken for complete (quinn finishes dropped streams).
@@ -70,7 +72,8 @@ impl Drop for Stream {
 pub(crate) enum ReadFault {
     Frame(FrameError),
     Stream(ReadError),
-    Memory,
+    /// Too much in hand: nothing was read.
+    Overload,
 }
 
 impl From<FrameError> for ReadFault {
@@ -101,32 +104,54 @@ pub(crate) fn check_size(frame: &Frame) -> Result<(), FrameError> {
     Ok(())
 }
 
-/// Sends a frame and ends the direction; payloads are handed over, not copied.
+/// Sends a frame and ends the direction; payloads are handed over, not copied. Agreement goes before waiting data.
 pub(crate) async fn write_frame(send: &mut SendStream, frame: Frame) -> Result<(), WriteError> {
+    if frame.service == Service::Agreement {
+        send.set_priority(AGREEMENT_PRIORITY).map_err(|_| WriteError::ClosedStream)?;
+    }
     let prefix = Bytes::copy_from_slice(&frame.prefix());
     send.write_all_chunks(&mut [prefix, frame.head, frame.body]).await?;
     send.finish().map_err(|_| WriteError::ClosedStream)
 }
 
-/// Reads one frame and the end of the direction. With `memory`, a large frame first waits for that many bytes.
-pub(crate) async fn read_frame(
-    recv: &mut RecvStream,
-    memory: Option<&Arc<Semaphore>>,
-) -> Result<(Frame, Option<OwnedSemaphorePermit>), ReadFault> {
+/// What a frame's prefix announces, within the limits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Announced {
+    pub(crate) service: Service,
+    head: usize,
+    body: usize,
+}
+
+/// Reads the prefix of a frame.
+pub(crate) async fn read_prefix(recv: &mut RecvStream) -> Result<Announced, ReadFault> {
     let mut prefix = [0; Frame::PREFIX_BYTES];
     recv.read_exact(&mut prefix).await.map_err(|error| match error {
         ReadExactError::FinishedEarly(_) => ReadFault::Frame(FrameError::Short),
         ReadExactError::ReadError(error) => ReadFault::Stream(error),
     })?;
     let (service, head, body) = Frame::parse_prefix(&prefix)?;
-    let permit = match memory {
-        Some(memory) if head + body > SMALL_REQUEST_BYTES => {
-            let bytes = u32::try_from(head + body).expect("both limits together are 24 MiB");
-            let permit = timeout(REQUEST_MEMORY_TIMEOUT, memory.clone().acquire_many_owned(bytes)).await;
-            Some(permit.map_err(|_| ReadFault::Memory)?.map_err(|_| ReadFault::Memory)?)
-        }
-        _ => None,
-    };
+    Ok(Announced { service, head, body })
+}
+
+/// Waits until `memory` has room for a large frame.
+pub(crate) async fn reserve(
+    announced: Announced,
+    memory: &Arc<Semaphore>,
+) -> Result<Option<OwnedSemaphorePermit>, ReadFault> {
+    let bytes = announced.head + announced.body;
+    if bytes <= SMALL_REQUEST_BYTES {
+        return Ok(None);
+    }
+    let bytes = u32::try_from(bytes).expect("both limits together are 24 MiB");
+    match timeout(REQUEST_MEMORY_TIMEOUT, memory.clone().acquire_many_owned(bytes)).await {
+        Ok(Ok(permit)) => Ok(Some(permit)),
+        _ => Err(ReadFault::Overload),
+    }
+}
+
+/// Reads the rest of a frame and the end of the direction.
+pub(crate) async fn read_rest(recv: &mut RecvStream, announced: Announced) -> Result<Frame, ReadFault> {
+    let Announced { service, head, body } = announced;
     // Always copied: a slice of the received packet would keep up to 64 KiB alive for a few bytes.
     let mut all = BytesMut::with_capacity(head + body);
     while all.len() < head + body {
@@ -140,5 +165,5 @@ pub(crate) async fn read_frame(
     }
     let mut head_bytes = all.freeze();
     let body_bytes = head_bytes.split_off(head);
-    Ok((Frame { service, head: head_bytes, body: body_bytes }, permit))
+    Ok(Frame { service, head: head_bytes, body: body_bytes })
 }
