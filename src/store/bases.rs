@@ -1,0 +1,284 @@
+//! Bases: the merged bytes of segments, each a plain, possibly sparse file `base/XX/SEGMENT` with its checksums in
+//! `base/XX/SEGMENT.sum`. All calls but [`Bases::sync`] block for as long as the disk takes.
+//!
+//! Writes are the journal's to repeat: they are durable only after [`Bases::sync`], and after a crash everything since
+//! the last sync of a segment is applied again, in order. A crash may leave blocks and checksums that do not fit, so a
+//! base of an earlier life is written without holding its old checksums against it, until its first sync in this one;
+//! reads and [`Bases::verify`] say what they find. One change of a segment at a time is the caller's duty; reads may
+//! come at any time.
+
+use crate::{
+    Adoption, Disk, Result, StoreError, SyncMode,
+    base_file::{BaseFile, Trust, sum_path},
+};
+use bytes::Bytes;
+use hydfs_types::SegmentId;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// Most bases held open at once; each takes two descriptors.
+const OPEN_MAX: usize = 256;
+/// Longest wait for the sync of one base.
+const SYNC_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The bases of one data folder. Clones share them.
+#[derive(Clone)]
+pub struct Bases {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: Arc<str>,
+    sync: SyncMode,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    open: BTreeMap<SegmentId, (Arc<BaseFile>, u64)>,
+    /// Counts uses, for the least recent one.
+    clock: u64,
+    /// Changed since their last sync.
+    dirty: BTreeSet<SegmentId>,
+    /// Made or synced in this life: sums and content fit.
+    trusted: BTreeSet<SegmentId>,
+    /// A sync of them failed: what is on disk is unknown until they are adopted or removed.
+    failed: BTreeSet<SegmentId>,
+    /// Folders known to exist, and those of them whose names are durable.
+    dirs: BTreeSet<u8>,
+    durable_dirs: BTreeSet<u8>,
+    adoptions: u64,
+}
+
+/// Spreads segments over 256 folders.
+fn folder(segment: SegmentId) -> u8 {
+    segment.0 as u8
+}
+
+impl Bases {
+    /// Opens (or begins) the bases in `dir` and forgets adoptions that were not committed.
+    pub fn open(disk: Arc<dyn Disk>, dir: &str, sync: SyncMode) -> Result<Self> {
+        let bases = Self { disk, dir: dir.into(), sync, state: Arc::default() };
+        let tmp = format!("{dir}/tmp");
+        bases.disk.create_dir_all(&tmp).map_err(bases.failed("make", &tmp))?;
+        for name in bases.disk.list(&tmp).map_err(bases.failed("list", &tmp))? {
+            let path = format!("{tmp}/{name}");
+            bases.disk.remove_file(&path).map_err(bases.failed("remove", &path))?;
+        }
+        Ok(bases)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn failed(&self, op: &'static str, path: &str) -> impl Fn(io::Error) -> StoreError + use<> {
+        let path = self.disk.locate(path);
+        move |error| StoreError::io(op, path.clone(), error)
+    }
+
+    fn folder_path(&self, folder: u8) -> String {
+        format!("{}/{folder:02x}", self.dir)
+    }
+
+    pub(crate) fn path(&self, segment: SegmentId) -> String {
+        format!("{}/{:016x}", self.folder_path(folder(segment)), segment.0)
+    }
+
+    /// Up to `len` bytes at `offset`, fewer at the end, none of a base that is not there. Whole blocks are checked.
+    pub fn read(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        self.file(segment, false)?.map_or(Ok(Bytes::new()), |file| file.read(offset, len as usize))
+    }
+
+    /// Length in bytes, if there is a base.
+    pub fn len(&self, segment: SegmentId) -> Result<Option<u64>> {
+        self.file(segment, false)?.map(|file| file.len()).transpose()
+    }
+
+    /// Puts `bytes` at `offset`; what is missing before them becomes zeros.
+    pub fn write(&self, segment: SegmentId, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.change(segment, |file, trust| file.write(offset, bytes, trust))
+    }
+
+    /// Cuts or grows the base.
+    pub fn set_len(&self, segment: SegmentId, len: u64) -> Result<()> {
+        self.change(segment, |file, trust| file.set_len(len, trust))
+    }
+
+    fn change(&self, segment: SegmentId, change: impl FnOnce(&BaseFile, Trust) -> Result<()>) -> Result<()> {
+        let gone = || self.failed("open", &self.path(segment))(io::ErrorKind::NotFound.into());
+        let file = self.file(segment, true)?.ok_or_else(gone)?;
+        let trust = {
+            let mut state = self.state();
+            state.dirty.insert(segment);
+            if state.trusted.contains(&segment) { Trust::Checked } else { Trust::Redo }
+        };
+        change(&file, trust)
+    }
+
+    /// Completes when everything written to the base before this call is on disk. Runs off the caller's thread.
+    pub async fn sync(&self, segment: SegmentId) -> Result<()> {
+        if let SyncMode::Inline { delay } = self.sync {
+            tokio::time::sleep(delay).await;
+            return self.sync_now(segment);
+        }
+        let bases = self.clone();
+        let work = tokio::task::spawn_blocking(move || bases.sync_now(segment));
+        match tokio::time::timeout(SYNC_DEADLINE, work).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(StoreError::Poisoned(error.to_string())),
+            Err(_) => Err(StoreError::SyncTimedOut { seconds: SYNC_DEADLINE.as_secs() }),
+        }
+    }
+
+    /// As [`Bases::sync`], on the caller's thread.
+    pub fn sync_now(&self, segment: SegmentId) -> Result<()> {
+        let path = self.path(segment);
+        if self.state().failed.contains(&segment) {
+            return Err(StoreError::Poisoned(format!("an earlier sync of {} failed", self.disk.locate(&path))));
+        }
+        let Some(file) = self.file(segment, false)? else { return Ok(()) };
+        self.state().dirty.remove(&segment);
+        let result = file.sync().and_then(|()| self.sync_folder(folder(segment)));
+        let mut state = self.state();
+        match &result {
+            Ok(()) => state.trusted.insert(segment),
+            // The kernel may call the lost pages clean now, so that another sync would succeed and mean nothing.
+            Err(_) => state.failed.insert(segment),
+        };
+        result
+    }
+
+    /// Bases that were changed in this life and not synced since.
+    pub fn unsynced(&self) -> Vec<SegmentId> {
+        self.state().dirty.iter().copied().collect()
+    }
+
+    fn sync_folder(&self, folder: u8) -> Result<()> {
+        if self.state().durable_dirs.insert(folder) {
+            let path = self.folder_path(folder);
+            if let Err(error) = self.disk.sync_dir(&path) {
+                self.state().durable_dirs.remove(&folder);
+                return Err(self.failed("sync", &path)(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the whole base against its checksums.
+    pub fn verify(&self, segment: SegmentId) -> Result<()> {
+        let Some(file) = self.file(segment, false)? else { return Ok(()) };
+        let mut block = 0;
+        while file.verify(block)? {
+            block += 1;
+        }
+        Ok(())
+    }
+
+    /// Removes a base. One that is not there is no error.
+    pub fn remove(&self, segment: SegmentId) -> Result<()> {
+        self.forget(segment);
+        let path = self.path(segment);
+        for path in [&path, &sum_path(&path)] {
+            match self.disk.remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.failed("remove", path)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every segment that has a base here: what is on disk, not what should be.
+    pub fn list(&self) -> Result<Vec<SegmentId>> {
+        let mut out = Vec::new();
+        for dir in self.disk.list(&self.dir).map_err(self.failed("list", &self.dir))? {
+            if dir.len() != 2 {
+                continue;
+            }
+            let path = format!("{}/{dir}", self.dir);
+            let names = self.disk.list(&path).map_err(self.failed("list", &path))?;
+            let ids = names.iter().filter(|name| name.len() == 16).filter_map(|name| u64::from_str_radix(name, 16).ok());
+            out.extend(ids.map(SegmentId));
+        }
+        out.sort_unstable();
+        Ok(out)
+    }
+
+    /// Begins to put a pulled base in place of what is here, if anything. Nothing changes before [`Adoption::finish`].
+    pub fn adopt(&self, segment: SegmentId) -> Result<Adoption> {
+        self.ensure_folder(folder(segment))?;
+        let number = {
+            let mut state = self.state();
+            state.adoptions += 1;
+            state.adoptions
+        };
+        Adoption::begin(self.clone(), segment, number)
+    }
+
+    /// Closes the segment's file and forgets what is known of it.
+    pub(crate) fn forget(&self, segment: SegmentId) {
+        let mut state = self.state();
+        state.open.remove(&segment);
+        state.dirty.remove(&segment);
+        state.failed.remove(&segment);
+        state.trusted.remove(&segment);
+    }
+
+    /// A synced base is in place.
+    pub(crate) fn adopted(&self, segment: SegmentId) {
+        self.forget(segment);
+        self.state().trusted.insert(segment);
+    }
+
+    fn ensure_folder(&self, folder: u8) -> Result<()> {
+        if self.state().dirs.contains(&folder) {
+            return Ok(());
+        }
+        let path = self.folder_path(folder);
+        self.disk.create_dir_all(&path).map_err(self.failed("make", &path))?;
+        self.state().dirs.insert(folder);
+        Ok(())
+    }
+
+    /// The open base. The state stays locked, so that two callers never hold two views of one base.
+    fn file(&self, segment: SegmentId, create: bool) -> Result<Option<Arc<BaseFile>>> {
+        if create {
+            self.ensure_folder(folder(segment))?;
+        }
+        let mut state = self.state();
+        state.clock += 1;
+        let clock = state.clock;
+        if let Some((file, used)) = state.open.get_mut(&segment) {
+            *used = clock;
+            return Ok(Some(Arc::clone(file)));
+        }
+        let path = self.path(segment);
+        let file = match BaseFile::open(&*self.disk, &path, false)? {
+            None if create => {
+                state.durable_dirs.remove(&folder(segment));
+                state.trusted.insert(segment);
+                BaseFile::open(&*self.disk, &path, true)?
+            }
+            other => other,
+        };
+        let Some(file) = file else { return Ok(None) };
+        let file = Arc::new(file);
+        state.evict();
+        state.open.insert(segment, (Arc::clone(&file), clock));
+        Ok(Some(file))
+    }
+}
+
+impl State {
+    /// Closes the least recently used base if there are too many. Those in use stay.
+    fn evict(&mut self) {
+        if self.open.len() < OPEN_MAX {
+            return;
+        }
+        let idle = self.open.iter().filter(|(_, (file, _))| Arc::strong_count(file) == 1);
+        if let Some(segment) = idle.min_by_key(|(_, (_, used))| *used).map(|(&segment, _)| segment) {
+            self.open.remove(&segment);
+        }
+    }
+}

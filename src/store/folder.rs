@@ -1,0 +1,214 @@
+//! The data folder: who it belongs to (`DIR/format`, readable by people) and the folders in it.
+
+use crate::{Disk, RealDisk, Result, StoreError, disk::{read_bytes, replace_file}};
+use hydfs_types::{BootId, ClusterId, MemberId, StorageId};
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt::Display,
+    path::Path,
+    str::FromStr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Format of data folders that this binary writes, and the newest that it reads.
+const FORMAT: u16 = 1;
+const PATH: &str = "format";
+const HEADING: &str = "# The data folder of one HyDFS member. Do not edit, and do not copy a folder: its copy is refused.\n";
+
+/// `DIR/format`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Format {
+    format: u16,
+    name: String,
+    storage: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member: Option<u64>,
+    start_count: u64,
+}
+
+/// Of a newer format only this may be known.
+#[derive(Deserialize)]
+struct Version {
+    format: u16,
+}
+
+/// An open data folder. Nobody else has it open.
+pub struct Folder {
+    disk: Arc<dyn Disk>,
+    name: String,
+    storage: StorageId,
+    boot: BootId,
+    start_count: u64,
+    format: Mutex<Format>,
+}
+
+impl Folder {
+    /// Below the folder: the agreement log.
+    pub const RAFT: &str = "raft";
+    /// Below the folder: the record journal.
+    pub const JOURNAL: &str = "journal";
+    /// Below the folder: bases.
+    pub const BASE: &str = "base";
+    /// Below the folder: what can be made again.
+    pub const CACHE: &str = "cache";
+
+    /// Opens (or makes) the data folder `dir` of the member `name`, locks it, and counts this start.
+    pub fn open(dir: &Path, name: &str) -> Result<Self> {
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir)?);
+        Self::on(disk, name, StorageId(kernel_id("uuid")?), BootId(kernel_id("boot_id")?))
+    }
+
+    /// As [`Folder::open`], on any disk. `fresh` becomes the storage id if the folder is new.
+    pub fn on(disk: Arc<dyn Disk>, name: &str, fresh: StorageId, boot: BootId) -> Result<Self> {
+        let path = disk.locate(PATH);
+        let mut format = match load(&*disk)? {
+            Some(format) => format,
+            None => new_format(&*disk, name, fresh)?,
+        };
+        if format.name != name {
+            return Err(StoreError::OtherMember { path, found: format.name, wanted: name.into() });
+        }
+        let storage = parse(&path, "storage", &format.storage)?;
+        if let Some(cluster) = &format.cluster {
+            let _: ClusterId = parse(&path, "cluster", cluster)?;
+        }
+        for dir in [Self::RAFT, Self::JOURNAL, Self::BASE, Self::CACHE] {
+            disk.create_dir_all(dir).map_err(|error| StoreError::io("make", disk.locate(dir), error))?;
+        }
+        format.start_count += 1;
+        save(&*disk, &format)?;
+        let start_count = format.start_count;
+        Ok(Self { disk, name: name.into(), storage, boot, start_count, format: Mutex::new(format) })
+    }
+
+    fn format(&self) -> MutexGuard<'_, Format> {
+        self.format.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk whose root is this folder.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// The member's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Drawn when the folder was made.
+    pub fn storage(&self) -> StorageId {
+        self.storage
+    }
+
+    /// What makes this folder's logs its own ([`crate::LogOptions::salt`]).
+    pub fn salt(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.storage.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// The machine's present boot.
+    pub fn boot(&self) -> BootId {
+        self.boot
+    }
+
+    /// Starts so far, this one included.
+    pub fn start_count(&self) -> u64 {
+        self.start_count
+    }
+
+    /// The cluster, once the member has joined one.
+    pub fn cluster(&self) -> Option<ClusterId> {
+        self.format().cluster.as_ref().and_then(|text| text.parse().ok())
+    }
+
+    /// The member id, once admitted.
+    pub fn member(&self) -> Option<MemberId> {
+        self.format().member.map(MemberId)
+    }
+
+    /// Binds the folder to a cluster, durably; refused if it belongs to another one.
+    pub fn set_cluster(&self, cluster: ClusterId) -> Result<()> {
+        self.update(|format| {
+            let wanted = cluster.to_string();
+            match &format.cluster {
+                Some(found) if *found != wanted => {
+                    Err(StoreError::OtherCluster { path: self.disk.locate(PATH), found: found.clone(), wanted })
+                }
+                _ => {
+                    format.cluster = Some(wanted);
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    /// Notes the member id, durably.
+    pub fn set_member(&self, member: MemberId) -> Result<()> {
+        self.update(|format| {
+            format.member = Some(member.0);
+            Ok(())
+        })
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Format) -> Result<()>) -> Result<()> {
+        let mut format = self.format();
+        let mut changed = format.clone();
+        change(&mut changed)?;
+        if changed != *format {
+            save(&*self.disk, &changed)?;
+            *format = changed;
+        }
+        Ok(())
+    }
+}
+
+/// Reads `DIR/format`, if there is one.
+fn load(disk: &dyn Disk) -> Result<Option<Format>> {
+    let path = disk.locate(PATH);
+    let failed = |error| StoreError::io("read", path.clone(), error);
+    if !disk.exists(PATH).map_err(failed)? {
+        return Ok(None);
+    }
+    let file = disk.open_file(PATH, false).map_err(failed)?;
+    let bytes = read_bytes(&*file, 0, file.len().map_err(failed)? as usize).map_err(failed)?;
+    let bad = |error: &dyn Display| StoreError::Damaged { path: path.clone(), offset: 0, why: error.to_string() };
+    let text = std::str::from_utf8(&bytes).map_err(|error| bad(&error))?;
+    let version: Version = toml::from_str(text).map_err(|error| bad(&error.message()))?;
+    if version.format > FORMAT {
+        return Err(StoreError::Newer { path: path.clone(), found: version.format, supported: FORMAT });
+    }
+    toml::from_str(text).map(Some).map_err(|error| bad(&error.message()))
+}
+
+/// The format of a folder that has none: refused if other things are in it, which may be data whose format is lost.
+fn new_format(disk: &dyn Disk, name: &str, storage: StorageId) -> Result<Format> {
+    let path = disk.locate("");
+    for dir in [Folder::RAFT, Folder::JOURNAL, Folder::BASE] {
+        let used = disk.exists(dir).map_err(|error| StoreError::io("read", path.clone(), error))?;
+        if used && !disk.list(dir).map_err(|error| StoreError::io("list", path.clone(), error))?.is_empty() {
+            let why = format!("it holds data in {dir}/ and no file \"{PATH}\" that says whose: put that file back, or empty the folder");
+            return Err(StoreError::NotUsable { path, why });
+        }
+    }
+    Ok(Format { format: FORMAT, name: name.into(), storage: storage.to_string(), cluster: None, member: None, start_count: 0 })
+}
+
+fn save(disk: &dyn Disk, format: &Format) -> Result<()> {
+    let path = disk.locate(PATH);
+    let text = toml::to_string(format).map_err(|error| StoreError::Malformed { what: path.clone(), why: error.to_string() })?;
+    replace_file(disk, PATH, format!("{HEADING}{text}").as_bytes()).map_err(|error| StoreError::io("write", path, error))
+}
+
+fn parse<T: FromStr<Err: Display>>(path: &str, key: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|error| StoreError::Damaged { path: path.into(), offset: 0, why: format!("{key}: {error}") })
+}
+
+/// An id that the kernel offers below `/proc/sys/kernel/random`.
+fn kernel_id(which: &str) -> Result<[u8; 16]> {
+    let path = format!("/proc/sys/kernel/random/{which}");
+    let text = std::fs::read_to_string(&path).map_err(|error| StoreError::io("read", path.clone(), error))?;
+    let id: StorageId = parse(&path, which, &text.trim().replace('-', ""))?;
+    Ok(id.0)
+}
