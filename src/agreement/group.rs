@@ -1,0 +1,226 @@
+//! One member's part in the group: starting, stopping, and what the other modules share.
+
+use crate::{
+    barrier::{self, BARRIERS_MAX, Lease, Waiter},
+    error::Error,
+    log::Storage,
+    machine::{Machine, StateMachine},
+    network::Peers,
+    options::{Options, Timing},
+    progress::Progress,
+    raft::{Raft, Runtime},
+    serve::Incoming,
+    session::Session,
+    snapshots::Snapshots,
+};
+use hydfs_store::SyncMode;
+use hydfs_types::{
+    Agreement, AgreementError, AppliedWatch, BoxFuture, Clock, Command, Incarnation, LogIndex, MemberId, Reply, Time,
+};
+use openraft::async_runtime::WatchReceiver;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::{Semaphore, mpsc, watch}, task::JoinHandle, time::Instant};
+
+/// Most commands of one member that wait for an answer. The state's window of answers holds at least as many.
+pub const PROPOSALS_MAX: usize = 1024;
+/// Pauses between attempts.
+pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(25);
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(200);
+/// Default deadline for the local copy to catch up with an index.
+const APPLIED_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Term and leader as this member knows them. A term has at most one leader.
+pub type Leadership = (u64, Option<MemberId>);
+
+/// A member of the agreement group. [`Group::shutdown`] ends it; merely dropped, it ends soon after.
+pub struct Group {
+    me: MemberId,
+    raft: Raft,
+    storage: Storage,
+    peers: Peers,
+    clock: Arc<dyn Clock>,
+    timing: Timing,
+    progress: Arc<Progress>,
+    leadership: watch::Receiver<Leadership>,
+    session: Session,
+    proposals: Semaphore,
+    barriers: mpsc::Sender<Waiter>,
+    lease: Lease,
+    incoming: Mutex<Incoming>,
+    monitor: JoinHandle<()>,
+}
+
+impl Group {
+    /// Starts this member's part: loads the last snapshot, applies what is known to be committed, and waits to hear from a
+    /// leader (or, the only voter, leads at once). A folder that never was part of a group waits for [`Group::bootstrap`]
+    /// or for a leader that adds it.
+    pub async fn start(options: Options, state: Box<dyn StateMachine>) -> Result<Arc<Self>, Error> {
+        let config = options.timing.config(&options.retention).map_err(|error| Error::Timing(error.to_string()))?;
+        let threads = options.log.sync == SyncMode::Thread;
+        let snapshots = Arc::new(Snapshots::open(options.disk.clone(), &options.dir, threads)?);
+        let storage = Storage::open(options.disk, &options.dir, options.log)?;
+        let progress = Arc::new(Progress::new());
+        let peers = Peers { net: options.net, resolve: options.resolve };
+        let machine = Machine::new(state, progress.clone(), snapshots);
+        let starting = Raft::new(options.me.0, Arc::new(config), peers.clone(), storage.clone(), machine);
+        let raft = Runtime::scope(options.seed, starting).await.map_err(|error| Error::Start(error.to_string()))?;
+        let (leadership_changed, leadership) = watch::channel((0, None));
+        let (barriers, asked) = mpsc::channel(BARRIERS_MAX);
+        let group = Arc::new(Self {
+            me: options.me,
+            monitor: tokio::spawn(monitor(raft.clone(), leadership_changed, progress.clone())),
+            raft,
+            storage,
+            peers,
+            clock: options.clock,
+            timing: options.timing,
+            progress,
+            leadership,
+            session: Session::new(options.session),
+            proposals: Semaphore::new(PROPOSALS_MAX),
+            barriers,
+            lease: Lease::new(threads),
+            incoming: Mutex::default(),
+        });
+        tokio::spawn(barrier::run(Arc::downgrade(&group), asked));
+        Ok(group)
+    }
+
+    /// What this member's commands are asked as from now on; `Incarnation(0)` until it is admitted.
+    pub fn set_incarnation(&self, incarnation: Incarnation) {
+        self.session.set_incarnation(incarnation);
+    }
+
+    /// Follows term and leader.
+    pub fn watch_leader(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// Whether this member leads, as far as it knows: a majority may have turned away unheard. See [`Group::leads_within`].
+    pub fn is_leader(&self) -> bool {
+        self.leadership.borrow().1 == Some(self.me)
+    }
+
+    /// Whether this member leads and a majority of voters acknowledged it at most `age` ago.
+    pub fn leads_within(&self, age: Duration) -> bool {
+        self.is_leader() && self.metrics().quorum_age.is_some_and(|acknowledged| acknowledged <= age)
+    }
+
+    /// Stops taking part, with everything written on disk. Callers that still wait are told that it stopped.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        self.progress.stop("shut down".into());
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "the agreement group did not stop in order");
+        }
+        self.storage.sync().await
+    }
+
+    pub(crate) fn me(&self) -> MemberId {
+        self.me
+    }
+
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    pub(crate) fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(crate) fn proposals(&self) -> &Semaphore {
+        &self.proposals
+    }
+
+    pub(crate) fn barriers(&self) -> &mpsc::Sender<Waiter> {
+        &self.barriers
+    }
+
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    pub(crate) fn incoming(&self) -> MutexGuard<'_, Incoming> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a member serves: the agreed state knows, else the address that it was added to the group with.
+    pub(crate) fn address_of(&self, member: MemberId) -> Option<SocketAddr> {
+        (self.peers.resolve)(member).or_else(|| {
+            let metrics = self.raft.server_metrics();
+            let members = metrics.borrow_watched().membership_config.clone();
+            members.get_node(&member.0).map(|node| node.0)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.progress.stop("dropped".into());
+        let raft = self.raft.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { raft.shutdown().await });
+        }
+        self.monitor.abort();
+    }
+}
+
+impl Agreement for Group {
+    fn propose(&self, command: Command) -> BoxFuture<'_, Result<Reply, AgreementError>> {
+        Box::pin(self.propose_by(command, Instant::now() + self.timing.propose_deadline))
+    }
+
+    fn barrier(&self) -> BoxFuture<'_, Result<LogIndex, AgreementError>> {
+        Box::pin(self.barrier_by(Instant::now() + self.timing.barrier_deadline))
+    }
+
+    fn wait_applied(&self, index: LogIndex) -> BoxFuture<'_, Result<(), AgreementError>> {
+        Box::pin(self.progress.reached(index, Instant::now() + APPLIED_DEADLINE))
+    }
+
+    fn applied(&self) -> AppliedWatch {
+        self.progress.watch()
+    }
+
+    fn leader(&self) -> Option<MemberId> {
+        self.leadership.borrow().1
+    }
+}
+
+/// Passes on who leads, and the news when openraft stops.
+async fn monitor(raft: Raft, leadership: watch::Sender<Leadership>, progress: Arc<Progress>) {
+    let mut server = raft.server_metrics();
+    loop {
+        let now = {
+            let metrics = server.borrow_watched();
+            (metrics.vote.leader_id.term, metrics.current_leader.map(MemberId))
+        };
+        leadership.send_if_modified(|known| std::mem::replace(known, now) != now);
+        if server.changed().await.is_err() {
+            break;
+        }
+    }
+    let state = raft.metrics().borrow_watched().running_state.clone();
+    let why = state.err().map_or_else(|| "openraft stopped".to_owned(), |error| error.to_string());
+    leadership.send_modify(|known| known.1 = None);
+    progress.stop(why);
+}

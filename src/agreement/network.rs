@@ -1,0 +1,182 @@
+//! The group's own calls to other members: votes, appends, snapshots, transfer of leadership.
+
+use crate::{
+    raft::{Snapshot, Types, Vote},
+    wire::{self, Append, AppendAnswer, Piece, Request, Response, SNAPSHOT_PIECE_BYTES, Transfer, VoteAsk},
+};
+use bytes::Bytes;
+use hydfs_types::{MemberId, Net, NetError};
+use openraft::{
+    RaftNetworkFactory, RaftNetworkV2,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::RPCOption,
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+        VoteRequest, VoteResponse,
+    },
+};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+/// An append waits at least this long for its answer: the other side syncs its disk before it answers.
+const APPEND_DEADLINE_MIN: Duration = Duration::from_millis(2000);
+
+/// Finds where a member serves; the agreed state knows.
+pub type Resolve = Arc<dyn Fn(MemberId) -> Option<SocketAddr> + Send + Sync>;
+
+/// The network and who is where.
+#[derive(Clone)]
+pub struct Peers {
+    pub net: Arc<dyn Net>,
+    pub resolve: Resolve,
+}
+
+/// Calls to one member.
+pub struct Link {
+    peers: Peers,
+    target: MemberId,
+    /// Where it served when it became a member of the group.
+    known: SocketAddr,
+}
+
+impl RaftNetworkFactory<Types> for Peers {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, node: &wire::Address) -> Link {
+        Link { peers: self.clone(), target: MemberId(target), known: node.0 }
+    }
+}
+
+impl Link {
+    async fn call(&self, request: &Request, body: Bytes, deadline: Duration) -> Result<Response, RPCError<Types>> {
+        let addr = (self.peers.resolve)(self.target).unwrap_or(self.known);
+        let answer = self.peers.net.call(addr, wire::request(request, body), deadline).await;
+        let frame = answer.map_err(|error| match error {
+            NetError::Unreachable { .. } | NetError::Refused { .. } => RPCError::Unreachable(Unreachable::new(&error)),
+            NetError::TimedOut { .. } | NetError::Broken { .. } => RPCError::Network(NetworkError::new(&error)),
+        })?;
+        match frame.message() {
+            Ok(Response::Unavailable { why }) => Err(RPCError::Network(NetworkError::from_string(why))),
+            Ok(response) => Ok(response),
+            Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
+        }
+    }
+
+    async fn ask_vote(&self, request: Request, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        match self.call(&request, Bytes::new(), option.hard_ttl()).await? {
+            Response::Vote { vote, granted, last } => {
+                Ok(VoteResponse::new(Vote::from(vote), last.map(Into::into), granted))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Sends the pieces in order. The answer is the other side's vote: a higher one than ours ends the transfer.
+    async fn send_snapshot(&self, vote: Vote, snapshot: &Snapshot, deadline: Duration) -> Result<Vote, RPCError<Types>> {
+        let total = snapshot.snapshot.len();
+        let mut offset = 0;
+        loop {
+            let end = total.min(offset + SNAPSHOT_PIECE_BYTES);
+            let piece = Piece { vote: vote.into(), meta: (&snapshot.meta).into(), offset: offset as u64, total: total as u64 };
+            let body = snapshot.snapshot.slice(offset..end);
+            let (theirs, next) = match self.call(&Request::Piece(piece), body, deadline).await? {
+                Response::Piece { vote, next } => (Vote::from(vote), next as usize),
+                other => return Err(unexpected(&other)),
+            };
+            if theirs > vote {
+                return Ok(theirs);
+            }
+            if next != end {
+                return Err(RPCError::Network(NetworkError::from_string("the snapshot transfer was replaced by another")));
+            }
+            if end == total {
+                return Ok(theirs);
+            }
+            offset = end;
+        }
+    }
+}
+
+impl RaftNetworkV2<Types> for Link {
+    type SnapshotData = Bytes;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let (entries, body) = wire::split_entries(&rpc.entries);
+        let request = Request::Append(Append {
+            vote: rpc.vote.into(),
+            prev: rpc.prev_log_id.map(Into::into),
+            committed: rpc.leader_commit.map(Into::into),
+            entries,
+        });
+        match self.call(&request, body, option.hard_ttl().max(APPEND_DEADLINE_MIN)).await? {
+            Response::Append(answer) => Ok(match answer {
+                AppendAnswer::Success => AppendEntriesResponse::Success,
+                AppendAnswer::Partial(id) => AppendEntriesResponse::PartialSuccess(id.map(Into::into)),
+                AppendAnswer::Conflict => AppendEntriesResponse::Conflict,
+                AppendAnswer::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_vote(Request::Vote(rpc.into()), option).await
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_vote(Request::PreVote(rpc.into()), option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        tokio::select! {
+            biased;
+            closed = cancel => Err(closed.into()),
+            sent = self.send_snapshot(vote, &snapshot, option.hard_ttl()) => Ok(SnapshotResponse::new(sent?)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        let request = Request::Transfer(Transfer {
+            from: (*rpc.from_leader()).into(),
+            to: *rpc.to_node_id(),
+            last: rpc.last_log_id().map(|id| (*id).into()),
+        });
+        match self.call(&request, Bytes::new(), option.hard_ttl()).await? {
+            Response::Transfer { done: true } => Ok(Ok(())),
+            // The reason is logged over there.
+            Response::Transfer { done: false } => Err(RPCError::Network(NetworkError::from_string("transfer declined"))),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl From<VoteRequest<Types>> for VoteAsk {
+    fn from(rpc: VoteRequest<Types>) -> Self {
+        Self { vote: rpc.vote.into(), last: rpc.last_log_id.map(Into::into), transfer: rpc.leadership_transfer }
+    }
+}
+
+impl From<VoteAsk> for VoteRequest<Types> {
+    fn from(ask: VoteAsk) -> Self {
+        let mut rpc = VoteRequest::new(ask.vote.into(), ask.last.map(Into::into));
+        rpc.leadership_transfer = ask.transfer;
+        rpc
+    }
+}
+
+fn unexpected(response: &Response) -> RPCError<Types> {
+    RPCError::Network(NetworkError::from_string(format!("unexpected answer {response:?}")))
+}

@@ -1,0 +1,89 @@
+//! This member as a client of the group: the identity that each command carries (R15).
+
+use hydfs_types::{Incarnation, SessionId};
+use std::{collections::BTreeSet, sync::{Mutex, MutexGuard, PoisonError}};
+
+/// Numbers commands and knows which of them still wait for an answer.
+#[derive(Debug)]
+pub struct Session {
+    id: SessionId,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    incarnation: Incarnation,
+    last: u64,
+    open: BTreeSet<u64>,
+}
+
+/// The identity of one command, the same for all its retries. Dropped when nobody waits for its answer any more.
+#[derive(Debug)]
+pub struct Ticket<'a> {
+    session: &'a Session,
+    pub id: SessionId,
+    pub seq: u64,
+    pub done_through: u64,
+    pub incarnation: Incarnation,
+}
+
+impl Session {
+    pub fn new(id: SessionId) -> Self {
+        Self { id, inner: Mutex::default() }
+    }
+
+    /// What commands are asked as from now on.
+    pub fn set_incarnation(&self, incarnation: Incarnation) {
+        self.lock().incarnation = incarnation;
+    }
+
+    /// An identity for a new command. Before admission there is no session: such commands are idempotent by content.
+    pub fn begin(&self) -> Ticket<'_> {
+        let mut inner = self.lock();
+        let incarnation = inner.incarnation;
+        if incarnation == Incarnation(0) {
+            return Ticket { session: self, id: SessionId(0), seq: 0, done_through: 0, incarnation };
+        }
+        inner.last += 1;
+        let seq = inner.last;
+        inner.open.insert(seq);
+        let done_through = inner.open.first().copied().unwrap_or(seq) - 1;
+        Ticket { session: self, id: self.id, seq, done_through, incarnation }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.session.lock().open.remove(&self.seq);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_forgotten_only_when_all_before_are_in() {
+        let session = Session::new(SessionId(7));
+        session.set_incarnation(Incarnation(3));
+        let first = session.begin();
+        let second = session.begin();
+        assert_eq!((first.seq, first.done_through, second.seq, second.done_through), (1, 0, 2, 0));
+        drop(second);
+        assert_eq!(session.begin().done_through, 0, "the first still waits");
+        drop(first);
+        let later = session.begin();
+        assert_eq!((later.seq, later.done_through, later.incarnation), (4, 3, Incarnation(3)));
+    }
+
+    #[test]
+    fn no_session_before_admission() {
+        let session = Session::new(SessionId(7));
+        let ticket = session.begin();
+        assert_eq!((ticket.id, ticket.seq, ticket.incarnation), (SessionId(0), 0, Incarnation(0)));
+    }
+}

@@ -1,0 +1,158 @@
+//! Snapshot files of the agreed state: `snapshot-INDEX` in the group's folder. A new one is written aside, synced and renamed, and
+//! only then are older ones removed, so that the newest file is always whole (fault S13).
+//!
+//! A file is `head length u32 LE · versioned head · state`.
+
+use crate::{error::Error, raft::{Snapshot, SnapshotMeta}, wire::Meta};
+use bytes::Bytes;
+use hydfs_store::{Disk, DiskFile};
+use serde::{Deserialize, Serialize};
+use std::{io::{self, IoSlice}, sync::{Arc, Mutex, PoisonError}};
+
+/// Largest snapshot in bytes that is read or received.
+pub const SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
+const PREFIX: &str = "snapshot-";
+const HEAD_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    meta: Meta,
+    len: u64,
+    /// CRC-32C of the state.
+    crc: u32,
+}
+
+/// The folder of snapshots.
+pub struct Snapshots {
+    disk: Arc<dyn Disk>,
+    dir: String,
+    /// File work runs on a thread for blocking calls; otherwise where it is asked for, as the simulator needs it.
+    threads: bool,
+    /// Index of the newest file. Held while a file is written: one at a time.
+    newest: Mutex<Option<u64>>,
+}
+
+impl Snapshots {
+    /// Opens the folder and clears away what an interrupted write left.
+    pub fn open(disk: Arc<dyn Disk>, dir: &str, threads: bool) -> Result<Self, Error> {
+        let this = Self { disk, dir: dir.to_owned(), threads, newest: Mutex::new(None) };
+        this.disk.create_dir_all(dir).map_err(|source| this.failed(dir, source))?;
+        let names = this.disk.list(dir).map_err(|source| this.failed(dir, source))?;
+        let found: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
+        let newest = found.iter().copied().max();
+        for name in names.iter().filter(|name| name.starts_with(PREFIX) && name.ends_with(".tmp")) {
+            this.remove(&format!("{dir}/{name}"))?;
+        }
+        for old in found.into_iter().filter(|index| Some(*index) != newest) {
+            this.remove(&this.path(old))?;
+        }
+        *this.lock() = newest;
+        Ok(this)
+    }
+
+    /// The newest snapshot, if there is any.
+    pub async fn load(self: &Arc<Self>) -> Result<Option<Snapshot>, Error> {
+        self.blocking(|this| {
+            // Under the lock: a newer file must not remove the one that is being read.
+            let newest = this.lock();
+            newest.map(|index| this.read(index)).transpose()
+        })
+        .await
+    }
+
+    /// Makes this the newest snapshot, durably. One that is not newer than the newest changes nothing.
+    pub async fn save(self: &Arc<Self>, meta: &SnapshotMeta, state: Bytes) -> Result<(), Error> {
+        let Some(last) = meta.last_log_id else { return Ok(()) };
+        let meta = Meta::from(meta);
+        self.blocking(move |this| {
+            let mut newest = this.lock();
+            if newest.is_some_and(|index| index >= last.index) {
+                return Ok(());
+            }
+            this.write(last.index, meta, &state)?;
+            if let Some(old) = newest.replace(last.index) {
+                this.remove(&this.path(old))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn read(&self, index: u64) -> Result<Snapshot, Error> {
+        let path = self.path(index);
+        let damaged = |why: &str| Error::Snapshot { path: self.disk.locate(&path), why: why.to_owned() };
+        let file = self.disk.open_file(&path, false).map_err(|source| self.failed(&path, source))?;
+        let read = |offset, len| read_exact(&*file, offset, len).map_err(|source| self.failed(&path, source));
+        let len = read(0, 4)?;
+        let head_len = u32::from_le_bytes(len[..].try_into().expect("four bytes were read")) as usize;
+        if head_len > HEAD_BYTES_MAX {
+            return Err(damaged("its head is too long"));
+        }
+        let head: Head = hydfs_types::decode(&read(4, head_len)?).map_err(|error| damaged(&error.to_string()))?;
+        if head.len > SNAPSHOT_BYTES_MAX {
+            return Err(damaged("it is too long"));
+        }
+        let state = read(4 + head_len as u64, head.len as usize)?;
+        if crc32c::crc32c(&state) != head.crc {
+            return Err(damaged("its checksum does not match"));
+        }
+        let meta = head.meta.try_into().map_err(|error: crate::wire::Malformed| damaged(&error.0))?;
+        Ok(Snapshot { meta, snapshot: state.into() })
+    }
+
+    fn write(&self, index: u64, meta: Meta, state: &[u8]) -> Result<(), Error> {
+        let path = self.path(index);
+        let temporary = format!("{path}.tmp");
+        let head = hydfs_types::encode(&Head { meta, len: state.len() as u64, crc: crc32c::crc32c(state) });
+        let prefix = (head.len() as u32).to_le_bytes();
+        let write = || {
+            let file = self.disk.open_file(&temporary, true)?;
+            file.set_len(0)?;
+            file.write_at(&[IoSlice::new(&prefix), IoSlice::new(&head), IoSlice::new(state)], 0)?;
+            file.sync()?;
+            self.disk.rename(&temporary, &path)
+        };
+        write().map_err(|source| self.failed(&path, source))
+    }
+
+    fn remove(&self, path: &str) -> Result<(), Error> {
+        self.disk.remove_file(path).map_err(|source| self.failed(path, source))
+    }
+
+    fn path(&self, index: u64) -> String {
+        format!("{}/{PREFIX}{index}", self.dir)
+    }
+
+    fn failed(&self, path: &str, source: io::Error) -> Error {
+        Error::Disk { path: self.disk.locate(path), source }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<u64>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        if !self.threads {
+            return work(self);
+        }
+        let this = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&this)).await;
+        done.unwrap_or_else(|error| Err(Error::Disk { path: self.disk.locate(&self.dir), source: io::Error::other(error) }))
+    }
+}
+
+fn read_exact(file: &dyn DiskFile, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    // Looked at before a buffer is made: a damaged length must not become an allocation.
+    if file.len()? < offset + len as u64 {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is cut short"));
+    }
+    let mut out = vec![0; len];
+    let got = file.read_at(&mut out, offset)?;
+    if got < len {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is cut short"));
+    }
+    Ok(out)
+}
