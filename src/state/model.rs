@@ -1,8 +1,9 @@
 //! The shapes of the agreed state. Plain data: `apply` changes it, everybody else reads it.
 
 use hydfs_types::{
-    Attempt, Attr, ClusterId, Digest, Incarnation, Ino, JobId, JobInfo, LogIndex, MapVersion, MemberId, MemberInfo,
-    SegmentId, SegmentVersion, Seq, SessionId, SlotConfig, SlotId, Time, WriterId, Applied,
+    Applied, Attempt, Attr, BootId, ClusterId, Digest, Incarnation, Ino, JobId, JobInfo, LogIndex,
+    MapVersion, MemberId, MemberInfo, SegmentId, SegmentVersion, Seq, SessionId, SlotConfig,
+    SlotId, Time, WriterId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +35,21 @@ pub struct Cluster {
     /// One per slot once the first member is admitted.
     pub slots: BTreeMap<SlotId, SlotConfig>,
     pub settings: BTreeMap<String, String>,
+    /// Every live incarnation, and ended ones that some slot config still names (R12).
+    pub lives: BTreeMap<Incarnation, Life>,
+    /// Next id to issue; 0 stands for 1 (here and in the other counters).
     pub next_member: u64,
     pub next_incarnation: u64,
+}
+
+/// What stays known of an incarnation after its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    pub member: MemberId,
+    /// Boot of the machine when it was admitted: after another one its page cache is gone.
+    pub boot: BootId,
+    /// Start count of the data folder when it was first admitted.
+    pub started: u64,
 }
 
 /// Inodes, segments and writers (shard 0).
@@ -46,7 +60,9 @@ pub struct Namespace {
     pub writers: BTreeMap<WriterId, Writer>,
     /// Segments per slot, for repair.
     pub by_slot: BTreeMap<SlotId, BTreeSet<SegmentId>>,
-    /// Bytes of all files.
+    /// Unlinked files that somebody may still hold open.
+    pub orphans: BTreeSet<Ino>,
+    /// Bytes held by all files (`attr.stored`).
     pub bytes: u64,
     pub next_ino: u64,
     pub next_segment: u64,
@@ -63,6 +79,8 @@ pub struct Inode {
     pub key: Digest,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub body: Body,
+    /// Where it is named: (directory, cookie of the entry). Empty for the root and for orphans.
+    pub names: BTreeSet<(Ino, u64)>,
     /// Unlinked: incarnations that may still hold it open. Data goes when it is empty.
     pub orphan: Option<BTreeSet<Incarnation>>,
 }
@@ -147,9 +165,13 @@ pub struct JobWriter {
 pub enum WriterPhase {
     Open,
     /// Everything up to `last` was acknowledged.
-    Closed { last: Seq },
+    Closed {
+        last: Seq,
+    },
     /// Ended by an expire (or a job restart) at this index. Records up to the merge that fixes it, or the watermark, count.
-    Fenced { at: LogIndex },
+    Fenced {
+        at: LogIndex,
+    },
 }
 
 /// Answers that a client may ask for again.
@@ -168,7 +190,10 @@ pub enum Event {
     /// Configs of these slots changed.
     Slots(Vec<SlotId>),
     /// An entry appeared, changed or went.
-    Entry { parent: Ino, name: Vec<u8> },
+    Entry {
+        parent: Ino,
+        name: Vec<u8>,
+    },
     /// Attributes changed.
     Inode(Ino),
     /// Content or size changed.
@@ -176,9 +201,17 @@ pub enum Event {
     /// A writer became live on this file, or ended.
     Writers(Ino),
     /// A segment has a new version.
-    Cut { segment: SegmentId, slot: SlotId, version: SegmentVersion, how: Cut },
+    Cut {
+        segment: SegmentId,
+        slot: SlotId,
+        version: SegmentVersion,
+        how: Cut,
+    },
     /// A segment and everything pending in it is gone.
-    Retired { segment: SegmentId, slot: SlotId },
+    Retired {
+        segment: SegmentId,
+        slot: SlotId,
+    },
     /// A file lost its last name; members without it open should release it.
     Orphan(Ino),
     /// An inode is gone.
@@ -194,7 +227,15 @@ pub enum Cut {
     /// As every synced replica has prepared: find the list by (segment, base version, digest).
     Prepared { digest: Digest },
     /// All records of this lane up to `last`, in order of seq.
-    Sole { writer: WriterId, last: Seq, digest: Digest },
+    Sole {
+        writer: WriterId,
+        last: Seq,
+        digest: Digest,
+    },
     /// Cut or grown to `len` without merging; pending records of `dropped` writers up to the seq are gone.
-    SetLen { len: u64, dropped: Vec<(WriterId, Seq)>, digest: Digest },
+    SetLen {
+        len: u64,
+        dropped: Vec<(WriterId, Seq)>,
+        digest: Digest,
+    },
 }

@@ -1,0 +1,138 @@
+//! The one door: an envelope goes in, an answer and events come out.
+
+use crate::{
+    Event, State,
+    namespace::{Make, Move},
+};
+use hydfs_types::{Command, CommandError, Envelope, Incarnation, LogIndex, Reply};
+
+/// Issues the next id of a counter. The first is 1; none is issued twice (I11).
+pub(crate) fn issue(counter: &mut u64) -> u64 {
+    let id = (*counter).max(1);
+    *counter = id + 1;
+    id
+}
+
+impl State {
+    /// Applies one command exactly once. What changed is added to `events` in the order of the changes.
+    ///
+    /// # Errors
+    /// A refusal is an answer like any other: it is final, stored for retries, and changed nothing.
+    pub fn apply(
+        &mut self,
+        index: LogIndex,
+        envelope: &Envelope,
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
+        self.index = index;
+        self.time = envelope.time.after(self.time);
+        let asker = envelope.incarnation;
+        if asker != Incarnation(0) && !self.cluster.alive.contains_key(&asker) {
+            return Err(CommandError::Ended(asker));
+        }
+        if let Some(answer) = self.answered(envelope) {
+            return answer;
+        }
+        let answer = self.decide(&envelope.command, events);
+        self.remember(envelope, &answer);
+        answer
+    }
+
+    /// An entry of the log that holds no command (a new leader's blank, a change of voters).
+    pub fn skip(&mut self, index: LogIndex) {
+        self.index = index;
+    }
+
+    fn decide(
+        &mut self,
+        command: &Command,
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
+        match command {
+            Command::Bootstrap { cluster, copies } => self.bootstrap(*cluster, *copies, events),
+            Command::Admit(said) => self.admit(said, events),
+            Command::Expire {
+                incarnations,
+                why: _,
+            } => self.expire(incarnations, events),
+            Command::Leave {
+                incarnation,
+                forever,
+            } => self.leave(*incarnation, *forever, events),
+            Command::Configure { changes } => self.configure(changes, events),
+            Command::Promote { learners } => self.promote(learners, events),
+            Command::Set { key, value } => self.set(key, value, events),
+            Command::MarkFull { incarnation, full } => self.mark_full(*incarnation, *full, events),
+            Command::Create {
+                parent,
+                name,
+                kind,
+                mode,
+                uid,
+                gid,
+                rdev,
+                target,
+                grant,
+            } => {
+                let make = Make {
+                    parent: *parent,
+                    name,
+                    kind: *kind,
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                    rdev: *rdev,
+                    target,
+                    grant: *grant,
+                };
+                self.create(&make, events)
+            }
+            Command::Link { ino, parent, name } => self.link(*ino, *parent, name, events),
+            Command::Unlink { parent, name, dir } => self.unlink(*parent, name, *dir, events),
+            Command::Rename {
+                parent,
+                name,
+                to_parent,
+                to_name,
+                no_replace,
+                exchange,
+            } => {
+                let what = Move {
+                    parent: *parent,
+                    name,
+                    to_parent: *to_parent,
+                    to_name,
+                    no_replace: *no_replace,
+                    exchange: *exchange,
+                };
+                self.rename(&what, events)
+            }
+            Command::SetAttr { ino, set } => self.set_attr(*ino, set, events),
+            Command::SetXattr {
+                ino,
+                name,
+                value,
+                mode,
+            } => self.set_xattr(*ino, name, value, *mode, events),
+            Command::RemoveXattr { ino, name } => self.remove_xattr(*ino, name, events),
+            Command::ReleaseOrphans { incarnation, inos } => {
+                self.release_orphans(*incarnation, inos, events)
+            }
+            Command::Grant {
+                ino,
+                incarnation,
+                job,
+            } => self.grant(*ino, *incarnation, *job, events),
+            Command::Extend { ino, starts } => self.extend(*ino, starts),
+            Command::End { ends } => self.end(ends, events),
+            Command::Merge { incarnation, items } => self.merge(*incarnation, items, events),
+            Command::Truncate {
+                ino,
+                size,
+                sole,
+                versions,
+            } => self.truncate(*ino, *size, *sole, versions, events),
+            Command::Job(command) => self.job(command, events),
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Cuts become final (R6): many segments in one command, each judged for itself.
+
+use super::{FILE_BYTES_MAX, writers::Ended};
+use crate::{Cut, Event, Segment, State, WriterPhase};
+use hydfs_types::{
+    CommandError, Incarnation, Ino, MergeItem, MergeOutcome, Reply, SegmentId, Seq, Then, WriterId,
+};
+use std::collections::BTreeSet;
+
+/// What a merge command touched, for what is told once per file at its end.
+#[derive(Default)]
+struct Touch {
+    /// Files whose content changed.
+    data: BTreeSet<Ino>,
+    /// Files whose time of change is now.
+    time: BTreeSet<Ino>,
+    ended: Ended,
+}
+
+impl State {
+    pub(crate) fn merge(
+        &mut self,
+        incarnation: Incarnation,
+        items: &[MergeItem],
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
+        let mut touch = Touch::default();
+        let mut outcomes = Vec::with_capacity(items.len());
+        for item in items {
+            let agreed = self.agrees(incarnation, item);
+            outcomes.push(match agreed {
+                true => self.merge_one(item, &mut touch, events),
+                false => MergeOutcome::Refused,
+            });
+        }
+        let now = self.time;
+        for ino in &touch.time {
+            self.names.inode_mut(*ino).modified(now);
+        }
+        for ino in &touch.data {
+            self.data_changed(*ino, events);
+        }
+        self.writers_ended(&touch.ended, events);
+        Ok(Reply::Merged(outcomes))
+    }
+
+    /// Whether version, epoch, writers and limits are what the slot leader saw.
+    fn agrees(&self, incarnation: Incarnation, item: &MergeItem) -> bool {
+        let Some(segment) = self.names.segments.get(&item.segment) else {
+            return false;
+        };
+        let Some(config) = self.cluster.slots.get(&segment.slot) else {
+            return false;
+        };
+        let leads =
+            config.epoch == item.slot_epoch && !config.frozen && config.leader == incarnation;
+        let mut seen = BTreeSet::new();
+        leads
+            && item.cut.base == segment.version
+            && fits(segment, item)
+            && item.through.iter().all(|(writer, seq)| {
+                seen.insert(*writer) && self.lane_agrees(segment, *writer, *seq, item)
+            })
+    }
+
+    fn lane_agrees(&self, segment: &Segment, id: WriterId, seq: Seq, item: &MergeItem) -> bool {
+        let Some(writer) = self
+            .names
+            .writers
+            .get(&id)
+            .filter(|writer| writer.ino == segment.ino)
+        else {
+            return false;
+        };
+        let phase = match writer.phase {
+            WriterPhase::Open => true,
+            WriterPhase::Closed { last } => seq <= last,
+            WriterPhase::Fenced { at } => item.map.0 >= at.0,
+        };
+        phase && seq >= segment.merged(id) && writer.job.is_none_or(|job| seq <= job.watermark)
+    }
+
+    fn merge_one(
+        &mut self,
+        item: &MergeItem,
+        touch: &mut Touch,
+        events: &mut Vec<Event>,
+    ) -> MergeOutcome {
+        let id = item.segment;
+        let ino = self.names.segments[&id].ino;
+        if self.moves_time(item) {
+            touch.time.insert(ino);
+        }
+        let settled = self.settle(item);
+        if !settled.is_empty() {
+            touch.ended.entry(ino).or_default().extend(settled);
+        }
+        let segment = self.names.segments.get_mut(&id).expect("agreed on before");
+        if item.cut.digest == segment.digest && item.then == Then::Nothing {
+            return MergeOutcome::Merged(segment.version);
+        }
+        segment.version = segment.version.next();
+        segment.digest = item.cut.digest;
+        segment.len = item.cut.len;
+        let (version, slot, start, end) = (
+            segment.version,
+            segment.slot,
+            segment.start,
+            segment.start + segment.len,
+        );
+        touch.data.insert(ino);
+        if item.then != Then::Retire {
+            let how = Cut::Prepared {
+                digest: item.cut.digest,
+            };
+            events.push(Event::Cut {
+                segment: id,
+                slot,
+                version,
+                how,
+            });
+        }
+        match item.then {
+            Then::Nothing => {}
+            Then::Full => self.roll(id, ino, end),
+            Then::SetLen(_) => {
+                self.shrink_to(ino, end);
+                self.names.open_last(ino);
+            }
+            Then::Retire => {
+                self.shrink_to(ino, start);
+                self.names.retire_segment(id, events);
+            }
+        }
+        MergeOutcome::Merged(version)
+    }
+
+    /// A writer that closed said when it wrote last; all other records are as new as the cut that shows them.
+    fn moves_time(&self, item: &MergeItem) -> bool {
+        let segment = &self.names.segments[&item.segment];
+        matches!(item.then, Then::SetLen(_) | Then::Retire)
+            || item.through.iter().any(|(id, seq)| {
+                let writer = &self.names.writers[id];
+                let told =
+                    writer.job.is_none() && matches!(writer.phase, WriterPhase::Closed { .. });
+                !told && *seq > segment.merged(*id) && segment.digest != item.cut.digest
+            })
+    }
+
+    /// Moves the lanes on and fixes the ends that this merge fixes. Answers the writers that nothing waits for here.
+    fn settle(&mut self, item: &MergeItem) -> BTreeSet<WriterId> {
+        let writers = &self.names.writers;
+        let segment = self
+            .names
+            .segments
+            .get_mut(&item.segment)
+            .expect("agreed on before");
+        segment.through.extend(item.through.iter().copied());
+        let void = matches!(item.then, Then::SetLen(_) | Then::Retire);
+        let through = &segment.through;
+        let mut settled = BTreeSet::new();
+        segment.ended.retain(|id, last| {
+            let waits = !void && through.get(id).is_none_or(|seq| seq < last);
+            if !waits {
+                settled.insert(*id);
+            }
+            waits
+        });
+        segment.fenced.retain(|id| {
+            let waits = !void
+                && matches!(writers[id].phase, WriterPhase::Fenced { at } if at.0 > item.map.0);
+            if !waits {
+                settled.insert(*id);
+            }
+            waits
+        });
+        settled
+    }
+
+    /// The segment takes no more appends; the last one of a file is followed by the next.
+    fn roll(&mut self, id: SegmentId, ino: Ino, end: u64) {
+        let last = self
+            .names
+            .file_mut(ino)
+            .segments
+            .last_key_value()
+            .map(|(_, last)| *last);
+        self.names
+            .segments
+            .get_mut(&id)
+            .expect("agreed on before")
+            .full = true;
+        if last == Some(id) {
+            self.names.add_segment(ino, end);
+        }
+    }
+
+    /// The file is cut to end here at most; what lies behind is cut by commands of its own.
+    fn shrink_to(&mut self, ino: Ino, end: u64) {
+        let file = self.names.file_mut(ino);
+        file.size_min = file.size_min.min(end);
+    }
+}
+
+/// Whether the cut is one that this segment can take.
+fn fits(segment: &Segment, item: &MergeItem) -> bool {
+    let len = item.cut.len;
+    let within = segment
+        .start
+        .checked_add(len)
+        .is_some_and(|end| end < FILE_BYTES_MAX);
+    let same = item.cut.digest == segment.digest;
+    within
+        && match item.then {
+            Then::Nothing => !same || len == segment.len,
+            Then::Full => len > 0,
+            Then::SetLen(wanted) => len == wanted,
+            Then::Retire => true,
+        }
+}

@@ -1,0 +1,129 @@
+//! Writers after their end: fences, closed job writers, and when they are forgotten.
+
+use crate::{Event, Namespace, Segment, State, WriterPhase};
+use hydfs_types::{Ino, Seq, WriterId};
+use std::collections::{BTreeMap, BTreeSet};
+
+impl Segment {
+    /// Last seq of this writer in the base; 0 where there is none.
+    pub(crate) fn merged(&self, writer: WriterId) -> Seq {
+        self.through.get(&writer).copied().unwrap_or_default()
+    }
+
+    /// No record of an ended writer waits here.
+    pub(crate) fn settled(&self) -> bool {
+        self.ended.is_empty() && self.fenced.is_empty()
+    }
+}
+
+/// Writers that ended, or of which something was settled, by file.
+pub(crate) type Ended = BTreeMap<Ino, BTreeSet<WriterId>>;
+
+impl State {
+    /// Ends open writers whose last seq nobody knows (R1, R13): the first merge that was listed after it fixes their
+    /// end. Of a job's writer only what is below its watermark counts, so nothing is open where all of that is merged.
+    pub(crate) fn fence_writers(&mut self, writers: &BTreeSet<WriterId>, events: &mut Vec<Event>) {
+        if writers.is_empty() {
+            return;
+        }
+        // Listings have to know of the fence: they name the map version they were made at.
+        self.map_changed();
+        let at = self.index;
+        let mut ended = Ended::new();
+        for id in writers {
+            let job = self.names.writers[id].job;
+            let ino = self
+                .names
+                .detach(*id, WriterPhase::Fenced { at }, |segment| {
+                    if job.is_none_or(|job| segment.merged(*id) < job.watermark) {
+                        segment.fenced.insert(*id);
+                    }
+                });
+            ended.entry(ino).or_default().insert(*id);
+        }
+        self.writers_ended(&ended, events);
+    }
+
+    /// Ends open writers of a job at their watermarks.
+    pub(crate) fn close_at_watermarks(
+        &mut self,
+        writers: &BTreeSet<WriterId>,
+        events: &mut Vec<Event>,
+    ) {
+        let mut ended = Ended::new();
+        for id in writers {
+            let last = self.names.writers[id]
+                .job
+                .map(|job| job.watermark)
+                .unwrap_or_default();
+            let ino = self
+                .names
+                .detach(*id, WriterPhase::Closed { last }, |segment| {
+                    if segment.merged(*id) < last {
+                        segment.ended.insert(*id, last);
+                    }
+                });
+            ended.entry(ino).or_default().insert(*id);
+        }
+        self.writers_ended(&ended, events);
+    }
+
+    /// Forgets those that nothing waits for and tells that the files may have become clean.
+    pub(crate) fn writers_ended(&mut self, ended: &Ended, events: &mut Vec<Event>) {
+        for (ino, writers) in ended {
+            self.names.forget_writers(*ino, writers);
+            events.push(Event::Writers(*ino));
+        }
+    }
+}
+
+impl Namespace {
+    /// Takes a writer off its file's live ones and marks every segment of the file.
+    fn detach(
+        &mut self,
+        id: WriterId,
+        phase: WriterPhase,
+        mut mark: impl FnMut(&mut Segment),
+    ) -> Ino {
+        let writer = self
+            .writers
+            .get_mut(&id)
+            .expect("callers found the writer in this command");
+        writer.phase = phase;
+        let ino = writer.ino;
+        let file = self.file_mut(ino);
+        file.writers.remove(&id);
+        let segments: Vec<_> = file.segments.values().copied().collect();
+        for segment in segments {
+            mark(
+                self.segments
+                    .get_mut(&segment)
+                    .expect("files name segments that exist"),
+            );
+        }
+        ino
+    }
+
+    /// Forgets ended writers of a file that no segment waits for: these, and those that only a base names.
+    pub(crate) fn forget_writers(&mut self, ino: Ino, ended: &BTreeSet<WriterId>) {
+        let Ok(file) = self.regular(ino) else { return };
+        let segments: Vec<_> = file.segments.values().copied().collect();
+        let mut kept = file.writers.clone();
+        let mut gone = ended.clone();
+        for segment in segments.iter().map(|id| &self.segments[id]) {
+            kept.extend(segment.ended.keys().chain(&segment.fenced));
+            gone.extend(segment.through.keys());
+        }
+        gone.retain(|writer| !kept.contains(writer));
+        for writer in &gone {
+            self.writers.remove(writer);
+        }
+        for id in &segments {
+            let segment = self
+                .segments
+                .get_mut(id)
+                .expect("files name segments that exist");
+            segment.through.retain(|writer, _| !gone.contains(writer));
+        }
+    }
+}

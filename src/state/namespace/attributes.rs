@@ -1,0 +1,108 @@
+//! Attributes and extended attributes.
+
+use crate::{Event, State};
+use hydfs_types::{
+    CommandError, Ino, NAME_BYTES_MAX, Reply, SetAttr, SetXattrMode, Time, XATTR_BYTES_MAX,
+};
+
+/// Names and values of all extended attributes of one inode in bytes.
+pub const XATTR_TOTAL_BYTES_MAX: usize = 256 << 10;
+
+const MODE_BITS: u16 = 0o7777;
+
+fn valid_time(time: Option<Time>) -> Result<(), CommandError> {
+    match time {
+        Some(time) if time.nsec > 999_999_999 => Err(CommandError::Invalid(
+            "a second has 999,999,999 nanoseconds at most".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl State {
+    pub(crate) fn set_attr(
+        &mut self,
+        ino: Ino,
+        set: &SetAttr,
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
+        let now = self.time;
+        valid_time(set.atime)?;
+        valid_time(set.mtime)?;
+        self.inode(ino)?;
+        let inode = self.names.inode_mut(ino);
+        if *set == SetAttr::default() {
+            return Ok(Reply::Attr(inode.attr));
+        }
+        let attr = &mut inode.attr;
+        attr.mode = set.mode.map_or(attr.mode, |mode| mode & MODE_BITS);
+        attr.uid = set.uid.unwrap_or(attr.uid);
+        attr.gid = set.gid.unwrap_or(attr.gid);
+        attr.atime = if set.atime_now {
+            now
+        } else {
+            set.atime.unwrap_or(attr.atime)
+        };
+        attr.mtime = if set.mtime_now {
+            now.after(attr.mtime)
+        } else {
+            set.mtime.unwrap_or(attr.mtime)
+        };
+        inode.changed(now);
+        events.push(Event::Inode(ino));
+        Ok(Reply::Attr(inode.attr))
+    }
+
+    pub(crate) fn set_xattr(
+        &mut self,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        mode: SetXattrMode,
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
+        let xattrs = &self.inode(ino)?.xattrs;
+        if name.len() > NAME_BYTES_MAX {
+            return Err(CommandError::NameTooLong);
+        }
+        if name.is_empty() || name.contains(&0) {
+            return Err(CommandError::Invalid(
+                "an attribute's name is not empty and holds no NUL".to_owned(),
+            ));
+        }
+        match (mode, xattrs.contains_key(name)) {
+            (SetXattrMode::Create, true) => return Err(CommandError::Exists),
+            (SetXattrMode::Replace, false) => return Err(CommandError::NoAttribute),
+            _ => {}
+        }
+        let others = xattrs.iter().filter(|(other, _)| other.as_slice() != name);
+        let total = others
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>()
+            + name.len()
+            + value.len();
+        if value.len() > XATTR_BYTES_MAX || total > XATTR_TOTAL_BYTES_MAX {
+            return Err(CommandError::NoSpace);
+        }
+        self.names
+            .inode_mut(ino)
+            .xattrs
+            .insert(name.to_vec(), value.to_vec());
+        self.meta_changed(ino, events);
+        Ok(Reply::Done)
+    }
+
+    pub(crate) fn remove_xattr(
+        &mut self,
+        ino: Ino,
+        name: &[u8],
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
+        self.inode(ino)?;
+        if self.names.inode_mut(ino).xattrs.remove(name).is_none() {
+            return Err(CommandError::NoAttribute);
+        }
+        self.meta_changed(ino, events);
+        Ok(Reply::Done)
+    }
+}
