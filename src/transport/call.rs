@@ -12,15 +12,26 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Sends `frame` to `to` and waits for the answer. Nothing is sent twice.
-pub(crate) async fn call(inner: Arc<Inner>, to: SocketAddr, frame: Frame, deadline: Duration) -> Result<Frame, NetError> {
+pub(crate) async fn call(
+    inner: Arc<Inner>,
+    to: SocketAddr,
+    frame: Frame,
+    deadline: Duration,
+) -> Result<Frame, NetError> {
     let until = Instant::now() + deadline;
     let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
     add_fault(&inner, to, until, millis).await?;
-    wire::check_size(&frame).map_err(|error| NetError::Refused { addr: to, why: format!("not sent: {error}") })?;
+    wire::check_size(&frame).map_err(|error| NetError::Refused {
+        addr: to,
+        why: format!("not sent: {error}"),
+    })?;
     inner.counters.sent(frame.service);
     let Ok(link) = timeout_at(until, inner.link(to)).await else {
         add(&inner.counters.timeouts, 1);
-        return Err(NetError::Unreachable { addr: to, why: format!("no connection within {millis} ms") });
+        return Err(NetError::Unreachable {
+            addr: to,
+            why: format!("no connection within {millis} ms"),
+        });
     };
     let link = link?;
     let heard = link.connection.stats().udp_rx.datagrams;
@@ -48,7 +59,12 @@ pub(crate) async fn call(inner: Arc<Inner>, to: SocketAddr, frame: Frame, deadli
     }
 }
 
-async fn add_fault(inner: &Inner, to: SocketAddr, until: Instant, millis: u64) -> Result<(), NetError> {
+async fn add_fault(
+    inner: &Inner,
+    to: SocketAddr,
+    until: Instant,
+    millis: u64,
+) -> Result<(), NetError> {
     match inner.fault(to) {
         None => {}
         Some(crate::Fault::Delay(by)) => sleep_until(until.min(Instant::now() + by)).await,
@@ -61,7 +77,11 @@ async fn add_fault(inner: &Inner, to: SocketAddr, until: Instant, millis: u64) -
 }
 
 async fn exchange(link: &Link, frame: Frame) -> Result<Frame, CallFault> {
-    let opened = link.connection.open_bi().await.map_err(CallFault::NotSent)?;
+    let opened = link
+        .connection
+        .open_bi()
+        .await
+        .map_err(CallFault::NotSent)?;
     let mut stream = Stream::new(opened, stream::CANCELLED);
     wire::write_frame(&mut stream.send, frame).await?;
     let announced = wire::read_prefix(&mut stream.recv).await?;
@@ -104,16 +124,30 @@ impl From<ReadFault> for CallFault {
 impl CallFault {
     fn explain(self, addr: SocketAddr) -> NetError {
         match self {
-            Self::NotSent(error) => NetError::Unreachable { addr, why: error.to_string() },
-            Self::Lost(error) => NetError::Broken { addr, why: error.to_string() },
-            Self::Ended(stream::OVERLOADED) => {
-                NetError::Unreachable { addr, why: "it has too many calls in hand; retry after a pause".into() }
-            }
-            Self::Ended(stream::MALFORMED) => {
-                NetError::Refused { addr, why: "it could not read the frame; run the same hydfs version on both".into() }
-            }
-            Self::Ended(_) => NetError::Broken { addr, why: "it gave up the call without an answer; see its log".into() },
-            Self::Garbled(why) => NetError::Broken { addr, why: format!("its answer is not a frame: {why}") },
+            Self::NotSent(error) => NetError::Unreachable {
+                addr,
+                why: error.to_string(),
+            },
+            Self::Lost(error) => NetError::Broken {
+                addr,
+                why: error.to_string(),
+            },
+            Self::Ended(stream::OVERLOADED) => NetError::Unreachable {
+                addr,
+                why: "it has too many calls in hand; retry after a pause".into(),
+            },
+            Self::Ended(stream::MALFORMED) => NetError::Refused {
+                addr,
+                why: "it could not read the frame; run the same hydfs version on both".into(),
+            },
+            Self::Ended(_) => NetError::Broken {
+                addr,
+                why: "it gave up the call without an answer; see its log".into(),
+            },
+            Self::Garbled(why) => NetError::Broken {
+                addr,
+                why: format!("its answer is not a frame: {why}"),
+            },
         }
     }
 }

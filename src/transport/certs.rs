@@ -6,8 +6,8 @@
 
 use crate::TransportError;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ED25519, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use std::{
@@ -32,11 +32,21 @@ const NAME_BYTES_MAX: usize = 63;
 
 /// Makes `ca.crt` and `ca.key` in `dir` (made where missing). Keep `ca.key` off the members: who has it can make members.
 pub fn init(dir: &Path, cluster_name: &str) -> Result<(), TransportError> {
-    std::fs::create_dir_all(dir).map_err(|source| file("create", dir, source, "check the parent folder's owner and free space"))?;
+    std::fs::create_dir_all(dir).map_err(|source| {
+        file(
+            "create",
+            dir,
+            source,
+            "check the parent folder's owner and free space",
+        )
+    })?;
     let key = KeyPair::generate_for(&PKCS_ED25519)?;
     let mut params = validity(CA_DAYS, SystemTime::now())?;
     // Two CAs of one subject make TLS report "bad signature" where it should say "unknown issuer".
-    let subject = format!("hydfs CA {cluster_name} {:016x}", u64::from_le_bytes(random()?));
+    let subject = format!(
+        "hydfs CA {cluster_name} {:016x}",
+        u64::from_le_bytes(random()?)
+    );
     params.distinguished_name = named(&subject);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -45,25 +55,41 @@ pub fn init(dir: &Path, cluster_name: &str) -> Result<(), TransportError> {
 }
 
 /// Makes `NAME.crt` and `NAME.key` in `dir`, signed by the CA there. `hosts` are further DNS names or addresses.
-pub fn issue(dir: &Path, name: &str, hosts: &[String], valid_days: u32) -> Result<(), TransportError> {
+pub fn issue(
+    dir: &Path,
+    name: &str,
+    hosts: &[String],
+    valid_days: u32,
+) -> Result<(), TransportError> {
     issue_at(dir, name, hosts, valid_days, SystemTime::now())
 }
 
 /// [`issue`] as if made at `now`: for tests of expiry and of wrong clocks.
-pub fn issue_at(dir: &Path, name: &str, hosts: &[String], valid_days: u32, now: SystemTime) -> Result<(), TransportError> {
+pub fn issue_at(
+    dir: &Path,
+    name: &str,
+    hosts: &[String],
+    valid_days: u32,
+    now: SystemTime,
+) -> Result<(), TransportError> {
     check_name(name)?;
     let ca_path = dir.join("ca.crt");
     let ca_key_path = dir.join("ca.key");
     let ca_pem = read(&ca_path)?;
-    let ca_key = KeyPair::from_pem(&read(&ca_key_path)?).map_err(|error| unusable(&ca_key_path, &error))?;
-    let issuer = Issuer::from_ca_cert_pem(&ca_pem, ca_key).map_err(|error| unusable(&ca_path, &error))?;
+    let ca_key =
+        KeyPair::from_pem(&read(&ca_key_path)?).map_err(|error| unusable(&ca_key_path, &error))?;
+    let issuer =
+        Issuer::from_ca_cert_pem(&ca_pem, ca_key).map_err(|error| unusable(&ca_path, &error))?;
 
     let key = KeyPair::generate_for(&PKCS_ED25519)?;
     let mut params = validity(valid_days, now)?;
     params.distinguished_name = named(name);
     params.subject_alt_names = subject_names(name, hosts)?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&key, &issuer)?;
     write_pair(&dir.join(name), &certificate.pem(), &key.serialize_pem())
@@ -73,9 +99,15 @@ pub fn issue_at(dir: &Path, name: &str, hosts: &[String], valid_days: u32, now: 
 pub(crate) fn check_name(name: &str) -> Result<(), TransportError> {
     let fits = (1..=NAME_BYTES_MAX).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_alphanumeric())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
         && name != "ca";
-    if fits { Ok(()) } else { Err(TransportError::Name { name: name.into() }) }
+    if fits {
+        Ok(())
+    } else {
+        Err(TransportError::Name { name: name.into() })
+    }
 }
 
 fn subject_names(name: &str, hosts: &[String]) -> Result<Vec<SanType>, TransportError> {
@@ -109,7 +141,9 @@ fn validity(days: u32, now: SystemTime) -> Result<CertificateParams, TransportEr
 
 fn random() -> Result<[u8; 8], TransportError> {
     let mut out = [0; 8];
-    SystemRandom::new().fill(&mut out).map_err(|_| rcgen::Error::RingUnspecified)?;
+    SystemRandom::new()
+        .fill(&mut out)
+        .map_err(|_| rcgen::Error::RingUnspecified)?;
     Ok(out)
 }
 
@@ -120,7 +154,14 @@ fn named(common_name: &str) -> DistinguishedName {
 }
 
 fn read(path: &Path) -> Result<String, TransportError> {
-    std::fs::read_to_string(path).map_err(|source| file("read", path, source, "make the cluster's CA first, or name the folder that holds it"))
+    std::fs::read_to_string(path).map_err(|source| {
+        file(
+            "read",
+            path,
+            source,
+            "make the cluster's CA first, or name the folder that holds it",
+        )
+    })
 }
 
 fn unusable(path: &Path, why: &dyn std::fmt::Display) -> TransportError {
@@ -152,19 +193,41 @@ pub(crate) fn with_extension(base: &Path, extension: &str) -> PathBuf {
 }
 
 fn create(path: &Path, text: &str, mode: u32) -> Result<(), TransportError> {
-    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).and_then(|mut out| {
-        out.write_all(text.as_bytes())?;
-        out.sync_all()
-    });
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .and_then(|mut out| {
+            out.write_all(text.as_bytes())?;
+            out.sync_all()
+        });
     match written {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(TransportError::Exists { path: path.into() }),
-        Err(error) => Err(file("write", path, error, "check the folder's owner and free space")),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Err(TransportError::Exists { path: path.into() })
+        }
+        Err(error) => Err(file(
+            "write",
+            path,
+            error,
+            "check the folder's owner and free space",
+        )),
     }
 }
 
-fn file(action: &'static str, path: &Path, source: std::io::Error, remedy: &'static str) -> TransportError {
-    TransportError::File { action, path: path.into(), source, remedy }
+fn file(
+    action: &'static str,
+    path: &Path,
+    source: std::io::Error,
+    remedy: &'static str,
+) -> TransportError {
+    TransportError::File {
+        action,
+        path: path.into(),
+        source,
+        remedy,
+    }
 }
 
 #[cfg(test)]
@@ -176,14 +239,29 @@ mod tests {
     fn makes_a_ca_and_members_and_never_overwrites() {
         let dir = tempfile::tempdir().unwrap();
         init(dir.path(), "lab").unwrap();
-        issue(dir.path(), "vm1.example", &["10.0.0.1".into(), "vm1.lan".into()], MEMBER_DAYS).unwrap();
+        issue(
+            dir.path(),
+            "vm1.example",
+            &["10.0.0.1".into(), "vm1.lan".into()],
+            MEMBER_DAYS,
+        )
+        .unwrap();
         for key in ["ca.key", "vm1.example.key"] {
-            let mode = std::fs::metadata(dir.path().join(key)).unwrap().permissions().mode();
+            let mode = std::fs::metadata(dir.path().join(key))
+                .unwrap()
+                .permissions()
+                .mode();
             assert_eq!(mode & 0o777, 0o600, "{key}");
         }
         let before = std::fs::read(dir.path().join("ca.crt")).unwrap();
-        assert!(matches!(init(dir.path(), "lab"), Err(TransportError::Exists { .. })));
-        assert!(matches!(issue(dir.path(), "vm1.example", &[], 1), Err(TransportError::Exists { .. })));
+        assert!(matches!(
+            init(dir.path(), "lab"),
+            Err(TransportError::Exists { .. })
+        ));
+        assert!(matches!(
+            issue(dir.path(), "vm1.example", &[], 1),
+            Err(TransportError::Exists { .. })
+        ));
         assert_eq!(before, std::fs::read(dir.path().join("ca.crt")).unwrap());
     }
 
@@ -191,12 +269,27 @@ mod tests {
     fn refuses_what_cannot_be_a_member() {
         let dir = tempfile::tempdir().unwrap();
         let missing = issue(dir.path(), "vm1", &[], 1).unwrap_err().to_string();
-        assert!(missing.contains("ca.crt") && missing.contains("make the cluster's CA first"), "{missing}");
+        assert!(
+            missing.contains("ca.crt") && missing.contains("make the cluster's CA first"),
+            "{missing}"
+        );
         init(dir.path(), "lab").unwrap();
         for name in ["", "ca", "../x", "a/b", ".x", "a b", &"x".repeat(64)] {
-            assert!(matches!(issue(dir.path(), name, &[], 1), Err(TransportError::Name { .. })), "{name}");
+            assert!(
+                matches!(
+                    issue(dir.path(), name, &[], 1),
+                    Err(TransportError::Name { .. })
+                ),
+                "{name}"
+            );
         }
-        assert!(matches!(issue(dir.path(), "vm1", &["vm2.hydfs".into()], 1), Err(TransportError::Host { .. })));
-        assert!(matches!(issue(dir.path(), "vm1", &[], 0), Err(TransportError::Days { .. })));
+        assert!(matches!(
+            issue(dir.path(), "vm1", &["vm2.hydfs".into()], 1),
+            Err(TransportError::Host { .. })
+        ));
+        assert!(matches!(
+            issue(dir.path(), "vm1", &[], 0),
+            Err(TransportError::Days { .. })
+        ));
     }
 }

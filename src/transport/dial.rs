@@ -31,23 +31,39 @@ pub(crate) async fn dial(inner: &Inner, to: SocketAddr) -> Result<Link, NetError
 async fn attempt(inner: &Inner, to: SocketAddr) -> Result<Link, NetError> {
     let unreachable = |why: String| NetError::Unreachable { addr: to, why };
     let tls = inner.tls();
-    let config = if to.ip().to_canonical().is_loopback() { &tls.client_local } else { &tls.client };
-    let connecting =
-        inner.endpoint.connect_with(config.clone(), to, "member.hydfs").map_err(|error| unreachable(error.to_string()))?;
-    let connection = connecting.await.map_err(|error| connect_error(to, &error))?;
+    let config = if to.ip().to_canonical().is_loopback() {
+        &tls.client_local
+    } else {
+        &tls.client
+    };
+    let connecting = inner
+        .endpoint
+        .connect_with(config.clone(), to, "member.hydfs")
+        .map_err(|error| unreachable(error.to_string()))?;
+    let connection = connecting
+        .await
+        .map_err(|error| connect_error(to, &error))?;
     let certified = tls::peer_name(&connection).unwrap_or_default();
 
     let ours = inner.hello();
-    let theirs = exchange(&connection, &ours).await.map_err(|error| match error {
-        HelloFault::Connection(error) => connect_error(to, &error),
-        HelloFault::Content(why) => NetError::Refused { addr: to, why: format!("it answered {why}") },
-    })?;
+    let theirs = exchange(&connection, &ours)
+        .await
+        .map_err(|error| match error {
+            HelloFault::Connection(error) => connect_error(to, &error),
+            HelloFault::Content(why) => NetError::Refused {
+                addr: to,
+                why: format!("it answered {why}"),
+            },
+        })?;
     if let Some(why) = Hello::objection(&ours, &theirs, &certified) {
         connection.close(close::REFUSED, cut_reason(&why).as_bytes());
         return Err(NetError::Refused { addr: to, why });
     }
     tracing::debug!(peer = %theirs.name, addr = %to, "connected");
-    Ok(Link { connection, cluster: theirs.cluster })
+    Ok(Link {
+        connection,
+        cluster: theirs.cluster,
+    })
 }
 
 enum HelloFault {
@@ -62,15 +78,20 @@ async fn exchange(connection: &Connection, ours: &Hello) -> Result<Hello, HelloF
         Some(error) => HelloFault::Connection(error),
         None => HelloFault::Content("no hello".into()),
     };
-    send.write_all(&ours.encode()).await.map_err(|error| match error {
-        WriteError::ConnectionLost(error) => lost(Some(error)),
-        _ => lost(None),
-    })?;
+    send.write_all(&ours.encode())
+        .await
+        .map_err(|error| match error {
+            WriteError::ConnectionLost(error) => lost(Some(error)),
+            _ => lost(None),
+        })?;
     send.finish().map_err(|_| lost(None))?;
-    let bytes = recv.read_to_end(HELLO_BYTES_MAX).await.map_err(|error| match error {
-        ReadToEndError::Read(ReadError::ConnectionLost(error)) => lost(Some(error)),
-        _ => lost(None),
-    })?;
+    let bytes = recv
+        .read_to_end(HELLO_BYTES_MAX)
+        .await
+        .map_err(|error| match error {
+            ReadToEndError::Read(ReadError::ConnectionLost(error)) => lost(Some(error)),
+            _ => lost(None),
+        })?;
     Hello::decode(&bytes).map_err(HelloFault::Content)
 }
 
@@ -87,27 +108,49 @@ fn silent(to: SocketAddr) -> NetError {
 fn connect_error(addr: SocketAddr, error: &ConnectionError) -> NetError {
     match error {
         ConnectionError::ApplicationClosed(end) if end.error_code == close::REFUSED => {
-            NetError::Refused { addr, why: String::from_utf8_lossy(&end.reason).into_owned() }
+            NetError::Refused {
+                addr,
+                why: String::from_utf8_lossy(&end.reason).into_owned(),
+            }
         }
         ConnectionError::ApplicationClosed(end) if end.error_code == close::SHUTDOWN => {
-            NetError::Unreachable { addr, why: "it is shutting down".into() }
+            NetError::Unreachable {
+                addr,
+                why: "it is shutting down".into(),
+            }
         }
         ConnectionError::TransportError(error) => match tls_alert(error.code.into()) {
-            Some(alert) => NetError::Refused { addr, why: certificate_text("its certificate", alert, &error.reason) },
-            None => NetError::Unreachable { addr, why: error.to_string() },
+            Some(alert) => NetError::Refused {
+                addr,
+                why: certificate_text("its certificate", alert, &error.reason),
+            },
+            None => NetError::Unreachable {
+                addr,
+                why: error.to_string(),
+            },
         },
         ConnectionError::ConnectionClosed(end) => match tls_alert(end.error_code.into()) {
             Some(alert) => {
                 let reason = String::from_utf8_lossy(&end.reason);
-                NetError::Refused { addr, why: certificate_text("our certificate", alert, &reason) }
+                NetError::Refused {
+                    addr,
+                    why: certificate_text("our certificate", alert, &reason),
+                }
             }
-            None if u64::from(end.error_code) == CONNECTION_REFUSED => {
-                NetError::Unreachable { addr, why: "it has too many connections now; it is tried again".into() }
-            }
-            None => NetError::Unreachable { addr, why: error.to_string() },
+            None if u64::from(end.error_code) == CONNECTION_REFUSED => NetError::Unreachable {
+                addr,
+                why: "it has too many connections now; it is tried again".into(),
+            },
+            None => NetError::Unreachable {
+                addr,
+                why: error.to_string(),
+            },
         },
         ConnectionError::TimedOut => silent(addr),
-        other => NetError::Unreachable { addr, why: other.to_string() },
+        other => NetError::Unreachable {
+            addr,
+            why: other.to_string(),
+        },
     }
 }
 
@@ -125,7 +168,10 @@ fn certificate_text(whose: &str, alert: u8, detail: &str) -> String {
         45 => "has expired: issue a new one, or set the clocks".into(),
         42 | 48 | 51 => format!("is not of the same certificate authority: {issue}"),
         116 => format!("is missing: {issue}"),
-        120 => return "it does not speak hydfs/1: is that the port of a hydfs member of this version?".into(),
+        120 => {
+            return "it does not speak hydfs/1: is that the port of a hydfs member of this version?"
+                .into();
+        }
         _ => format!("was not accepted: {issue}"),
     };
     format!("{whose} {what} (TLS alert {alert}: {detail})")

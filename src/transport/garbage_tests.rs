@@ -1,4 +1,5 @@
 //! Malformed input from strangers and from members (fault M7), seen from inside: raw streams on an accepted connection.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use crate::{Identity, Options, Quic, certs};
 use bytes::Bytes;
@@ -50,12 +51,19 @@ impl Random {
 fn member(dir: &std::path::Path, name: &str) -> (Arc<Quic>, Arc<Echo>) {
     certs::issue(dir, name, &[], 10).unwrap();
     let echo = Arc::new(Echo::default());
-    let options = Options::new("127.0.0.1:0".parse().unwrap(), Identity::load(dir, name).unwrap());
+    let options = Options::new(
+        "127.0.0.1:0".parse().unwrap(),
+        Identity::load(dir, name).unwrap(),
+    );
     (Quic::bind(options, echo.clone()).unwrap(), echo)
 }
 
 fn frame() -> Frame {
-    Frame { service: Service::Control, head: "head".into(), body: "body".into() }
+    Frame {
+        service: Service::Control,
+        head: "head".into(),
+        body: "body".into(),
+    }
 }
 
 async fn answers(from: &Quic, to: &Quic) {
@@ -94,7 +102,11 @@ async fn fault_m7_random_datagrams_do_not_end_the_listener() {
     b.forget(a.local_addr());
     a.forget(b.local_addr());
     answers(&a, &b).await;
-    assert_eq!(seen.seen.load(Ordering::Relaxed), 3, "garbage never reaches the handler");
+    assert_eq!(
+        seen.seen.load(Ordering::Relaxed),
+        3,
+        "garbage never reaches the handler"
+    );
 }
 
 #[tokio::test]
@@ -118,7 +130,9 @@ async fn fault_m7_random_streams_of_a_member_do_not_end_its_connection() {
         }
         // Nothing that is not a frame is answered with one.
         if at % 5 != 0 {
-            let answer = tokio::time::timeout(LONG, recv.read_to_end(1_000)).await.unwrap();
+            let answer = tokio::time::timeout(LONG, recv.read_to_end(1_000))
+                .await
+                .unwrap();
             assert!(answer.is_err(), "{at}: {answer:?}");
         }
     }
@@ -135,15 +149,28 @@ async fn fault_m13_nothing_is_served_before_the_hello() {
     let mut random = Random(0x5eed_0013);
     for at in 0..20 {
         let config = a.inner.tls().client_local.clone();
-        let connection = a.inner.endpoint.connect_with(config, b.local_addr(), "member.hydfs").unwrap().await.unwrap();
+        let connection = a
+            .inner
+            .endpoint
+            .connect_with(config, b.local_addr(), "member.hydfs")
+            .unwrap()
+            .await
+            .unwrap();
         connection.send_datagram("early".into()).unwrap();
         let (mut send, _recv) = connection.open_bi().await.unwrap();
-        let first = if at == 0 { frame().prefix().to_vec() } else { random.bytes(2_000) };
+        let first = if at == 0 {
+            frame().prefix().to_vec()
+        } else {
+            random.bytes(2_000)
+        };
         send.write_all(&first).await.ok();
         send.finish().ok();
         let (mut second, _) = connection.open_bi().await.unwrap();
         second.write_all(&frame().prefix()).await.ok();
-        let end = tokio::time::timeout(LONG, connection.closed()).await.unwrap().to_string();
+        let end = tokio::time::timeout(LONG, connection.closed())
+            .await
+            .unwrap()
+            .to_string();
         assert!(end.contains("hello"), "{end}");
     }
     assert_eq!(seen.seen.load(Ordering::Relaxed), 0);

@@ -39,11 +39,17 @@ impl Hello {
 
     /// The hello in `bytes`, or why there is none.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let Some(rest) = bytes.strip_prefix(&MAGIC) else { return Err("no hello of hydfs".into()) };
-        let Some((format, rest)) = rest.split_at_checked(2) else { return Err("a hello that is cut short".into()) };
+        let Some(rest) = bytes.strip_prefix(&MAGIC) else {
+            return Err("no hello of hydfs".into());
+        };
+        let Some((format, rest)) = rest.split_at_checked(2) else {
+            return Err("a hello that is cut short".into());
+        };
         let format = u16::from_le_bytes([format[0], format[1]]);
         if format != FORMAT {
-            return Err(format!("a hello of format {format}, this side reads {FORMAT}: run the same hydfs version on both"));
+            return Err(format!(
+                "a hello of format {format}, this side reads {FORMAT}: run the same hydfs version on both"
+            ));
         }
         postcard::from_bytes(rest).map_err(|error| format!("a malformed hello ({error})"))
     }
@@ -59,11 +65,18 @@ impl Hello {
         if theirs.protocol_min > ours.protocol_max || theirs.protocol_max < ours.protocol_min {
             return Some(format!(
                 "{} speaks protocol {}..{}, {} speaks {}..{}: upgrade the older one",
-                theirs.name, theirs.protocol_min, theirs.protocol_max, ours.name, ours.protocol_min, ours.protocol_max
+                theirs.name,
+                theirs.protocol_min,
+                theirs.protocol_max,
+                ours.name,
+                ours.protocol_min,
+                ours.protocol_max
             ));
         }
         match (ours.cluster, theirs.cluster) {
-            (Some(here), Some(there)) if here != there => Some(other_cluster(&ours.name, here, &theirs.name, there)),
+            (Some(here), Some(there)) if here != there => {
+                Some(other_cluster(&ours.name, here, &theirs.name, there))
+            }
             _ => None,
         }
     }
@@ -82,7 +95,12 @@ impl Hello {
 }
 
 /// The text for members of two clusters.
-pub(crate) fn other_cluster(name: &str, cluster: ClusterId, other: &str, others: ClusterId) -> String {
+pub(crate) fn other_cluster(
+    name: &str,
+    cluster: ClusterId,
+    other: &str,
+    others: ClusterId,
+) -> String {
     format!(
         "{name} is in cluster {cluster}, {other} in cluster {others}: \
          correct the seed address, or start the one that is to change with an empty data folder"
@@ -116,7 +134,11 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let text: String = hello("vm1", Some(0xab)).encode().iter().map(|b| format!("{b:02x}")).collect();
+        let text: String = hello("vm1", Some(0xab))
+            .encode()
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
         assert_eq!(
             text,
             "4859444601000102\
@@ -125,7 +147,10 @@ mod tests {
              0103\
              01ac02"
         );
-        assert_eq!(Hello::decode(&hello("vm1", Some(0xab)).encode()).unwrap(), hello("vm1", Some(0xab)));
+        assert_eq!(
+            Hello::decode(&hello("vm1", Some(0xab)).encode()).unwrap(),
+            hello("vm1", Some(0xab))
+        );
     }
 
     #[test]
@@ -148,16 +173,35 @@ mod tests {
         let ours = hello("vm1", Some(1));
         assert_eq!(Hello::objection(&ours, &hello("vm2", Some(1)), "vm2"), None);
         assert_eq!(Hello::objection(&ours, &hello("vm2", None), "vm2"), None);
-        assert!(Hello::objection(&ours, &hello("vm2", Some(2)), "vm2").unwrap().contains("empty data folder"));
-        assert!(Hello::objection(&ours, &hello("vm2", Some(1)), "vm3").unwrap().contains("its certificate has"));
-        let newer = Hello { protocol_min: 3, protocol_max: 4, ..hello("vm2", Some(1)) };
-        assert!(Hello::objection(&ours, &newer, "vm2").unwrap().contains("upgrade the older"));
+        assert!(
+            Hello::objection(&ours, &hello("vm2", Some(2)), "vm2")
+                .unwrap()
+                .contains("empty data folder")
+        );
+        assert!(
+            Hello::objection(&ours, &hello("vm2", Some(1)), "vm3")
+                .unwrap()
+                .contains("its certificate has")
+        );
+        let newer = Hello {
+            protocol_min: 3,
+            protocol_max: 4,
+            ..hello("vm2", Some(1))
+        };
+        assert!(
+            Hello::objection(&ours, &newer, "vm2")
+                .unwrap()
+                .contains("upgrade the older")
+        );
     }
 
     #[test]
     fn reasons_are_cut_at_characters() {
         assert_eq!(cut_reason("short"), "short");
         assert_eq!(cut_reason(&"ä".repeat(900)).len(), REASON_BYTES_MAX);
-        assert_eq!(cut_reason(&format!("x{}", "ä".repeat(900))).len(), REASON_BYTES_MAX - 1);
+        assert_eq!(
+            cut_reason(&format!("x{}", "ä".repeat(900))).len(),
+            REASON_BYTES_MAX - 1
+        );
     }
 }

@@ -37,21 +37,43 @@ impl Identity {
         let ca_path = dir.join("ca.crt");
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&ca_path)? {
-            roots.add(certificate).map_err(|error| bad(&ca_path, &error, "copy ca.crt from the folder where the CA was made"))?;
+            roots.add(certificate).map_err(|error| {
+                bad(
+                    &ca_path,
+                    &error,
+                    "copy ca.crt from the folder where the CA was made",
+                )
+            })?;
         }
         let path = certs::with_extension(&dir.join(name), "crt");
         let chain = certificates(&path)?;
         let key_path = certs::with_extension(&dir.join(name), "key");
         let key = PrivateKeyDer::from_pem_slice(&read(&key_path)?)
             .map_err(|error| bad(&key_path, &error, "issue the member's certificate again"))?;
-        CertifiedKey::from_der(chain.clone(), key.clone_key(), &tls::provider())
-            .map_err(|error| bad(&key_path, &error, "key and certificate must come from the same issue; copy both"))?;
+        CertifiedKey::from_der(chain.clone(), key.clone_key(), &tls::provider()).map_err(
+            |error| {
+                bad(
+                    &key_path,
+                    &error,
+                    "key and certificate must come from the same issue; copy both",
+                )
+            },
+        )?;
         let found = chain.first().and_then(tls::member_name);
         if found.as_deref() != Some(name) {
-            let why = format!("it names {}, not {name}", found.as_deref().unwrap_or("no member"));
+            let why = format!(
+                "it names {}, not {name}",
+                found.as_deref().unwrap_or("no member")
+            );
             return Err(bad(&path, &why, "issue a certificate for this name"));
         }
-        Ok(Self { name: name.into(), dir: dir.into(), chain, key, roots: Arc::new(roots) })
+        Ok(Self {
+            name: name.into(),
+            dir: dir.into(),
+            chain,
+            key,
+            roots: Arc::new(roots),
+        })
     }
 
     /// The member's name, as its certificate says.
@@ -60,7 +82,10 @@ impl Identity {
     }
 
     fn check(&self) -> Result<(), TransportError> {
-        let (leaf, rest) = self.chain.split_first().expect("read() found a name in the first certificate");
+        let (leaf, rest) = self
+            .chain
+            .split_first()
+            .expect("read() found a name in the first certificate");
         tls::verify_chain(leaf, rest, &self.roots, UnixTime::now()).map_err(|error| {
             let remedy = match &error {
                 rustls::Error::InvalidCertificate(
@@ -85,7 +110,10 @@ impl Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("name", &self.name).field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("name", &self.name)
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
     }
 }
 
@@ -109,7 +137,11 @@ fn read(path: &Path) -> Result<Vec<u8>, TransportError> {
 }
 
 fn bad(path: &Path, why: &dyn fmt::Display, remedy: &'static str) -> TransportError {
-    TransportError::Certificate { path: path.into(), why: why.to_string(), remedy }
+    TransportError::Certificate {
+        path: path.into(),
+        why: why.to_string(),
+        remedy,
+    }
 }
 
 #[cfg(test)]
@@ -125,11 +157,17 @@ mod tests {
         let dir = dir.path();
         certs::init(dir, "lab").unwrap();
         let missing = Identity::load(dir, "vm1").unwrap_err().to_string();
-        assert!(missing.contains("vm1.crt") && missing.contains("issue"), "{missing}");
+        assert!(
+            missing.contains("vm1.crt") && missing.contains("issue"),
+            "{missing}"
+        );
 
         certs::issue_at(dir, "old", &[], 1, SystemTime::now() - 30 * DAY).unwrap();
         let expired = Identity::load(dir, "old").unwrap_err().to_string();
-        assert!(expired.contains("old.crt") && expired.contains("issue a new certificate"), "{expired}");
+        assert!(
+            expired.contains("old.crt") && expired.contains("issue a new certificate"),
+            "{expired}"
+        );
 
         certs::issue(dir, "vm1", &[], 10).unwrap();
         std::fs::copy(dir.join("vm1.crt"), dir.join("vm2.crt")).unwrap();
@@ -139,7 +177,10 @@ mod tests {
 
         std::fs::copy(dir.join("old.key"), dir.join("vm1.key")).unwrap();
         let mixed = Identity::load(dir, "vm1").unwrap_err().to_string();
-        assert!(mixed.contains("vm1.key") && mixed.contains("copy both"), "{mixed}");
+        assert!(
+            mixed.contains("vm1.key") && mixed.contains("copy both"),
+            "{mixed}"
+        );
     }
 
     #[test]
@@ -161,7 +202,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         certs::init(dir.path(), "lab").unwrap();
         certs::issue(dir.path(), "vm1", &[], 10).unwrap();
-        let secret = |purpose| Identity::load(dir.path(), "vm1").unwrap().derived_secret(purpose);
+        let secret = |purpose| {
+            Identity::load(dir.path(), "vm1")
+                .unwrap()
+                .derived_secret(purpose)
+        };
         assert_eq!(secret("a"), secret("a"));
         assert_ne!(secret("a"), secret("b"));
     }

@@ -17,18 +17,21 @@ use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::{
-    sync::watch,
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 
 type Dialled = Option<Result<Arc<Link>, NetError>>;
 
 enum Slot {
     Ready(Arc<Link>),
     /// `waiting` follow once it is up.
-    Dialling { done: watch::Receiver<Dialled>, waiting: Vec<Bytes> },
-    Failed { until: Instant, error: NetError },
+    Dialling {
+        done: watch::Receiver<Dialled>,
+        waiting: Vec<Bytes>,
+    },
+    Failed {
+        until: Instant,
+        error: NetError,
+    },
 }
 
 /// Slots by address.
@@ -77,7 +80,10 @@ impl Inner {
                 None => self.start_dial(&mut slots, to, Vec::new()),
             }
         };
-        let gone = || NetError::Unreachable { addr: to, why: "this member's network is shut down".into() };
+        let gone = || NetError::Unreachable {
+            addr: to,
+            why: "this member's network is shut down".into(),
+        };
         let result = done.wait_for(Option::is_some).await.map_err(|_| gone())?;
         result.clone().unwrap_or_else(|| Err(gone()))
     }
@@ -118,9 +124,15 @@ impl Inner {
     }
 
     /// The slot of `to` unless it is out of date.
-    fn current<'a>(&self, slots: &'a mut BTreeMap<SocketAddr, Slot>, to: SocketAddr) -> Option<&'a mut Slot> {
+    fn current<'a>(
+        &self,
+        slots: &'a mut BTreeMap<SocketAddr, Slot>,
+        to: SocketAddr,
+    ) -> Option<&'a mut Slot> {
         let stale = match slots.get(&to)? {
-            Slot::Ready(link) => link.connection.close_reason().is_some() || !self.same_cluster(link.cluster),
+            Slot::Ready(link) => {
+                link.connection.close_reason().is_some() || !self.same_cluster(link.cluster)
+            }
             Slot::Failed { until, .. } => *until <= Instant::now(),
             Slot::Dialling { .. } => false,
         };
@@ -140,7 +152,13 @@ impl Inner {
             slots.retain(|_, slot| !matches!(slot, Slot::Failed { .. }));
         }
         let (tell, done) = watch::channel(None);
-        slots.insert(to, Slot::Dialling { done: done.clone(), waiting });
+        slots.insert(
+            to,
+            Slot::Dialling {
+                done: done.clone(),
+                waiting,
+            },
+        );
         let inner = self.clone();
         self.runtime.spawn(async move {
             let result = dial(&inner, to).await.map(Arc::new);
@@ -156,15 +174,29 @@ impl Inner {
     }
 
     /// Puts the outcome of the dial that `tell` belongs to into its slot, unless that was forgotten meanwhile.
-    fn settle(&self, to: SocketAddr, tell: &watch::Sender<Dialled>, result: &Result<Arc<Link>, NetError>) -> Vec<Bytes> {
+    fn settle(
+        &self,
+        to: SocketAddr,
+        tell: &watch::Sender<Dialled>,
+        result: &Result<Arc<Link>, NetError>,
+    ) -> Vec<Bytes> {
         let counters = &self.counters;
-        add(if result.is_ok() { &counters.connects } else { &counters.connects_failed }, 1);
+        add(
+            if result.is_ok() {
+                &counters.connects
+            } else {
+                &counters.connects_failed
+            },
+            1,
+        );
         if let Err(NetError::Refused { addr, why }) = result {
             add(&counters.refused, 1);
             tracing::warn!(%addr, "refused: {why}");
         }
         let mut slots = self.pool.lock();
-        let Some(Slot::Dialling { done, waiting }) = slots.get_mut(&to) else { return Vec::new() };
+        let Some(Slot::Dialling { done, waiting }) = slots.get_mut(&to) else {
+            return Vec::new();
+        };
         if !tell.subscribe().same_channel(done) {
             return Vec::new();
         }
@@ -173,7 +205,10 @@ impl Inner {
             Ok(link) => Slot::Ready(link.clone()),
             Err(error) => {
                 add(&counters.datagrams_dropped, waiting.len() as u64);
-                Slot::Failed { until: Instant::now() + DIAL_AGAIN_AFTER, error: error.clone() }
+                Slot::Failed {
+                    until: Instant::now() + DIAL_AGAIN_AFTER,
+                    error: error.clone(),
+                }
             }
         };
         slots.insert(to, slot);

@@ -1,7 +1,8 @@
 //! The endpoint of one member: binds the socket, serves peers, and is the [`Net`] that everything above calls.
 
 use crate::{
-    Counters, Identity, TransportError, call, counters::add,
+    Counters, Identity, TransportError, call,
+    counters::add,
     hello::Hello,
     pool::Pool,
     serve, thread,
@@ -61,7 +62,14 @@ impl Options {
     /// Options for `identity` at `listen`, all else at its default.
     pub fn new(listen: SocketAddr, identity: Identity) -> Self {
         let counters = Arc::default();
-        Self { listen, advertise: None, identity, who: Who::default(), counters, serve_on: None }
+        Self {
+            listen,
+            advertise: None,
+            identity,
+            who: Who::default(),
+            counters,
+            serve_on: None,
+        }
     }
 }
 
@@ -95,12 +103,16 @@ pub(crate) struct Inner {
 impl Quic {
     /// Binds and serves on the tokio runtime that this is called in.
     pub fn bind(options: Options, handler: Arc<dyn Handler>) -> Result<Arc<Self>, TransportError> {
-        let runtime = Handle::try_current().map_err(|error| TransportError::Runtime(error.to_string()))?;
+        let runtime =
+            Handle::try_current().map_err(|error| TransportError::Runtime(error.to_string()))?;
         Self::on(runtime, None, options, handler)
     }
 
     /// Binds and serves on a thread of its own. Give [`Options::serve_on`] so that handlers run elsewhere.
-    pub fn bind_on_own_thread(options: Options, handler: Arc<dyn Handler>) -> Result<Arc<Self>, TransportError> {
+    pub fn bind_on_own_thread(
+        options: Options,
+        handler: Arc<dyn Handler>,
+    ) -> Result<Arc<Self>, TransportError> {
         let (runtime, stop) = thread::start("hydfs-net")?;
         Self::on(runtime, Some(stop), options, handler)
     }
@@ -113,7 +125,10 @@ impl Quic {
     ) -> Result<Arc<Self>, TransportError> {
         let tls = Tls::new(&options.identity)?;
         let socket = tuning::socket(options.listen)?;
-        let listen_error = |source| TransportError::Listen { addr: options.listen, source };
+        let listen_error = |source| TransportError::Listen {
+            addr: options.listen,
+            source,
+        };
         let bound = socket.local_addr().map_err(listen_error)?;
         let addr = serving_address(bound, options.advertise)?;
         let entered = runtime.enter();
@@ -147,7 +162,11 @@ impl Quic {
 
     /// What later hellos say. Connections are opened afresh, so that peers learn it.
     pub fn set_who(&self, who: Who) {
-        let mut current = self.inner.who.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self
+            .inner
+            .who
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         if *current != who {
             *current = who;
             drop(current);
@@ -158,15 +177,25 @@ impl Quic {
     /// Uses another certificate of the same name, or other CAs, for connections from now on.
     pub fn set_identity(&self, identity: &Identity) -> Result<(), TransportError> {
         let tls = Arc::new(Tls::new(identity)?);
-        self.inner.endpoint.set_server_config(Some((*tls.server).clone()));
-        *self.inner.tls.write().unwrap_or_else(PoisonError::into_inner) = tls;
+        self.inner
+            .endpoint
+            .set_server_config(Some((*tls.server).clone()));
+        *self
+            .inner
+            .tls
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = tls;
         self.inner.pool.clear();
         Ok(())
     }
 
     /// Puts faults between this member and its peers; for tests.
     pub fn set_faults(&self, hook: Option<FaultHook>) {
-        *self.inner.faults.write().unwrap_or_else(PoisonError::into_inner) = hook;
+        *self
+            .inner
+            .faults
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = hook;
     }
 
     /// Closes the connection to `addr` (calls on it break) and forgets that it could not be reached.
@@ -187,10 +216,21 @@ impl Quic {
     /// Ends all connections, tells peers why, lets go of the handler, and waits a moment for the last packets.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
-        inner.endpoint.close(close::SHUTDOWN, b"the member is shutting down");
+        inner
+            .endpoint
+            .close(close::SHUTDOWN, b"the member is shutting down");
         inner.pool.clear();
-        drop(inner.handler.write().unwrap_or_else(PoisonError::into_inner).take());
-        if timeout(SHUTDOWN_TIMEOUT, inner.endpoint.wait_idle()).await.is_err() {
+        drop(
+            inner
+                .handler
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        if timeout(SHUTDOWN_TIMEOUT, inner.endpoint.wait_idle())
+            .await
+            .is_err()
+        {
             tracing::debug!("some peers did not confirm the end of their connection");
         }
     }
@@ -198,7 +238,9 @@ impl Quic {
 
 impl Drop for Quic {
     fn drop(&mut self) {
-        self.inner.endpoint.close(close::SHUTDOWN, b"the member is shutting down");
+        self.inner
+            .endpoint
+            .close(close::SHUTDOWN, b"the member is shutting down");
         self.inner.pool.clear();
     }
 }
@@ -213,11 +255,17 @@ impl Inner {
     }
 
     pub(crate) fn tls(&self) -> Arc<Tls> {
-        self.tls.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tls
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn handler(&self) -> Option<Arc<dyn Handler>> {
-        self.handler.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.handler
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn fault(&self, to: SocketAddr) -> Option<Fault> {
@@ -235,7 +283,12 @@ impl Inner {
 }
 
 impl Net for Quic {
-    fn call(&self, to: SocketAddr, frame: Frame, deadline: Duration) -> BoxFuture<'static, Result<Frame, NetError>> {
+    fn call(
+        &self,
+        to: SocketAddr,
+        frame: Frame,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Frame, NetError>> {
         let inner = self.inner.clone();
         Box::pin(async move {
             let runtime = inner.runtime.clone();
@@ -246,7 +299,10 @@ impl Net for Quic {
             }
             match AbortOnDrop(runtime.spawn(calling)).join().await {
                 Some(answer) => answer,
-                None => Err(NetError::Broken { addr: to, why: "this member's network stopped".into() }),
+                None => Err(NetError::Broken {
+                    addr: to,
+                    why: "this member's network stopped".into(),
+                }),
             }
         })
     }
@@ -278,7 +334,10 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-fn serving_address(bound: SocketAddr, advertise: Option<SocketAddr>) -> Result<SocketAddr, TransportError> {
+fn serving_address(
+    bound: SocketAddr,
+    advertise: Option<SocketAddr>,
+) -> Result<SocketAddr, TransportError> {
     let mut addr = advertise.unwrap_or(bound);
     if addr.ip().is_unspecified() {
         return Err(TransportError::Advertise { listen: bound });

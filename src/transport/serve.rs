@@ -11,10 +11,7 @@ use crate::{
 use hydfs_types::{ClusterId, Frame, Handler, Peer};
 use quinn::{Connection, Incoming, RecvStream};
 use std::sync::Arc;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::timeout,
-};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 /// Accepts connections until the endpoint is closed.
 pub(crate) async fn accept(inner: Arc<Inner>) {
@@ -22,13 +19,20 @@ pub(crate) async fn accept(inner: Arc<Inner>) {
         let free = inner.handshakes.available_permits();
         let permit = inner.handshakes.clone().try_acquire_owned();
         match permit {
-            Ok(_) if free < HANDSHAKES_MAX / 2 && incoming.may_retry() && !incoming.remote_address_validated() => {
+            Ok(_)
+                if free < HANDSHAKES_MAX / 2
+                    && incoming.may_retry()
+                    && !incoming.remote_address_validated() =>
+            {
                 // Under a flood, an address has to be proven before it costs a handshake. Fails only if validated.
                 incoming.retry().ok();
             }
             Ok(permit) if inner.endpoint.open_connections() < CONNECTIONS_MAX => {
                 let inner = inner.clone();
-                inner.runtime.clone().spawn(welcome(inner, incoming, permit));
+                inner
+                    .runtime
+                    .clone()
+                    .spawn(welcome(inner, incoming, permit));
             }
             _ => {
                 add(&inner.counters.overloads, 1);
@@ -59,11 +63,22 @@ async fn welcome(inner: Arc<Inner>, incoming: Incoming, permit: OwnedSemaphorePe
 }
 
 /// The accepting half of the hello. Until it returns, no stream but the hello's is looked at.
-async fn greet(inner: &Inner, incoming: Incoming) -> Result<(Connection, Peer, Option<ClusterId>), String> {
+async fn greet(
+    inner: &Inner,
+    incoming: Incoming,
+) -> Result<(Connection, Peer, Option<ClusterId>), String> {
     let tls = inner.tls();
     let local = incoming.remote_address().ip().to_canonical().is_loopback();
-    let config = if local { tls.server_local.clone() } else { tls.server.clone() };
-    let connection = incoming.accept_with(config).map_err(text)?.await.map_err(text)?;
+    let config = if local {
+        tls.server_local.clone()
+    } else {
+        tls.server.clone()
+    };
+    let connection = incoming
+        .accept_with(config)
+        .map_err(text)?
+        .await
+        .map_err(text)?;
     let certified = tls::peer_name(&connection).unwrap_or_default();
     let (mut send, mut recv) = connection.accept_bi().await.map_err(text)?;
     let ours = inner.hello();
@@ -71,15 +86,21 @@ async fn greet(inner: &Inner, incoming: Incoming) -> Result<(Connection, Peer, O
         Err(error) => Err(format!("no hello: {error}")),
         Ok(bytes) => Hello::decode(&bytes),
     };
-    let judged = judged.and_then(|theirs| match Hello::objection(&ours, &theirs, &certified) {
-        Some(why) => Err(why),
-        None => Ok(theirs),
-    });
+    let judged = judged.and_then(
+        |theirs| match Hello::objection(&ours, &theirs, &certified) {
+            Some(why) => Err(why),
+            None => Ok(theirs),
+        },
+    );
     match judged {
         Ok(theirs) => {
             send.write_all(&ours.encode()).await.map_err(text)?;
             send.finish().map_err(text)?;
-            let peer = Peer { name: theirs.name, addr: theirs.addr, member: theirs.member };
+            let peer = Peer {
+                name: theirs.name,
+                addr: theirs.addr,
+                member: theirs.member,
+            };
             Ok((connection, peer, theirs.cluster))
         }
         Err(why) => {
@@ -116,7 +137,12 @@ async fn serve(inner: Arc<Inner>, connection: Connection, peer: Peer, cluster: O
 
 impl Inner {
     /// The handler, unless this member has left the peer's cluster or stopped since the hello.
-    fn admit(&self, connection: &Connection, peer: &Peer, cluster: Option<ClusterId>) -> Option<Arc<dyn Handler>> {
+    fn admit(
+        &self,
+        connection: &Connection,
+        peer: &Peer,
+        cluster: Option<ClusterId>,
+    ) -> Option<Arc<dyn Handler>> {
         let who = self.who();
         if let (Some(here), Some(there)) = (who.cluster, cluster)
             && here != there
@@ -139,15 +165,26 @@ struct Request {
 
 async fn receive(inner: &Inner, recv: &mut RecvStream) -> Result<Request, ReadFault> {
     let announced = wire::read_prefix(recv).await?;
-    let call = inner.calls[announced.service as usize - 1].clone().try_acquire_owned().map_err(|_| ReadFault::Overload)?;
+    let call = inner.calls[announced.service as usize - 1]
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| ReadFault::Overload)?;
     let memory = wire::reserve(announced, &inner.request_bytes).await?;
     let frame = wire::read_rest(recv, announced).await?;
-    Ok(Request { frame, _call: call, _memory: memory })
+    Ok(Request {
+        frame,
+        _call: call,
+        _memory: memory,
+    })
 }
 
 /// Reads one request, has it handled and sends the answer.
 async fn answer(inner: Arc<Inner>, handler: Arc<dyn Handler>, peer: Peer, mut stream: Stream) {
-    let Request { frame: request, _call, _memory } = match timeout(STREAM_TIMEOUT, receive(&inner, &mut stream.recv)).await {
+    let Request {
+        frame: request,
+        _call,
+        _memory,
+    } = match timeout(STREAM_TIMEOUT, receive(&inner, &mut stream.recv)).await {
         Ok(Ok(request)) => request,
         Ok(Err(ReadFault::Overload)) => return add(&inner.counters.overloads, 1),
         Ok(Err(ReadFault::Frame(error))) => {
@@ -162,7 +199,9 @@ async fn answer(inner: Arc<Inner>, handler: Arc<dyn Handler>, peer: Peer, mut st
     add(&inner.counters.bytes_in, wire::frame_bytes(&request));
     stream.end = stream::FAILED;
     let service = request.service;
-    let Some(answer) = handle(&inner, handler, &peer, request).await else { return };
+    let Some(answer) = handle(&inner, handler, &peer, request).await else {
+        return;
+    };
     if let Err(error) = wire::check_size(&answer) {
         return tracing::error!(peer = %peer.name, ?service, "answer not sent: {error}; this is a defect of hydfs, please report it");
     }
@@ -174,7 +213,12 @@ async fn answer(inner: Arc<Inner>, handler: Arc<dyn Handler>, peer: Peer, mut st
     }
 }
 
-async fn handle(inner: &Inner, handler: Arc<dyn Handler>, peer: &Peer, request: Frame) -> Option<Frame> {
+async fn handle(
+    inner: &Inner,
+    handler: Arc<dyn Handler>,
+    peer: &Peer,
+    request: Frame,
+) -> Option<Frame> {
     let service = request.service;
     let serving = handler.serve(peer.clone(), request);
     let outcome = match &inner.serve_on {

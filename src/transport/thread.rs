@@ -6,14 +6,20 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 /// Starts the thread; it ends when the returned sender is dropped.
 pub(crate) fn start(name: &str) -> Result<(Handle, oneshot::Sender<()>), TransportError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
     let handle = runtime.handle().clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let body = move || {
         // Either a stop or, the usual way, the sender's drop.
         runtime.block_on(stopped).ok();
     };
-    std::thread::Builder::new().name(name.into()).spawn(body).map_err(failed)?;
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map_err(failed)?;
     Ok((handle, stop))
 }
 

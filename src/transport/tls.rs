@@ -83,7 +83,10 @@ fn client(identity: &Identity) -> Result<QuicClientConfig, Error> {
     let inner = WebPkiServerVerifier::builder_with_provider(identity.roots.clone(), provider())
         .build()
         .map_err(|error| Error::General(error.to_string()))?;
-    let verifier = Arc::new(MemberVerifier { inner, roots: identity.roots.clone() });
+    let verifier = Arc::new(MemberVerifier {
+        inner,
+        roots: identity.roots.clone(),
+    });
     let mut config = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])?
         .dangerous() // only the host name check is replaced, see MemberVerifier
@@ -111,17 +114,24 @@ pub(crate) fn verify_chain(
 pub(crate) fn member_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let names = parsed.subject_alternative_name().ok()??;
-    let mut found = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::DNSName(dns) => dns.strip_suffix(NAME_SUFFIX),
-        _ => None,
-    });
+    let mut found = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(dns) => dns.strip_suffix(NAME_SUFFIX),
+            _ => None,
+        });
     let name = found.next()?;
     found.next().is_none().then(|| name.to_string())
 }
 
 /// The member at the other end of an established connection.
 pub(crate) fn peer_name(connection: &quinn::Connection) -> Option<String> {
-    let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    let identity = connection
+        .peer_identity()?
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .ok()?;
     member_name(identity.first()?)
 }
 
@@ -154,7 +164,8 @@ impl ServerCertVerifier for MemberVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
+        self.inner
+            .verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -163,7 +174,8 @@ impl ServerCertVerifier for MemberVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
+        self.inner
+            .verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

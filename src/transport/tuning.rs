@@ -1,7 +1,10 @@
 //! Every limit and setting of the transport, in one place, with its reason.
 
 use crate::{Identity, TransportError};
-use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt, congestion::CubicConfig};
+use quinn::{
+    AckFrequencyConfig, EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt,
+    congestion::CubicConfig,
+};
 use quinn_proto::HashedConnectionIdGenerator;
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -112,23 +115,35 @@ pub(crate) fn limit_incoming(config: &mut ServerConfig) {
 /// The endpoint recognizes connections of its former life, so that peers of a restarted member learn of it at once
 /// ("stateless reset", RFC 9000 section 10.3) instead of by a time-out.
 pub(crate) fn endpoint(identity: &Identity) -> EndpointConfig {
-    let reset = hmac::Key::new(hmac::HMAC_SHA256, &identity.derived_secret("hydfs stateless reset 1"));
+    let reset = hmac::Key::new(
+        hmac::HMAC_SHA256,
+        &identity.derived_secret("hydfs stateless reset 1"),
+    );
     let mut config = EndpointConfig::new(Arc::new(reset));
     let secret = identity.derived_secret("hydfs connection ids 1");
     let key = u64::from_le_bytes(secret[..8].try_into().expect("a secret has 32 bytes"));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(key)));
     // The receiver must allow what a dialler on the same machine sends.
-    config.max_udp_payload_size(LOOPBACK_MTU_BYTES).expect("6,500 is between 1,200 and 65,527");
+    config
+        .max_udp_payload_size(LOOPBACK_MTU_BYTES)
+        .expect("6,500 is between 1,200 and 65,527");
     config
 }
 
 /// The UDP socket, with buffers for bursts of many peers.
 pub(crate) fn socket(listen: SocketAddr) -> Result<UdpSocket, TransportError> {
-    open(listen).map_err(|source| TransportError::Listen { addr: listen, source })
+    open(listen).map_err(|source| TransportError::Listen {
+        addr: listen,
+        source,
+    })
 }
 
 fn open(listen: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
+    let socket = Socket::new(
+        Domain::for_address(listen),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     if listen.is_ipv6() {
         socket.set_only_v6(false)?;
     }

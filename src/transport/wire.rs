@@ -48,7 +48,12 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn new((send, recv): (SendStream, RecvStream), end: VarInt) -> Self {
-        Self { send, recv, end, finished: false }
+        Self {
+            send,
+            recv,
+            end,
+            finished: false,
+        }
     }
 
     /// All was sent and received.
@@ -107,10 +112,12 @@ pub(crate) fn check_size(frame: &Frame) -> Result<(), FrameError> {
 /// Sends a frame and ends the direction; payloads are handed over, not copied. Agreement goes before waiting data.
 pub(crate) async fn write_frame(send: &mut SendStream, frame: Frame) -> Result<(), WriteError> {
     if frame.service == Service::Agreement {
-        send.set_priority(AGREEMENT_PRIORITY).map_err(|_| WriteError::ClosedStream)?;
+        send.set_priority(AGREEMENT_PRIORITY)
+            .map_err(|_| WriteError::ClosedStream)?;
     }
     let prefix = Bytes::copy_from_slice(&frame.prefix());
-    send.write_all_chunks(&mut [prefix, frame.head, frame.body]).await?;
+    send.write_all_chunks(&mut [prefix, frame.head, frame.body])
+        .await?;
     send.finish().map_err(|_| WriteError::ClosedStream)
 }
 
@@ -125,12 +132,18 @@ pub(crate) struct Announced {
 /// Reads the prefix of a frame.
 pub(crate) async fn read_prefix(recv: &mut RecvStream) -> Result<Announced, ReadFault> {
     let mut prefix = [0; Frame::PREFIX_BYTES];
-    recv.read_exact(&mut prefix).await.map_err(|error| match error {
-        ReadExactError::FinishedEarly(_) => ReadFault::Frame(FrameError::Short),
-        ReadExactError::ReadError(error) => ReadFault::Stream(error),
-    })?;
+    recv.read_exact(&mut prefix)
+        .await
+        .map_err(|error| match error {
+            ReadExactError::FinishedEarly(_) => ReadFault::Frame(FrameError::Short),
+            ReadExactError::ReadError(error) => ReadFault::Stream(error),
+        })?;
     let (service, head, body) = Frame::parse_prefix(&prefix)?;
-    Ok(Announced { service, head, body })
+    Ok(Announced {
+        service,
+        head,
+        body,
+    })
 }
 
 /// Waits until `memory` has room for a large frame.
@@ -143,15 +156,27 @@ pub(crate) async fn reserve(
         return Ok(None);
     }
     let bytes = u32::try_from(bytes).expect("both limits together are 24 MiB");
-    match timeout(REQUEST_MEMORY_TIMEOUT, memory.clone().acquire_many_owned(bytes)).await {
+    match timeout(
+        REQUEST_MEMORY_TIMEOUT,
+        memory.clone().acquire_many_owned(bytes),
+    )
+    .await
+    {
         Ok(Ok(permit)) => Ok(Some(permit)),
         _ => Err(ReadFault::Overload),
     }
 }
 
 /// Reads the rest of a frame and the end of the direction.
-pub(crate) async fn read_rest(recv: &mut RecvStream, announced: Announced) -> Result<Frame, ReadFault> {
-    let Announced { service, head, body } = announced;
+pub(crate) async fn read_rest(
+    recv: &mut RecvStream,
+    announced: Announced,
+) -> Result<Frame, ReadFault> {
+    let Announced {
+        service,
+        head,
+        body,
+    } = announced;
     // Always copied: a slice of the received packet would keep up to 64 KiB alive for a few bytes.
     let mut all = BytesMut::with_capacity(head + body);
     while all.len() < head + body {
@@ -165,5 +190,9 @@ pub(crate) async fn read_rest(recv: &mut RecvStream, announced: Announced) -> Re
     }
     let mut head_bytes = all.freeze();
     let body_bytes = head_bytes.split_off(head);
-    Ok(Frame { service, head: head_bytes, body: body_bytes })
+    Ok(Frame {
+        service,
+        head: head_bytes,
+        body: body_bytes,
+    })
 }

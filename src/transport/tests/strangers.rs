@@ -1,4 +1,5 @@
 //! Who may not talk to a member (fault M13): no certificate, another CA, an expired one, another cluster.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
 
@@ -21,7 +22,10 @@ fn untouched(member: &Quic, handler: &Echo) {
 
 async fn refused(stranger: &Quic, member: &Quic, text: &str) {
     stranger.send_datagram(member.local_addr(), "SUS vm3".into());
-    match stranger.call(member.local_addr(), frame("x", "y"), LONG).await {
+    match stranger
+        .call(member.local_addr(), frame("x", "y"), LONG)
+        .await
+    {
         Err(NetError::Refused { why, .. }) => assert!(why.contains(text), "{why}"),
         other => panic!("{other:?}"),
     }
@@ -32,17 +36,23 @@ async fn fault_m13_no_certificate() {
     let lab = Lab::new();
     let (member, handler) = lab.member("vm1");
     let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(lab.dir.path().join("ca.crt")).unwrap()).unwrap();
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    roots
+        .add(CertificateDer::from_pem_file(lab.dir.path().join("ca.crt")).unwrap())
+        .unwrap();
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_protocol_versions(&[&rustls::version::TLS13])
+    .unwrap()
+    .with_root_certificates(roots)
+    .with_no_client_auth();
     tls.alpn_protocols = vec![b"hydfs/1".to_vec()];
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(tls));
-    let connecting = endpoint.connect_with(config, member.local_addr(), "vm1.hydfs").unwrap();
+    let connecting = endpoint
+        .connect_with(config, member.local_addr(), "vm1.hydfs")
+        .unwrap();
     // TLS 1.3 lets the client believe in the connection; whatever it sends must reach nobody.
     if let Ok(connection) = connecting.await {
         connection.send_datagram("SUS vm3".into()).ok();
@@ -50,10 +60,16 @@ async fn fault_m13_no_certificate() {
             send.write_all(&frame("x", "").prefix()).await.ok();
             send.finish().ok();
         }
-        let end = tokio::time::timeout(LONG, connection.closed()).await.unwrap().to_string();
+        let end = tokio::time::timeout(LONG, connection.closed())
+            .await
+            .unwrap()
+            .to_string();
         assert!(end.contains("certificate"), "{end}");
     }
-    common::until("it was refused", || member.counters().get("hydfs_net_refused_total") == Some(1)).await;
+    common::until("it was refused", || {
+        member.counters().get("hydfs_net_refused_total") == Some(1)
+    })
+    .await;
     untouched(&member, &handler);
 }
 
@@ -62,13 +78,24 @@ async fn fault_m13_other_authority() {
     let (lab, other) = (Lab::new(), Lab::new());
     let (member, handler) = lab.member("vm1");
     let (stranger, _) = other.member("vm2");
-    refused(&stranger, &member, "its certificate is not of the same certificate authority").await;
+    refused(
+        &stranger,
+        &member,
+        "its certificate is not of the same certificate authority",
+    )
+    .await;
 
     // One that believes in our CA, but is not of it.
-    let both = [lab.dir.path(), other.dir.path()].map(|dir| std::fs::read_to_string(dir.join("ca.crt")).unwrap());
+    let both = [lab.dir.path(), other.dir.path()]
+        .map(|dir| std::fs::read_to_string(dir.join("ca.crt")).unwrap());
     std::fs::write(other.dir.path().join("ca.crt"), both.concat()).unwrap();
     let (stranger, _) = start(options(Identity::read(other.dir.path(), "vm2").unwrap()));
-    refused(&stranger, &member, "our certificate is not of the same certificate authority").await;
+    refused(
+        &stranger,
+        &member,
+        "our certificate is not of the same certificate authority",
+    )
+    .await;
     untouched(&member, &handler);
 }
 
@@ -77,7 +104,8 @@ async fn fault_m13_expired_certificate() {
     let lab = Lab::new();
     let (member, handler) = lab.member("vm1");
     certs::issue_at(lab.dir.path(), "vm2", &[], 1, SystemTime::now() - 48 * HOUR).unwrap();
-    let (stranger, stranger_handler) = start(options(Identity::read(lab.dir.path(), "vm2").unwrap()));
+    let (stranger, stranger_handler) =
+        start(options(Identity::read(lab.dir.path(), "vm2").unwrap()));
     refused(&stranger, &member, "our certificate has expired").await;
     refused(&member, &stranger, "its certificate has expired").await;
     untouched(&member, &handler);
@@ -88,8 +116,14 @@ async fn fault_m13_expired_certificate() {
 async fn fault_m13_other_cluster() {
     let lab = Lab::new();
     let (member, handler) = lab.member("vm1");
-    let who = Who { cluster: Some(ClusterId([8; 16])), ..Who::default() };
-    let (stranger, _) = start(Options { who, ..lab.options("vm2") });
+    let who = Who {
+        cluster: Some(ClusterId([8; 16])),
+        ..Who::default()
+    };
+    let (stranger, _) = start(Options {
+        who,
+        ..lab.options("vm2")
+    });
     refused(&stranger, &member, "correct the seed address").await;
     untouched(&member, &handler);
 }
@@ -97,7 +131,10 @@ async fn fault_m13_other_cluster() {
 #[tokio::test]
 async fn a_clock_one_hour_off_still_works() {
     let lab = Lab::new();
-    for (name, made) in [("fast", SystemTime::now() + HOUR), ("slow", SystemTime::now() - HOUR)] {
+    for (name, made) in [
+        ("fast", SystemTime::now() + HOUR),
+        ("slow", SystemTime::now() - HOUR),
+    ] {
         certs::issue_at(lab.dir.path(), name, &[], 10, made).unwrap();
     }
     let ((a, _), (b, _)) = (lab.member("fast"), lab.member("slow"));

@@ -1,5 +1,9 @@
 //! Members on loopback for the tests of the transport.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "helpers of tests; each file uses its part"
+)]
 
 use bytes::Bytes;
 use hydfs_transport::{Identity, Options, Quic, Who, certs};
@@ -73,8 +77,14 @@ impl Lab {
 }
 
 pub fn options(identity: Identity) -> Options {
-    let who = Who { cluster: Some(CLUSTER), ..Who::default() };
-    Options { who, ..Options::new("127.0.0.1:0".parse().unwrap(), identity) }
+    let who = Who {
+        cluster: Some(CLUSTER),
+        ..Who::default()
+    };
+    Options {
+        who,
+        ..Options::new("127.0.0.1:0".parse().unwrap(), identity)
+    }
 }
 
 pub fn start(options: Options) -> (Arc<Quic>, Arc<Echo>) {
@@ -83,12 +93,19 @@ pub fn start(options: Options) -> (Arc<Quic>, Arc<Echo>) {
 }
 
 pub fn frame(head: &'static str, body: impl Into<Bytes>) -> Frame {
-    Frame { service: Service::Data, head: Bytes::from_static(head.as_bytes()), body: body.into() }
+    Frame {
+        service: Service::Data,
+        head: Bytes::from_static(head.as_bytes()),
+        body: body.into(),
+    }
 }
 
 pub async fn echo(from: &Quic, to: SocketAddr) -> Result<(), NetError> {
     let answer = from.call(to, frame("hello", "body"), LONG).await?;
-    assert_eq!((&answer.head[..], &answer.body[..]), (&b"hello"[..], &b"body"[..]));
+    assert_eq!(
+        (&answer.head[..], &answer.body[..]),
+        (&b"hello"[..], &b"body"[..])
+    );
     Ok(())
 }
 
@@ -99,5 +116,7 @@ pub async fn until(what: &str, condition: impl Fn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(LONG, waiting).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+    tokio::time::timeout(LONG, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("never happened: {what}"));
 }
