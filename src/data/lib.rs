@@ -1,1 +1,144 @@
-//! hydfs-data
+//! The data plane: records on their replicas, cuts at the reader's call, repair.
+//!
+//! Decisions that need no I/O are in `segment.rs`; rules and invariants stand where they are kept. It speaks to other
+//! members through `Net`, to the agreement group through `Agreement`, and never carries file data through the latter.
+
+mod apply;
+mod checkpoint;
+mod context;
+mod counters;
+mod error;
+mod merge;
+mod reader;
+mod recover;
+mod repair;
+mod replica;
+mod segment;
+mod sender;
+
+pub use context::{Context, SharedState};
+pub use counters::Counters;
+pub use error::DataError;
+pub use reader::Reader;
+pub use replica::Replica;
+pub use sender::{FileWriter, Queued, Target};
+
+use bytes::Bytes;
+use hydfs_state::Event;
+use hydfs_store::{Bases, Disk, Journal, LogOptions};
+use futures_util::future::join_all;
+use hydfs_types::{DataRequest, DataResponse, Frame, Incarnation, Ino, Refusal, SegmentId, SegmentVersion, Service, WriterId};
+use merge::SlotLeader;
+use repair::Repair;
+use std::{sync::Arc, time::Duration};
+
+/// How often a slot leader looks for segments that have too much pending.
+const OVERDUE_EVERY: Duration = Duration::from_millis(100);
+
+/// One member's data plane.
+pub struct Data {
+    pub ctx: Arc<Context>,
+    pub replica: Arc<Replica>,
+    pub reader: Reader,
+    leader: Arc<SlotLeader>,
+    repair: Arc<Repair>,
+}
+
+impl Data {
+    /// Opens the local replica: replays its journal. With `redo` (the machine lost power since) bases are written again
+    /// from the journal. Call [`Data::start`] once the agreed state is loaded.
+    pub fn open(ctx: Arc<Context>, disk: Arc<dyn Disk>, options: LogOptions, redo: bool) -> Result<Arc<Self>, DataError> {
+        let bases = Bases::open(disk.clone(), "base", options.sync)?;
+        let (journal, entries) = Journal::load(disk, "journal", options)?;
+        let replica = Arc::new(Replica::new(ctx.clone(), journal, bases, replica::Index::default()));
+        replica.recover(entries, redo)?;
+        let leader = SlotLeader::start(replica.clone());
+        let repair = Arc::new(Repair::new(ctx.clone(), replica.clone(), leader.clone()));
+        let reader = Reader::new(ctx.clone(), replica.clone(), leader.clone());
+        Ok(Arc::new(Self { ctx, replica, reader, leader, repair }))
+    }
+
+    /// Starts the tasks that follow the agreed state. They end with the runtime.
+    pub fn start(self: &Arc<Self>) {
+        self.replica.adopt_state();
+        tokio::spawn(self.replica.clone().follow());
+        tokio::spawn(self.replica.clone().checkpoint_when_long());
+        tokio::spawn(self.repair.clone().run());
+        tokio::spawn(self.clone().merge_overdue());
+    }
+
+    /// Takes note of what a command changed; never waits.
+    pub fn on_events(&self, events: &[Event]) {
+        self.replica.on_events(events);
+        if events.iter().any(|event| matches!(event, Event::Slots(_) | Event::Replaced | Event::Members)) {
+            self.repair.rung.notify_one();
+        }
+    }
+
+    /// A writer of a file on this member.
+    pub fn writer(&self, ino: Ino, writer: WriterId) -> FileWriter {
+        FileWriter::new(self.ctx.clone(), self.replica.clone(), ino, writer)
+    }
+
+    /// Everything acknowledged in these segments is on disk on every acting replica.
+    pub async fn sync_segments(&self, segments: &[SegmentId]) -> Result<(), DataError> {
+        let syncs = segments.iter().map(|segment| sender::sync_segment(&self.ctx, &self.replica, *segment));
+        join_all(syncs).await.into_iter().collect()
+    }
+
+    /// What a replica has pending of these segments: (segment, records, bytes).
+    pub async fn pending_at(&self, replica: Incarnation, segments: Vec<SegmentId>) -> Result<Vec<(SegmentId, u64, u64)>, DataError> {
+        match self.ask(replica, DataRequest::Pending { segments }).await? {
+            DataResponse::Pending(pending) => Ok(pending),
+            other => Err(DataError::Malformed(format!("not an answer to a look at pending: {other:?}"))),
+        }
+    }
+
+    /// What a member has on its disk, by its own answer: (segment, version, bytes).
+    pub async fn holdings_of(&self, member: Incarnation) -> Result<Vec<(SegmentId, SegmentVersion, u64)>, DataError> {
+        match self.ask(member, DataRequest::Holdings).await? {
+            DataResponse::Holdings(held) => Ok(held),
+            other => Err(DataError::Malformed(format!("not a list of holdings: {other:?}"))),
+        }
+    }
+
+    async fn ask(&self, member: Incarnation, request: DataRequest) -> Result<DataResponse, DataError> {
+        if member == self.ctx.me() {
+            return Ok(self.replica.serve(request, Bytes::new()).await?.0);
+        }
+        Ok(self.ctx.call(member, &request, Bytes::new(), context::ROUND).await?.0)
+    }
+
+    /// Answers a frame of the data service.
+    pub async fn serve(&self, frame: Frame) -> Frame {
+        let answer = match frame.message::<DataRequest>() {
+            Ok(request) => self.answer(request, frame.body).await,
+            Err(error) => Err(Refusal::Malformed(error.to_string())),
+        };
+        let (response, body) = answer.unwrap_or_else(|refusal| (DataResponse::Refused(refusal), Bytes::new()));
+        Frame::new(Service::Data, &response, body)
+    }
+
+    async fn answer(&self, request: DataRequest, body: Bytes) -> Result<(DataResponse, Bytes), Refusal> {
+        let response = match request {
+            DataRequest::Look(look) => DataResponse::Looked(self.leader.look(look).await?),
+            DataRequest::Cutoff(cutoff) => DataResponse::CutOff(self.leader.cutoff(cutoff).await?),
+            DataRequest::PullSlots(pull) => DataResponse::Pulled(self.repair.pulled(pull).await?),
+            DataRequest::Promote { map, from, slots } => DataResponse::Promoted(self.repair.promote(map, from, slots).await?),
+            other => return self.replica.serve(other, body).await,
+        };
+        Ok((response, Bytes::new()))
+    }
+
+    /// Merges without a reader what has grown too long (bounded journals and memory).
+    async fn merge_overdue(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(OVERDUE_EVERY).await;
+            for (slot, segment) in self.leader.overdue() {
+                if let Err(error) = self.leader.merge(slot, segment, hydfs_types::Then::Nothing).await {
+                    tracing::info!(%segment, %error, "a long segment could not be merged yet");
+                }
+            }
+        }
+    }
+}

@@ -1,1 +1,16 @@
-//! hydfs-fs
+//! The file system: what a mount asks, answered from the agreed state and the data plane.
+//!
+//! `volume.rs` is the door; `attributes`, `names`, `content` are families of calls; `ends` does later what nobody waits
+//! for; `synthetic` is the control tree. It knows no FUSE and no wire.
+
+mod attributes;
+mod content;
+mod ends;
+mod error;
+mod names;
+mod synthetic;
+mod table;
+mod volume;
+
+pub use synthetic::{Control, JOBS_DIR, Node};
+pub use volume::{Mounted, Outcome, Volume};

@@ -75,17 +75,16 @@ impl<'a> Planner<'a> {
         let acting = self.acting(config, &kept, &wanted);
         let leader = Self::leader(config, &kept, &wanted);
         let same = acting == config.acting && leader == config.leader;
-        (!same).then(|| {
-            (
-                synced.len(),
-                SlotChange {
-                    slot,
-                    expected: config.epoch,
-                    acting,
-                    leader,
-                },
-            )
-        })
+        let expected = config.epoch;
+        (!same).then_some((
+            synced.len(),
+            SlotChange {
+                slot,
+                expected,
+                acting,
+                leader,
+            },
+        ))
     }
 
     /// The members that should keep the slot. Where too few can take data, full ones that keep it already stay.

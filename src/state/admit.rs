@@ -1,6 +1,6 @@
 //! Admission of members (R12): who is new, who resumes, who comes back as somebody else.
 
-use crate::{Event, Life, State, apply::issue};
+use crate::{Event, Life, State, WriterPhase, apply::issue};
 use hydfs_types::{
     Admission, Admitted, CommandError, Incarnation, MemberId, MemberInfo, NAME_BYTES_MAX, Reply,
 };
@@ -78,6 +78,10 @@ impl State {
         if alive && self.cluster.members[&id].said.boot == said.boot {
             self.member_mut(id).said = said.clone();
             self.map_changed();
+            // The process that held them is gone, and with it the seqs that they had given out.
+            let held = self.names.writers.iter().filter(|(_, writer)| writer.incarnation == incarnation && writer.phase == WriterPhase::Open);
+            let held: BTreeSet<_> = held.map(|(id, _)| *id).collect();
+            self.fence_writers(&held, events);
             events.push(Event::Members);
             return Admitted {
                 member: id,

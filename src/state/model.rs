@@ -149,6 +149,10 @@ pub struct Writer {
     pub incarnation: Incarnation,
     pub job: Option<JobWriter>,
     pub phase: WriterPhase,
+    /// The file's time was set after records up to this seq: merging them does not move it.
+    pub timed: Seq,
+    /// It was fenced, and its owner has read what became of its records.
+    pub read: bool,
 }
 
 /// What makes a writer transactional.

@@ -60,7 +60,8 @@ pub enum Command {
     Grant { ino: Ino, incarnation: Incarnation, job: Option<(JobId, Attempt)> },
     /// Adds segments that begin at these offsets, where none covers them yet.
     Extend { ino: Ino, starts: Vec<u64> },
-    /// Ends writers; the file is clean again when nothing of theirs is pending.
+    /// Ends writers; the file is clean again when nothing of theirs is pending. For a writer that was fenced it says that
+    /// its owner has read what became of its records: until then that is kept (R5).
     End { ends: Vec<WriterEnd> },
     /// Makes cuts final (R6): one command for many segments, each answered for itself.
     Merge { incarnation: Incarnation, items: Vec<MergeItem> },
@@ -83,6 +84,8 @@ pub struct SetAttr {
     /// atime/mtime to the command's own time.
     pub atime_now: bool,
     pub mtime_now: bool,
+    /// With mtime: records of the caller's own writer up to this seq were written before; merging them leaves the time alone.
+    pub settled: Option<(WriterId, Seq)>,
 }
 
 /// As setxattr(2)'s flags.

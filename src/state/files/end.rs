@@ -34,6 +34,12 @@ impl State {
         let Some(writer) = self.names.writers.get_mut(&end.writer) else {
             return;
         };
+        if matches!(writer.phase, WriterPhase::Fenced { .. }) {
+            // The owner has read what became of its records: nothing has to be kept of it once nothing waits for it.
+            writer.read = true;
+            ended.entry(writer.ino).or_default().insert(end.writer);
+            return;
+        }
         if writer.phase != WriterPhase::Open {
             return;
         }

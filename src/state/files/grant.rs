@@ -47,7 +47,8 @@ impl State {
         job: Option<(JobId, Attempt)>,
         events: &mut Vec<Event>,
     ) -> Granted {
-        if let Some(writer) = self.live_writer(ino, incarnation, job) {
+        // Each task of a job has a writer of its own; a retry of the grant is answered from the session.
+        if job.is_none() && let Some(writer) = self.live_writer(ino, incarnation, job) {
             return Granted { writer, new: false };
         }
         let names = &mut self.names;
@@ -64,6 +65,8 @@ impl State {
                 incarnation,
                 job,
                 phase: WriterPhase::Open,
+                timed: Seq(0),
+                read: false,
             },
         );
         let file = names.file_mut(ino);

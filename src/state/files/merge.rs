@@ -143,7 +143,7 @@ impl State {
                 let writer = &self.names.writers[id];
                 let told =
                     writer.job.is_none() && matches!(writer.phase, WriterPhase::Closed { .. });
-                !told && *seq > segment.merged(*id) && segment.digest != item.cut.digest
+                !told && *seq > writer.timed && *seq > segment.merged(*id) && segment.digest != item.cut.digest
             })
     }
 

@@ -50,7 +50,13 @@ impl State {
         };
         inode.changed(now);
         events.push(Event::Inode(ino));
-        Ok(Reply::Attr(inode.attr))
+        let attr = inode.attr;
+        if let Some((id, seq)) = set.settled
+            && let Some(writer) = self.names.writers.get_mut(&id).filter(|writer| writer.ino == ino)
+        {
+            writer.timed = seq.max(writer.timed);
+        }
+        Ok(Reply::Attr(attr))
     }
 
     pub(crate) fn set_xattr(

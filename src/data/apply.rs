@@ -1,0 +1,245 @@
+//! Brings bases to their agreed version (R6 d): an idempotent redo of the prepared list.
+//!
+//! The agreed state names version, length and digest of each segment. What leads there from the local version is
+//! found by digest: a prepared list, the whole lane of a writer that ended alone, or a set length. So nothing has to
+//! be remembered between the agreement log and the journal: after a crash the same search finds the same step.
+//! Where no local step leads there (a snapshot jumped over it), the base is pulled from another synced replica.
+
+use crate::{
+    counters::Counters,
+    error::DataError,
+    replica::{Replica, finish},
+    segment::{LocalSegment, Pending, after, runs, through},
+};
+use hydfs_state::{Event, Segment};
+use hydfs_store::JournalEntry;
+use hydfs_types::{Digest, Op, Prepare, Run, SegmentId, SegmentVersion, Then};
+use std::{sync::Arc, time::Duration};
+
+/// Pause before a segment that could not be brought up is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// One step from the local version towards the agreed one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub runs: Vec<Run>,
+    pub then: Then,
+    pub digest: Digest,
+    pub len: u64,
+}
+
+/// What reconciling found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The base is at the agreed version.
+    Current,
+    /// No local step leads there: it has to be pulled.
+    Missing,
+    /// Not held here (retired, or not acting).
+    NotHeld,
+}
+
+impl Replica {
+    /// Takes note of what a command changed. Called while the command is applied: never waits.
+    pub fn on_events(&self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::Cut { segment, .. } | Event::Retired { segment, .. } => self.ring_behind(*segment),
+                Event::Replaced => {
+                    let held: Vec<SegmentId> = self.index().segments.keys().copied().collect();
+                    held.into_iter().for_each(|segment| self.ring_behind(segment));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Follows the agreed versions for ever. One task per member runs it.
+    pub async fn follow(self: Arc<Self>) {
+        loop {
+            let batch = std::mem::take(&mut *self.behind.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+            if batch.is_empty() {
+                self.behind_rung.notified().await;
+                continue;
+            }
+            for segment in batch {
+                match self.bring_up(segment).await {
+                    Ok(()) => {}
+                    Err(error) => {
+                        tracing::warn!(%segment, %error, "a segment is behind its agreed version; trying again");
+                        let again = self.clone();
+                        tokio::spawn(async move {
+                            tokio::time::sleep(RETRY).await;
+                            again.ring_behind(segment);
+                        });
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Brings one segment to its agreed version, pulling it where no local step leads there.
+    async fn bring_up(&self, segment: SegmentId) -> Result<(), DataError> {
+        if self.reconcile(segment).await? != Standing::Missing {
+            return Ok(());
+        }
+        let (slot, synced) = {
+            let state = self.ctx.state();
+            let Some(known) = state.segment(segment) else { return Ok(()) };
+            let role = state.config(known.slot).and_then(|config| config.role(self.ctx.me()));
+            (known.slot, role)
+        };
+        match synced {
+            Some(true) => self.pull_base(slot, segment).await,
+            // A learner is brought up by repair; whoever is not acting waits to become one.
+            Some(false) | None => Ok(()),
+        }
+    }
+
+    /// Takes all local steps towards the agreed version of one segment.
+    pub async fn reconcile(&self, segment: SegmentId) -> Result<Standing, DataError> {
+        let turn = self.turn(segment);
+        let _turn = turn.lock().await;
+        loop {
+            let Some(target) = self.ctx.state().segment(segment).cloned() else {
+                self.drop_segment(segment)?;
+                return Ok(Standing::NotHeld);
+            };
+            let Some(local) = self.index().segments.get(&segment).cloned() else {
+                return Ok(if target.version == SegmentVersion(0) { Standing::Current } else { Standing::Missing });
+            };
+            if local.version >= target.version {
+                self.settle(segment, &target);
+                return Ok(Standing::Current);
+            }
+            let Some(step) = next_step(&local, target.version, target.digest, target.len) else { return Ok(Standing::Missing) };
+            self.take_step(segment, &local, step, &target).await?;
+        }
+    }
+
+    /// Does one step: writes the records into the base, notes the new version.
+    /// Cost: one read of the journal and one write of the base per record; no fsync (the journal is the redo log).
+    async fn take_step(&self, segment: SegmentId, local: &LocalSegment, step: Step, target: &Segment) -> Result<(), DataError> {
+        let mut len = local.len;
+        let mut moved = 0;
+        let list: Vec<Pending> = local.in_runs(&step.runs).cloned().collect();
+        for (at, pending) in list.iter().enumerate() {
+            self.write_base(segment, len, pending)?;
+            len = after(len, &pending.head);
+            moved += u64::from(pending.head.len);
+            if at % 64 == 63 {
+                tokio::task::yield_now().await;
+            }
+        }
+        if let Then::SetLen(cut) = step.then {
+            self.bases.set_len(segment, cut)?;
+        }
+        let version = local.version.next();
+        self.journal.append(&JournalEntry::Applied { segment, version, len: step.len, digest: step.digest })?;
+        if let Some(local) = self.index().segments.get_mut(&segment) {
+            local.advance(version, step.digest, step.len, through(&step.runs).into_iter());
+        }
+        if version >= target.version {
+            self.settle(segment, target);
+        }
+        Counters::add(&self.ctx.counters.cuts, 1);
+        Counters::add(&self.ctx.counters.cut_bytes, moved);
+        self.ctx.moved.notify_waiters();
+        Ok(())
+    }
+
+    /// Puts one record's payload where it belongs in a base of `len` bytes.
+    pub(crate) fn write_base(&self, segment: SegmentId, len: u64, pending: &Pending) -> Result<(), DataError> {
+        match pending.head.op {
+            Op::Append => self.bases.write(segment, len, &self.journal.read_payload(pending.at, pending.head.len as usize)?)?,
+            Op::WriteAt(offset) => self.bases.write(segment, offset, &self.journal.read_payload(pending.at, pending.head.len as usize)?)?,
+            Op::Zero { offset, len: zeros, .. } => {
+                const PIECE: [u8; 65_536] = [0; 65_536];
+                let end = (offset + zeros).min(len);
+                let mut at = offset;
+                while at < end {
+                    let piece = (end - at).min(PIECE.len() as u64) as usize;
+                    self.bases.write(segment, at, &PIECE[..piece])?;
+                    at += piece as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops what the agreed state says is merged or void.
+    fn settle(&self, segment: SegmentId, target: &Segment) {
+        let gone: Vec<_> = {
+            let state = self.ctx.state();
+            let index = self.index();
+            let Some(local) = index.segments.get(&segment) else { return };
+            local.lanes.keys().copied().filter(|writer| state.writer(*writer).is_none()).collect()
+        };
+        let mut index = self.index();
+        let Some(local) = index.segments.get_mut(&segment) else { return };
+        for (writer, seq) in &target.through {
+            local.merged_through(*writer, *seq);
+        }
+        if target.full {
+            local.drop_appends();
+        }
+        gone.into_iter().for_each(|writer| local.drop_lane(writer));
+        local.prepared.retain(|prepare| prepare.base >= local.version);
+    }
+
+    /// The segment is retired or not ours any more: its data goes.
+    pub(crate) fn drop_segment(&self, segment: SegmentId) -> Result<(), DataError> {
+        if self.index().segments.remove(&segment).is_some() {
+            self.journal.append(&JournalEntry::Retired { segment })?;
+            self.bases.remove(segment)?;
+            self.ctx.moved.notify_waiters();
+        }
+        Ok(())
+    }
+}
+
+/// The step that leads from the local version towards the wanted one, if there is one here.
+pub(crate) fn next_step(local: &LocalSegment, version: SegmentVersion, digest: Digest, len: u64) -> Option<Step> {
+    let last = local.version.next() == version;
+    let prepared = prepared_step(local, version, digest);
+    if !last || prepared.is_some() {
+        return prepared;
+    }
+    length_step(local, digest, len).or_else(|| lane_step(local, digest, len))
+}
+
+fn prepared_step(local: &LocalSegment, version: SegmentVersion, digest: Digest) -> Option<Step> {
+    let here = |prepare: &&Prepare| prepare.base == local.version && prepare.base_digest == local.digest;
+    let chosen = local.prepared.iter().filter(here).find(|prepare| leads(local, prepare, version, digest))?;
+    (outcome_of(local, chosen) == (chosen.digest, chosen.len))
+        .then(|| Step { runs: chosen.runs.clone(), then: chosen.then, digest: chosen.digest, len: chosen.len })
+}
+
+/// Digest and length that a prepared list gives with the records here.
+pub(crate) fn outcome_of(local: &LocalSegment, prepare: &Prepare) -> (Digest, u64) {
+    finish(local.outcome(local.in_runs(&prepare.runs).map(|pending| &pending.head)), prepare.then)
+}
+
+/// Whether a chain of prepared cuts goes from `prepare` to the wanted digest.
+fn leads(local: &LocalSegment, prepare: &Prepare, version: SegmentVersion, digest: Digest) -> bool {
+    let reached = prepare.base.next();
+    if reached == version {
+        return prepare.digest == digest;
+    }
+    let follows = |next: &&Prepare| next.base == reached && next.base_digest == prepare.digest;
+    reached < version && local.prepared.iter().filter(follows).any(|next| leads(local, next, version, digest))
+}
+
+fn length_step(local: &LocalSegment, digest: Digest, len: u64) -> Option<Step> {
+    (local.digest.after_set_len(len) == digest).then(|| Step { runs: Vec::new(), then: Then::SetLen(len), digest, len })
+}
+
+/// A writer that ended alone: all its records here, in order of seq.
+fn lane_step(local: &LocalSegment, digest: Digest, len: u64) -> Option<Step> {
+    local.lanes.values().filter(|lane| !lane.records.is_empty()).find_map(|lane| {
+        let list = runs(lane.records.values().map(|pending| &pending.head));
+        let outcome = local.outcome(lane.records.values().map(|pending| &pending.head));
+        (outcome == (digest, len)).then_some(Step { runs: list, then: Then::Nothing, digest, len })
+    })
+}

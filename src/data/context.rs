@@ -1,0 +1,107 @@
+//! What every part of the data plane works with, and the gate that each request passes (R3).
+
+use crate::{counters::Counters, error::DataError};
+use hydfs_state::State;
+use hydfs_types::{
+    Agreement, DataRequest, DataResponse, Frame, Incarnation, LogIndex, MapVersion, Net, Refusal, Service, SlotConfig,
+    SlotEpoch, SlotId,
+};
+use bytes::Bytes;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, RwLock, RwLockReadGuard, atomic::{AtomicU64, Ordering}},
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// The local copy of the agreed state.
+pub type SharedState = Arc<RwLock<State>>;
+
+/// How long a replica waits to reach the map that a request names.
+const CATCH_UP: Duration = Duration::from_millis(1500);
+/// Deadline of one round to one replica.
+pub const ROUND: Duration = Duration::from_secs(4);
+
+/// The seams of one member's data plane.
+pub struct Context {
+    pub net: Arc<dyn Net>,
+    pub agreement: Arc<dyn Agreement>,
+    pub state: SharedState,
+    pub counters: Counters,
+    /// Rung whenever a local segment moved to another version.
+    pub moved: Notify,
+    me: AtomicU64,
+}
+
+impl Context {
+    pub fn new(net: Arc<dyn Net>, agreement: Arc<dyn Agreement>, state: SharedState) -> Self {
+        Self { net, agreement, state, counters: Counters::default(), moved: Notify::new(), me: AtomicU64::new(0) }
+    }
+
+    /// The state, for a look without waiting.
+    pub fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// This member's incarnation.
+    pub fn me(&self) -> Incarnation {
+        Incarnation(self.me.load(Ordering::Acquire))
+    }
+
+    /// Sets it after an admission.
+    pub fn set_me(&self, incarnation: Incarnation) {
+        self.me.store(incarnation.0, Ordering::Release);
+    }
+
+    /// What a message must name so that its receiver knows all that this member knows.
+    pub fn map(&self) -> MapVersion {
+        MapVersion(self.state().index.0)
+    }
+
+    /// Config of a slot.
+    pub fn config(&self, slot: SlotId) -> Result<SlotConfig, DataError> {
+        self.state().config(slot).cloned().ok_or(DataError::NoCluster)
+    }
+
+    /// Where an incarnation serves.
+    pub fn addr(&self, incarnation: Incarnation) -> Option<SocketAddr> {
+        self.state().member_of(incarnation).map(|member| member.said.addr)
+    }
+
+    /// Waits until the local state is at `map`.
+    pub async fn catch_up(&self, map: MapVersion) -> Result<(), Refusal> {
+        if self.state().index.0 >= map.0 {
+            return Ok(());
+        }
+        match tokio::time::timeout(CATCH_UP, self.agreement.wait_applied(LogIndex(map.0))).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Refusal::Behind),
+        }
+    }
+
+    /// R3: catches up with the request's map, then refuses another epoch than the config's.
+    pub async fn gate(&self, slot: SlotId, epoch: SlotEpoch, map: MapVersion) -> Result<SlotConfig, Refusal> {
+        self.catch_up(map).await?;
+        self.check(slot, epoch)
+    }
+
+    /// The gate's second half, without a wait: called again after any wait, right before a record is taken.
+    pub fn check(&self, slot: SlotId, epoch: SlotEpoch) -> Result<SlotConfig, Refusal> {
+        let state = self.state();
+        let config = state.config(slot).ok_or(Refusal::NotActing)?;
+        if config.epoch != epoch {
+            return Err(Refusal::StaleEpoch(config.clone()));
+        }
+        Ok(config.clone())
+    }
+
+    /// One request to one member and its answer with body.
+    pub async fn call(&self, to: Incarnation, request: &DataRequest, body: Bytes, deadline: Duration) -> Result<(DataResponse, Bytes), DataError> {
+        let addr = self.addr(to).ok_or(DataError::Gone(to))?;
+        self.counters.round(request);
+        let frame = Frame::new(Service::Data, request, body);
+        let answer = self.net.call(addr, frame, deadline).await?;
+        let message = answer.message().map_err(|error| DataError::Malformed(error.to_string()))?;
+        Ok((message, answer.body))
+    }
+}

@@ -1,0 +1,312 @@
+//! The slot leader (R6, R7, R8): lists what is pending, has every synced replica prepare it, makes it final.
+//!
+//! Who may crash, and what then: before the command commits nothing has changed (prepared lists are void
+//! unless their digest is agreed); after it every synced replica holds list and records durably and redoes it.
+//! The slot leader alone needs the fence of a roll or cutoff: an acknowledgement needs its own answer too.
+//!
+//! Cost: nothing pending: no message. Else one parallel round (with one group-committed fsync each) and one command,
+//! which merges of other segments share.
+
+use crate::{
+    context::Context,
+    counters::Counters,
+    replica::{Replica, finish},
+    segment::{LocalSegment, runs, through},
+};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use hydfs_state::{Segment, State, WriterPhase};
+use hydfs_types::{
+    Command, Cutoff, DataRequest, DataResponse, Incarnation, Look, Looked, MapVersion, MergeItem, MergeOutcome, Op, Prepare,
+    RecordHead, Refusal, Reply, SEGMENT_BYTES, SegmentCut, SegmentId, SlotConfig, SlotEpoch, SlotId, Then,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Merges that may wait for one command.
+const BATCH_MAX: usize = 256;
+/// Deadline of one prepare round.
+const PREPARE: Duration = Duration::from_millis(2500);
+/// How long a look may take, waiting for a dead replica to be expired included.
+const MERGE: Duration = Duration::from_secs(15);
+/// Pause before another try.
+const AGAIN: Duration = Duration::from_millis(30);
+/// Pending bytes or records of a segment beyond which its leader merges without a reader.
+const PENDING_BYTES_MERGED: u64 = 24 << 20;
+const PENDING_RECORDS_MERGED: usize = 50_000;
+
+/// Learners that pulled a slot at this epoch: they get every prepare.
+type Promoting = BTreeMap<SlotId, (SlotEpoch, BTreeSet<Incarnation>)>;
+type Wish = (MergeItem, oneshot::Sender<Option<MergeOutcome>>);
+
+/// This member as leader of slots.
+pub struct SlotLeader {
+    pub replica: Arc<Replica>,
+    ctx: Arc<Context>,
+    turns: Mutex<BTreeMap<SegmentId, Arc<tokio::sync::Mutex<()>>>>,
+    promoting: Mutex<Promoting>,
+    wishes: mpsc::Sender<Wish>,
+}
+
+/// A cut that was listed and not yet prepared.
+struct Listed {
+    prepare: Prepare,
+    item: MergeItem,
+}
+
+impl SlotLeader {
+    /// The leader part and the task that groups its merges into commands.
+    pub fn start(replica: Arc<Replica>) -> Arc<Self> {
+        let (wishes, queue) = mpsc::channel(1024);
+        let ctx = replica.ctx.clone();
+        tokio::spawn(propose_merges(ctx.clone(), queue));
+        Arc::new(Self { replica, ctx, turns: Mutex::default(), promoting: Mutex::default(), wishes })
+    }
+
+    /// R7: makes everything acknowledged so far readable and says up to where.
+    pub async fn look(&self, look: Look) -> Result<Vec<Looked>, Refusal> {
+        self.lead(look.slot, look.epoch, look.map).await?;
+        join_all(look.segments.iter().map(|segment| self.merge(look.slot, *segment, Then::Nothing))).await.into_iter().collect()
+    }
+
+    /// R8: merges under the fence, then cuts or retires.
+    pub async fn cutoff(&self, cutoff: Cutoff) -> Result<Looked, Refusal> {
+        self.lead(cutoff.slot, cutoff.epoch, cutoff.map).await?;
+        self.merge(cutoff.slot, cutoff.segment, cutoff.then).await
+    }
+
+    async fn lead(&self, slot: SlotId, epoch: SlotEpoch, map: MapVersion) -> Result<SlotConfig, Refusal> {
+        let config = self.ctx.gate(slot, epoch, map).await?;
+        if config.leader != self.ctx.me() || config.frozen {
+            return Err(Refusal::NotLeader);
+        }
+        Ok(config)
+    }
+
+    fn turn(&self, segment: SegmentId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if turns.len() > 4096 {
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        }
+        turns.entry(segment).or_default().clone()
+    }
+
+    /// One merge at a time per segment. Whoever waits here lists again after its turn came: it never joins a merge that has begun.
+    pub async fn merge(&self, slot: SlotId, segment: SegmentId, then: Then) -> Result<Looked, Refusal> {
+        let turn = self.turn(segment);
+        let _turn = turn.lock().await;
+        let mut why = String::from("too slow");
+        let tries = async {
+            loop {
+                match self.try_merge(slot, segment, then).await {
+                    Ok(looked) => return Ok(looked),
+                    Err(Refusal::NoMerge(reason)) => why = reason,
+                    Err(other) => return Err(other),
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        };
+        let done = tokio::time::timeout(MERGE, tries).await;
+        if let Some(local) = self.replica.index().segments.get_mut(&segment) {
+            local.fenced = false;
+        }
+        done.unwrap_or(Err(Refusal::NoMerge(why)))
+    }
+
+    async fn try_merge(&self, slot: SlotId, segment: SegmentId, then: Then) -> Result<Looked, Refusal> {
+        let config = self.ctx.state().config(slot).cloned().ok_or(Refusal::NotLeader)?;
+        if config.leader != self.ctx.me() || config.frozen {
+            return Err(Refusal::NotLeader);
+        }
+        let target = self.ctx.state().segment(segment).cloned().ok_or(Refusal::Retired(segment))?;
+        if target.version.0 > 0 || self.replica.version(segment) > target.version {
+            self.replica.wait_version(segment, target.version).await?;
+        }
+        let Some(listed) = self.list(slot, &config, segment, then)? else {
+            Counters::add(&self.ctx.counters.merges_idle, 1);
+            let index = self.ctx.state().index.0;
+            return Ok(Looked { segment, version: target.version, len: target.len, index });
+        };
+        self.prepare_everywhere(&config, &listed.prepare).await?;
+        Counters::add(&self.ctx.counters.merges, 1);
+        let (done, outcome) = oneshot::channel();
+        self.wishes.send((listed.item, done)).await.map_err(|_| Refusal::NoMerge("stopping".into()))?;
+        match outcome.await {
+            Ok(Some(MergeOutcome::Merged(version))) => {
+                self.replica.ring_behind(segment);
+                Ok(Looked { segment, version, len: listed.prepare.len, index: self.ctx.state().index.0 })
+            }
+            Ok(Some(MergeOutcome::Refused)) => Err(Refusal::NoMerge("the state had moved on".into())),
+            Ok(None) | Err(_) => Err(Refusal::NoMerge("no majority".into())),
+        }
+    }
+
+    /// Lists everything eligible (R6 a). `None`: nothing to do. No await in here: list and fence are one step.
+    fn list(&self, slot: SlotId, config: &SlotConfig, segment: SegmentId, then: Then) -> Result<Option<Listed>, Refusal> {
+        let state = self.ctx.state();
+        let target = state.segment(segment).ok_or(Refusal::Retired(segment))?;
+        let mut index = self.replica.index();
+        let local = index.segments.entry(segment).or_insert_with(|| LocalSegment::new(slot));
+        if local.version != target.version || local.digest != target.digest {
+            return Err(Refusal::NoMerge("the base here is behind".into()));
+        }
+        let list: Vec<RecordHead> = local.pending().map(|pending| &pending.head).filter(|head| eligible(&state, target, head)).cloned().collect();
+        if list.is_empty() && target.ended.is_empty() && target.fenced.is_empty() && then == Then::Nothing {
+            return Ok(None);
+        }
+        let (digest, len) = local.outcome(list.iter());
+        let then = match then {
+            Then::Nothing if rolls(&state, target, local, &list, len) => Then::Full,
+            other => other,
+        };
+        local.fenced = then != Then::Nothing;
+        let runs = runs(list.iter());
+        let mut through = through(&runs);
+        for (writer, last) in &target.ended {
+            let seq = through.entry(*writer).or_insert(*last);
+            *seq = (*seq).max(*last);
+        }
+        let (digest, len) = finish((digest, len), then);
+        let map = MapVersion(state.index.0);
+        let prepare = Prepare {
+            slot,
+            epoch: config.epoch,
+            map,
+            from: self.ctx.me(),
+            segment,
+            base: target.version,
+            base_digest: target.digest,
+            runs,
+            digest,
+            len,
+            then,
+        };
+        let item = MergeItem {
+            segment,
+            slot_epoch: config.epoch,
+            map,
+            through: through.into_iter().collect(),
+            cut: SegmentCut { base: target.version, digest, len },
+            then,
+        };
+        Ok(Some(Listed { prepare, item }))
+    }
+
+    /// R6 b: every synced replica, and every learner that is being promoted, holds the cut durably.
+    async fn prepare_everywhere(&self, config: &SlotConfig, prepare: &Prepare) -> Result<(), Refusal> {
+        let learners = self.promoting(config, prepare.slot);
+        let me = self.ctx.me();
+        let rounds = config.acting.iter().filter(|acting| acting.synced || learners.contains(&acting.incarnation)).map(|acting| async move {
+            if acting.incarnation == me {
+                return self.replica.prepare(prepare.clone()).await.map_err(|refusal| Refusal::NoMerge(refusal.to_string()));
+            }
+            match self.ctx.call(acting.incarnation, &DataRequest::Prepare(prepare.clone()), Bytes::new(), PREPARE).await {
+                Ok((DataResponse::Prepared, _)) => Ok(()),
+                Ok((DataResponse::Refused(why), _)) => Err(Refusal::NoMerge(format!("{} refused: {why}", acting.incarnation))),
+                Ok(_) => Err(Refusal::NoMerge("not an answer to a prepare".into())),
+                Err(error) => Err(Refusal::NoMerge(error.to_string())),
+            }
+        });
+        join_all(rounds).await.into_iter().collect()
+    }
+
+    fn promoting(&self, config: &SlotConfig, slot: SlotId) -> BTreeSet<Incarnation> {
+        let promoting = self.promoting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        promoting.get(&slot).filter(|(epoch, _)| *epoch == config.epoch).map(|(_, learners)| learners.clone()).unwrap_or_default()
+    }
+
+    /// A learner begins to pull: from now on it gets every prepare. Returns once no merge runs that began without it.
+    pub async fn include(&self, slot: SlotId, epoch: SlotEpoch, learner: Incarnation) {
+        {
+            let mut promoting = self.promoting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let entry = promoting.entry(slot).or_insert((epoch, BTreeSet::new()));
+            if entry.0 != epoch {
+                *entry = (epoch, BTreeSet::new());
+            }
+            entry.1.insert(learner);
+        }
+        let running: Vec<_> = {
+            let state = self.ctx.state();
+            let turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let of_slot = state.names.by_slot.get(&slot);
+            of_slot.into_iter().flatten().filter_map(|segment| turns.get(segment).cloned()).collect()
+        };
+        for turn in running {
+            drop(turn.lock().await);
+        }
+    }
+
+    /// Whether this learner has been sent every prepare since it began to pull at this epoch.
+    pub fn includes(&self, slot: SlotId, epoch: SlotEpoch, learner: Incarnation) -> bool {
+        let promoting = self.promoting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        promoting.get(&slot).is_some_and(|(at, learners)| *at == epoch && learners.contains(&learner))
+    }
+
+    /// Segments led here that have so much pending that they are merged without a reader: bounded journals, bounded memory.
+    pub fn overdue(&self) -> Vec<(SlotId, SegmentId)> {
+        let state = self.ctx.state();
+        let index = self.replica.index();
+        let me = self.ctx.me();
+        index
+            .segments
+            .iter()
+            .filter(|(_, local)| local.pending_bytes > PENDING_BYTES_MERGED || local.lanes.values().map(|lane| lane.records.len()).sum::<usize>() > PENDING_RECORDS_MERGED)
+            .filter(|(_, local)| state.config(local.slot).is_some_and(|config| config.leader == me && !config.frozen))
+            .map(|(segment, local)| (local.slot, *segment))
+            .collect()
+    }
+}
+
+/// Whether a pending record belongs into a cut now (R6 a).
+fn eligible(state: &State, target: &Segment, head: &RecordHead) -> bool {
+    let Some(writer) = state.writer(head.writer) else { return false };
+    if target.full && head.op == Op::Append || target.through.get(&head.writer).is_some_and(|through| head.seq <= *through) {
+        return false;
+    }
+    let committed = writer.job.is_none_or(|job| head.seq <= job.watermark);
+    let in_time = match writer.phase {
+        WriterPhase::Open => true,
+        WriterPhase::Closed { last } => head.seq <= last,
+        // Its end was fixed here by an earlier merge unless the segment still lists it.
+        WriterPhase::Fenced { .. } => target.fenced.contains(&head.writer),
+    };
+    committed && in_time
+}
+
+/// Whether this cut ends the segment: it is over its size by appends, it is the file's last, and nothing acknowledged
+/// waits here for a watermark (R8).
+fn rolls(state: &State, target: &Segment, local: &LocalSegment, list: &[RecordHead], len: u64) -> bool {
+    if target.full || len < SEGMENT_BYTES || !list.iter().any(|head| head.op == Op::Append) {
+        return false;
+    }
+    let last = state.file(target.ino).is_ok_and(|(_, file)| file.segments.keys().next_back() == Some(&target.start));
+    let waiting = local.pending().any(|pending| {
+        state.writer(pending.head.writer).is_some_and(|writer| writer.job.is_some_and(|job| pending.head.seq > job.watermark))
+    });
+    last && !waiting
+}
+
+/// Groups merges into commands: while one is under way the next gathers.
+async fn propose_merges(ctx: Arc<Context>, mut queue: mpsc::Receiver<Wish>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let (items, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        let outcome = match ctx.agreement.propose(Command::Merge { incarnation: ctx.me(), items }).await {
+            Ok(Reply::Merged(outcomes)) => outcomes.into_iter().map(Some).collect(),
+            Ok(_) => Vec::new(),
+            Err(error) => {
+                tracing::warn!(%error, "a merge command did not come through");
+                Vec::new()
+            }
+        };
+        for (at, answer) in answers.into_iter().enumerate() {
+            if answer.send(outcome.get(at).copied().flatten()).is_err() {
+                tracing::debug!("whoever wanted this merge has given up waiting");
+            }
+        }
+    }
+}

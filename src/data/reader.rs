@@ -1,0 +1,169 @@
+//! The reading side (R7). The caller has passed the agreement's barrier: everything acknowledged before the read began
+//! is in the local state, or pending at slot leaders that the state names. So no answer needs a clock.
+//!
+//! Cost: a clean segment that is held here: no message. Held elsewhere: one round. A dirty one: one round to its slot
+//! leader, which merges if anything is pending.
+
+use crate::{
+    context::{Context, ROUND},
+    counters::Counters,
+    error::DataError,
+    merge::SlotLeader,
+    replica::Replica,
+    sender::expect,
+};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use hydfs_types::{
+    Cutoff, DataRequest, DataResponse, Incarnation, LogIndex, Look, Looked, ReadBase, Refusal, SegmentId, SlotConfig, SlotId, Then,
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// Longest a read waits for slot leaders and replicas.
+const READ: Duration = Duration::from_secs(20);
+/// Deadline of one look: a slot leader may have to wait for an expire.
+const LOOK: Duration = Duration::from_secs(16);
+const AGAIN: Duration = Duration::from_millis(40);
+
+/// This member as a reader.
+pub struct Reader {
+    ctx: Arc<Context>,
+    replica: Arc<Replica>,
+    leader: Arc<SlotLeader>,
+}
+
+impl Reader {
+    pub fn new(ctx: Arc<Context>, replica: Arc<Replica>, leader: Arc<SlotLeader>) -> Self {
+        Self { ctx, replica, leader }
+    }
+
+    /// Makes everything acknowledged in these segments part of their agreed versions, and waits until the local state has them.
+    pub async fn look(&self, segments: &[SegmentId]) -> Result<(), DataError> {
+        let mut by_slot: BTreeMap<SlotId, Vec<SegmentId>> = BTreeMap::new();
+        {
+            let state = self.ctx.state();
+            for segment in segments {
+                if let Some(known) = state.segment(*segment) {
+                    by_slot.entry(known.slot).or_default().push(*segment);
+                }
+            }
+        }
+        let looks = by_slot.into_iter().map(|(slot, segments)| self.look_slot(slot, segments));
+        let mut index = 0;
+        for looked in join_all(looks).await {
+            index = looked?.into_iter().map(|one| one.index).fold(index, u64::max);
+        }
+        self.ctx.agreement.wait_applied(LogIndex(index)).await?;
+        Ok(())
+    }
+
+    async fn look_slot(&self, slot: SlotId, segments: Vec<SegmentId>) -> Result<Vec<Looked>, DataError> {
+        self.ask_leader(slot, |config| {
+            DataRequest::Look(Look { slot, epoch: config.epoch, map: self.ctx.map(), segments: segments.clone() })
+        })
+        .await
+    }
+
+    /// R8: has the slot leader merge under the fence and then cut or retire.
+    pub async fn cutoff(&self, segment: SegmentId, then: Then) -> Result<(), DataError> {
+        let slot = self.ctx.state().segment(segment).map(|known| known.slot).ok_or(DataError::Retired(segment))?;
+        let done = self.ask_leader(slot, |config| DataRequest::Cutoff(Cutoff { slot, epoch: config.epoch, map: self.ctx.map(), segment, then })).await;
+        match done {
+            Ok(looked) => {
+                let index = looked.iter().map(|one| one.index).max().unwrap_or_default();
+                Ok(self.ctx.agreement.wait_applied(LogIndex(index)).await?)
+            }
+            // It is gone already: that is what was wanted of a retire.
+            Err(DataError::Refused(Refusal::Retired(_))) if then == Then::Retire => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks a slot's leader until one answers at the config it has.
+    async fn ask_leader(&self, slot: SlotId, request: impl Fn(&SlotConfig) -> DataRequest) -> Result<Vec<Looked>, DataError> {
+        let deadline = tokio::time::Instant::now() + READ;
+        loop {
+            let config = self.ctx.config(slot)?;
+            let answer = if config.leader == self.ctx.me() {
+                self.here(request(&config)).await
+            } else {
+                self.ctx.call(config.leader, &request(&config), Bytes::new(), LOOK).await.and_then(|(answer, _)| {
+                    expect(answer, |answer| match answer {
+                        DataResponse::Looked(looked) => Some(looked.clone()),
+                        DataResponse::CutOff(looked) => Some(vec![*looked]),
+                        _ => None,
+                    })
+                })
+            };
+            match answer {
+                Ok(looked) => return Ok(looked),
+                Err(error @ DataError::Refused(Refusal::Retired(_))) => return Err(error),
+                Err(error) if tokio::time::Instant::now() >= deadline => {
+                    return Err(DataError::TimedOut { millis: READ.as_millis() as u64, why: error.to_string() });
+                }
+                Err(_) => {
+                    tokio::time::sleep(AGAIN).await;
+                    self.ctx.agreement.barrier().await?;
+                }
+            }
+        }
+    }
+
+    async fn here(&self, request: DataRequest) -> Result<Vec<Looked>, DataError> {
+        Ok(match request {
+            DataRequest::Look(look) => self.leader.look(look).await?,
+            DataRequest::Cutoff(cutoff) => vec![self.leader.cutoff(cutoff).await?],
+            _ => Vec::new(),
+        })
+    }
+
+    /// Bytes of a segment at its agreed version: from here where it is held here, else from a synced replica. Fewer than
+    /// asked only at the segment's end.
+    pub async fn read(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes, DataError> {
+        let deadline = tokio::time::Instant::now() + READ;
+        loop {
+            let (slot, version, config) = {
+                let state = self.ctx.state();
+                let known = state.segment(segment).ok_or(DataError::Retired(segment))?;
+                let config = state.config(known.slot).cloned().ok_or(DataError::NoCluster)?;
+                (known.slot, known.version, config)
+            };
+            let mut why = DataError::Frozen(segment);
+            if config.role(self.ctx.me()) == Some(true) {
+                match self.replica.read_here(segment, version, offset, len).await {
+                    Ok((_, _, bytes)) => {
+                        Counters::add(&self.ctx.counters.local_reads, 1);
+                        return Ok(bytes);
+                    }
+                    Err(error) => why = error.into(),
+                }
+            }
+            let read = DataRequest::ReadBase(ReadBase { slot, epoch: config.epoch, map: self.ctx.map(), segment, version, offset, len });
+            for replica in self.in_turn(&config, segment) {
+                match self.ctx.call(replica, &read, Bytes::new(), ROUND).await {
+                    Ok((DataResponse::Bytes { .. }, bytes)) => return Ok(bytes),
+                    Ok((DataResponse::Refused(refusal), _)) => why = refusal.into(),
+                    Ok(_) => why = DataError::Malformed("not an answer to a read".into()),
+                    Err(error) => why = error,
+                }
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Err(why);
+            }
+            tokio::time::sleep(AGAIN).await;
+            self.ctx.agreement.barrier().await?;
+        }
+    }
+
+    /// The other live synced replicas, starting at one that depends on the segment: reads spread.
+    fn in_turn(&self, config: &SlotConfig, segment: SegmentId) -> Vec<Incarnation> {
+        let state = self.ctx.state();
+        let mut replicas: Vec<_> =
+            config.synced().filter(|one| *one != self.ctx.me() && state.cluster.alive.contains_key(one)).collect();
+        if !replicas.is_empty() {
+            let first = segment.0 as usize % replicas.len();
+            replicas.rotate_left(first);
+        }
+        replicas
+    }
+}

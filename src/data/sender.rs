@@ -1,0 +1,486 @@
+//! The writing side: one file's writer on this member (R4, R9).
+//!
+//! Every write becomes a record with the next seq and joins a queue. Whoever has the turn sends what is queued for one
+//! segment in one parallel round to all acting replicas: concurrent writes share rounds. A record whose round failed
+//! stays queued under its identity and goes out again first; nothing overtakes it.
+//!
+//! Cost: one parallel round; no copy of a payload that travels alone; no agreement.
+
+use crate::{
+    context::{Context, ROUND},
+    error::DataError,
+    replica::Replica,
+    segment::after,
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
+use hydfs_state::{State, WriterPhase};
+use hydfs_types::{
+    Acting, Append, AppendReply, DataRequest, DataResponse, Digest, Op, RecordHead, Refusal, SegmentCut, SegmentId,
+    Seq, SlotConfig, Time, Touched, WriterEnd, WriterId,
+};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+/// Records and bytes that share one round.
+const BATCH_RECORDS: usize = 512;
+const BATCH_BYTES: usize = 4 << 20;
+/// Records that may wait in one writer's queue.
+const QUEUE_MAX: usize = 4096;
+/// Longest a write tries before it answers "unknown".
+const WRITE: Duration = Duration::from_secs(25);
+/// Heads kept for a sole writer's cut.
+const HEADS_MAX: usize = 100_000;
+
+/// Where a record goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Into this segment.
+    Segment(SegmentId),
+    /// At the end of the file, wherever that is when it is sent.
+    Tail,
+}
+
+/// A record that is not acknowledged yet.
+#[derive(Debug, Clone)]
+pub struct Queued {
+    pub seq: Seq,
+    pub target: Target,
+    pub op: Op,
+    pub payload: Bytes,
+    pub time: Time,
+    crc: u32,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Lane {
+    last: Seq,
+    heads: VecDeque<RecordHead>,
+    overflow: bool,
+    durable: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    last: Seq,
+    acked: Seq,
+    durable_wanted: Seq,
+    queue: VecDeque<Queued>,
+    lanes: BTreeMap<SegmentId, Lane>,
+    mtime: Option<Time>,
+    ended: bool,
+}
+
+/// A live writer of one file on this member.
+pub struct FileWriter {
+    ctx: Arc<Context>,
+    replica: Arc<Replica>,
+    pub ino: hydfs_types::Ino,
+    pub writer: WriterId,
+    inner: Mutex<Inner>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl FileWriter {
+    pub fn new(ctx: Arc<Context>, replica: Arc<Replica>, ino: hydfs_types::Ino, writer: WriterId) -> Self {
+        Self { ctx, replica, ino, writer, inner: Mutex::default(), turn: tokio::sync::Mutex::default() }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Queues a record. Its seq is its place among this writer's records for ever.
+    pub fn push(&self, target: Target, op: Op, payload: Bytes, time: Time, durable: bool) -> Result<Seq, DataError> {
+        let crc = crc32c::crc32c(&payload);
+        let mut inner = self.inner();
+        if inner.ended {
+            return Err(DataError::WriterEnded(self.writer));
+        }
+        if inner.queue.len() >= QUEUE_MAX {
+            return Err(Refusal::Overloaded.into());
+        }
+        let seq = inner.last.next();
+        inner.last = seq;
+        inner.mtime = Some(time);
+        if durable {
+            inner.durable_wanted = seq;
+        }
+        inner.queue.push_back(Queued { seq, target, op, payload, time, crc });
+        Ok(seq)
+    }
+
+    /// Returns when everything up to `seq` is acknowledged: received by every acting replica, or durable there if it was pushed so.
+    pub async fn acknowledged(&self, seq: Seq) -> Result<(), DataError> {
+        let deadline = tokio::time::Instant::now() + WRITE;
+        loop {
+            let _turn = tokio::time::timeout_at(deadline, self.turn.lock()).await.map_err(|_| timed_out("its turn"))?;
+            if self.inner().acked >= seq {
+                return Ok(());
+            }
+            self.send_next(deadline).await?;
+        }
+    }
+
+    /// Everything queued is acknowledged.
+    pub async fn flush(&self) -> Result<(), DataError> {
+        let last = self.inner().last;
+        self.acknowledged(last).await
+    }
+
+    /// Everything written is on disk on every acting replica.
+    pub async fn sync(&self) -> Result<(), DataError> {
+        self.flush().await?;
+        let wanted: Vec<SegmentId> = self.inner().lanes.iter().filter(|(_, lane)| !lane.durable).map(|(segment, _)| *segment).collect();
+        for done in join_all(wanted.into_iter().map(|segment| self.sync_lane(segment))).await {
+            done?;
+        }
+        Ok(())
+    }
+
+    async fn sync_lane(&self, segment: SegmentId) -> Result<(), DataError> {
+        let before = self.inner().lanes.get(&segment).map(|lane| lane.last).unwrap_or_default();
+        sync_segment(&self.ctx, &self.replica, segment).await?;
+        if let Some(lane) = self.inner().lanes.get_mut(&segment) && lane.last == before {
+            lane.durable = true;
+        }
+        Ok(())
+    }
+
+    /// Sends what is queued first, for one segment, until every acting replica has it.
+    async fn send_next(&self, deadline: tokio::time::Instant) -> Result<(), DataError> {
+        loop {
+            let Some((segment, heads, body, durable)) = self.next_batch()? else { return Ok(()) };
+            let Some(last) = heads.last().map(|head| head.seq) else { return Ok(()) };
+            match self.round(segment, &heads, body, durable).await {
+                Ok(()) => {
+                    self.settle(segment, heads, last, durable);
+                    return Ok(());
+                }
+                Err(DataError::Refused(Refusal::Full(_))) => {
+                    // The refusing replica has the roll; with the barrier we have it too, and know what of ours it took.
+                    self.ctx.agreement.barrier().await?;
+                    self.drop_merged(segment);
+                }
+                Err(error) => self.wait_for_change(error, deadline).await?,
+            }
+        }
+    }
+
+    /// The longest prefix of the queue that goes to one segment.
+    fn next_batch(&self) -> Result<Option<(SegmentId, Vec<RecordHead>, Bytes, bool)>, DataError> {
+        let inner = self.inner();
+        let Some(first) = inner.queue.front() else { return Ok(None) };
+        let segment = self.resolve(first.target)?;
+        let lane_last = inner.lanes.get(&segment).map(|lane| lane.last).unwrap_or_default();
+        let (mut prev, mut bytes, mut heads, mut payloads) = (lane_last, 0, Vec::new(), Vec::new());
+        for queued in inner.queue.iter().take(BATCH_RECORDS) {
+            if queued.target != first.target && self.resolve(queued.target)? != segment || bytes > 0 && bytes + queued.payload.len() > BATCH_BYTES {
+                break;
+            }
+            bytes += queued.payload.len();
+            heads.push(RecordHead {
+                writer: self.writer,
+                segment,
+                seq: queued.seq,
+                prev,
+                op: queued.op,
+                time: queued.time,
+                len: queued.payload.len() as u32,
+                crc: queued.crc,
+            });
+            payloads.push(queued.payload.clone());
+            prev = queued.seq;
+        }
+        let durable = heads.iter().any(|head| head.seq <= inner.durable_wanted);
+        let body = match payloads.len() {
+            1 => payloads.swap_remove(0),
+            _ => payloads.iter().fold(BytesMut::with_capacity(bytes), |mut all, one| { all.extend_from_slice(one); all }).freeze(),
+        };
+        Ok(Some((segment, heads, body, durable)))
+    }
+
+    /// The segment that a target means now.
+    fn resolve(&self, target: Target) -> Result<SegmentId, DataError> {
+        match target {
+            Target::Segment(segment) => Ok(segment),
+            Target::Tail => {
+                let state = self.ctx.state();
+                let (_, file) = state.file(self.ino).map_err(|error| DataError::Agreement(error.into()))?;
+                file.segments.values().next_back().copied().ok_or(DataError::WriterEnded(self.writer))
+            }
+        }
+    }
+
+    /// One parallel round to every acting replica. All must answer at the same epoch, and there must be enough of them.
+    async fn round(&self, segment: SegmentId, heads: &[RecordHead], body: Bytes, durable: bool) -> Result<(), DataError> {
+        let Some(config) = self.config_of(segment)? else { return Err(DataError::Retired(segment)) };
+        self.enough(&config)?;
+        let acked_through = heads.first().map(|head| head.prev).unwrap_or_default();
+        let append = Append {
+            slot: slot_of(&self.ctx, segment)?,
+            epoch: config.epoch,
+            map: self.ctx.map(),
+            from: self.ctx.me(),
+            records: heads.to_vec(),
+            acked_through,
+            durable,
+        };
+        let last = heads.last().map(|head| head.seq).unwrap_or_default();
+        let rounds = config.acting.iter().map(|acting| self.append_at(*acting, append.clone(), body.clone(), last));
+        match first_error(join_all(rounds).await) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    async fn append_at(&self, acting: Acting, append: Append, body: Bytes, last: Seq) -> Result<(), DataError> {
+        let reply = if acting.incarnation == self.ctx.me() {
+            self.replica.append(append, body).await?
+        } else {
+            let answer = self.ctx.call(acting.incarnation, &DataRequest::Append(append), body, ROUND).await?.0;
+            expect(answer, |answer| if let DataResponse::Appended(reply) = answer { Some(*reply) } else { None })?
+        };
+        let AppendReply { received, .. } = reply;
+        if received < last {
+            return Err(Refusal::Gap { have: received }.into());
+        }
+        Ok(())
+    }
+
+    /// R4: at least min(copies, members up) holders.
+    fn enough(&self, config: &SlotConfig) -> Result<(), DataError> {
+        let state = self.ctx.state();
+        let wanted = usize::from(state.cluster.copies).min(state.cluster.alive.len());
+        if config.frozen || config.acting.len() < wanted {
+            return Err(Refusal::NotActing.into());
+        }
+        Ok(())
+    }
+
+    fn config_of(&self, segment: SegmentId) -> Result<Option<SlotConfig>, DataError> {
+        let state = self.ctx.state();
+        let Some(known) = state.segment(segment) else { return Ok(None) };
+        Ok(state.config(known.slot).cloned())
+    }
+
+    /// The round is acknowledged.
+    fn settle(&self, segment: SegmentId, heads: Vec<RecordHead>, last: Seq, durable: bool) {
+        let through = self.merged_through(segment);
+        let mut inner = self.inner();
+        while inner.queue.front().is_some_and(|queued| queued.seq <= last) {
+            inner.queue.pop_front();
+        }
+        inner.acked = inner.acked.max(last);
+        let lane = inner.lanes.entry(segment).or_default();
+        lane.last = last;
+        lane.durable = durable && (lane.durable || lane.heads.is_empty());
+        lane.heads.extend(heads);
+        if lane.heads.len() > 256 && let Some(through) = through {
+            lane.heads.retain(|head| head.seq > through);
+        }
+        if lane.heads.len() > HEADS_MAX {
+            lane.heads.clear();
+            lane.overflow = true;
+        }
+    }
+
+    fn merged_through(&self, segment: SegmentId) -> Option<Seq> {
+        self.ctx.state().segment(segment)?.through.get(&self.writer).copied()
+    }
+
+    /// What a roll took of the queue is acknowledged; the rest goes on in the next segment under the same identity.
+    fn drop_merged(&self, segment: SegmentId) {
+        let Some(through) = self.merged_through(segment) else { return };
+        let mut inner = self.inner();
+        let mut last = Seq(0);
+        while inner.queue.front().is_some_and(|queued| queued.seq <= through && queued.target == Target::Tail) {
+            if let Some(queued) = inner.queue.pop_front() {
+                last = queued.seq;
+            }
+        }
+        inner.acked = inner.acked.max(last);
+        let lane = inner.lanes.entry(segment).or_default();
+        lane.last = lane.last.max(last);
+    }
+
+    /// Waits until something may have changed after a failed round, or says why it cannot be helped.
+    async fn wait_for_change(&self, error: DataError, deadline: tokio::time::Instant) -> Result<(), DataError> {
+        let pause = match &error {
+            DataError::Refused(Refusal::WriterEnded(_)) | DataError::WriterEnded(_) => return Err(DataError::WriterEnded(self.writer)),
+            DataError::Refused(Refusal::Retired(segment)) | DataError::Retired(segment) => return Err(DataError::Retired(*segment)),
+            DataError::Refused(Refusal::NoSpace) | DataError::NoSpace => return Err(DataError::NoSpace),
+            DataError::Refused(Refusal::Mismatch { .. } | Refusal::Damaged(_) | Refusal::Malformed(_)) => return Err(error),
+            DataError::Agreement(hydfs_types::AgreementError::Expired) => return Err(DataError::WriterEnded(self.writer)),
+            DataError::Refused(Refusal::Fenced(_)) => 5,
+            _ => 40,
+        };
+        if tokio::time::Instant::now() >= deadline {
+            return Err(timed_out(&error.to_string()));
+        }
+        if !self.is_open() {
+            return Err(DataError::WriterEnded(self.writer));
+        }
+        tracing::debug!(writer = %self.writer, %error, "a round failed; trying again under the same identity");
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        if matches!(error, DataError::Refused(Refusal::StaleEpoch(_) | Refusal::NotActing | Refusal::Behind)) {
+            // The replica knows more than we do: catch up with it.
+            drop(self.ctx.agreement.barrier().await);
+        }
+        Ok(())
+    }
+
+    /// Whether the agreed state still has this writer open, as far as this member knows.
+    pub fn is_open(&self) -> bool {
+        self.is_live_in(&self.ctx.state())
+    }
+
+    /// Whether everything queued was acknowledged.
+    pub fn is_idle(&self) -> bool {
+        self.inner().queue.is_empty()
+    }
+
+    /// Last seq given out.
+    pub fn last(&self) -> Seq {
+        self.inner().last
+    }
+
+    /// Records that a fenced writer could not get acknowledged, for a new writer to send again (R5). Those whose fate
+    /// is fixed as merged are left out. The caller has had the segments looked at, so that every end is fixed.
+    pub fn salvage(&self) -> Vec<Queued> {
+        let mut inner = self.inner();
+        inner.ended = true;
+        let queue = std::mem::take(&mut inner.queue);
+        drop(inner);
+        queue
+            .into_iter()
+            .filter(|queued| {
+                let Ok(segment) = self.resolve(queued.target) else { return true };
+                self.merged_through(segment).is_none_or(|through| queued.seq > through)
+            })
+            .collect()
+    }
+
+    /// Bytes that one segment has with this writer's records on top of the agreed base. Only meaningful for a sole writer.
+    pub fn local_len_in(&self, state: &State, segment: SegmentId) -> Option<u64> {
+        let known = state.segment(segment)?;
+        let through = known.through.get(&self.writer).copied().unwrap_or_default();
+        let inner = self.inner();
+        let lane = inner.lanes.get(&segment).filter(|lane| !lane.overflow)?;
+        Some(lane.heads.iter().filter(|head| head.seq > through).fold(known.len, after))
+    }
+
+    /// Time of the last write, while any of this writer's records are not in their base.
+    pub fn unmerged_time(&self, state: &State) -> Option<Time> {
+        let inner = self.inner();
+        let unmerged = inner.lanes.iter().any(|(segment, lane)| {
+            let through = state.segment(*segment).and_then(|known| known.through.get(&self.writer)).copied().unwrap_or_default();
+            lane.last > through
+        });
+        inner.mtime.filter(|_| unmerged)
+    }
+
+    /// The file's time was set after the last write: the end of this writer leaves it alone.
+    pub fn forget_time(&self) {
+        self.inner().mtime = None;
+    }
+
+    /// Whether this state has the writer open.
+    pub fn is_live_in(&self, state: &State) -> bool {
+        state.writer(self.writer).is_some_and(|writer| writer.phase == WriterPhase::Open)
+    }
+
+    /// Whether the agreed state still knows what became of this (ended) writer's records.
+    pub fn fate_is_known(&self) -> bool {
+        self.ctx.state().writer(self.writer).is_some()
+    }
+
+    /// Segments that this writer has written to.
+    pub fn touched(&self) -> Vec<SegmentId> {
+        self.inner().lanes.keys().copied().collect()
+    }
+
+    /// Closes the writer for good and says what its end is. With `cut`, segments that it alone wrote get their next
+    /// version by the end itself; the caller has made them durable.
+    pub fn finish(&self, cut: bool) -> WriterEnd {
+        let mut inner = self.inner();
+        inner.ended = true;
+        let touched = inner.lanes.iter().map(|(segment, lane)| Touched { segment: *segment, cut: if cut { self.sole_cut(*segment, lane) } else { None } }).collect();
+        WriterEnd { writer: self.writer, last: inner.acked, touched, mtime: inner.mtime }
+    }
+
+    fn sole_cut(&self, segment: SegmentId, lane: &Lane) -> Option<SegmentCut> {
+        if lane.overflow || !lane.durable {
+            return None;
+        }
+        let state = self.ctx.state();
+        let known = state.segment(segment)?;
+        let through = known.through.get(&self.writer).copied().unwrap_or_default();
+        let left = lane.heads.iter().filter(|head| head.seq > through);
+        let start: (Digest, u64) = (known.digest, known.len);
+        let (digest, len) = left.fold(start, |(digest, len), head| (digest.after_record(head), after(len, head)));
+        (digest != known.digest).then_some(SegmentCut { base: known.version, digest, len })
+    }
+}
+
+/// Everything acknowledged in a segment is on disk on every acting replica. Tries until the deadline of a write.
+/// Cost: one parallel round, one group-committed fsync each.
+pub async fn sync_segment(ctx: &Context, replica: &Replica, segment: SegmentId) -> Result<(), DataError> {
+    let deadline = tokio::time::Instant::now() + WRITE;
+    loop {
+        let (slot, config) = {
+            let state = ctx.state();
+            let Some(known) = state.segment(segment) else { return Ok(()) };
+            (known.slot, state.config(known.slot).cloned().ok_or(DataError::NoCluster)?)
+        };
+        let map = ctx.map();
+        let rounds = config.acting.iter().map(|acting| async {
+            if acting.incarnation == ctx.me() {
+                return replica.sync(slot, config.epoch, map).await.map_err(DataError::from);
+            }
+            let request = DataRequest::Sync { slot, epoch: config.epoch, map };
+            expect(ctx.call(acting.incarnation, &request, Bytes::new(), ROUND).await?.0, |answer| matches!(answer, DataResponse::Synced).then_some(()))
+        });
+        let Some(error) = first_error(join_all(rounds).await) else { return Ok(()) };
+        if tokio::time::Instant::now() >= deadline {
+            return Err(timed_out(&error.to_string()));
+        }
+        if matches!(error, DataError::NoSpace | DataError::Refused(Refusal::NoSpace | Refusal::Damaged(_))) {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        drop(ctx.agreement.barrier().await);
+    }
+}
+
+fn slot_of(ctx: &Context, segment: SegmentId) -> Result<hydfs_types::SlotId, DataError> {
+    ctx.state().segment(segment).map(|known| known.slot).ok_or(DataError::Retired(segment))
+}
+
+fn timed_out(why: &str) -> DataError {
+    DataError::TimedOut { millis: WRITE.as_millis() as u64, why: why.to_owned() }
+}
+
+/// The wanted part of an answer, or its refusal.
+pub fn expect<T>(answer: DataResponse, wanted: impl Fn(&DataResponse) -> Option<T>) -> Result<T, DataError> {
+    match (wanted(&answer), answer) {
+        (Some(value), _) => Ok(value),
+        (None, DataResponse::Refused(refusal)) => Err(refusal.into()),
+        (None, _) => Err(DataError::Malformed("not an answer to this request".into())),
+    }
+}
+
+/// The error that says most: one that ends the writer or the segment before one that only says "not now".
+fn first_error(results: Vec<Result<(), DataError>>) -> Option<DataError> {
+    let rank = |error: &DataError| match error {
+        DataError::Refused(Refusal::Full(_)) => 0,
+        DataError::Refused(Refusal::Retired(_) | Refusal::WriterEnded(_)) => 1,
+        DataError::Refused(Refusal::NoSpace) => 2,
+        DataError::Refused(_) => 3,
+        _ => 4,
+    };
+    results.into_iter().filter_map(Result::err).min_by_key(rank)
+}

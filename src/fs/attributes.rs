@@ -1,0 +1,207 @@
+//! Attributes: exact where the file is clean or this mount is its only writer, else after the slot leaders were asked.
+
+use crate::{
+    error::of_command,
+    volume::{Outcome, Volume},
+};
+use hydfs_data::FileWriter;
+use hydfs_mount::{Answer, Change, FsError, SetTime};
+use hydfs_state::Body;
+use hydfs_types::{Attr, Command, Ino, Reply, SegmentId, SetAttr, SetXattrMode};
+use std::sync::Arc;
+
+/// What stands between the agreed attributes of a file and the truth.
+struct Doubt {
+    /// Segments that others may have written, or that wait for a merge.
+    look: Vec<SegmentId>,
+    /// This mount's live writer.
+    mine: Option<Arc<FileWriter>>,
+}
+
+impl Volume {
+    /// Attributes as of now. The caller has passed the barrier.
+    /// Cost: clean, or written here alone: nothing. Else one round to the slot leaders in doubt.
+    pub(crate) async fn fresh(&self, ino: Ino) -> Outcome<Attr> {
+        let doubt = self.doubt(ino)?;
+        if !doubt.look.is_empty() {
+            self.data.reader.look(&doubt.look).await.map_err(Self::data_error)?;
+        }
+        let state = self.ctx.state();
+        let inode = state.inode(ino).map_err(of_command)?;
+        let mut attr = inode.attr;
+        let (Body::File(file), Some(mine)) = (&inode.body, &doubt.mine) else { return Ok(attr) };
+        let agreed = attr.size;
+        for segment in mine.touched() {
+            let known = state.segment(segment).filter(|known| file.segments.get(&known.start) == Some(&segment));
+            let Some(start) = known.map(|known| known.start) else { continue };
+            if let Some(len) = mine.local_len_in(&state, segment) {
+                attr.size = attr.size.max(start + len);
+            }
+        }
+        attr.stored += attr.size - agreed;
+        if let Some(time) = mine.unmerged_time(&state) {
+            attr.mtime = attr.mtime.max(time);
+            attr.ctime = attr.ctime.max(time);
+        }
+        Ok(attr)
+    }
+
+    fn doubt(&self, ino: Ino) -> Outcome<Doubt> {
+        let state = self.ctx.state();
+        let inode = state.inode(ino).map_err(of_command)?;
+        let Body::File(file) = &inode.body else { return Ok(Doubt { look: Vec::new(), mine: None }) };
+        let mine = self.table.writer(ino).filter(|writer| writer.is_live_in(&state));
+        let others = file.writers.iter().any(|writer| mine.as_ref().is_none_or(|mine| mine.writer != *writer));
+        let segments = file.segments.values().copied();
+        let look = if others {
+            segments.collect()
+        } else {
+            segments.filter(|segment| !state.is_clean_segment(*segment)).collect()
+        };
+        Ok(Doubt { look, mine })
+    }
+
+    /// setattr: size through truncate, the rest in one command.
+    pub(crate) async fn set_attr(&self, ino: Ino, change: Change) -> Outcome<Attr> {
+        if let Some(size) = change.size {
+            self.truncate(ino, size).await?;
+        }
+        let mut set = SetAttr { mode: change.mode, uid: change.uid, gid: change.gid, ..SetAttr::default() };
+        match change.atime {
+            Some(SetTime::Now) => set.atime_now = true,
+            Some(SetTime::At(time)) => set.atime = Some(time),
+            None => {}
+        }
+        match change.mtime {
+            Some(SetTime::Now) => set.mtime_now = true,
+            Some(SetTime::At(time)) => set.mtime = Some(time),
+            None => {}
+        }
+        if set == SetAttr::default() {
+            self.barrier().await?;
+            return self.fresh(ino).await;
+        }
+        if change.mtime.is_some() && let Some(writer) = self.table.writer(ino) {
+            // Merging what was written before must not move the time that is set now.
+            writer.flush().await.map_err(Self::data_error)?;
+            set.settled = Some((writer.writer, writer.last()));
+            writer.forget_time();
+        }
+        self.propose(Command::SetAttr { ino, set }).await?;
+        self.fresh(ino).await
+    }
+
+    pub(crate) async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Outcome {
+        if crate::synthetic::Synthetic::is(ino) {
+            return Err(FsError::NoAttribute);
+        }
+        if let Some(rest) = name.strip_prefix(b"user.hydfs.") {
+            return self.place_xattr(ino, rest).await;
+        }
+        self.barrier().await?;
+        let state = self.ctx.state();
+        let inode = state.inode(ino).map_err(of_command)?;
+        inode.xattrs.get(name).cloned().map(Answer::Value).ok_or(FsError::NoAttribute)
+    }
+
+    pub(crate) async fn list_xattr(&self, ino: Ino) -> Outcome {
+        if crate::synthetic::Synthetic::is(ino) {
+            return Ok(Answer::Names(Vec::new()));
+        }
+        self.barrier().await?;
+        let state = self.ctx.state();
+        Ok(Answer::Names(state.inode(ino).map_err(of_command)?.xattrs.keys().cloned().collect()))
+    }
+
+    pub(crate) async fn set_xattr(&self, ino: Ino, name: Vec<u8>, value: Vec<u8>, create: bool, replace: bool) -> Outcome {
+        Self::settable(&name)?;
+        let mode = match (create, replace) {
+            (true, _) => SetXattrMode::Create,
+            (_, true) => SetXattrMode::Replace,
+            _ => SetXattrMode::Any,
+        };
+        self.propose(Command::SetXattr { ino, name, value, mode }).await.map(|_| Answer::Done)
+    }
+
+    pub(crate) async fn remove_xattr(&self, ino: Ino, name: Vec<u8>) -> Outcome {
+        Self::settable(&name)?;
+        self.propose(Command::RemoveXattr { ino, name }).await.map(|_| Answer::Done)
+    }
+
+    fn settable(name: &[u8]) -> Outcome<()> {
+        if name.starts_with(b"user.hydfs.") {
+            return Err(FsError::NotPermitted("user.hydfs.* tells where a file is; it cannot be set".into()));
+        }
+        if name.starts_with(b"user.") || name.starts_with(b"trusted.") {
+            return Ok(());
+        }
+        Err(FsError::NotSupported("only user.* and trusted.* attributes are kept".into()))
+    }
+
+    /// `user.hydfs.*`: replicas and segments as agreed, version, and what is pending at the slot leaders.
+    async fn place_xattr(&self, ino: Ino, what: &[u8]) -> Outcome {
+        self.barrier().await?;
+        if what == b"pending" {
+            let (records, bytes) = self.pending(ino).await?;
+            return Ok(Answer::Value(format!("{records} records, {bytes} bytes").into_bytes()));
+        }
+        let state = self.ctx.state();
+        let inode = state.inode(ino).map_err(of_command)?;
+        let Body::File(file) = &inode.body else { return Err(FsError::NoAttribute) };
+        let name_of = |incarnation| state.member_of(incarnation).map_or_else(|| format!("{incarnation}"), |member| member.said.name.clone());
+        let replicas = |segment: &SegmentId| -> Vec<String> {
+            let config = state.segment(*segment).and_then(|known| state.config(known.slot));
+            config.map(|config| config.acting.iter().map(|one| name_of(one.incarnation) + if one.synced { "" } else { "(learner)" }).collect()).unwrap_or_default()
+        };
+        let text = match what {
+            b"version" => inode.data_version.to_string(),
+            b"replicas" => {
+                let mut names: Vec<String> = file.segments.values().flat_map(replicas).collect();
+                names.sort();
+                names.dedup();
+                names.join(" ")
+            }
+            b"segments" => file
+                .segments
+                .iter()
+                .filter_map(|(start, id)| {
+                    let known = state.segment(*id)?;
+                    Some(format!("{start}+{} {id} {} {} {}", known.len, known.slot, known.version, replicas(id).join(",")))
+                })
+                .collect::<Vec<_>>()
+                .join("\n"),
+            _ => return Err(FsError::NoAttribute),
+        };
+        Ok(Answer::Value(text.into_bytes()))
+    }
+
+    /// Records and bytes of a file that wait at the slot leaders.
+    async fn pending(&self, ino: Ino) -> Outcome<(u64, u64)> {
+        let by_leader = {
+            let state = self.ctx.state();
+            let (_, file) = state.file(ino).map_err(|_| FsError::NoAttribute)?;
+            let mut by_leader = std::collections::BTreeMap::<_, Vec<SegmentId>>::new();
+            for segment in file.segments.values() {
+                if let Some(config) = state.segment(*segment).and_then(|known| state.config(known.slot)) {
+                    by_leader.entry(config.leader).or_default().push(*segment);
+                }
+            }
+            by_leader
+        };
+        let mut sum = (0, 0);
+        for (leader, segments) in by_leader {
+            for (_, records, bytes) in self.data.pending_at(leader, segments).await.map_err(Self::data_error)? {
+                sum = (sum.0 + records, sum.1 + bytes);
+            }
+        }
+        Ok(sum)
+    }
+
+    pub(crate) fn attr_of(reply: Reply) -> Outcome<Attr> {
+        match reply {
+            Reply::Attr(attr) => Ok(attr),
+            Reply::Created(created) => Ok(created.attr),
+            other => Err(FsError::Unreachable(format!("unexpected answer of the agreement group: {other:?}"))),
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! Content: reads, writes, truncation, durability.
+//!
+//! A write is acknowledged when every acting replica has received it. Appends carry no offset at all: where they land is
+//! the slot leader's order. Writes at offsets are cut at segment borders, each piece one record.
+
+use crate::{
+    error::of_command,
+    synthetic::{Node, Synthetic},
+    table::Busy,
+    volume::{Outcome, Volume},
+};
+use bytes::{Bytes, BytesMut};
+use hydfs_data::{DataError, FileWriter, Target};
+use hydfs_mount::{Answer, FsError, Handle};
+use hydfs_state::{Body, Place, State};
+use hydfs_types::{
+    AgreementError, Command, CommandError, Ino, Op, PAYLOAD_BYTES_MAX, Reply, SegmentId, Seq, Then,
+};
+use std::sync::Arc;
+
+/// Times that a truncate starts over because the file changed below it.
+const TRUNCATE_TRIES: usize = 50;
+/// Largest offset of a file in bytes.
+const OFFSET_MAX: u64 = i64::MAX as u64 - PAYLOAD_BYTES_MAX as u64;
+
+/// One piece of a read: of a segment, or a hole.
+struct Piece {
+    segment: Option<(SegmentId, u64)>,
+    len: usize,
+}
+
+impl Volume {
+    /// Bytes at an offset: everything acknowledged before the call is in them.
+    /// Cost: clean and held here: the barrier alone. Dirty: one round to the slot leaders of the range.
+    pub(crate) async fn read(&self, ino: Ino, handle: Handle, offset: u64, len: u32) -> Outcome<Bytes> {
+        let open = self.table.get(handle).ok_or(FsError::BadHandle)?;
+        if let Some(text) = &open.text {
+            return Ok(Self::slice(text, offset, len));
+        }
+        self.barrier().await?;
+        self.read_at(ino, offset, len).await
+    }
+
+    /// As [`Volume::read`], without a handle; the caller has passed the barrier.
+    pub async fn read_at(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
+        let dirty: Vec<SegmentId> = {
+            let state = self.ctx.state();
+            let (_, file) = state.file(ino).map_err(of_command)?;
+            let live = !file.writers.is_empty();
+            let end = offset.saturating_add(u64::from(len));
+            let of_range = file.segments.range(..end).rev().scan(false, |done, (start, id)| {
+                let keep = !*done;
+                *done = *start <= offset;
+                keep.then_some(*id)
+            });
+            of_range.filter(|id| live || !state.is_clean_segment(*id)).collect()
+        };
+        if !dirty.is_empty() {
+            self.data.reader.look(&dirty).await.map_err(Self::data_error)?;
+        }
+        let pieces = Self::pieces(&self.ctx.state(), ino, offset, len)?;
+        if let [Piece { segment: Some((segment, at)), len }] = pieces[..] {
+            let bytes = self.data.reader.read(segment, at, len as u32).await.map_err(Self::data_error)?;
+            return Ok(padded(bytes, len));
+        }
+        let mut all = BytesMut::with_capacity(pieces.iter().map(|piece| piece.len).sum());
+        for piece in pieces {
+            let end = all.len() + piece.len;
+            if let Some((segment, at)) = piece.segment {
+                all.extend_from_slice(&self.data.reader.read(segment, at, piece.len as u32).await.map_err(Self::data_error)?);
+            }
+            all.resize(end, 0);
+        }
+        Ok(all.freeze())
+    }
+
+    /// The pieces of a range, up to the file's end.
+    fn pieces(state: &State, ino: Ino, offset: u64, len: u32) -> Outcome<Vec<Piece>> {
+        let (inode, file) = state.file(ino).map_err(of_command)?;
+        let end = inode.attr.size.min(offset.saturating_add(u64::from(len)));
+        let mut pieces = Vec::new();
+        let mut at = offset;
+        while at < end {
+            let below = file.segments.range(..=at).next_back();
+            let next = file.segments.range(at + 1..).next().map_or(end, |(start, _)| (*start).min(end));
+            let held = below.and_then(|(start, id)| state.segment(*id).map(|known| (*start, *id, start + known.len)));
+            match held {
+                Some((start, id, held_to)) if at < held_to => {
+                    let stop = held_to.min(next);
+                    pieces.push(Piece { segment: Some((id, at - start)), len: (stop - at) as usize });
+                    at = stop;
+                }
+                _ => {
+                    pieces.push(Piece { segment: None, len: (next - at) as usize });
+                    at = next;
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    pub(crate) async fn write(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes, append: bool) -> Outcome {
+        let open = self.table.get(handle).ok_or(FsError::BadHandle)?;
+        let len = data.len() as u32;
+        let at = if append { None } else { Some(offset) };
+        self.put(ino, at, data, open.how.sync).await?;
+        Ok(Answer::Written(len))
+    }
+
+    /// Writes at an offset, or at the end. Acknowledged when it returns.
+    pub async fn put(&self, ino: Ino, offset: Option<u64>, data: Bytes, durable: bool) -> Outcome<()> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        if offset.is_some_and(|offset| offset > OFFSET_MAX) {
+            return Err(FsError::TooLarge);
+        }
+        let busy = Busy::new(&self.table, ino);
+        let outcome = loop {
+            let writer = self.writer(ino).await?;
+            match self.put_once(&writer, offset, data.clone(), durable).await {
+                Err(DataError::WriterEnded(_)) => {
+                    // The queue of the ended writer goes on under a new one, this write's record with it (R5).
+                    if self.replace_writer(ino, &writer).await? {
+                        let now = self.writer(ino).await?;
+                        break now.flush().await;
+                    }
+                }
+                // A truncate elsewhere retired the segment below this write: it goes on in what is there now.
+                Err(DataError::Retired(_)) if self.ctx.state().inode(ino).is_ok() => {
+                    self.replace_writer(ino, &writer).await?;
+                }
+                done => break done,
+            }
+        };
+        drop(busy);
+        outcome.map_err(Self::data_error)
+    }
+
+    async fn put_once(&self, writer: &Arc<FileWriter>, offset: Option<u64>, data: Bytes, durable: bool) -> Result<(), DataError> {
+        let time = self.clock.now();
+        let last = match offset {
+            None => self.push_append(writer, data, time, durable).await?,
+            Some(offset) => self.push_at(writer, offset, data, time, durable).await?,
+        };
+        writer.acknowledged(last).await
+    }
+
+    async fn push_append(&self, writer: &Arc<FileWriter>, mut data: Bytes, time: hydfs_types::Time, durable: bool) -> Result<Seq, DataError> {
+        self.table.with(writer.ino, |used| used.appended = true);
+        let gap = {
+            let state = self.ctx.state();
+            let (_, file) = state.file(writer.ino).map_err(gone)?;
+            let end = file.segments.iter().next_back().and_then(|(start, id)| state.segment(*id).map(|known| start + known.len));
+            // A size grown by truncate: the end of the file is past its last segment.
+            (file.size_min > end.unwrap_or_default() && file.size_min > 0).then_some(file.size_min)
+        };
+        if let Some(start) = gap {
+            self.ctx.agreement.propose(Command::Extend { ino: writer.ino, starts: vec![start] }).await?;
+        }
+        let mut last = Seq(0);
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(PAYLOAD_BYTES_MAX));
+            last = writer.push(Target::Tail, Op::Append, piece, time, durable)?;
+        }
+        Ok(last)
+    }
+
+    async fn push_at(&self, writer: &Arc<FileWriter>, mut offset: u64, mut data: Bytes, time: hydfs_types::Time, durable: bool) -> Result<Seq, DataError> {
+        let mut last = Seq(0);
+        while !data.is_empty() {
+            let (segment, at, room) = self.place(writer.ino, offset).await?;
+            let len = data.len().min(PAYLOAD_BYTES_MAX).min(room.min(usize::MAX as u64) as usize);
+            last = writer.push(Target::Segment(segment), Op::WriteAt(at), data.split_to(len), time, durable)?;
+            offset += len as u64;
+        }
+        Ok(last)
+    }
+
+    /// The segment at an offset, made where there is none yet.
+    async fn place(&self, ino: Ino, offset: u64) -> Result<(SegmentId, u64, u64), DataError> {
+        for _ in 0..4 {
+            let place = {
+                let state = self.ctx.state();
+                state.file(ino).map_err(gone)?;
+                state.place(ino, offset)
+            };
+            match place {
+                Place::In { segment, offset_in_segment, room, .. } => return Ok((segment, offset_in_segment, room)),
+                Place::Missing { start } => {
+                    self.ctx.agreement.propose(Command::Extend { ino, starts: vec![start] }).await?;
+                }
+            }
+        }
+        Err(DataError::TimedOut { millis: 0, why: "the file keeps changing below a write".into() })
+    }
+
+    /// This mount's live writer of a file; a grant where there is none (one command).
+    async fn writer(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
+        let gate = self.table.with(ino, |used| used.gate.clone());
+        let _turn = gate.lock().await;
+        if let Some(writer) = self.table.writer(ino) {
+            return Ok(writer);
+        }
+        self.granted(ino).await
+    }
+
+    async fn granted(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
+        match self.propose(Command::Grant { ino, incarnation: self.ctx.me(), job: None }).await? {
+            Reply::Granted(granted) => {
+                let writer = Arc::new(self.data.writer(ino, granted.writer));
+                self.table.with(ino, |used| {
+                    used.writer = Some(writer.clone());
+                    used.appended = false;
+                });
+                Ok(writer)
+            }
+            other => Err(FsError::Unreachable(format!("unexpected answer of the agreement group: {other:?}"))),
+        }
+    }
+
+    /// Takes a new writer for one that was ended and gives it what the old one could not get acknowledged. Says whether
+    /// the caller's record is among it (or was merged); an error means that its fate is unknown.
+    async fn replace_writer(&self, ino: Ino, old: &Arc<FileWriter>) -> Outcome<bool> {
+        let gate = self.table.with(ino, |used| used.gate.clone());
+        let _turn = gate.lock().await;
+        if self.table.writer(ino).is_some_and(|now| now.writer != old.writer) {
+            return Ok(true);
+        }
+        self.barrier().await?;
+        let segments: Vec<SegmentId> = {
+            let state = self.ctx.state();
+            let (_, file) = state.file(ino).map_err(of_command)?;
+            file.segments.values().copied().collect()
+        };
+        self.data.reader.look(&segments).await.map_err(Self::data_error)?;
+        if !old.is_idle() && !old.fate_is_known() {
+            self.table.with(ino, |used| used.writer = None);
+            return Err(FsError::TimedOut("the cluster ended this writer and no longer knows whether its last write was merged".into()));
+        }
+        let left = old.salvage();
+        let new = self.granted(ino).await?;
+        for queued in left {
+            let target = match queued.target {
+                // Its segment may be retired: then the write was truncated away after it was sent.
+                Target::Segment(segment) if self.ctx.state().segment(segment).is_none() => continue,
+                target => target,
+            };
+            new.push(target, queued.op, queued.payload, queued.time, false).map_err(Self::data_error)?;
+        }
+        Ok(true)
+    }
+
+    pub(crate) async fn flush(&self, ino: Ino) -> Outcome {
+        if let Some(writer) = self.table.writer(ino) {
+            writer.flush().await.map_err(Self::data_error)?;
+        }
+        Ok(Answer::Done)
+    }
+
+    /// fsync: everything written to the file so far is on disk on every acting replica; names are so already.
+    pub async fn sync(&self, ino: Ino) -> Outcome {
+        if Synthetic::is(ino) {
+            return Ok(Answer::Done);
+        }
+        let _busy = Busy::new(&self.table, ino);
+        if let Some(writer) = self.table.writer(ino) {
+            writer.sync().await.map_err(Self::data_error)?;
+        }
+        let unmerged: Vec<SegmentId> = {
+            let state = self.ctx.state();
+            let Ok((_, file)) = state.file(ino) else { return Ok(Answer::Done) };
+            file.segments.values().copied().filter(|segment| !state.is_clean_segment(*segment)).collect()
+        };
+        self.data.sync_segments(&unmerged).await.map_err(Self::data_error)?;
+        Ok(Answer::Done)
+    }
+
+    pub(crate) fn release(&self, handle: Handle) -> Outcome {
+        let Some((closed, last)) = self.table.close(handle) else { return Ok(Answer::Done) };
+        if closed.how.write {
+            self.ends.notify_one();
+        }
+        if last && self.ctx.state().inode(closed.ino).is_ok_and(|inode| inode.orphan.is_some()) {
+            self.orphans.notify_one();
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Sets the size. Alone: one command. With writers on other mounts: every segment that changes is merged and cut
+    /// under its slot leader's fence, so that nothing acknowledged later is lost with it (R8).
+    pub(crate) async fn truncate(&self, ino: Ino, size: u64) -> Outcome<()> {
+        if size > OFFSET_MAX {
+            return Err(FsError::TooLarge);
+        }
+        let _busy = Busy::new(&self.table, ino);
+        for _ in 0..TRUNCATE_TRIES {
+            if let Some(writer) = self.table.writer(ino) {
+                writer.flush().await.map_err(Self::data_error)?;
+            }
+            self.barrier().await?;
+            let (command, boundary) = self.truncate_command(ino, size)?;
+            match self.ctx.agreement.propose(command).await {
+                Ok(_) => return Ok(()),
+                Err(AgreementError::Refused(CommandError::Busy)) => {
+                    let others = self.has_other_writers(ino)?;
+                    if others {
+                        self.cut_off(ino, size).await?;
+                        return Ok(());
+                    }
+                    if let Some(segment) = boundary {
+                        self.data.reader.look(&[segment]).await.map_err(Self::data_error)?;
+                    }
+                }
+                Err(AgreementError::Refused(CommandError::Changed)) => {}
+                Err(error) => return Err(crate::error::of_agreement(error)),
+            }
+        }
+        Err(FsError::TryAgain)
+    }
+
+    fn has_other_writers(&self, ino: Ino) -> Outcome<bool> {
+        let mine = self.table.writer(ino).map(|writer| writer.writer);
+        let state = self.ctx.state();
+        let (_, file) = state.file(ino).map_err(of_command)?;
+        Ok(file.writers.iter().any(|writer| Some(*writer) != mine))
+    }
+
+    /// The fast command, and the segment that the new end falls into.
+    fn truncate_command(&self, ino: Ino, size: u64) -> Outcome<(Command, Option<SegmentId>)> {
+        let sole = self.table.writer(ino).filter(|writer| writer.is_open()).map(|writer| (writer.writer, writer.last()));
+        let state = self.ctx.state();
+        let (_, file) = state.file(ino).map_err(of_command)?;
+        let boundary = file.segments.range(..size.max(1)).next_back().map(|(_, id)| *id);
+        Ok((Command::Truncate { ino, size, sole, versions: state.truncate_versions(ino, size) }, boundary))
+    }
+
+    /// Truncates below live writers of other mounts.
+    async fn cut_off(&self, ino: Ino, size: u64) -> Outcome<()> {
+        let cuts: Vec<(SegmentId, Then)> = {
+            let state = self.ctx.state();
+            let inode = state.inode(ino).map_err(of_command)?;
+            let Body::File(file) = &inode.body else { return Err(FsError::Invalid("not a regular file".into())) };
+            if size > inode.attr.size {
+                return Err(FsError::TryAgain);
+            }
+            let last_start = file.segments.range(..=size).next_back().map(|(start, _)| *start);
+            file.segments
+                .iter()
+                .rev()
+                .filter_map(|(start, id)| {
+                    if Some(*start) == last_start { Some((*id, Then::SetLen(size - start))) } else { (*start > size).then_some((*id, Then::Retire)) }
+                })
+                .collect()
+        };
+        for (segment, then) in cuts {
+            self.data.reader.cutoff(segment, then).await.map_err(Self::data_error)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn allocate(&self, ino: Ino, _handle: Handle, offset: u64, len: u64, keep_size: bool, punch: bool) -> Outcome {
+        let end = offset.checked_add(len).filter(|end| *end <= OFFSET_MAX).ok_or(FsError::TooLarge)?;
+        self.barrier().await?;
+        let size = self.fresh(ino).await?.size;
+        if punch {
+            self.zero(ino, offset, end.min(size)).await?;
+        }
+        if !keep_size && end > size {
+            self.truncate(ino, end).await?;
+        }
+        Ok(Answer::Done)
+    }
+
+    async fn zero(&self, ino: Ino, mut offset: u64, end: u64) -> Outcome<()> {
+        let _busy = Busy::new(&self.table, ino);
+        while offset < end {
+            let writer = self.writer(ino).await?;
+            let (segment, at, room) = self.place(ino, offset).await.map_err(Self::data_error)?;
+            let len = room.min(end - offset);
+            let op = Op::Zero { offset: at, len, extend: false };
+            let seq = writer.push(Target::Segment(segment), op, Bytes::new(), self.clock.now(), false).map_err(Self::data_error)?;
+            writer.acknowledged(seq).await.map_err(Self::data_error)?;
+            offset += len;
+        }
+        Ok(())
+    }
+
+    /// Content of a control file, for those who read without a handle.
+    pub fn control_text(&self, path: &str) -> Option<Bytes> {
+        match self.control.get()?.node(path)? {
+            Node::File(text) => Some(text),
+            Node::Directory(_) => None,
+        }
+    }
+}
+
+fn gone(error: CommandError) -> DataError {
+    DataError::Agreement(error.into())
+}
+
+/// A base that ends before the agreed length ends in a hole.
+fn padded(bytes: Bytes, len: usize) -> Bytes {
+    if bytes.len() >= len {
+        return bytes;
+    }
+    let mut full = BytesMut::from(&bytes[..]);
+    full.resize(len, 0);
+    full.freeze()
+}

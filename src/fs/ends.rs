@@ -1,0 +1,114 @@
+//! The lazy ends: writers that no descriptor uses are closed in batches, unlinked files that nobody holds are released.
+//!
+//! A writer that only wrote at offsets ends with its cut once its records are durable: the file is clean, and the next
+//! reader asks nobody. Appends stay pending until somebody reads them.
+
+use crate::volume::Volume;
+use futures_util::future::join_all;
+use hydfs_types::{AgreementError, Command, Ino, WriterEnd};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+type Gate = tokio::sync::OwnedMutexGuard<()>;
+
+/// A writer stays live this long after its last descriptor was closed: `>>` in a loop costs one grant.
+const LINGER: Duration = Duration::from_millis(400);
+const EVERY: Duration = Duration::from_millis(100);
+/// Writers that end in one command.
+const ENDS_MAX: usize = 128;
+/// Orphans released in one command.
+const RELEASES_MAX: usize = 1024;
+
+impl Volume {
+    /// Ends idle writers for ever. One task per mount runs it.
+    pub async fn end_writers(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let Some(since) = Instant::now().checked_sub(LINGER) else { continue };
+            let mut idle = self.table.idle_writers(since);
+            idle.extend(self.fenced());
+            idle.truncate(ENDS_MAX);
+            self.end(idle).await;
+        }
+    }
+
+    /// Writers of this mount that the cluster has ended and that have nothing left to send.
+    fn fenced(&self) -> Vec<Ino> {
+        self.table.with_writers().into_iter().filter(|ino| self.table.writer(*ino).is_some_and(|writer| !writer.is_open() && writer.is_idle())).collect()
+    }
+
+    /// Ends the writers of these inodes in one command. Their gates stay closed until the command is in: a writer that
+    /// was granted again before that would give out seqs anew.
+    pub(crate) async fn end(&self, inos: Vec<Ino>) {
+        let finished: Vec<(WriterEnd, Gate)> = join_all(inos.into_iter().map(|ino| self.finish(ino))).await.into_iter().flatten().collect();
+        let (ends, gates): (Vec<WriterEnd>, Vec<Gate>) = finished.into_iter().unzip();
+        if ends.is_empty() {
+            return;
+        }
+        loop {
+            match self.ctx.agreement.propose(Command::End { ends: ends.clone() }).await {
+                Ok(_) => break,
+                Err(AgreementError::NoQuorum { .. }) => tokio::time::sleep(EVERY).await,
+                Err(error) => {
+                    // This incarnation is over: the cluster has ended them, or will.
+                    tracing::info!(%error, "idle writers were ended by the cluster");
+                    break;
+                }
+            }
+        }
+        drop(gates);
+    }
+
+    async fn finish(&self, ino: Ino) -> Option<(WriterEnd, Gate)> {
+        let gate = self.table.with(ino, |used| used.gate.clone()).lock_owned().await;
+        let (writer, appended) = self.table.with(ino, |used| {
+            let idle = used.writing == 0 && used.busy == 0;
+            (used.writer.clone().filter(|writer| idle || !writer.is_open()), used.appended)
+        });
+        let writer = writer?;
+        if writer.is_open() {
+            let settled = if appended { writer.flush().await } else { writer.sync().await };
+            if let Err(error) = settled {
+                tracing::info!(%ino, %error, "a writer is not done yet");
+                return None;
+            }
+        }
+        let taken = self.table.with(ino, |used| {
+            let unused = used.busy == 0 && (used.writing == 0 || !writer.is_open());
+            if unused {
+                used.writer = None;
+            }
+            unused
+        });
+        self.table.forget_unused(ino);
+        taken.then(|| (writer.finish(!appended), gate))
+    }
+
+    /// Releases unlinked inodes that this mount does not hold open, for ever. One task per mount runs it.
+    pub async fn release_orphans(self: Arc<Self>) {
+        loop {
+            drop(tokio::time::timeout(Duration::from_secs(5), self.orphans.notified()).await);
+            // Many unlinks make one command.
+            tokio::time::sleep(EVERY).await;
+            let me = self.ctx.me();
+            let free: Vec<Ino> = {
+                let state = self.ctx.state();
+                let waits = |ino: &&Ino| {
+                    let waiting = state.inode(**ino).ok().and_then(|inode| inode.orphan.as_ref());
+                    waiting.is_some_and(|waiting| waiting.contains(&me)) && !self.table.is_open(**ino)
+                };
+                state.names.orphans.iter().filter(waits).take(RELEASES_MAX).copied().collect()
+            };
+            if free.is_empty() {
+                continue;
+            }
+            let more = free.len() == RELEASES_MAX;
+            if let Err(error) = self.ctx.agreement.propose(Command::ReleaseOrphans { incarnation: me, inos: free }).await {
+                tracing::info!(%error, "unlinked files could not be released yet");
+            }
+            if more {
+                self.orphans.notify_one();
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Names: one command each, decided by the agreement group, so `O_EXCL` and rename have one winner.
+
+use crate::{
+    error::{of_agreement, of_command},
+    synthetic::{CLUSTER_DIR, Synthetic},
+    volume::{Outcome, Volume},
+};
+use hydfs_mount::{Answer, Caller, FsError, How, Opened};
+use hydfs_types::{AgreementError, Command, CommandError, FileKind, Ino, ROOT_INO, Reply};
+
+impl Volume {
+    /// The control tree cannot be changed, and its name in the root is taken.
+    fn writable(parent: Ino, name: &[u8]) -> Outcome<()> {
+        if Synthetic::is(parent) || parent == ROOT_INO && name == CLUSTER_DIR {
+            return Err(FsError::NotPermitted("`.cluster` is read-only".into()));
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) async fn make(&self, caller: Caller, parent: Ino, name: Vec<u8>, kind: FileKind, mode: u16, rdev: u32, target: Vec<u8>) -> Outcome {
+        Self::writable(parent, &name)?;
+        let command = Command::Create { parent, name, kind, mode, uid: caller.uid, gid: caller.gid, rdev, target, grant: None };
+        Self::attr_of(self.propose(command).await?).map(Answer::Attr)
+    }
+
+    /// Makes and opens a regular file: one command gives name, inode, writer and first segment.
+    pub(crate) async fn create(&self, caller: Caller, parent: Ino, name: Vec<u8>, mode: u16, how: How) -> Outcome {
+        Self::writable(parent, &name)?;
+        let grant = how.write.then(|| self.ctx.me());
+        let command =
+            Command::Create { parent, name: name.clone(), kind: FileKind::Regular, mode, uid: caller.uid, gid: caller.gid, rdev: 0, target: Vec::new(), grant };
+        match self.ctx.agreement.propose(command).await {
+            Ok(Reply::Created(created)) => {
+                let ino = created.attr.ino;
+                let handle = self.table.open(ino, how, None);
+                if let Some(granted) = created.grant {
+                    let writer = std::sync::Arc::new(self.data.writer(ino, granted.writer));
+                    self.table.with(ino, |used| used.writer = Some(writer));
+                }
+                Ok(Answer::Created(created.attr, Opened { handle, direct: false, keep_cache: true }))
+            }
+            Ok(other) => Err(FsError::Unreachable(format!("unexpected answer of the agreement group: {other:?}"))),
+            Err(AgreementError::Refused(CommandError::Exists)) if !how.exclusive => {
+                let ino = self.ctx.state().lookup(parent, &name).map_err(of_command)?;
+                let opened = self.open(ino, how).await?;
+                Ok(Answer::Created(self.fresh(ino).await?, opened))
+            }
+            Err(error) => Err(of_agreement(error)),
+        }
+    }
+
+    pub(crate) async fn link(&self, ino: Ino, parent: Ino, name: Vec<u8>) -> Outcome {
+        Self::writable(parent, &name)?;
+        if Synthetic::is(ino) {
+            return Err(FsError::NotPermitted("control files have one name".into()));
+        }
+        self.propose(Command::Link { ino, parent, name }).await?;
+        self.fresh(ino).await.map(Answer::Attr)
+    }
+
+    pub(crate) async fn unlink(&self, parent: Ino, name: Vec<u8>, dir: bool) -> Outcome {
+        Self::writable(parent, &name)?;
+        self.propose(Command::Unlink { parent, name, dir }).await.map(|_| Answer::Done)
+    }
+
+    pub(crate) async fn rename(&self, parent: Ino, name: Vec<u8>, to_parent: Ino, to_name: Vec<u8>, no_replace: bool, exchange: bool) -> Outcome {
+        Self::writable(parent, &name)?;
+        Self::writable(to_parent, &to_name)?;
+        self.propose(Command::Rename { parent, name, to_parent, to_name, no_replace, exchange }).await.map(|_| Answer::Done)
+    }
+}

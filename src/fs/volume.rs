@@ -1,0 +1,276 @@
+//! The file system of one mount: requests over the agreed state and the data plane.
+//!
+//! Every call begins with the agreement's barrier (one round to the leader, shared by concurrent calls): the local state
+//! then holds everything acknowledged anywhere before the call, so no answer rests on a clock or a time-to-live.
+
+use crate::{
+    error::{of_agreement, of_data},
+    synthetic::{CLUSTER_DIR, Control, JOBS_DIR, Node, Synthetic},
+    table::Table,
+};
+use bytes::Bytes;
+use hydfs_data::{Context, Data};
+use hydfs_mount::{Answer, Caller, FileSystem, FsError, How, KernelCache, Opened, Request, StatFs};
+use hydfs_state::{Body, Event};
+use hydfs_store::Disk;
+use hydfs_types::{Attr, BoxFuture, Clock, Command, Ino, ROOT_INO, Reply};
+use std::sync::{Arc, OnceLock};
+
+/// Result of a call.
+pub type Outcome<T = Answer> = Result<T, FsError>;
+
+/// The file system of one mount.
+pub struct Volume {
+    pub(crate) data: Arc<Data>,
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) table: Table,
+    pub(crate) synthetic: Synthetic,
+    pub(crate) control: OnceLock<Arc<dyn Control>>,
+    pub(crate) kernel: OnceLock<Arc<dyn KernelCache>>,
+    pub(crate) orphans: tokio::sync::Notify,
+    pub(crate) ends: tokio::sync::Notify,
+}
+
+impl Volume {
+    pub fn new(data: Arc<Data>, clock: Arc<dyn Clock>, disk: Arc<dyn Disk>) -> Arc<Self> {
+        Arc::new(Self {
+            ctx: data.ctx.clone(),
+            data,
+            clock,
+            disk,
+            table: Table::default(),
+            synthetic: Synthetic::default(),
+            control: OnceLock::new(),
+            kernel: OnceLock::new(),
+            orphans: tokio::sync::Notify::new(),
+            ends: tokio::sync::Notify::new(),
+        })
+    }
+
+    /// Who writes the control tree. Once.
+    pub fn set_control(&self, control: Arc<dyn Control>) {
+        drop(self.control.set(control));
+    }
+
+    /// Whom to tell what changed elsewhere. Once.
+    pub fn set_kernel(&self, kernel: Arc<dyn KernelCache>) {
+        drop(self.kernel.set(kernel));
+    }
+
+    /// Takes note of what a command changed; never waits.
+    pub fn on_events(&self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::Orphan(_) | Event::Replaced | Event::Members => self.orphans.notify_one(),
+                Event::Data(ino) | Event::Inode(ino) if self.table.is_open(*ino) => {
+                    if let Some(kernel) = self.kernel.get() {
+                        kernel.invalidate_inode(*ino);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Everything acknowledged anywhere before this call is in the local state after it.
+    pub(crate) async fn barrier(&self) -> Outcome<()> {
+        self.ctx.agreement.barrier().await.map(|_| ()).map_err(of_agreement)
+    }
+
+    pub(crate) async fn propose(&self, command: Command) -> Outcome<Reply> {
+        self.ctx.agreement.propose(command).await.map_err(of_agreement)
+    }
+
+    async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
+        match request {
+            Request::Lookup { parent, name } => self.lookup(parent, &name).await.map(Answer::Attr),
+            Request::Forget { .. } => Ok(Answer::Done),
+            Request::GetAttr { ino, .. } => self.get_attr(ino).await.map(Answer::Attr),
+            Request::SetAttr { ino, set, .. } => self.set_attr(ino, set).await.map(Answer::Attr),
+            Request::ReadLink { ino } => self.read_link(ino).await,
+            Request::Make { parent, name, kind, mode, rdev, target } => self.make(caller, parent, name, kind, mode, rdev, target).await,
+            Request::Link { ino, parent, name } => self.link(ino, parent, name).await,
+            Request::Unlink { parent, name } => self.unlink(parent, name, false).await,
+            Request::RemoveDir { parent, name } => self.unlink(parent, name, true).await,
+            Request::Rename { parent, name, to_parent, to_name, no_replace, exchange } => {
+                self.rename(parent, name, to_parent, to_name, no_replace, exchange).await
+            }
+            Request::Open { ino, how } => self.open(ino, how).await.map(Answer::Opened),
+            Request::Create { parent, name, mode, how } => self.create(caller, parent, name, mode, how).await,
+            Request::Read { ino, handle, offset, len } => self.read(ino, handle, offset, len).await.map(Answer::Data),
+            Request::Write { ino, handle, offset, data, append } => self.write(ino, handle, offset, data, append).await,
+            Request::Flush { ino, .. } => self.flush(ino).await,
+            Request::Release { handle, .. } => self.release(handle),
+            Request::Sync { ino, .. } => self.sync(ino).await,
+            Request::OpenDir { ino } => self.open_dir(ino).await,
+            Request::ReadDir { ino, cookie, limit, .. } => self.read_dir(ino, cookie, limit).await,
+            Request::ReleaseDir { .. } => Ok(Answer::Done),
+            Request::StatFs => self.stat_fs(),
+            Request::GetXattr { ino, name } => self.get_xattr(ino, &name).await,
+            Request::ListXattr { ino } => self.list_xattr(ino).await,
+            Request::SetXattr { ino, name, value, create, replace } => self.set_xattr(ino, name, value, create, replace).await,
+            Request::RemoveXattr { ino, name } => self.remove_xattr(ino, name).await,
+            Request::Allocate { ino, handle, offset, len, keep_size, punch } => self.allocate(ino, handle, offset, len, keep_size, punch).await,
+            Request::Seek { .. } => Err(FsError::NotSupported("holes are not told apart".into())),
+        }
+    }
+
+    /// An entry of a directory: the control tree first, then the agreed names.
+    pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
+        if let Some(path) = self.control_path(parent, name) {
+            return self.control_attr(&path);
+        }
+        self.barrier().await?;
+        let ino = self.ctx.state().lookup(parent, name).map_err(crate::error::of_command)?;
+        self.fresh(ino).await
+    }
+
+    /// The control path of an entry, if it is one.
+    fn control_path(&self, parent: Ino, name: &[u8]) -> Option<String> {
+        let name_text = std::str::from_utf8(name).ok();
+        if let Some(path) = Synthetic::is(parent).then(|| self.synthetic.path(parent)).flatten() {
+            return Some(format!("{path}/{}", name_text?));
+        }
+        if parent == ROOT_INO && name == CLUSTER_DIR {
+            return Some("cluster".into());
+        }
+        if !matches!(name, b"status" | b"progress") {
+            return None;
+        }
+        let job = self.job_dir_name(parent)?;
+        Some(format!("jobs/{job}/{}", name_text?))
+    }
+
+    /// The name of a directory directly below `.jobs`.
+    fn job_dir_name(&self, ino: Ino) -> Option<String> {
+        let state = self.ctx.state();
+        let jobs = state.lookup(ROOT_INO, JOBS_DIR).ok()?;
+        let Body::Directory(directory) = &state.inode(ino).ok()?.body else { return None };
+        if directory.parent != jobs {
+            return None;
+        }
+        let path = state.path_of(ino)?;
+        Some(path.rsplit('/').next()?.to_owned())
+    }
+
+    fn control_node(&self, path: &str) -> Outcome<Node> {
+        self.control.get().and_then(|control| control.node(path)).ok_or(FsError::NotFound)
+    }
+
+    fn control_attr(&self, path: &str) -> Outcome<Attr> {
+        let node = self.control_node(path)?;
+        let ino = self.synthetic.ino(path).ok_or(FsError::NotFound)?;
+        Ok(Synthetic::attr(ino, &node, self.clock.now()))
+    }
+
+    pub(crate) fn control_of(&self, ino: Ino) -> Outcome<(String, Node)> {
+        let path = self.synthetic.path(ino).ok_or(FsError::Stale)?;
+        let node = self.control_node(&path)?;
+        Ok((path, node))
+    }
+
+    async fn get_attr(&self, ino: Ino) -> Outcome<Attr> {
+        if Synthetic::is(ino) {
+            let (path, _) = self.control_of(ino)?;
+            return self.control_attr(&path);
+        }
+        self.barrier().await?;
+        self.fresh(ino).await
+    }
+
+    async fn read_link(&self, ino: Ino) -> Outcome {
+        self.barrier().await?;
+        match &self.ctx.state().inode(ino).map_err(crate::error::of_command)?.body {
+            Body::Symlink(target) => Ok(Answer::Target(target.clone())),
+            _ => Err(FsError::Invalid("not a symbolic link".into())),
+        }
+    }
+
+    async fn open_dir(&self, ino: Ino) -> Outcome {
+        if !Synthetic::is(ino) {
+            self.barrier().await?;
+            self.ctx.state().inode(ino).map_err(crate::error::of_command)?;
+        }
+        Ok(Answer::Opened(Opened { handle: 0, direct: false, keep_cache: false }))
+    }
+
+    async fn read_dir(&self, ino: Ino, cookie: u64, limit: usize) -> Outcome {
+        if Synthetic::is(ino) {
+            let (path, node) = self.control_of(ino)?;
+            let Node::Directory(names) = node else { return Err(FsError::NotDirectory) };
+            let entries = self.synthetic.list(&path, &names, cookie, limit);
+            return Ok(Answer::Entries(entries.into_iter().map(|entry| (entry, None)).collect()));
+        }
+        self.barrier().await?;
+        let state = self.ctx.state();
+        let entries = state.read_dir(ino, cookie, limit).map_err(crate::error::of_command)?;
+        let attr = |ino: Ino| state.inode(ino).ok().filter(|_| state.is_clean_file(ino)).map(|inode| inode.attr);
+        Ok(Answer::Entries(entries.into_iter().map(|entry| { let attr = attr(entry.ino); (entry, attr) }).collect()))
+    }
+
+    fn stat_fs(&self) -> Outcome {
+        const BLOCK: u64 = 4096;
+        let (total, free) = self.disk.space().map(|space| (space.total, space.free)).map_err(|error| FsError::Damaged(error.to_string()))?;
+        let files = self.ctx.state().names.inodes.len() as u64;
+        Ok(Answer::StatFs(StatFs {
+            block: BLOCK as u32,
+            blocks: total / BLOCK,
+            free: free / BLOCK,
+            files: files + (1 << 32),
+            files_free: 1 << 32,
+            name_max: 255,
+        }))
+    }
+
+    /// Opens an existing file.
+    pub async fn open(&self, ino: Ino, how: How) -> Outcome<Opened> {
+        if Synthetic::is(ino) {
+            if how.write {
+                return Err(FsError::Denied);
+            }
+            let (_, node) = self.control_of(ino)?;
+            let Node::File(text) = node else { return Err(FsError::IsDirectory) };
+            return Ok(Opened { handle: self.table.open(ino, how, Some(text)), direct: true, keep_cache: false });
+        }
+        self.barrier().await?;
+        {
+            let state = self.ctx.state();
+            let inode = state.inode(ino).map_err(crate::error::of_command)?;
+            match &inode.body {
+                Body::File(_) => {}
+                Body::Directory(_) => return Err(FsError::IsDirectory),
+                _ => return Err(FsError::Invalid("not a regular file".into())),
+            }
+            if inode.orphan.is_some() && !self.table.is_open(ino) {
+                return Err(FsError::Stale);
+            }
+        }
+        let handle = self.table.open(ino, how, None);
+        if how.truncate && let Err(error) = self.truncate(ino, 0).await {
+            self.table.close(handle);
+            return Err(error);
+        }
+        Ok(Opened { handle, direct: false, keep_cache: true })
+    }
+
+    pub(crate) fn data_error(error: hydfs_data::DataError) -> FsError {
+        of_data(error)
+    }
+
+    pub(crate) fn slice(text: &Bytes, offset: u64, len: u32) -> Bytes {
+        let start = (offset as usize).min(text.len());
+        let end = start.saturating_add(len as usize).min(text.len());
+        text.slice(start..end)
+    }
+}
+
+/// The [`FileSystem`] that the FUSE adapter mounts.
+pub struct Mounted(pub Arc<Volume>);
+
+impl FileSystem for Mounted {
+    fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Outcome> {
+        Box::pin(self.0.clone().answer(caller, request))
+    }
+}
