@@ -1,0 +1,491 @@
+//! A network in memory: members of one process call each other under tokio's virtual time, and everything that a
+//! real network does to them (delay, loss, duplicates, one-way cuts, partitions, crashes) comes from one seed.
+//!
+//! The same seed gives the same deliveries in the same order, on a current-thread runtime built with
+//! `start_paused(true)` whose tasks use no other source of time or chance; [`SimNet::trace_hash`] shows it. Delays are
+//! rounded up to tokio's tick of 1 ms. What is lost is never reported early: as in production, a caller learns of it
+//! at its deadline. This file decides nothing for the members and knows no message of theirs.
+
+use bytes::Bytes;
+use hydfs_types::{
+    BoxFuture, FRAME_BODY_BYTES_MAX, FRAME_HEAD_BYTES_MAX, Frame, Handler, MemberId, Net, NetError,
+    Peer, Service,
+};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::pending,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::oneshot,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+
+/// As in the QUIC transport.
+const DATAGRAM_BYTES_MAX: usize = 1_100;
+/// As in the QUIC transport: nobody there is known after this.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// How one direction between two members behaves. Chances are between 0 and 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Link {
+    pub latency: Duration,
+    /// Up to this much is added to each delivery, so later messages may overtake.
+    pub jitter: Duration,
+    pub datagram_loss: f64,
+    /// Chance that a datagram arrives twice.
+    pub datagram_twice: f64,
+    /// Chance that a request is lost before it is served.
+    pub request_loss: f64,
+    /// Chance that an answer is lost after its request was served.
+    pub reply_loss: f64,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        let (latency, jitter) = (Duration::from_millis(1), Duration::ZERO);
+        Self {
+            latency,
+            jitter,
+            datagram_loss: 0.0,
+            datagram_twice: 0.0,
+            request_loss: 0.0,
+            reply_loss: 0.0,
+        }
+    }
+}
+
+/// What was sent so far, for tests of costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Requests by service, in the order of [`Service`].
+    pub requests: [u64; 4],
+    pub datagrams: u64,
+    /// Bytes of requests, answers and datagrams.
+    pub bytes: u64,
+}
+
+impl Sent {
+    /// Requests of one service.
+    pub fn requests_of(&self, service: Service) -> u64 {
+        self.requests[service as usize - 1]
+    }
+}
+
+/// The network of all members.
+pub struct SimNet {
+    state: Mutex<State>,
+    began: Instant,
+}
+
+struct State {
+    rng: SmallRng,
+    members: BTreeMap<SocketAddr, Member>,
+    lives: u64,
+    usual: Link,
+    links: BTreeMap<(SocketAddr, SocketAddr), Link>,
+    cuts: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// Group by member while there is a partition; those not named are group 0.
+    groups: BTreeMap<SocketAddr, usize>,
+    sent: Sent,
+    trace: u64,
+    deliveries: u64,
+}
+
+struct Member {
+    life: u64,
+    name: String,
+    id: Option<MemberId>,
+    handler: Arc<dyn Handler>,
+    /// Calls being served; they end with the member.
+    serving: JoinSet<()>,
+}
+
+/// One direction between two lives; what is on its way when either ends arrives nowhere.
+#[derive(Debug, Clone, Copy)]
+struct Path {
+    from: (SocketAddr, u64),
+    to: (SocketAddr, u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Request,
+    Reply,
+    Datagram,
+}
+
+impl SimNet {
+    /// An empty network that draws from `seed`. Call it inside the runtime.
+    pub fn new(seed: u64) -> Arc<Self> {
+        let state = State {
+            rng: SmallRng::seed_from_u64(seed),
+            members: BTreeMap::new(),
+            lives: 0,
+            usual: Link::default(),
+            links: BTreeMap::new(),
+            cuts: BTreeSet::new(),
+            groups: BTreeMap::new(),
+            sent: Sent::default(),
+            trace: 0xcbf2_9ce4_8422_2325,
+            deliveries: 0,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            began: Instant::now(),
+        })
+    }
+
+    /// Starts a life of the member that serves at `addr`; an earlier one ends as in [`SimNet::crash`].
+    pub fn member(
+        self: &Arc<Self>,
+        addr: SocketAddr,
+        name: &str,
+        handler: Arc<dyn Handler>,
+    ) -> Arc<dyn Net> {
+        self.crash(addr);
+        let mut state = self.lock();
+        state.lives += 1;
+        let life = state.lives;
+        let member = Member {
+            life,
+            name: name.into(),
+            id: None,
+            handler,
+            serving: JoinSet::new(),
+        };
+        state.members.insert(addr, member);
+        Arc::new(End {
+            net: self.clone(),
+            addr,
+            life,
+        })
+    }
+
+    /// From now on peers see `id` in what `addr` sends, as after a new hello.
+    pub fn set_member_id(&self, addr: SocketAddr, id: Option<MemberId>) {
+        if let Some(member) = self.lock().members.get_mut(&addr) {
+            member.id = id;
+        }
+    }
+
+    /// Ends a member at once: its handler is dropped, calls in hand are cut off, what it still sends goes nowhere.
+    pub fn crash(&self, addr: SocketAddr) {
+        let gone = self.lock().members.remove(&addr);
+        drop(gone); // outside the lock: handlers may hold ends of this network
+    }
+
+    /// Whether a member lives at `addr`.
+    pub fn is_up(&self, addr: SocketAddr) -> bool {
+        self.lock().members.contains_key(&addr)
+    }
+
+    /// Sets how links behave that have no setting of their own.
+    pub fn set_usual_link(&self, link: Link) {
+        self.lock().usual = link;
+    }
+
+    /// Sets how one direction behaves.
+    pub fn set_link(&self, from: SocketAddr, to: SocketAddr, link: Link) {
+        self.lock().links.insert((from, to), link);
+    }
+
+    /// Loses all that goes from `from` to `to`; the other direction stays.
+    pub fn cut(&self, from: SocketAddr, to: SocketAddr) {
+        self.lock().cuts.insert((from, to));
+    }
+
+    /// Cuts both directions between members of different groups; those not named form one more group.
+    pub fn partition(&self, groups: &[&[SocketAddr]]) {
+        let numbered = groups
+            .iter()
+            .zip(1..)
+            .flat_map(|(group, at)| group.iter().map(move |addr| (*addr, at)));
+        self.lock().groups = numbered.collect();
+    }
+
+    /// Ends all cuts and partitions, and all links behave as usual again.
+    pub fn heal(&self) {
+        let mut state = self.lock();
+        state.cuts.clear();
+        state.groups.clear();
+        state.links.clear();
+    }
+
+    /// A hash over time, ends and content of every delivery so far, in order.
+    pub fn trace_hash(&self) -> u64 {
+        self.lock().trace
+    }
+
+    /// Deliveries so far.
+    pub fn deliveries(&self) -> u64 {
+        self.lock().deliveries
+    }
+
+    /// What was sent so far, lost or not.
+    pub fn sent(&self) -> Sent {
+        self.lock().sent
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the delivery and takes note of it; false where it is lost on the way.
+    async fn arrives(
+        &self,
+        path: Path,
+        delay: Duration,
+        kind: Kind,
+        head: &[u8],
+        body: &[u8],
+    ) -> bool {
+        sleep(delay).await;
+        let at = self.began.elapsed();
+        let mut state = self.lock();
+        if !state.open(path) {
+            return false;
+        }
+        state.note(&[
+            at.as_micros() as u64,
+            kind as u64,
+            hash_addr(path.from.0),
+            hash_addr(path.to.0),
+        ]);
+        state.note_bytes(head);
+        state.note_bytes(body);
+        state.deliveries += 1;
+        true
+    }
+
+    /// Carries a request to its handler and the answer back; where anything is lost, `answered` is just dropped.
+    async fn carry(
+        self: Arc<Self>,
+        path: Path,
+        delay: Duration,
+        frame: Frame,
+        answered: oneshot::Sender<Frame>,
+    ) {
+        if !self
+            .arrives(path, delay, Kind::Request, &frame.head, &frame.body)
+            .await
+        {
+            return;
+        }
+        let mut state = self.lock();
+        let Some(peer) = state.peer(path.from.0) else {
+            return;
+        };
+        let Some(member) = state.members.get_mut(&path.to.0) else {
+            return;
+        };
+        while member.serving.try_join_next().is_some() {}
+        let (net, handler) = (self.clone(), member.handler.clone());
+        member.serving.spawn(async move {
+            let answer = handler.serve(peer, frame).await;
+            let back = Path {
+                from: path.to,
+                to: path.from,
+            };
+            let delay = net
+                .lock()
+                .send(back, Kind::Reply, answer.head.len() + answer.body.len());
+            let Some(delay) = delay else { return };
+            tokio::spawn(async move {
+                if net
+                    .arrives(back, delay, Kind::Reply, &answer.head, &answer.body)
+                    .await
+                {
+                    // The caller may have given up.
+                    answered.send(answer).ok();
+                }
+            });
+        });
+    }
+}
+
+impl State {
+    /// The life at `addr`.
+    fn life(&self, addr: SocketAddr) -> Option<u64> {
+        self.members.get(&addr).map(|member| member.life)
+    }
+
+    fn peer(&self, addr: SocketAddr) -> Option<Peer> {
+        self.members.get(&addr).map(|member| Peer {
+            name: member.name.clone(),
+            addr,
+            member: member.id,
+        })
+    }
+
+    /// Both lives go on and nothing is cut between them.
+    fn open(&self, path: Path) -> bool {
+        let group = |addr| self.groups.get(&addr).copied().unwrap_or(0);
+        let (from, to) = (path.from.0, path.to.0);
+        self.life(from) == Some(path.from.1)
+            && self.life(to) == Some(path.to.1)
+            && !self.cuts.contains(&(from, to))
+            && group(from) == group(to)
+    }
+
+    /// The delay of a message, or None where it is lost at once. Draws equally often either way.
+    fn send(&mut self, path: Path, kind: Kind, bytes: usize) -> Option<Duration> {
+        self.sent.bytes += bytes as u64;
+        let link = self.link(path);
+        let loss = match kind {
+            Kind::Request => link.request_loss,
+            Kind::Reply => link.reply_loss,
+            Kind::Datagram => link.datagram_loss,
+        };
+        let lost = self.rng.random_bool(loss.clamp(0.0, 1.0));
+        let jitter = self.rng.random_range(0..=link.jitter.as_micros() as u64);
+        (!lost && self.open(path)).then(|| link.latency + Duration::from_micros(jitter))
+    }
+
+    fn link(&self, path: Path) -> Link {
+        self.links
+            .get(&(path.from.0, path.to.0))
+            .copied()
+            .unwrap_or(self.usual)
+    }
+
+    fn note(&mut self, words: &[u64]) {
+        for word in words {
+            // FNV-1a by words, turned so that high bits reach low ones.
+            self.trace = (self.trace ^ word)
+                .wrapping_mul(0x0100_0000_01b3)
+                .rotate_left(23);
+        }
+    }
+
+    fn note_bytes(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        self.note(&[bytes.len() as u64]);
+        for word in words {
+            self.note(&[u64::from_le_bytes(*word)]);
+        }
+        rest.iter().for_each(|byte| self.note(&[u64::from(*byte)]));
+    }
+}
+
+fn hash_addr(addr: SocketAddr) -> u64 {
+    let ip = match addr.ip() {
+        std::net::IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        std::net::IpAddr::V6(ip) => u128::from(ip),
+    };
+    (ip as u64 ^ (ip >> 64) as u64) << 16 ^ u64::from(addr.port())
+}
+
+/// One life's end of the network.
+struct End {
+    net: Arc<SimNet>,
+    addr: SocketAddr,
+    life: u64,
+}
+
+impl End {
+    /// The path to whoever lives at `to` now.
+    fn path(&self, state: &State, to: SocketAddr) -> Option<Path> {
+        Some(Path {
+            from: (self.addr, self.life),
+            to: (to, state.life(to)?),
+        })
+    }
+}
+
+impl Net for End {
+    fn call(
+        &self,
+        to: SocketAddr,
+        frame: Frame,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Frame, NetError>> {
+        let end = Self {
+            net: self.net.clone(),
+            ..*self
+        };
+        Box::pin(async move {
+            if frame.head.len() > FRAME_HEAD_BYTES_MAX || frame.body.len() > FRAME_BODY_BYTES_MAX {
+                return Err(NetError::Refused {
+                    addr: to,
+                    why: "not sent: the frame is over the limit".into(),
+                });
+            }
+            let until = Instant::now() + deadline;
+            let (answered, mut answer) = oneshot::channel();
+            let found = {
+                let mut state = end.net.lock();
+                let path = end.path(&state, to);
+                if let Some(path) = path {
+                    state.sent.requests[frame.service as usize - 1] += 1;
+                    if let Some(delay) =
+                        state.send(path, Kind::Request, frame.head.len() + frame.body.len())
+                    {
+                        tokio::spawn(end.net.clone().carry(path, delay, frame, answered));
+                    }
+                }
+                path.is_some()
+            };
+            if !found {
+                sleep_until(until.min(Instant::now() + DIAL_TIMEOUT)).await;
+                return Err(NetError::Unreachable {
+                    addr: to,
+                    why: "nobody answers there".into(),
+                });
+            }
+            let arrived = async {
+                match (&mut answer).await {
+                    Ok(answer) => answer,
+                    Err(_) => pending().await, // lost: the caller learns it at its deadline
+                }
+            };
+            let millis = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+            timeout_at(until, arrived)
+                .await
+                .map_err(|_| NetError::TimedOut { addr: to, millis })
+        })
+    }
+
+    fn send_datagram(&self, to: SocketAddr, payload: Bytes) {
+        if payload.len() > DATAGRAM_BYTES_MAX {
+            return;
+        }
+        let mut state = self.net.lock();
+        state.sent.datagrams += 1;
+        let Some(path) = self.path(&state, to) else {
+            return;
+        };
+        let twice = state.link(path).datagram_twice.clamp(0.0, 1.0);
+        let copies = if state.rng.random_bool(twice) { 2 } else { 1 };
+        for _ in 0..copies {
+            let Some(delay) = state.send(path, Kind::Datagram, payload.len()) else {
+                continue;
+            };
+            let (net, payload) = (self.net.clone(), payload.clone());
+            tokio::spawn(async move {
+                if net
+                    .arrives(path, delay, Kind::Datagram, &payload, &[])
+                    .await
+                {
+                    let state = net.lock();
+                    let ends = state.peer(path.from.0).zip(state.members.get(&path.to.0));
+                    let Some((peer, handler)) =
+                        ends.map(|(peer, member)| (peer, member.handler.clone()))
+                    else {
+                        return;
+                    };
+                    drop(state); // the handler may send at once
+                    handler.datagram(peer, payload);
+                }
+            });
+        }
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
