@@ -25,6 +25,8 @@ mod record;
 mod serve;
 mod session;
 mod snapshots;
+#[cfg(test)]
+mod storage_tests;
 mod suspend;
 mod wire;
 

@@ -13,7 +13,6 @@ use openraft::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::Future,
     net::SocketAddr,
     time::Duration,
 };
@@ -190,21 +189,15 @@ impl Group {
     }
 }
 
-fn changed(
-    raft: Raft,
-    change: ChangeMembers<u64, Address>,
-    retain: bool,
-) -> impl Future<Output = Result<(), ChangeError>> + Send {
-    async move {
-        match raft.change_membership(change, retain).await {
-            Ok(_) => Ok(()),
-            Err(RaftError::Fatal(error)) => Err(ChangeError::Stopped(error.to_string())),
-            Err(RaftError::APIError(error)) => Err(match error {
-                ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to) => {
-                    ChangeError::NotLeader(to.leader_id.map(MemberId))
-                }
-                other => ChangeError::Refused(other.to_string()),
-            }),
-        }
+async fn changed(raft: Raft, change: ChangeMembers<u64, Address>, retain: bool) -> Result<(), ChangeError> {
+    match raft.change_membership(change, retain).await {
+        Ok(_) => Ok(()),
+        Err(RaftError::Fatal(error)) => Err(ChangeError::Stopped(error.to_string())),
+        Err(RaftError::APIError(error)) => Err(match error {
+            ClientWriteError::ForwardToLeader(to) | ClientWriteError::LogEntryDiscarded(to) => {
+                ChangeError::NotLeader(to.leader_id.map(MemberId))
+            }
+            other => ChangeError::Refused(other.to_string()),
+        }),
     }
 }

@@ -129,7 +129,7 @@ mod tests {
     fn replay_follows_truncation_and_purge() {
         let mut index = Index::default();
         let blank = |term, at| Entry::new(id(term, at), Payload::Blank);
-        let mut add = |index: &mut Index, entry: Entry| {
+        let add = |index: &mut Index, entry: Entry| {
             replay(index, Position(entry.log_id.index), ENTRY, bytes_of(&entry)).unwrap();
         };
         (0..6).for_each(|at| add(&mut index, blank(1, at)));

@@ -19,6 +19,13 @@ pub const SNAPSHOT_PIECE_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address(pub SocketAddr);
 
+/// Nowhere; openraft wants there to be one.
+impl Default for Address {
+    fn default() -> Self {
+        Self(SocketAddr::from(([0, 0, 0, 0], 0)))
+    }
+}
+
 /// `Service::Agreement`: a request.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
