@@ -1,0 +1,82 @@
+//! The command line: parsing, configuration, and the thin commands. Wiring only; what a member is lives in
+//! `hydfs-node`, what the socket says in `hydfs-control`.
+
+mod certs;
+mod failure;
+mod folder;
+mod local;
+mod logging;
+mod member;
+mod preflight;
+mod process;
+mod settings;
+mod show;
+mod supervisor;
+mod transfer;
+mod worker;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// A replicated file system, mounted on every member, with a stream processor inside.
+///
+/// A member runs with `hydfs member`. All other commands talk to the member on this machine: the one whose data
+/// folder is named by --data or HYDFS_DATA, else the one whose mount holds the current directory, else the one in
+/// /var/lib/hydfs. HYDFS names are absolute paths in the file system: /logs/a is /hydfs/logs/a where it is mounted at
+/// /hydfs.
+#[derive(Debug, Parser)]
+#[command(name = "hydfs", version, max_term_width = 120)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a member: mount the file system and serve it until SIGTERM or SIGINT.
+    Member(Box<member::Args>),
+    /// Serve for a supervisor; started by `hydfs member` alone.
+    #[command(hide = true)]
+    Worker(worker::Args),
+    /// Make the cluster's CA and its members' certificates.
+    Certs(certs::Args),
+    #[command(flatten)]
+    Local(local::Command),
+}
+
+/// Runs what the arguments ask for.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Member(args) => member::run(*args),
+        Command::Worker(args) => worker::run(&args),
+        Command::Certs(args) => certs::run(args),
+        Command::Local(command) => local::run(command),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_predecessor_is_there() {
+        let cli = Cli::command();
+        let names: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
+        for name in [
+            "create", "get", "append", "merge", "ls", "store", "getfromreplica", "list_mem_ids",
+            "multiappend", "rainstorm", "suspicion", "leave", "join", "status",
+        ] {
+            assert!(names.contains(&name), "{name} is missing");
+        }
+    }
+}
