@@ -7,6 +7,7 @@
 mod adapter;
 mod answer;
 mod api;
+pub mod conformance;
 mod convert;
 mod directory;
 mod dispatch;
