@@ -6,14 +6,13 @@
 //! rounded up to tokio's tick of 1 ms. What is lost is never reported early: as in production, a caller learns of it
 //! at its deadline. This file decides nothing for the members and knows no message of theirs.
 
+use crate::net_state::{Kind, Link, Member, Path, Sent, State, hash_addr};
 use bytes::Bytes;
 use hydfs_types::{
     BoxFuture, FRAME_BODY_BYTES_MAX, FRAME_HEAD_BYTES_MAX, Frame, Handler, MemberId, Net, NetError,
-    Peer, Service,
 };
-use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use rand::RngExt;
 use std::{
-    collections::{BTreeMap, BTreeSet},
     future::pending,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -30,112 +29,17 @@ const DATAGRAM_BYTES_MAX: usize = 1_100;
 /// As in the QUIC transport: nobody there is known after this.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// How one direction between two members behaves. Chances are between 0 and 1.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Link {
-    pub latency: Duration,
-    /// Up to this much is added to each delivery, so later messages may overtake.
-    pub jitter: Duration,
-    pub datagram_loss: f64,
-    /// Chance that a datagram arrives twice.
-    pub datagram_twice: f64,
-    /// Chance that a request is lost before it is served.
-    pub request_loss: f64,
-    /// Chance that an answer is lost after its request was served.
-    pub reply_loss: f64,
-}
-
-impl Default for Link {
-    fn default() -> Self {
-        let (latency, jitter) = (Duration::from_millis(1), Duration::ZERO);
-        Self {
-            latency,
-            jitter,
-            datagram_loss: 0.0,
-            datagram_twice: 0.0,
-            request_loss: 0.0,
-            reply_loss: 0.0,
-        }
-    }
-}
-
-/// What was sent so far, for tests of costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Sent {
-    /// Requests by service, in the order of [`Service`].
-    pub requests: [u64; 4],
-    pub datagrams: u64,
-    /// Bytes of requests, answers and datagrams.
-    pub bytes: u64,
-}
-
-impl Sent {
-    /// Requests of one service.
-    pub fn requests_of(&self, service: Service) -> u64 {
-        self.requests[service as usize - 1]
-    }
-}
-
 /// The network of all members.
 pub struct SimNet {
     state: Mutex<State>,
     began: Instant,
 }
 
-struct State {
-    rng: SmallRng,
-    members: BTreeMap<SocketAddr, Member>,
-    lives: u64,
-    usual: Link,
-    links: BTreeMap<(SocketAddr, SocketAddr), Link>,
-    cuts: BTreeSet<(SocketAddr, SocketAddr)>,
-    /// Group by member while there is a partition; those not named are group 0.
-    groups: BTreeMap<SocketAddr, usize>,
-    sent: Sent,
-    trace: u64,
-    deliveries: u64,
-}
-
-struct Member {
-    life: u64,
-    name: String,
-    id: Option<MemberId>,
-    handler: Arc<dyn Handler>,
-    /// Calls being served; they end with the member.
-    serving: JoinSet<()>,
-}
-
-/// One direction between two lives; what is on its way when either ends arrives nowhere.
-#[derive(Debug, Clone, Copy)]
-struct Path {
-    from: (SocketAddr, u64),
-    to: (SocketAddr, u64),
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Request,
-    Reply,
-    Datagram,
-}
-
 impl SimNet {
     /// An empty network that draws from `seed`. Call it inside the runtime.
     pub fn new(seed: u64) -> Arc<Self> {
-        let state = State {
-            rng: SmallRng::seed_from_u64(seed),
-            members: BTreeMap::new(),
-            lives: 0,
-            usual: Link::default(),
-            links: BTreeMap::new(),
-            cuts: BTreeSet::new(),
-            groups: BTreeMap::new(),
-            sent: Sent::default(),
-            trace: 0xcbf2_9ce4_8422_2325,
-            deliveries: 0,
-        };
         Arc::new(Self {
-            state: Mutex::new(state),
+            state: Mutex::new(State::new(seed)),
             began: Instant::now(),
         })
     }
@@ -306,78 +210,6 @@ impl SimNet {
             });
         });
     }
-}
-
-impl State {
-    /// The life at `addr`.
-    fn life(&self, addr: SocketAddr) -> Option<u64> {
-        self.members.get(&addr).map(|member| member.life)
-    }
-
-    fn peer(&self, addr: SocketAddr) -> Option<Peer> {
-        self.members.get(&addr).map(|member| Peer {
-            name: member.name.clone(),
-            addr,
-            member: member.id,
-        })
-    }
-
-    /// Both lives go on and nothing is cut between them.
-    fn open(&self, path: Path) -> bool {
-        let group = |addr| self.groups.get(&addr).copied().unwrap_or(0);
-        let (from, to) = (path.from.0, path.to.0);
-        self.life(from) == Some(path.from.1)
-            && self.life(to) == Some(path.to.1)
-            && !self.cuts.contains(&(from, to))
-            && group(from) == group(to)
-    }
-
-    /// The delay of a message, or None where it is lost at once. Draws equally often either way.
-    fn send(&mut self, path: Path, kind: Kind, bytes: usize) -> Option<Duration> {
-        self.sent.bytes += bytes as u64;
-        let link = self.link(path);
-        let loss = match kind {
-            Kind::Request => link.request_loss,
-            Kind::Reply => link.reply_loss,
-            Kind::Datagram => link.datagram_loss,
-        };
-        let lost = self.rng.random_bool(loss.clamp(0.0, 1.0));
-        let jitter = self.rng.random_range(0..=link.jitter.as_micros() as u64);
-        (!lost && self.open(path)).then(|| link.latency + Duration::from_micros(jitter))
-    }
-
-    fn link(&self, path: Path) -> Link {
-        self.links
-            .get(&(path.from.0, path.to.0))
-            .copied()
-            .unwrap_or(self.usual)
-    }
-
-    fn note(&mut self, words: &[u64]) {
-        for word in words {
-            // FNV-1a by words, turned so that high bits reach low ones.
-            self.trace = (self.trace ^ word)
-                .wrapping_mul(0x0100_0000_01b3)
-                .rotate_left(23);
-        }
-    }
-
-    fn note_bytes(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        self.note(&[bytes.len() as u64]);
-        for word in words {
-            self.note(&[u64::from_le_bytes(*word)]);
-        }
-        rest.iter().for_each(|byte| self.note(&[u64::from(*byte)]));
-    }
-}
-
-fn hash_addr(addr: SocketAddr) -> u64 {
-    let ip = match addr.ip() {
-        std::net::IpAddr::V4(ip) => u128::from(u32::from(ip)),
-        std::net::IpAddr::V6(ip) => u128::from(ip),
-    };
-    (ip as u64 ^ (ip >> 64) as u64) << 16 ^ u64::from(addr.port())
 }
 
 /// One life's end of the network.

@@ -1,6 +1,6 @@
 //! The network in memory behaves as told, and the same seed tells it the same.
 
-use super::net::{Link, SimNet};
+use crate::{Link, SimNet};
 use bytes::Bytes;
 use hydfs_types::{BoxFuture, Frame, Handler, MemberId, Net, NetError, Peer, Service};
 use std::{

@@ -47,6 +47,11 @@ pub enum TransportError {
         "listening on {listen} does not say how peers reach this member; set an address to advertise that is not 0.0.0.0 or [::]"
     )]
     Advertise { listen: SocketAddr },
+    /// A certificate of another name for a member that runs.
+    #[error(
+        "{name} cannot become {other} while it runs: start it anew under that name, or load the certificate of {name}"
+    )]
+    Renamed { name: String, other: String },
     /// No asynchronous runtime to run on.
     #[error("the network needs a tokio runtime: {0}")]
     Runtime(String),

@@ -176,6 +176,10 @@ impl Quic {
 
     /// Uses another certificate of the same name, or other CAs, for connections from now on.
     pub fn set_identity(&self, identity: &Identity) -> Result<(), TransportError> {
+        if identity.name() != self.inner.name {
+            let (name, other) = (self.inner.name.clone(), identity.name().into());
+            return Err(TransportError::Renamed { name, other });
+        }
         let tls = Arc::new(Tls::new(identity)?);
         self.inner
             .endpoint

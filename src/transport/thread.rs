@@ -2,7 +2,11 @@
 //! because endpoint, connection and stream tasks never move between cores.
 
 use crate::TransportError;
+use std::time::Duration;
 use tokio::{runtime::Handle, sync::oneshot};
+
+/// For the last packets of an endpoint that was dropped without a shutdown.
+const GOODBYE: Duration = Duration::from_millis(50);
 
 /// Starts the thread; it ends when the returned sender is dropped.
 pub(crate) fn start(name: &str) -> Result<(Handle, oneshot::Sender<()>), TransportError> {
@@ -13,8 +17,11 @@ pub(crate) fn start(name: &str) -> Result<(Handle, oneshot::Sender<()>), Transpo
     let handle = runtime.handle().clone();
     let (stop, stopped) = oneshot::channel::<()>();
     let body = move || {
-        // Either a stop or, the usual way, the sender's drop.
-        runtime.block_on(stopped).ok();
+        runtime.block_on(async {
+            // Either a stop or, the usual way, the sender's drop.
+            stopped.await.ok();
+            tokio::time::sleep(GOODBYE).await;
+        });
     };
     std::thread::Builder::new()
         .name(name.into())

@@ -170,6 +170,21 @@ async fn calls_beyond_the_limit_are_turned_away_at_once() {
 }
 
 #[tokio::test]
+async fn fault_m6_hung_handlers_do_not_stop_the_receive_path() {
+    let lab = Lab::new();
+    let ((a, _), (b, b_echo)) = (lab.member("vm1"), lab.member("vm2"));
+    let to = b.local_addr();
+    let hanging: Vec<_> = (0..300)
+        .map(|_| tokio::spawn(a.call(to, frame("hang", ""), LONG)))
+        .collect();
+    until("all hang", || b_echo.seen() == 300).await;
+    echo(&a, to).await.unwrap();
+    a.send_datagram(to, Bytes::from_static(b"ping"));
+    until("the datagram", || b_echo.seen() == 302).await;
+    hanging.iter().for_each(|call| call.abort());
+}
+
+#[tokio::test]
 async fn datagrams_follow_once_connected() {
     let lab = Lab::new();
     let ((a, _), (b, b_echo)) = (lab.member("vm1"), lab.member("vm2"));

@@ -263,14 +263,26 @@ trait Stoppable {
 }
 
 struct Running {
-    stop: tokio::sync::oneshot::Sender<()>,
-    thread: std::thread::JoinHandle<tokio::runtime::Runtime>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<tokio::runtime::Runtime>>,
 }
 
 impl Running {
-    fn stop(self) -> tokio::runtime::Runtime {
-        self.stop.send(()).unwrap();
-        self.thread.join().unwrap()
+    fn stop(mut self) -> tokio::runtime::Runtime {
+        self.end().unwrap()
+    }
+
+    fn end(&mut self) -> Option<tokio::runtime::Runtime> {
+        drop(self.stop.take());
+        self.thread.take().map(|thread| thread.join().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.end() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -286,6 +298,9 @@ impl Stoppable for tokio::runtime::Runtime {
             self.block_on(stopped).ok();
             self
         });
-        Running { stop, thread }
+        Running {
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 }

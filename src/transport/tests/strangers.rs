@@ -153,4 +153,9 @@ async fn a_new_certificate_is_used_without_a_restart() {
     a.set_identity(&lab.identity("vm1")).unwrap();
     echo(&a, b.local_addr()).await.unwrap();
     assert_eq!(a.counters().get("hydfs_net_connects_total"), Some(2));
+    let other = a
+        .set_identity(&lab.identity("vm3"))
+        .unwrap_err()
+        .to_string();
+    assert!(other.contains("vm1 cannot become vm3"), "{other}");
 }
