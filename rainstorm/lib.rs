@@ -1,8 +1,45 @@
 //! RainStorm: the stream processor inside HyDFS. Jobs begin when a spec file is closed in `/.jobs`.
 //!
 //! It knows nothing of segments, replicas or FUSE: files come through [`Storage`], members and the agreed job
-//! table through [`Cluster`].
+//! table through [`Cluster`]. Every member runs tasks; the leader of the agreement group coordinates. Output,
+//! state and positions of a job epoch become visible in one agreed command, or never.
 
+mod attempt;
+mod batch;
+mod cache;
+mod coordinator;
+mod csv;
+mod driver;
+mod error;
+mod exec;
+mod inbox;
+mod legacy;
+mod links;
+mod message;
+mod operator;
+mod options;
+mod plan;
+mod position;
+mod prepare;
+mod process;
+mod reader;
+mod sandbox;
 mod seams;
+mod service;
+mod sink;
+mod spec;
+mod spec_tree;
+mod state_log;
+mod status;
+mod sum;
+mod task;
+mod worker;
 
+pub use error::{Error, Result};
+pub use legacy::legacy_spec;
+pub use options::Options;
+pub use position::Progress;
+pub use prepare::job_name;
 pub use seams::{CallError, Cluster, Entry, Owner, Sink, Source, Storage, StorageError, StorageResult};
+pub use service::Rainstorm;
+pub use status::{phase_word, progress, progress_text, status_text};

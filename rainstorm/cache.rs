@@ -1,0 +1,55 @@
+//! Executables from the file system, as local files named by their content (fault R11): a file that is there is
+//! whole, because it appears by rename, and it is checked again before each use.
+
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
+
+/// The path of an executable file with this content below `dir`, made if missing. Blocks on the disk.
+pub fn publish(dir: &Path, content: &[u8]) -> io::Result<PathBuf> {
+    let name: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = dir.join(&name);
+    if fs::read(&path).is_ok_and(|held| held == content) {
+        return Ok(path);
+    }
+    fs::create_dir_all(dir)?;
+    let temp = dir.join(format!(".{name}.{}.{}", std::process::id(), NEXT_TEMP.fetch_add(1, Ordering::Relaxed)));
+    let made = write(&temp, content).and_then(|()| fs::rename(&temp, &path));
+    if made.is_err() {
+        // The error that matters is the one above.
+        drop(fs::remove_file(&temp));
+    }
+    made.map(|()| path)
+}
+
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).open(path)?;
+    file.write_all(content)?;
+    file.set_permissions(fs::Permissions::from_mode(0o755))?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_r11_a_changed_or_broken_executable_is_never_reused() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("cache");
+        let old = publish(&cache, b"#!/bin/sh\necho old\n").unwrap();
+        let new = publish(&cache, b"#!/bin/sh\necho new\n").unwrap();
+        assert_ne!(old, new);
+        assert_eq!(publish(&cache, b"#!/bin/sh\necho old\n").unwrap(), old);
+        fs::write(&new, b"half of i").unwrap();
+        assert_eq!(publish(&cache, b"#!/bin/sh\necho new\n").unwrap(), new);
+        assert_eq!(fs::read(&new).unwrap(), b"#!/bin/sh\necho new\n");
+        assert_eq!(fs::metadata(&new).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(fs::read_dir(&cache).unwrap().count(), 2);
+    }
+}

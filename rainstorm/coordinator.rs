@@ -1,0 +1,154 @@
+//! The leader's part of RainStorm: finds specs, registers jobs and drives those that run. It acts only while this
+//! member leads the agreement group, and keeps no state that its successor would miss.
+
+use crate::driver::{Driver, FIRST_ATTEMPT};
+use crate::error::Error;
+use crate::plan::default_output;
+use crate::position::Positions;
+use crate::prepare::{SpecFile, job_name, prepare};
+use crate::seams::Owner;
+use hydfs_types::{FileKind, Ino, JobCommand, JobId, JobPhase, Reply};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinSet};
+use tokio::time::{self, MissedTickBehavior};
+
+/// A look at one spec takes at most this long; the next scan looks again.
+const INTAKE_DEADLINE: Duration = Duration::from_secs(60);
+/// Specs looked at at the same time.
+const INTAKES_MAX: usize = 16;
+
+/// Jobs that this leader registers: their positions, until their driver takes them.
+type Registered = Arc<Mutex<BTreeMap<(Ino, u64), Option<Positions>>>>;
+
+/// Runs for the life of the member.
+pub async fn run(driver: Driver, mut closed: mpsc::Receiver<String>) {
+    let mut leader = driver.cluster.leader();
+    let me = driver.cluster.me();
+    loop {
+        if *leader.borrow_and_update() == Some(me) {
+            tokio::select! {
+                biased;
+                () = async { while leader.wait_for(|leader| *leader != Some(me)).await.is_err() { std::future::pending::<()>().await } } => {}
+                () = lead(&driver, &mut closed) => return,
+            }
+            continue;
+        }
+        tokio::select! {
+            biased;
+            changed = leader.changed() => if changed.is_err() { return },
+            path = closed.recv() => if path.is_none() { return },
+        }
+    }
+}
+
+/// Returns only when nobody can close specs any more. Dropping it stops everything it started.
+async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
+    let registered = Registered::default();
+    let mut drivers: JoinSet<()> = JoinSet::new();
+    let mut driven: BTreeMap<Id, JobId> = BTreeMap::new();
+    let mut intakes: JoinSet<()> = JoinSet::new();
+    let mut looking: BTreeMap<Id, String> = BTreeMap::new();
+    let mut waiting: BTreeSet<String> = BTreeSet::new();
+    let mut scan = time::interval(driver.options.scan_every);
+    scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changes = driver.cluster.changes();
+    loop {
+        let busy: BTreeSet<JobId> = driven.values().copied().collect();
+        for job in driver.cluster.jobs() {
+            if job.phase != JobPhase::Running || busy.contains(&job.id) {
+                continue;
+            }
+            let mut known = registered.lock().unwrap_or_else(PoisonError::into_inner);
+            let prepared = known.get_mut(&(job.spec, job.generation)).and_then(Option::take);
+            let prepared = prepared.filter(|_| job.attempt == FIRST_ATTEMPT);
+            driven.insert(drivers.spawn(driver.clone().drive(job.id, prepared)).id(), job.id);
+        }
+        while looking.len() < INTAKES_MAX
+            && let Some(path) = waiting.iter().find(|path| !looking.values().any(|other| other == *path)).cloned()
+        {
+            waiting.remove(&path);
+            let look = look(driver.clone(), registered.clone(), path.clone());
+            looking.insert(intakes.spawn(async { drop(time::timeout(INTAKE_DEADLINE, look).await) }).id(), path);
+        }
+        tokio::select! {
+            biased;
+            Some(ended) = drivers.join_next_with_id() => { driven.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id)); }
+            Some(ended) = intakes.join_next_with_id() => { looking.remove(&ended.map_or_else(|error| error.id(), |(id, ())| id)); }
+            path = closed.recv() => match path {
+                Some(path) => { waiting.insert(path); }
+                None => return,
+            },
+            changed = changes.changed() => if changed.is_err() { return },
+            _ = scan.tick() => waiting.extend(unknown_specs(driver).await),
+        }
+    }
+}
+
+/// Specs in `/.jobs` that nobody writes and the job table does not know.
+async fn unknown_specs(driver: &Driver) -> Vec<String> {
+    let known: BTreeSet<(Ino, u64)> = driver.cluster.jobs().iter().map(|job| (job.spec, job.generation)).collect();
+    let listed = time::timeout(Duration::from_secs(5), driver.storage.list("/.jobs")).await;
+    let entries = listed.ok().and_then(Result::ok).unwrap_or_default();
+    let new = entries.into_iter().filter(|e| e.kind == FileKind::Regular && !e.busy && e.size > 0 && !known.contains(&(e.ino, e.generation)));
+    new.map(|entry| format!("/.jobs/{}", entry.name)).filter(|path| job_name(path).is_some()).collect()
+}
+
+/// Registers the job of a spec, unless it is known, or a job of that name still runs (then a later scan does).
+async fn look(driver: Driver, registered: Registered, path: String) {
+    let Some((name, _)) = job_name(&path) else { return };
+    let (Ok(source), Ok(entry)) = (driver.storage.pin(&path, Owner::ROOT).await, driver.storage.stat(&path).await) else {
+        return;
+    };
+    let generation = source.generation;
+    let is_known = |jobs: &[hydfs_types::JobInfo]| {
+        jobs.iter().any(|job| {
+            let same = job.spec == source.ino && job.generation == generation;
+            same || (job.name == name && matches!(job.phase, JobPhase::Running | JobPhase::Paused))
+        })
+    };
+    if entry.ino != source.ino || source.len == 0 || is_known(&driver.cluster.jobs()) {
+        return;
+    }
+    let owner = Owner { uid: entry.uid, gid: entry.gid };
+    let file = SpecFile { path: path.clone(), name: name.to_owned(), owner, source: source.clone() };
+    let (phase, message, positions) = match prepare(&*driver.storage, &driver.options, &file).await {
+        Ok((positions, plan)) => {
+            if let Err(error) = make_room(&driver, &file, plan.outputs()).await {
+                tracing::warn!(path, %error, "cannot make the job's folder yet");
+                return;
+            }
+            (JobPhase::Running, String::new(), Some(positions))
+        }
+        Err(error @ (Error::Spec(_) | Error::Job(_))) => (JobPhase::Failed, error.to_string(), None),
+        Err(error) => {
+            tracing::warn!(path, %error, "cannot read the spec or its sources yet");
+            return;
+        }
+    };
+    tracing::info!(path, ?phase, message, "spec");
+    let key = (source.ino, generation);
+    registered.lock().unwrap_or_else(PoisonError::into_inner).insert(key, positions);
+    let Owner { uid, gid } = owner;
+    let start = JobCommand::Start { name: name.to_owned(), spec: source.ino, generation, uid, gid, phase, message };
+    match driver.cluster.propose(start).await {
+        Ok(Reply::Job(id)) => tracing::info!(path, job = %id, "job registered"),
+        Ok(other) => tracing::warn!(path, ?other, "unexpected answer to a job's start"),
+        Err(error) => tracing::warn!(path, %error, "cannot register the job yet"),
+    }
+}
+
+/// The folder of a job, without the default output of an earlier job of that name. Nothing of the new job is
+/// there yet, and the old file is named by its inode: a late call removes nothing of a successor's.
+async fn make_room(driver: &Driver, file: &SpecFile, mut outputs: impl Iterator<Item = &str>) -> Result<(), Error> {
+    driver.storage.make_dir(&format!("/.jobs/{}", file.name), file.owner).await?;
+    let output = default_output(&file.name);
+    if outputs.any(|path| path == output)
+        && let Ok(old) = driver.storage.stat(&output).await
+    {
+        driver.storage.remove(&output, Some(old.ino)).await?;
+    }
+    Ok(())
+}

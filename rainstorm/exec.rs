@@ -1,0 +1,155 @@
+//! Executables as operators: how they get their lines and give theirs back (`docs/JOBS.md`, "Executables").
+//!
+//! What a process wrote for a batch is passed on only once the batch is done, so that running a batch again
+//! after a crash never doubles a line. A batch that fails is run again three times, then the job fails with the
+//! operator's last words (fault R4).
+
+use crate::batch::{Batch, LINE_BYTES_MAX, Lines};
+use crate::error::{Error, Result};
+use crate::process::{Program, Running};
+use crate::spec::{Contract, ExecSpec};
+use bytes::Bytes;
+use memchr::{memchr, memchr_iter};
+use std::time::Duration;
+use tokio::time;
+
+/// Runs of a batch, the first included.
+const RUNS: u32 = 4;
+/// Most bytes of lines in one argument (the kernel's limit is 128 KiB).
+const ARGUMENT_BYTES_MAX: usize = 96 << 10;
+/// Output of an operator is passed on in batches of about this size.
+const OUTPUT_BATCH_BYTES: usize = 1 << 20;
+/// Begins the marker lines of the contract `lines`: ASCII "record separator".
+pub const MARK: u8 = 0x1e;
+
+/// An executable operator of one task.
+pub struct Exec {
+    spec: ExecSpec,
+    program: Program,
+    /// The process of the contract `lines`.
+    running: Option<Running>,
+    batches: u64,
+    retries: u64,
+}
+
+impl Exec {
+    /// An operator that runs `program` as `spec` says.
+    pub fn new(spec: ExecSpec, program: Program) -> Self {
+        Self { spec, program, running: None, batches: 0, retries: 0 }
+    }
+
+    /// Batches run again since the last call.
+    pub fn take_retries(&mut self) -> u64 {
+        std::mem::take(&mut self.retries)
+    }
+
+    /// Works on a batch.
+    pub async fn apply(&mut self, batch: &Batch, out: &mut Vec<Batch>) -> Result<()> {
+        self.check(batch)?;
+        let mut why = String::new();
+        for run in 0..RUNS {
+            if run > 0 {
+                self.retries += 1;
+                tracing::warn!(operator = self.spec.path, run, why, "operator failed, its batch is run again");
+                time::sleep(Duration::from_millis(50 << run)).await;
+            }
+            self.batches += 1;
+            let limit = Duration::from_millis(self.spec.timeout_ms);
+            match time::timeout(limit, self.run(batch)).await {
+                Ok(Ok(text)) => return split(text, out),
+                Ok(Err(error)) => why = error,
+                Err(_) => why = format!("no end of the batch after timeout_ms = {}", self.spec.timeout_ms),
+            }
+            if let Some(running) = self.running.take() {
+                why = running.last_words(why).await;
+            }
+        }
+        let remedy = "mend the operator and save the spec again";
+        Err(Error::Job(format!("operator {} failed {RUNS} times on one batch: {why}; {remedy}", self.spec.path)))
+    }
+
+    fn check(&self, batch: &Batch) -> Result<()> {
+        let bytes = batch.bytes();
+        let fail = |what: &str| {
+            let remedy = "use `contract = \"batch\"`";
+            Err(Error::Job(format!("operator {}: {what}; {remedy}", self.spec.path)))
+        };
+        match self.spec.contract {
+            Contract::Batch => Ok(()),
+            Contract::Lines => match memchr_iter(MARK, bytes).any(|at| at == 0 || bytes[at - 1] == b'\n') {
+                true => fail("a line begins with the byte 0x1e, which marks the end of a batch"),
+                false => Ok(()),
+            },
+            Contract::Argv => match memchr(0, bytes) {
+                Some(_) => fail("a NUL byte cannot be in an argument"),
+                None if batch.lines().any(|line| line.len() > ARGUMENT_BYTES_MAX) => {
+                    fail(&format!("a line longer than {ARGUMENT_BYTES_MAX} bytes does not fit into an argument"))
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// One run; what it wrote, or why it failed.
+    async fn run(&mut self, batch: &Batch) -> Result<Bytes, String> {
+        match self.spec.contract {
+            Contract::Lines => self.converse(batch).await,
+            Contract::Batch => {
+                let mut running = self.program.start(&self.spec, None).await?;
+                let done = running.feed_and_collect(batch.bytes()).await;
+                running.conclude(done).await
+            }
+            Contract::Argv => {
+                let mut all = Vec::new();
+                for piece in pieces(batch) {
+                    let mut running = self.program.start(&self.spec, Some(piece)).await?;
+                    let done = running.collect().await;
+                    all.extend_from_slice(&running.conclude(done).await?);
+                    if all.last().is_some_and(|&byte| byte != b'\n') {
+                        all.push(b'\n');
+                    }
+                }
+                Ok(all.into())
+            }
+        }
+    }
+
+    async fn converse(&mut self, batch: &Batch) -> Result<Bytes, String> {
+        let mark = format!("\x1ebatch {}", self.batches);
+        let running = match &mut self.running {
+            Some(running) => running,
+            none => none.insert(self.program.start(&self.spec, None).await?),
+        };
+        running.converse(batch.bytes(), mark.as_bytes()).await
+    }
+}
+
+/// The batch in pieces that fit into an argument, at line ends.
+fn pieces(batch: &Batch) -> Vec<Bytes> {
+    let mut lines = Lines::default();
+    let mut all = Vec::new();
+    for line in batch.lines() {
+        if lines.bytes() + line.len() > ARGUMENT_BYTES_MAX {
+            all.extend(lines.take().map(|piece| piece.bytes().clone()));
+        }
+        lines.push(line);
+    }
+    all.extend(lines.take().map(|piece| piece.bytes().clone()));
+    all
+}
+
+/// Cuts output into batches at line ends.
+fn split(mut text: Bytes, out: &mut Vec<Batch>) -> Result<()> {
+    while !text.is_empty() {
+        let end = match text.len() > OUTPUT_BATCH_BYTES {
+            true => memchr(b'\n', &text[OUTPUT_BATCH_BYTES..]).map_or(text.len(), |at| OUTPUT_BATCH_BYTES + at + 1),
+            false => text.len(),
+        };
+        let batch = Batch::from_text(text.split_to(end));
+        if batch.as_ref().is_some_and(|batch| batch.lines().any(|line| line.len() > LINE_BYTES_MAX)) {
+            return Err(Error::Job(format!("an operator wrote a line of more than {LINE_BYTES_MAX} bytes")));
+        }
+        out.extend(batch);
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! Where a task's lines go: tasks of the next nodes, here or on other members, and output files.
+//!
+//! Each pair of tasks has one numbered channel with a bounded window. A push is repeated until it is taken or the
+//! attempt fails (fault R2): nothing is ever sent and forgotten.
+
+use crate::attempt::Context;
+use crate::batch::{BATCH_BYTES, Batch, LINE_BYTES_MAX, Lines};
+use crate::csv;
+use crate::error::{Error, Result};
+use crate::inbox::{Inbox, Item, Offer, window};
+use crate::message::{Push, Request, Response, TaskId};
+use crate::plan::Route;
+use crate::sink::{Mark, Output};
+use bytes::Bytes;
+use hydfs_types::{Frame, MemberId, Service};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{self, Instant};
+
+/// Deadline of one push; the receiver answers `Full` well before it.
+const PUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// A peer that gives no sign of life for so long fails the attempt.
+const PEER_SILENCE: Duration = Duration::from_secs(8);
+
+/// Everything behind one task.
+pub struct Links {
+    context: Arc<Context>,
+    me: TaskId,
+    edges: Vec<Edge>,
+    outputs: Vec<Output>,
+    pub rows_out: u64,
+}
+
+struct Edge {
+    route: Route,
+    channels: Vec<Channel>,
+    /// Lines per channel, where the route is by key.
+    pending: Vec<Lines>,
+    turn: usize,
+}
+
+struct Channel {
+    to: TaskId,
+    seq: u64,
+    peer: Peer,
+}
+
+enum Peer {
+    Here(Arc<Inbox>),
+    There { member: MemberId, window: Arc<Semaphore> },
+}
+
+impl Links {
+    /// The links of task `me`.
+    pub async fn open(context: Arc<Context>, me: TaskId) -> Result<Self> {
+        let step = context.step(me.node);
+        let mut edges = Vec::new();
+        for &(node, route) in &step.next {
+            let tasks = context.step(node).tasks;
+            let all = (0..tasks).filter(|&task| route != Route::Straight || task == me.task);
+            let channels: Vec<Channel> = all.map(|task| channel(&context, me, TaskId { node, task })).collect::<Result<_>>()?;
+            let pending = channels.iter().map(|_| Lines::default()).collect();
+            edges.push(Edge { route, turn: me.task as usize % channels.len().max(1), channels, pending });
+        }
+        let mut outputs = Vec::new();
+        for path in &step.sinks {
+            let mut output = Output::new(context.target(path.clone()), step.tasks == 1);
+            if me.task == 0 {
+                output.open().await?;
+            }
+            outputs.push(output);
+        }
+        Ok(Self { edges, outputs, me, context, rows_out: 0 })
+    }
+
+    /// Passes a batch on.
+    pub async fn send(&mut self, batch: Batch) -> Result<()> {
+        for output in &mut self.outputs {
+            self.rows_out += batch.count() as u64;
+            output.write(&batch).await?;
+        }
+        for edge in &mut self.edges {
+            match edge.route {
+                Route::Key(column) => edge.scatter(&self.context, self.me, column, &batch).await?,
+                Route::Straight | Route::RoundRobin => {
+                    let turn = edge.turn;
+                    edge.turn = (turn + 1) % edge.channels.len();
+                    for piece in fit(batch.clone())? {
+                        edge.channels[turn].send(&self.context, self.me, Item::Lines(piece)).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes everything held back and the barrier on; returns what has to become durable.
+    pub async fn barrier(&mut self, id: u64, last: bool) -> Result<Vec<Mark>> {
+        for edge in &mut self.edges {
+            for (channel, pending) in edge.channels.iter_mut().zip(&mut edge.pending) {
+                if let Some(batch) = pending.take() {
+                    for piece in fit(batch)? {
+                        channel.send(&self.context, self.me, Item::Lines(piece)).await?;
+                    }
+                }
+                channel.send(&self.context, self.me, Item::Barrier { id, last }).await?;
+            }
+        }
+        let mut marks = Vec::new();
+        for output in &mut self.outputs {
+            marks.extend(output.barrier().await?);
+        }
+        Ok(marks)
+    }
+
+    pub async fn close(self) {
+        for output in self.outputs {
+            output.close().await;
+        }
+    }
+}
+
+impl Edge {
+    async fn scatter(&mut self, context: &Arc<Context>, me: TaskId, column: usize, batch: &Batch) -> Result<()> {
+        let enough = (BATCH_BYTES * 4 / self.channels.len()).min(BATCH_BYTES);
+        for line in batch.lines() {
+            let key = csv::value(csv::field(line, column).unwrap_or_default());
+            let at = (hash(&key) % self.channels.len() as u64) as usize;
+            self.pending[at].push(line);
+            if self.pending[at].bytes() >= enough
+                && let Some(batch) = self.pending[at].take()
+            {
+                for piece in fit(batch)? {
+                    self.channels[at].send(context, me, Item::Lines(piece)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The batch, cut so that each piece fits into a frame.
+fn fit(batch: Batch) -> Result<Vec<Batch>> {
+    if batch.bytes().len() <= LINE_BYTES_MAX {
+        return Ok(vec![batch]);
+    }
+    let mut pieces = Vec::new();
+    let mut lines = Lines::default();
+    for line in batch.lines() {
+        if line.len() > LINE_BYTES_MAX {
+            let what = format!("a line of {} bytes is longer than {LINE_BYTES_MAX}", line.len());
+            return Err(Error::Job(format!("{what}; cut it into shorter lines")));
+        }
+        if lines.bytes() + line.len() >= LINE_BYTES_MAX {
+            pieces.extend(lines.take());
+        }
+        lines.push(line);
+    }
+    pieces.extend(lines.take());
+    Ok(pieces)
+}
+
+/// FNV-1a with a final mix: the same on every member and in every version.
+fn hash(key: &[u8]) -> u64 {
+    let mut hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ hash >> 33
+}
+
+fn channel(context: &Arc<Context>, me: TaskId, to: TaskId) -> Result<Channel> {
+    let member = context.place(to)?;
+    let peer = match context.inbox(to) {
+        Some(inbox) => Peer::Here(inbox),
+        None => {
+            let window = window(context.plan.feeders(to.node, to.task).len());
+            Peer::There { member, window: Arc::new(Semaphore::new(window as usize)) }
+        }
+    };
+    debug_assert_ne!(me, to);
+    Ok(Channel { to, seq: 0, peer })
+}
+
+impl Channel {
+    async fn send(&mut self, context: &Arc<Context>, me: TaskId, item: Item) -> Result<()> {
+        let seq = self.seq;
+        self.seq += 1;
+        match &self.peer {
+            Peer::Here(inbox) => match inbox.put(me, seq, item).await {
+                Offer::Taken => Ok(()),
+                Offer::Full | Offer::Stranger => Err(Error::Attempt(format!("task {} does not know task {me}", self.to))),
+            },
+            Peer::There { member, window } => {
+                let permit = window.clone().acquire_owned().await.map_err(|_| Error::Over)?;
+                let (context, to, member) = (context.clone(), self.to, *member);
+                context.clone().spawn(async move {
+                    let pushed = push(&context, me, to, member, seq, item).await;
+                    drop(permit);
+                    pushed
+                });
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn push(context: &Context, from: TaskId, to: TaskId, member: MemberId, seq: u64, item: Item) -> Result<()> {
+    let (what, body) = match item {
+        Item::Lines(batch) => (Push::Lines, batch.bytes().clone()),
+        Item::Barrier { id, last } => (Push::Barrier { id, last }, Bytes::new()),
+    };
+    let request = Request::Push { job: context.info.id, attempt: context.info.attempt, from, to, seq, what };
+    let frame = Frame::new(Service::Streaming, &request, body);
+    let mut heard = Instant::now();
+    let mut pause = Duration::from_millis(5);
+    loop {
+        let why = match context.call(member, frame.clone(), PUSH_DEADLINE).await {
+            Ok(Response::Done) => return Ok(()),
+            Ok(Response::Full) => {
+                heard = Instant::now();
+                "it is full".to_owned()
+            }
+            Ok(Response::Failed { why, .. } | Response::Bad(why)) => return Err(Error::Attempt(why)),
+            Ok(other) => format!("it answered {other:?}"),
+            Err(error) => error.to_string(),
+        };
+        if heard.elapsed() > PEER_SILENCE {
+            return Err(Error::Attempt(format!("task {from} cannot reach task {to} on {member}: {why}")));
+        }
+        time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_batches_are_cut_at_line_ends_and_longer_lines_refused() {
+        let mut lines = Lines::default();
+        let long = vec![b'x'; LINE_BYTES_MAX];
+        lines.push(b"a");
+        lines.push(&long);
+        lines.push(b"b");
+        let pieces = fit(lines.take().unwrap()).unwrap();
+        assert_eq!(pieces.iter().map(Batch::count).collect::<Vec<_>>(), [1, 1, 1]);
+        assert!(pieces.iter().all(|piece| piece.bytes().len() <= hydfs_types::FRAME_BODY_BYTES_MAX));
+        let mut over = long;
+        over.push(b'x');
+        assert!(fit(Batch::from_lines(over.into())).unwrap_err().is_final());
+    }
+
+    #[test]
+    fn the_hash_of_a_key_never_changes() {
+        assert_eq!([hash(b""), hash(b"key")], [17280346270528514342, 11143034837893434862]);
+    }
+}

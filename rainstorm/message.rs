@@ -1,0 +1,94 @@
+//! What members say to each other about jobs: heads of `Service::Streaming` frames. Enums grow at the end.
+
+use crate::plan::NodeId;
+use crate::position::{Positions, TaskPosition};
+use hydfs_types::{Attempt, JobId, JobInfo, MemberId, Seq, WriterId};
+use serde::{Deserialize, Serialize};
+
+/// A task of a job: node and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskId {
+    pub node: NodeId,
+    pub task: u32,
+}
+
+impl std::fmt::Display for TaskId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.node, self.task)
+    }
+}
+
+/// An attempt as its coordinator hands it out. `info.positions` and `info.progress` are left empty.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Deploy {
+    pub info: JobInfo,
+    /// Where the attempt begins.
+    pub positions: Positions,
+    /// Per node, per task: the member that runs it.
+    pub places: Vec<Vec<MemberId>>,
+}
+
+/// A request.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// Run the tasks of this attempt that are yours. Idempotent. Answer: `Done`, `Over` or `Failed`.
+    Deploy(Box<Deploy>),
+    /// Let barrier `barrier` through and tell when all your tasks have passed it with everything durable.
+    /// Also the sign of life of the coordinator. Answer: `Passed`, `Waiting`, `Unknown` or `Failed`.
+    Barrier { job: JobId, attempt: Attempt, barrier: u64 },
+    /// Lines (the frame's body) or a barrier from one task to another. Idempotent by `seq`.
+    /// Answer: `Done`, `Full` or `Unknown`.
+    Push { job: JobId, attempt: Attempt, from: TaskId, to: TaskId, seq: u64, what: Push },
+    /// A spec was closed here; for the leader. Answer: `Done`.
+    SpecClosed { path: String },
+}
+
+/// What a push carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Push {
+    /// The body: lines separated by `\n`.
+    Lines,
+    Barrier { id: u64, last: bool },
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Response {
+    Done,
+    /// No room now; offer it again.
+    Full,
+    /// No such attempt here (yet, or any more).
+    Unknown,
+    /// A later attempt runs here.
+    Over,
+    /// Not yet; ask again.
+    Waiting,
+    Passed(Vec<Report>),
+    Failed {
+        /// Another attempt would fail alike.
+        is_final: bool,
+        why: String,
+    },
+    /// Not understood.
+    Bad(String),
+}
+
+/// One task at one barrier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    pub id: TaskId,
+    pub position: TaskPosition,
+    /// Durable through these seqs.
+    pub watermarks: Vec<(WriterId, Seq)>,
+    /// Since its report before.
+    pub counters: Counters,
+}
+
+/// Work of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    pub rows_in: u64,
+    pub bytes_in: u64,
+    pub rows_out: u64,
+    pub retries: u64,
+}

@@ -1,0 +1,41 @@
+//! Settings of RainStorm on one member, with the defaults of production.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Local folder for copies of executables; the owners of specs must be able to enter it.
+    pub cache_dir: PathBuf,
+    /// Executables may run as root where root owns the spec.
+    pub allow_root_jobs: bool,
+    /// Sources are cut into chunks of this many bytes.
+    pub chunk_bytes: u32,
+    /// Most bytes that one task reads without a barrier.
+    pub uncommitted_bytes_max: u64,
+    /// A member drops its tasks when their coordinator is silent for so long.
+    pub contact_timeout: Duration,
+    /// A coordinator gives an attempt up when a member is silent for so long.
+    pub member_timeout: Duration,
+    /// `/.jobs` is looked through this often, beside the notices of closed specs.
+    pub scan_every: Duration,
+    /// Attempts without a committed job epoch between them before a job fails.
+    pub barren_attempts_max: u32,
+}
+
+impl Options {
+    /// Defaults, with executables kept in `cache_dir`.
+    pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            cache_dir: cache_dir.into(),
+            allow_root_jobs: false,
+            chunk_bytes: 256 << 10,
+            uncommitted_bytes_max: 64 << 20,
+            contact_timeout: Duration::from_secs(6),
+            member_timeout: Duration::from_secs(4),
+            scan_every: Duration::from_secs(2),
+            barren_attempts_max: 20,
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Processes of operators: started confined, fed and drained at once, killed with their whole group when dropped.
+
+use crate::sandbox::{self, Limits};
+use crate::seams::Owner;
+use crate::spec::ExecSpec;
+use bytes::Bytes;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time;
+
+/// Most bytes that an operator may write for one batch.
+pub const OUTPUT_BYTES_MAX: usize = 256 << 20;
+/// What is kept of an operator's stderr: its end.
+pub const STDERR_BYTES: usize = 8 << 10;
+/// How long the last words of a failed process are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// An executable that is ready to run.
+#[derive(Debug, Clone)]
+pub struct Program {
+    pub path: PathBuf,
+    pub owner: Owner,
+    /// `HYDFS_…` variables that tell the process what it is part of.
+    pub env: Vec<(&'static str, String)>,
+}
+
+/// A process.
+pub struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: ChildStdout,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    stderr_done: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Program {
+    /// Starts a process, with `argument` behind those of the spec (then without stdin).
+    pub async fn start(&self, spec: &ExecSpec, argument: Option<Bytes>) -> Result<Running, String> {
+        let mut tries = 0;
+        loop {
+            match self.spawn(spec, argument.as_deref()) {
+                Ok(running) => return Ok(running),
+                // Another thread forked while the file was being written; its copy of the descriptor goes at exec.
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < 20 => {
+                    tries += 1;
+                    time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => return Err(format!("cannot start: {error}")),
+            }
+        }
+    }
+
+    fn spawn(&self, spec: &ExecSpec, argument: Option<&[u8]>) -> io::Result<Running> {
+        let mut command = std::process::Command::new(&self.path);
+        command.args(&spec.args).env_clear().current_dir("/");
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8");
+        command.envs(self.env.iter().map(|(key, value)| (key, value)));
+        let stdin = match argument {
+            Some(argument) => {
+                command.arg(OsStr::from_bytes(argument));
+                Stdio::null()
+            }
+            None => Stdio::piped(),
+        };
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let limits = Limits { memory_bytes: spec.memory_mb << 20, open_files: 256, processes: 1024 };
+        sandbox::confine(&mut command, self.owner, limits);
+        let mut child = Command::from(command).kill_on_drop(true).spawn()?;
+        let missing = || io::Error::other("a pipe of the process is missing");
+        let stdout = child.stdout.take().ok_or_else(missing)?;
+        let mut errors = child.stderr.take().ok_or_else(missing)?;
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        let kept = stderr.clone();
+        let stderr_done = tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = errors.read(&mut buffer).await {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.extend_from_slice(&buffer[..count]);
+                let over = kept.len().saturating_sub(STDERR_BYTES);
+                kept.drain(..over);
+            }
+        });
+        Ok(Running { stdin: child.stdin.take(), child, stdout, stderr, stderr_done: Some(stderr_done) })
+    }
+}
+
+impl Running {
+    /// Writes all of `text` (and a line end), closes stdin, and returns all of stdout.
+    pub async fn feed_and_collect(&mut self, text: &[u8]) -> Result<Bytes, String> {
+        let stdin = self.stdin.take();
+        let feed = async {
+            let Some(mut stdin) = stdin else { return };
+            // Whoever reads only the head of its input closes it early: its exit status decides.
+            if stdin.write_all(text).await.is_ok() && stdin.write_all(b"\n").await.is_ok() {
+                drop(stdin.shutdown().await);
+            }
+        };
+        let mut all = Vec::new();
+        let ((), collected) = tokio::join!(feed, drain(&mut self.stdout, &mut all, None));
+        collected.map(|()| all.into())
+    }
+
+    /// All of stdout.
+    pub async fn collect(&mut self) -> Result<Bytes, String> {
+        let mut all = Vec::new();
+        drain(&mut self.stdout, &mut all, None).await.map(|()| all.into())
+    }
+
+    /// Writes `text` and the line `mark`, and returns what comes before the same line on stdout.
+    pub async fn converse(&mut self, text: &[u8], mark: &[u8]) -> Result<Bytes, String> {
+        let Self { stdin, stdout, .. } = self;
+        let stdin = stdin.as_mut().ok_or("its stdin is closed")?;
+        let feed = async {
+            let broken = |error: io::Error| format!("it stopped reading: {error}");
+            for part in [text, b"\n", mark, b"\n"] {
+                stdin.write_all(part).await.map_err(broken)?;
+            }
+            stdin.flush().await.map_err(broken)
+        };
+        let mut all = Vec::new();
+        tokio::try_join!(feed, drain(stdout, &mut all, Some(mark)))?;
+        all.truncate(all.len() - mark.len() - 1);
+        Ok(all.into())
+    }
+
+    /// The output of a process that should have ended well, or why it has not.
+    pub async fn conclude(mut self, output: Result<Bytes, String>) -> Result<Bytes, String> {
+        let why = match (output, self.child.wait().await) {
+            (Ok(bytes), Ok(status)) if status.success() => return Ok(bytes),
+            (Err(why), _) => why,
+            (Ok(_), Ok(status)) => status.to_string(),
+            (Ok(_), Err(error)) => format!("cannot wait for it: {error}"),
+        };
+        Err(self.last_words(why).await)
+    }
+
+    /// `why` with the exit status and the end of stderr.
+    pub async fn last_words(mut self, mut why: String) -> String {
+        drop(self.stdin.take());
+        if let Ok(Ok(status)) = time::timeout(LAST_WORDS, self.child.wait()).await
+            && !why.contains("exit status")
+        {
+            why = format!("{why} ({status})");
+        }
+        if let Some(done) = self.stderr_done.take() {
+            // What its children still write is not waited for.
+            drop(time::timeout(LAST_WORDS, done).await);
+        }
+        let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&stderr);
+        if text.trim().is_empty() { why } else { format!("{why}; stderr: {}", text.trim()) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(pid) = self.child.id() {
+            sandbox::kill_group(pid);
+        }
+        if let Some(done) = &self.stderr_done {
+            done.abort();
+        }
+    }
+}
+
+/// Reads until the end, or until the last line is `mark`.
+async fn drain(stdout: &mut ChildStdout, all: &mut Vec<u8>, mark: Option<&[u8]>) -> Result<(), String> {
+    let mut size = 16 << 10;
+    loop {
+        all.reserve(size);
+        size = (size * 2).min(1 << 20);
+        let count = stdout.read_buf(all).await.map_err(|error| format!("cannot read its output: {error}"))?;
+        match (count, mark) {
+            (0, None) => return Ok(()),
+            (0, Some(_)) => return Err("it ended before the end of the batch".into()),
+            (_, Some(mark)) if ends_with_line(all, mark) => return Ok(()),
+            _ if all.len() > OUTPUT_BYTES_MAX => {
+                return Err(format!("it wrote more than {OUTPUT_BYTES_MAX} bytes for one batch"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn ends_with_line(all: &[u8], line: &[u8]) -> bool {
+    let Some(before) = all.strip_suffix(b"\n").and_then(|all| all.strip_suffix(line)) else { return false };
+    before.is_empty() || before.ends_with(b"\n")
+}

@@ -1,0 +1,122 @@
+//! Reads one task's share of a pinned source, in batches cut at line ends.
+//!
+//! The data is cut into chunks of a fixed size; a line belongs to the chunk that its first byte is in. Task i of
+//! n reads the chunks i, i + n, i + 2n, …: the share depends on nothing but the pinned source, so every attempt
+//! reads the same (fault R10), and the position of a task is the number of its next chunk.
+
+use crate::batch::{Batch, LINE_BYTES_MAX};
+use crate::error::{Error, Result};
+use crate::plan::Pinned;
+use crate::seams::Storage;
+use bytes::{Bytes, BytesMut};
+use memchr::memchr;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+
+/// Read beyond a chunk in the same call, for the line that crosses its end.
+const OVERLAP_BYTES: u64 = 16 << 10;
+
+/// Reader of one task.
+pub struct Reader {
+    storage: Arc<dyn Storage>,
+    pinned: Arc<Pinned>,
+    chunk_bytes: u64,
+    tasks: u64,
+    /// Next chunk to hand out.
+    chunk: u64,
+    /// That chunk, being read ahead.
+    ahead: Option<JoinHandle<Result<Option<Batch>>>>,
+}
+
+impl Reader {
+    /// A reader that goes on at `chunk`, which is one of its own.
+    pub fn new(storage: Arc<dyn Storage>, pinned: Arc<Pinned>, chunk_bytes: u32, tasks: u32, chunk: u64) -> Self {
+        Self { storage, pinned, chunk_bytes: chunk_bytes.max(1).into(), tasks: tasks.max(1).into(), chunk, ahead: None }
+    }
+
+    /// Next chunk that has not been handed out.
+    pub fn position(&self) -> u64 {
+        self.chunk
+    }
+
+    /// Everything is handed out.
+    pub fn is_done(&self) -> bool {
+        self.start(self.chunk) >= self.pinned.source.len
+    }
+
+    fn start(&self, chunk: u64) -> u64 {
+        self.pinned.data_at.saturating_add(chunk.saturating_mul(self.chunk_bytes))
+    }
+
+    /// The lines of the next chunk, `None` if no line begins in it; the one after it is read meanwhile.
+    pub async fn next(&mut self) -> Result<Option<Batch>> {
+        let current = self.ahead.take().unwrap_or_else(|| self.spawn(self.chunk));
+        let after = self.chunk + self.tasks;
+        if self.start(after) < self.pinned.source.len {
+            self.ahead = Some(self.spawn(after));
+        }
+        let batch = current.await.map_err(|error| Error::Attempt(format!("a reader stopped: {error}")))??;
+        self.chunk = after;
+        Ok(batch)
+    }
+
+    fn spawn(&self, chunk: u64) -> JoinHandle<Result<Option<Batch>>> {
+        let (storage, pinned) = (self.storage.clone(), self.pinned.clone());
+        let (start, end) = (self.start(chunk), self.start(chunk + 1));
+        tokio::spawn(async move { read_chunk(&*storage, &pinned, start, end).await })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(ahead) = &self.ahead {
+            ahead.abort();
+        }
+    }
+}
+
+/// The lines whose first byte is in `start..end`.
+async fn read_chunk(storage: &dyn Storage, pinned: &Pinned, start: u64, end: u64) -> Result<Option<Batch>> {
+    let len = pinned.source.len;
+    let end = end.min(len);
+    // One byte before the chunk tells whether a line begins at its first byte.
+    let from = if start > pinned.data_at { start - 1 } else { start };
+    let want = (end + OVERLAP_BYTES).min(len) - from;
+    let mut bytes = read(storage, pinned, from, want).await?;
+    let first = match from < start {
+        false => 0,
+        true => match memchr(b'\n', &bytes[..(end - from) as usize]) {
+            Some(at) if from + at as u64 + 1 < end => at + 1,
+            _ => return Ok(None),
+        },
+    };
+    // The last line is the one that the chunk's last byte is in; it may end far behind.
+    let mut searched = (end - 1 - from) as usize;
+    let last = loop {
+        if let Some(at) = memchr(b'\n', &bytes[searched..]) {
+            break searched + at;
+        }
+        searched = bytes.len();
+        let at = from + searched as u64;
+        if at >= len {
+            break searched;
+        }
+        if searched > LINE_BYTES_MAX + (end - from) as usize {
+            let what = format!("a line of the source near byte {end} is longer than {LINE_BYTES_MAX} bytes");
+            return Err(Error::Job(format!("{what}; cut it into shorter lines")));
+        }
+        let more = read(storage, pinned, at, (1 << 20).min(len - at)).await?;
+        let mut joined = BytesMut::from(&bytes[..]);
+        joined.extend_from_slice(&more);
+        bytes = joined.freeze();
+    };
+    Ok(Some(Batch::from_lines(bytes.slice(first..last))))
+}
+
+async fn read(storage: &dyn Storage, pinned: &Pinned, offset: u64, len: u64) -> Result<Bytes> {
+    let bytes = storage.read(&pinned.source, offset, len as u32).await?;
+    match bytes.len() as u64 == len {
+        true => Ok(bytes),
+        false => Err(Error::Attempt(format!("{} of {len} bytes read at {offset} of {}", bytes.len(), pinned.source.ino))),
+    }
+}

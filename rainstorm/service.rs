@@ -1,0 +1,89 @@
+//! RainStorm on one member: what the node starts, feeds and stops.
+
+use crate::attempt::frame;
+use crate::coordinator;
+use crate::driver::Driver;
+use crate::message::{Request, Response};
+use crate::options::Options;
+use crate::seams::{Cluster, Storage};
+use crate::worker::Worker;
+use bytes::Bytes;
+use hydfs_types::{BoxFuture, Frame, MemberId, Service};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Notices of closed specs that may wait; those above are found by the next scan.
+const NOTICES_MAX: usize = 1024;
+
+/// RainStorm on one member. Dropping it stops it at once.
+pub struct Rainstorm {
+    cluster: Arc<dyn Cluster>,
+    worker: Arc<Worker>,
+    closed: mpsc::Sender<String>,
+    coordinator: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Rainstorm {
+    /// Starts on the current tokio runtime.
+    pub fn start(storage: Arc<dyn Storage>, cluster: Arc<dyn Cluster>, options: Options) -> Arc<Self> {
+        let options = Arc::new(options);
+        let worker = Arc::new(Worker::new(storage.clone(), cluster.clone(), options.clone()));
+        let (closed, notices) = mpsc::channel(NOTICES_MAX);
+        let driver = Driver { storage, cluster: cluster.clone(), options, worker: worker.clone() };
+        let coordinator = Mutex::new(Some(tokio::spawn(coordinator::run(driver, notices))));
+        Arc::new(Self { cluster, worker, closed, coordinator })
+    }
+
+    /// Answers a frame of `Service::Streaming` from another member. Malformed ones are answered, too.
+    pub fn serve(&self, _from: MemberId, frame: Frame) -> BoxFuture<'static, Frame> {
+        let worker = self.worker.clone();
+        let closed = self.closed.clone();
+        Box::pin(async move {
+            let response = match frame.message::<Request>() {
+                Ok(Request::SpecClosed { path }) => {
+                    // A full queue is no loss: the next scan finds the spec.
+                    drop(closed.try_send(path));
+                    Response::Done
+                }
+                Ok(request) => worker.handle(request, frame.body).await,
+                Err(error) => Response::Bad(error.to_string()),
+            };
+            Frame::new(Service::Streaming, &response, Bytes::new())
+        })
+    }
+
+    /// A file in `/.jobs` was closed after writing, or renamed into it, on this member. Never waits.
+    pub fn spec_closed(&self, path: &str) {
+        let leader = *self.cluster.leader().borrow();
+        match leader {
+            Some(leader) if leader != self.cluster.me() => {
+                let notice = frame(&Request::SpecClosed { path: path.to_owned() });
+                let call = self.cluster.call(leader, notice, Duration::from_secs(2));
+                tokio::spawn(async move {
+                    if let Err(error) = call.await {
+                        tracing::debug!(%error, "the leader will find the spec by itself");
+                    }
+                });
+            }
+            // As in `serve`.
+            _ => drop(self.closed.try_send(path.to_owned())),
+        }
+    }
+
+    /// Stops coordinating and drops all tasks and their processes.
+    pub fn shutdown(&self) {
+        let coordinator = self.coordinator.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(coordinator) = coordinator {
+            coordinator.abort();
+        }
+        self.worker.stop();
+    }
+}
+
+impl Drop for Rainstorm {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}

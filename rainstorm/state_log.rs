@@ -1,0 +1,96 @@
+//! The saved state of one task: a file of deltas, each `length u32 LE · delta`. A new attempt, or growth past a
+//! few times the state, begins a new file with everything in it, so that each file has one writer ever and the
+//! committed length in the positions says exactly which bytes count.
+
+use crate::error::{Error, Result};
+use crate::position::StateFile;
+use crate::seams::{Owner, Storage};
+use crate::sink::{Mark, Target, Writer};
+use crate::sum::Sum;
+use bytes::{BufMut, Bytes, BytesMut};
+use hydfs_types::PAYLOAD_BYTES_MAX;
+
+/// A file is replaced when it is larger than this and than four times the state.
+const FILE_BYTES_MIN: u64 = 4 << 20;
+
+/// Writes the deltas of one task in one attempt.
+pub struct StateLog {
+    /// Its `path` is what state file numbers are added to.
+    target: Target,
+    writer: Option<Writer>,
+    file: Option<StateFile>,
+    files: u32,
+}
+
+impl StateLog {
+    /// `target.path` is the prefix of the task's files; `file` is the one that an earlier attempt left.
+    pub fn new(target: Target, file: Option<StateFile>) -> Self {
+        Self { target, writer: None, file, files: 0 }
+    }
+
+    /// Appends what changed; returns the file as it then is and what has to become durable.
+    pub async fn save(&mut self, sum: &mut Sum) -> Result<(Option<StateFile>, Option<Mark>)> {
+        let limit = FILE_BYTES_MIN.max(4 * sum.bytes() as u64);
+        let fresh = self.writer.is_none() || self.file.is_some_and(|file| file.bytes > limit);
+        if fresh && sum.is_unchanged() {
+            return Ok((self.file, None));
+        }
+        let Some(delta) = sum.delta(fresh) else { return Ok((self.file, self.writer.as_ref().and_then(Writer::mark))) };
+        if fresh {
+            self.files += 1;
+            let attempt = self.target.attempt;
+            let path = format!("{}{}.{}", self.target.path, attempt.0, self.files);
+            let old = self.writer.replace(Writer::new(Target { path, owner: Owner::ROOT, ..self.target.clone() }));
+            if let Some(old) = old {
+                old.close().await;
+            }
+            self.file = Some(StateFile { attempt, number: self.files, bytes: 0 });
+        }
+        let (Some(writer), Some(file)) = (&mut self.writer, &mut self.file) else { return Err(Error::Over) };
+        let mut frame = BytesMut::with_capacity(delta.len() + 4);
+        frame.put_u32_le(delta.len() as u32);
+        frame.extend_from_slice(&delta);
+        let mut frame = frame.freeze();
+        file.bytes += frame.len() as u64;
+        while !frame.is_empty() {
+            writer.append(frame.split_to(frame.len().min(PAYLOAD_BYTES_MAX))).await?;
+        }
+        Ok((self.file, writer.mark()))
+    }
+
+    pub async fn close(self) {
+        if let Some(writer) = self.writer {
+            writer.close().await;
+        }
+    }
+}
+
+/// Reads the committed bytes of a state file back.
+pub async fn restore(storage: &dyn Storage, path: &str, file: StateFile, sum: &mut Sum) -> Result<()> {
+    let source = storage.pin(path, Owner::ROOT).await?;
+    if source.len < file.bytes {
+        let what = format!("{path} holds {} of {} committed bytes of state", source.len, file.bytes);
+        return Err(Error::Attempt(what));
+    }
+    let mut pending = BytesMut::new();
+    let mut at = 0;
+    while at < file.bytes {
+        let bytes: Bytes = storage.read(&source, at, (file.bytes - at).min(4 << 20) as u32).await?;
+        if bytes.is_empty() {
+            return Err(Error::Attempt(format!("{path} ends at {at} of {}", file.bytes)));
+        }
+        at += bytes.len() as u64;
+        pending.extend_from_slice(&bytes);
+        while let Some(len) = pending.first_chunk::<4>().map(|len| u32::from_le_bytes(*len) as usize) {
+            if pending.len() < len + 4 {
+                break;
+            }
+            let delta = pending.split_to(len + 4);
+            sum.restore(&delta[4..])?;
+        }
+    }
+    match pending.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Job(format!("{path} is not a state file: {} bytes are left over", pending.len()))),
+    }
+}

@@ -1,0 +1,50 @@
+//! Texts of `/.jobs/NAME/status` and `progress`, made from the agreed job table alone.
+
+use crate::position::Progress;
+use hydfs_types::{JobInfo, JobPhase};
+
+/// The word for a phase.
+pub fn phase_word(phase: JobPhase) -> &'static str {
+    match phase {
+        JobPhase::Running => "running",
+        JobPhase::Paused => "paused",
+        JobPhase::Done => "done",
+        JobPhase::Failed => "failed",
+        JobPhase::Cancelled => "cancelled",
+    }
+}
+
+/// `/.jobs/NAME/status`: one `key = value` a line.
+pub fn status_text(job: &JobInfo) -> String {
+    let mut text = format!(
+        "status = {}\njob = {}\nattempt = {}\nepoch = {}\nstarted = {}\nchanged = {}\n",
+        phase_word(job.phase),
+        job.id,
+        job.attempt.0,
+        job.epoch.0,
+        job.started,
+        job.changed
+    );
+    if !job.message.is_empty() {
+        text.push_str(&format!("message = {}\n", job.message.trim().replace('\n', "\n  ")));
+    }
+    text
+}
+
+/// `/.jobs/NAME/progress`: counters of the last committed job epoch, one `key = value` a line.
+pub fn progress_text(job: &JobInfo) -> String {
+    let Some(progress) = progress(job) else {
+        return "rows_in = 0\nrows_out = 0\n".to_owned();
+    };
+    let Progress { rows_in, rows_out, bytes_in, bytes_total, retries, tasks, tasks_ended } = progress;
+    let percent = (100 * bytes_in).checked_div(bytes_total).unwrap_or(100).min(100);
+    format!(
+        "percent = {percent}\nrows_in = {rows_in}\nrows_out = {rows_out}\nbytes_in = {bytes_in}\n\
+         bytes_total = {bytes_total}\nretries = {retries}\ntasks = {tasks}\ntasks_ended = {tasks_ended}\n"
+    )
+}
+
+/// Counters of the last committed job epoch; `None` before the first.
+pub fn progress(job: &JobInfo) -> Option<Progress> {
+    (!job.progress.is_empty()).then(|| hydfs_types::decode(&job.progress).ok()).flatten()
+}
