@@ -1,0 +1,419 @@
+//! The protocol without clock, network or task: `(now, event) -> effects`.
+
+use crate::{
+    Counters, Identity, Opinion, Options, Seen,
+    outside::{Fact, Outside, Timer},
+    seen::{Cause, Change, Table},
+    wire::{self, Kind, View, ViewHead},
+};
+use bytes::Bytes;
+use foca::{Foca, Member, NoCustomBroadcast, PostcardCodec, State};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
+
+/// Seeds remembered for joining.
+const SEEDS_MAX: usize = 64;
+/// Greetings sent in one round.
+const GREETINGS_MAX: usize = 8;
+
+/// A member that the agreed map lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    pub name: Arc<str>,
+    pub addr: SocketAddr,
+}
+
+/// What happens to the protocol.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// This came in.
+    Datagram { from: SocketAddr, payload: Bytes },
+    /// Some time has passed; due when [`Swim::next_tick`] says so.
+    Tick,
+    /// Join whoever serves there, any of them.
+    Announce(Vec<SocketAddr>),
+    /// The agreed map lists these members now, this one included or not.
+    Expect(Vec<Expected>),
+    /// Switches suspicion; a failed probe means down while it is off. Suspects keep the time that they were given.
+    Suspicion(bool),
+    /// Forget this member, if it is not alive.
+    Remove(String),
+    /// Say goodbye. Nothing happens afterwards.
+    Leave,
+}
+
+/// What the protocol wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    Send {
+        to: SocketAddr,
+        payload: Bytes,
+    },
+    /// The view changed.
+    Changed,
+    /// Others took this member for dead; it came back as this life.
+    Renewed(Identity),
+}
+
+/// One member's side of the protocol. The same seed and events give the same effects.
+pub struct Swim {
+    foca: Foca<Identity, PostcardCodec, SmallRng, NoCustomBroadcast>,
+    outside: Outside,
+    table: Table,
+    options: Options,
+    rng: SmallRng,
+    seeds: BTreeSet<SocketAddr>,
+    greeted: usize,
+    left: bool,
+}
+
+impl Swim {
+    /// A member that knows nobody yet. `now` is any clock that never goes back.
+    pub fn new(me: Identity, options: Options, seed: u64, now: Duration) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut outside = Outside::new(me.addr, now);
+        outside.pace.set(options.sync_every, 7, Timer::Sync);
+        outside.pace.set(options.announce_every, 8, Timer::Announce);
+        let foca = Foca::new(
+            me,
+            options.config(1),
+            SmallRng::seed_from_u64(rng.random()),
+            PostcardCodec,
+        );
+        Self {
+            foca,
+            outside,
+            table: Table::default(),
+            options,
+            rng,
+            seeds: BTreeSet::new(),
+            greeted: 0,
+            left: false,
+        }
+    }
+
+    /// One step.
+    pub fn handle(&mut self, now: Duration, event: Event) -> Vec<Effect> {
+        if self.outside.pace.advance(now) {
+            self.outside.counters.stalls += 1;
+        }
+        if !self.left {
+            match event {
+                Event::Datagram { from, payload } => self.datagram(from, &payload),
+                Event::Tick => self.tick(),
+                Event::Announce(addrs) => self.announce(addrs),
+                Event::Expect(expected) => self.expect(&expected),
+                Event::Suspicion(on) => {
+                    self.options.suspicion = on;
+                    self.configure();
+                }
+                Event::Remove(name) => self.remove(&name),
+                Event::Leave => self.leave(),
+            }
+        }
+        std::mem::take(&mut self.outside.effects)
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn next_tick(&self) -> Option<Duration> {
+        if self.left {
+            None
+        } else {
+            self.outside.pace.next()
+        }
+    }
+
+    /// This member's present life.
+    pub fn identity(&self) -> &Identity {
+        self.foca.identity()
+    }
+
+    /// The others, by name.
+    pub fn view(&self, now: Duration) -> Vec<Seen> {
+        self.table.view(self.outside.pace.at(now))
+    }
+
+    /// What this member would testify about another.
+    pub fn opinion(&self, now: Duration, name: &str) -> Opinion {
+        self.table.opinion(self.outside.pace.at(now), name)
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.outside.counters
+    }
+
+    fn datagram(&mut self, from: SocketAddr, datagram: &[u8]) {
+        self.outside.counters.messages_in += 1;
+        let understood = match wire::unwrap(datagram) {
+            Some((Kind::Foca, payload)) => {
+                let done = self.foca.handle_data(payload, &mut self.outside);
+                let teller = self.table.name_at(from);
+                self.observe(&Cause::Told(teller));
+                done.is_ok()
+            }
+            Some((Kind::View, payload)) => {
+                View::read(payload).is_some_and(|view| self.view_of(view))
+            }
+            None => false,
+        };
+        if !understood {
+            self.outside.counters.malformed += 1;
+        }
+    }
+
+    /// Takes over another's view. False if it claims to be ours.
+    fn view_of(&mut self, view: View) -> bool {
+        let ViewHead { from, leaving } = view.head;
+        if from.addr == self.foca.identity().addr {
+            return false;
+        }
+        // Strangers, and those that others took for dead, have no say until they are admitted again.
+        if !self.foca.iter_members().any(|member| *member.id() == from) {
+            return true;
+        }
+        self.outside.facts.push(Fact::Heard(from.clone()));
+        let applied = self
+            .foca
+            .apply_many(view.members.into_iter(), true, &mut self.outside);
+        let cause = if leaving {
+            Cause::Goodbye(from.name)
+        } else {
+            Cause::Told(from.name)
+        };
+        self.observe(&cause);
+        applied.is_ok()
+    }
+
+    fn tick(&mut self) {
+        while let Some(timer) = self.outside.pace.pop() {
+            match timer {
+                Timer::Foca(timer) => {
+                    // An incomplete probe cycle, from which foca recovers by itself.
+                    if let Err(error) = self.foca.handle_timer(timer, &mut self.outside) {
+                        tracing::debug!(%error, "membership timer");
+                    }
+                    self.observe(&Cause::Timer);
+                }
+                Timer::Sync => {
+                    self.outside
+                        .pace
+                        .set(self.options.sync_every, 7, Timer::Sync);
+                    self.configure();
+                    self.sync();
+                }
+                Timer::Announce => {
+                    self.outside
+                        .pace
+                        .set(self.options.announce_every, 8, Timer::Announce);
+                    self.greet();
+                }
+            }
+        }
+    }
+
+    /// Follows foca: news of members, accusations to pass on, the end of company.
+    fn observe(&mut self, cause: &Cause) {
+        let now = self.outside.pace.now();
+        let mut warn = Vec::new();
+        let mut alone = false;
+        for fact in std::mem::take(&mut self.outside.facts) {
+            match fact {
+                Fact::Heard(who) => {
+                    if self.table.heard(now, &who) {
+                        warn.push(who);
+                    }
+                }
+                Fact::ProbeFailed(who) => self.table.probe_failed(&who),
+                Fact::Renewed(me) => self.outside.effects.push(Effect::Renewed(me)),
+                Fact::Alone => alone = true,
+            }
+        }
+        let mut changed = false;
+        let me = self.foca.identity();
+        for member in self.foca.iter_membership_state() {
+            if member.id().addr == me.addr || member.id().name == me.name {
+                continue;
+            }
+            let change = self
+                .table
+                .update(now, member, cause, &mut self.outside.counters);
+            changed |= change.is_some();
+            if change == Some(Change::Suspected) && matches!(cause, Cause::Timer) {
+                warn.push(member.id().clone());
+            }
+        }
+        if changed {
+            self.outside.effects.push(Effect::Changed);
+        }
+        warn.iter().for_each(|who| self.warn(who));
+        if alone {
+            self.start_over();
+        }
+    }
+
+    /// Tells a suspect that it is suspected: gossip alone may reach it too late (Lifeguard's buddy system).
+    fn warn(&mut self, who: &Identity) {
+        let accused = self
+            .foca
+            .iter_members()
+            .find(|m| m.id() == who && m.state() == State::Suspect)
+            .cloned();
+        if accused.is_some() {
+            self.send_view(who.addr, false, accused.into_iter());
+        }
+    }
+
+    /// Nobody is left: more likely this member is cut off than everybody else dead. What it believes of them is not
+    /// carried back into the cluster, where it would make them all renew themselves.
+    fn start_over(&mut self) {
+        self.outside.restarted();
+        let me = self.foca.identity().clone();
+        let rng = SmallRng::seed_from_u64(self.rng.random());
+        self.foca = Foca::new(me, self.options.config(1), rng, PostcardCodec);
+    }
+
+    /// Sends the view to one other member, from a random place on so that all of a large one gets around.
+    fn sync(&mut self) {
+        self.drop_forgotten();
+        let active: Vec<SocketAddr> = self.foca.iter_members().map(|m| m.id().addr).collect();
+        if active.is_empty() {
+            return;
+        }
+        let to = active[self.rng.random_range(0..active.len())];
+        let mut members: Vec<Member<Identity>> =
+            self.foca.iter_membership_state().cloned().collect();
+        // Who sees most others dead does not insist on it.
+        if (active.len() + 1) * 2 < members.len() + 1 {
+            members.retain(|m| m.state() != State::Down);
+        }
+        let start = self.rng.random_range(0..members.len());
+        members.rotate_left(start);
+        self.send_view(to, false, members.into_iter());
+    }
+
+    /// The dead that nobody asks for any more are not gossiped back in.
+    fn drop_forgotten(&mut self) {
+        let forgotten =
+            |m: &&Member<Identity>| m.state() == State::Down && !self.table.knows(&m.id().name);
+        let forgotten: Vec<Identity> = self
+            .foca
+            .iter_membership_state()
+            .filter(forgotten)
+            .map(|m| m.id().clone())
+            .collect();
+        forgotten.into_iter().for_each(|id| self.drop_down(id));
+    }
+
+    fn drop_down(&mut self, id: Identity) {
+        // As if it had been remembered for long enough; never fails.
+        let dropped = self
+            .foca
+            .handle_timer(foca::Timer::RemoveDown(id), &mut self.outside);
+        debug_assert!(dropped.is_ok());
+    }
+
+    fn send_view(
+        &mut self,
+        to: SocketAddr,
+        leaving: bool,
+        members: impl Iterator<Item = Member<Identity>>,
+    ) {
+        let head = ViewHead {
+            from: self.foca.identity().clone(),
+            leaving,
+        };
+        if let Some(payload) = View::wrap(&head, members) {
+            self.outside.send(to, payload);
+        }
+    }
+
+    /// foca's configuration follows the cluster's size.
+    fn configure(&mut self) {
+        let config = self.options.config(self.foca.num_members() + 1);
+        let accepted = self.foca.set_config(config);
+        debug_assert!(accepted.is_ok(), "periods are never changed");
+    }
+
+    fn announce(&mut self, addrs: Vec<SocketAddr>) {
+        for addr in addrs {
+            if self.seeds.len() < SEEDS_MAX {
+                self.seeds.insert(addr);
+            }
+            self.hello(addr);
+        }
+    }
+
+    fn hello(&mut self, addr: SocketAddr) {
+        if let Err(error) = self
+            .foca
+            .announce(Identity::unknown(addr), &mut self.outside)
+        {
+            tracing::debug!(%error, "membership greeting");
+        }
+    }
+
+    /// Greets members that were never heard of; when nobody is left, everybody that ever was.
+    fn greet(&mut self) {
+        let now = self.outside.pace.now();
+        if self.table.give_up(
+            now,
+            self.options.unheard_down_after,
+            &mut self.outside.counters,
+        ) {
+            self.outside.effects.push(Effect::Changed);
+        }
+        let alone = self.foca.num_members() == 0;
+        let mut addrs: BTreeSet<SocketAddr> = self.table.addrs(alone).collect();
+        if alone {
+            addrs.extend(&self.seeds);
+        }
+        addrs.remove(&self.foca.identity().addr);
+        let start = self.greeted % addrs.len().max(1);
+        let count = addrs.len().min(GREETINGS_MAX);
+        let turn: Vec<SocketAddr> = addrs
+            .iter()
+            .copied()
+            .cycle()
+            .skip(start)
+            .take(count)
+            .collect();
+        self.greeted = self.greeted.wrapping_add(count);
+        turn.into_iter().for_each(|addr| self.hello(addr));
+    }
+
+    fn expect(&mut self, expected: &[Expected]) {
+        let me = self.foca.identity().clone();
+        let others: Vec<_> = expected
+            .iter()
+            .filter(|e| e.name != me.name)
+            .cloned()
+            .collect();
+        self.table.expect(self.outside.pace.now(), &others);
+        self.drop_forgotten();
+        self.outside.effects.push(Effect::Changed);
+        let unheard: Vec<SocketAddr> = self.table.addrs(false).take(GREETINGS_MAX).collect();
+        unheard.into_iter().for_each(|addr| self.hello(addr));
+    }
+
+    fn remove(&mut self, name: &str) {
+        if self.foca.iter_members().any(|m| *m.id().name == *name) {
+            return;
+        }
+        self.table.forget(name);
+        self.drop_forgotten();
+        self.outside.effects.push(Effect::Changed);
+    }
+
+    /// Everybody is told once; whoever misses it finds out by gossip, or by probing.
+    fn leave(&mut self) {
+        let me = self.foca.identity().clone();
+        let active: Vec<SocketAddr> = self.foca.iter_members().map(|m| m.id().addr).collect();
+        for addr in active {
+            self.send_view(addr, true, std::iter::once(Member::down(me.clone())));
+        }
+        if let Err(error) = self.foca.leave_cluster(&mut self.outside) {
+            tracing::debug!(%error, "membership goodbye");
+        }
+        self.left = true;
+    }
+}
