@@ -64,7 +64,7 @@ impl Group {
         let snapshots = Arc::new(Snapshots::open(options.disk.clone(), &options.dir, threads)?);
         let storage = Storage::open(options.disk, &options.dir, options.log)?;
         let progress = Arc::new(Progress::new());
-        let peers = Peers { net: options.net, resolve: options.resolve };
+        let peers = Peers::new(options.net, options.resolve);
         let machine = Machine::new(state, progress.clone(), snapshots);
         let starting = Raft::new(options.me.0, Arc::new(config), peers.clone(), storage.clone(), machine);
         let raft = Runtime::scope(options.seed, starting).await.map_err(|error| Error::Start(error.to_string()))?;

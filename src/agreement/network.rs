@@ -15,10 +15,22 @@ use openraft::{
         VoteRequest, VoteResponse,
     },
 };
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::watch, time::{Instant, timeout}};
 
 /// An append waits at least this long for its answer: the other side syncs its disk before it answers.
 const APPEND_DEADLINE_MIN: Duration = Duration::from_millis(2000);
+
+/// Appends to a member that left one unanswered wait this long for a sign of life before one is tried anyway.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Part of that wait which is spent inside one call.
+const SILENCE_STEP: Duration = Duration::from_secs(1);
 
 /// Finds where a member serves; the agreed state knows.
 pub type Resolve = Arc<dyn Fn(MemberId) -> Option<SocketAddr> + Send + Sync>;
@@ -28,7 +40,11 @@ pub type Resolve = Arc<dyn Fn(MemberId) -> Option<SocketAddr> + Send + Sync>;
 pub struct Peers {
     pub net: Arc<dyn Net>,
     pub resolve: Resolve,
+    /// Per member, when the append was sent that it has not answered.
+    unanswered: Arc<Mutex<BTreeMap<u64, Unanswered>>>,
 }
+
+type Unanswered = Arc<watch::Sender<Option<Instant>>>;
 
 /// Calls to one member.
 pub struct Link {
@@ -36,28 +52,65 @@ pub struct Link {
     target: MemberId,
     /// Where it served when it became a member of the group.
     known: SocketAddr,
+    /// Heartbeats are always sent; openraft ends them when the majority is lost (R14). Appends must not take their place then:
+    /// a leader that is heard but hears nobody would repeat them for ever, and keep the others from electing one. So after an
+    /// append without an answer the next waits for a sign of life, which only heartbeats ask for.
+    heartbeat: bool,
+    unanswered: Unanswered,
+}
+
+impl Peers {
+    pub fn new(net: Arc<dyn Net>, resolve: Resolve) -> Self {
+        Self { net, resolve, unanswered: Arc::default() }
+    }
+
+    fn link(&self, target: u64, node: &wire::Address, heartbeat: bool) -> Link {
+        let mut all = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        let unanswered = all.entry(target).or_insert_with(|| Arc::new(watch::Sender::new(None))).clone();
+        Link { peers: self.clone(), target: MemberId(target), known: node.0, heartbeat, unanswered }
+    }
 }
 
 impl RaftNetworkFactory<Types> for Peers {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &wire::Address) -> Link {
-        Link { peers: self.clone(), target: MemberId(target), known: node.0 }
+        self.link(target, node, false)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &wire::Address) -> Link {
+        self.link(target, node, true)
     }
 }
 
 impl Link {
+    /// An `Unreachable` leaves nothing unanswered: nothing was sent.
     async fn call(&self, request: &Request, body: Bytes, deadline: Duration) -> Result<Response, RPCError<Types>> {
         let addr = (self.peers.resolve)(self.target).unwrap_or(self.known);
         let answer = self.peers.net.call(addr, wire::request(request, body), deadline).await;
         let frame = answer.map_err(|error| match error {
-            NetError::Unreachable { .. } | NetError::Refused { .. } => RPCError::Unreachable(Unreachable::new(&error)),
+            NetError::Unreachable { .. } | NetError::Refused { .. } => {
+                self.unanswered.send_replace(None);
+                RPCError::Unreachable(Unreachable::new(&error))
+            }
             NetError::TimedOut { .. } | NetError::Broken { .. } => RPCError::Network(NetworkError::new(&error)),
         })?;
+        self.unanswered.send_if_modified(|sent| sent.take().is_some());
         match frame.message() {
             Ok(Response::Unavailable { why }) => Err(RPCError::Network(NetworkError::from_string(why))),
             Ok(response) => Ok(response),
             Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
+        }
+    }
+
+    /// Holds an append back while an earlier one has no answer and nothing else was answered since.
+    async fn wait_for_life(&self) -> Result<(), RPCError<Types>> {
+        let mut unanswered = self.unanswered.subscribe();
+        let sent = *unanswered.borrow();
+        let Some(wait) = sent.and_then(|sent| SILENCE.checked_sub(sent.elapsed())) else { return Ok(()) };
+        match timeout(wait.min(SILENCE_STEP), unanswered.wait_for(Option::is_none)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(RPCError::Unreachable(Unreachable::from_string(format!("{} has left an append unanswered", self.target)))),
         }
     }
 
@@ -111,7 +164,12 @@ impl RaftNetworkV2<Types> for Link {
             committed: rpc.leader_commit.map(Into::into),
             entries,
         });
-        match self.call(&request, body, option.hard_ttl().max(APPEND_DEADLINE_MIN)).await? {
+        let deadline = if self.heartbeat { option.hard_ttl() } else { option.hard_ttl().max(APPEND_DEADLINE_MIN) };
+        if !self.heartbeat {
+            self.wait_for_life().await?;
+            self.unanswered.send_replace(Some(Instant::now()));
+        }
+        match self.call(&request, body, deadline).await? {
             Response::Append(answer) => Ok(match answer {
                 AppendAnswer::Success => AppendEntriesResponse::Success,
                 AppendAnswer::Partial(id) => AppendEntriesResponse::PartialSuccess(id.map(Into::into)),
