@@ -21,8 +21,15 @@ impl Adoption {
     pub(crate) fn begin(bases: Bases, segment: SegmentId, number: u64) -> Result<Self> {
         let path = format!("{}/tmp/{:016x}-{number}", bases.dir, segment.0);
         let file = BaseFile::open(&*bases.disk, &path, true)?;
-        let file = file.ok_or_else(|| bases.failed("make", &path)(io::ErrorKind::NotFound.into()))?;
-        Ok(Self { bases, segment, path, file, placed: false })
+        let file =
+            file.ok_or_else(|| bases.failed("make", &path)(io::ErrorKind::NotFound.into()))?;
+        Ok(Self {
+            bases,
+            segment,
+            path,
+            file,
+            placed: false,
+        })
     }
 
     /// Puts pulled bytes at `offset`; ranges never written are holes.
@@ -41,7 +48,8 @@ impl Adoption {
         // The old sums go first: without sums a base gets new ones, with wrong ones it would look damaged.
         if disk.exists(&sums).map_err(&failed)? {
             disk.remove_file(&sums).map_err(&failed)?;
-            disk.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir)).map_err(&failed)?;
+            disk.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir))
+                .map_err(&failed)?;
         }
         disk.rename(&self.path, &path).map_err(&failed)?;
         self.placed = true;

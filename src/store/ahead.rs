@@ -1,11 +1,7 @@
 //! Log files made before they are needed: preallocated, with a durable header and a durable name. Dropped files are
 //! kept as spares and renamed, because writing into blocks that exist syncs faster than into fresh ones.
 
-use crate::{
-    Disk, DiskFile, Result, StoreError,
-    disk::write_bytes,
-    entry::encode_file_header,
-};
+use crate::{Disk, DiskFile, Result, StoreError, disk::write_bytes, entry::encode_file_header};
 use std::{io, sync::Arc};
 
 /// Path of a log file.
@@ -37,7 +33,10 @@ impl Ahead {
     /// The next file and its number.
     pub fn take(&mut self) -> Result<(u32, Arc<dyn DiskFile>)> {
         self.prepare()?;
-        let file = self.ready.take().ok_or_else(|| StoreError::Poisoned("no fresh log file".into()))?;
+        let file = self
+            .ready
+            .take()
+            .ok_or_else(|| StoreError::Poisoned("no fresh log file".into()))?;
         Ok((self.last, file))
     }
 

@@ -32,7 +32,7 @@ pub(crate) struct BaseFile {
 }
 
 impl BaseFile {
-    /// Opens a base and its sums, or makes both; `None` if it is not there and not to be made.
+    /// Opens a base and its sums; `None` if it is not there. With `create` it is known not to be there, and is made.
     pub fn open(disk: &dyn Disk, path: &str, create: bool) -> Result<Option<Self>> {
         let failed = |error| StoreError::io("open", disk.locate(path), error);
         let base = match disk.open_file(path, create) {
@@ -42,14 +42,20 @@ impl BaseFile {
         };
         let sum_file = disk.open_file(&sum_path(path), true).map_err(failed)?;
         let sums = match Sums::load(&*sum_file).map_err(failed)? {
-            Some(sums) => sums,
-            None => {
+            // Sums without a base are what a power cut left: they are none of a new one's.
+            Some(sums) if !create => sums,
+            _ => {
                 let sums = Sums::rebuild(&*base).map_err(failed)?;
                 sums.store_all(&*sum_file).map_err(failed)?;
                 sums
             }
         };
-        Ok(Some(Self { path: disk.locate(path), base, sum_file, sums: RwLock::new(sums) }))
+        Ok(Some(Self {
+            path: disk.locate(path),
+            base,
+            sum_file,
+            sums: RwLock::new(sums),
+        }))
     }
 
     fn failed(&self, op: &'static str) -> impl Fn(io::Error) -> StoreError + use<> {
@@ -59,24 +65,29 @@ impl BaseFile {
 
     fn damaged(&self, block: u64) -> StoreError {
         let why = "the checksum of this block does not match".into();
-        StoreError::Damaged { path: self.path.clone(), offset: block * SUM_BLOCK_BYTES, why }
+        StoreError::Damaged {
+            path: self.path.clone(),
+            offset: block * SUM_BLOCK_BYTES,
+            why,
+        }
     }
 
     pub fn len(&self) -> Result<u64> {
         self.base.len().map_err(self.failed("read"))
     }
 
-    /// Up to `len` bytes at `offset`; every block that lies whole in them is checked.
+    /// Up to `len` bytes at `offset`; every block of which they hold all that its sum covers is checked.
     pub fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         let sums = self.sums.read().unwrap_or_else(PoisonError::into_inner);
         let bytes = read_bytes(&*self.base, offset, len).map_err(self.failed("read"))?;
         let end = offset + bytes.len() as u64;
-        let ended = bytes.len() < len;
         for block in offset.div_ceil(SUM_BLOCK_BYTES)..end.div_ceil(SUM_BLOCK_BYTES) {
             let start = block * SUM_BLOCK_BYTES;
             let stop = (start + SUM_BLOCK_BYTES).min(end);
-            let whole = stop == start + SUM_BLOCK_BYTES || ended;
-            if whole && !sums.get(block).matches(&bytes[(start - offset) as usize..(stop - offset) as usize]) {
+            let sum = sums.get(block);
+            if stop - start >= u64::from(sum.covered)
+                && !sum.matches(&bytes[(start - offset) as usize..(stop - offset) as usize])
+            {
                 return Err(self.damaged(block));
             }
         }
@@ -90,7 +101,11 @@ impl BaseFile {
             return Ok(false);
         }
         let bytes = self.block(block, SUM_BLOCK_BYTES as usize)?;
-        if sums.get(block).matches(&bytes) { Ok(true) } else { Err(self.damaged(block)) }
+        if sums.get(block).matches(&bytes) {
+            Ok(true)
+        } else {
+            Err(self.damaged(block))
+        }
     }
 
     fn block(&self, block: u64, len: usize) -> Result<Bytes> {
@@ -103,7 +118,10 @@ impl BaseFile {
             return Ok(());
         }
         let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
-        let (first, last) = (offset / SUM_BLOCK_BYTES, (offset + bytes.len() as u64 - 1) / SUM_BLOCK_BYTES);
+        let (first, last) = (
+            offset / SUM_BLOCK_BYTES,
+            (offset + bytes.len() as u64 - 1) / SUM_BLOCK_BYTES,
+        );
         let mut fresh = Vec::with_capacity((last - first + 1) as usize);
         for block in first..=last {
             fresh.push(self.sum_after(sums.get(block), block, offset, bytes, trust)?);
@@ -115,11 +133,19 @@ impl BaseFile {
         for (block, sum) in (first..).zip(fresh) {
             sums.set(block, sum);
         }
-        sums.store(&*self.sum_file, first, last).map_err(self.failed("write the checksums of"))
+        sums.store(&*self.sum_file, first, last)
+            .map_err(self.failed("write the checksums of"))
     }
 
     /// The sum of a block once `bytes` are written at `offset` of the base.
-    fn sum_after(&self, old: Sum, block: u64, offset: u64, bytes: &[u8], trust: Trust) -> Result<Sum> {
+    fn sum_after(
+        &self,
+        old: Sum,
+        block: u64,
+        offset: u64,
+        bytes: &[u8],
+        trust: Trust,
+    ) -> Result<Sum> {
         let start = block * SUM_BLOCK_BYTES;
         let from = offset.max(start);
         let to = (offset + bytes.len() as u64).min(start + SUM_BLOCK_BYTES);
@@ -132,7 +158,11 @@ impl BaseFile {
             return Ok(Sum::of(part));
         }
         // A redo may find more, less or other bytes than the sum speaks of: what counts is what is there.
-        let known = if trust == Trust::Redo { SUM_BLOCK_BYTES as usize } else { old.covered as usize };
+        let known = if trust == Trust::Redo {
+            SUM_BLOCK_BYTES as usize
+        } else {
+            old.covered as usize
+        };
         let mut patched = self.block(block, known)?.to_vec();
         if trust == Trust::Checked && !old.matches(&patched) {
             return Err(self.damaged(block));
@@ -173,13 +203,16 @@ impl BaseFile {
         if let (Some(edge), true) = (edge, within > 0) {
             sums.set(block, edge);
         }
-        sums.store_all(&*self.sum_file).map_err(self.failed("write the checksums of"))
+        sums.store_all(&*self.sum_file)
+            .map_err(self.failed("write the checksums of"))
     }
 
     /// Makes content and sums durable; their names are the caller's concern.
     pub fn sync(&self) -> Result<()> {
         self.base.sync().map_err(self.failed("sync"))?;
-        self.sum_file.sync().map_err(self.failed("sync the checksums of"))
+        self.sum_file
+            .sync()
+            .map_err(self.failed("sync the checksums of"))
     }
 }
 

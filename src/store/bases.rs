@@ -59,12 +59,23 @@ fn folder(segment: SegmentId) -> u8 {
 impl Bases {
     /// Opens (or begins) the bases in `dir` and forgets adoptions that were not committed.
     pub fn open(disk: Arc<dyn Disk>, dir: &str, sync: SyncMode) -> Result<Self> {
-        let bases = Self { disk, dir: dir.into(), sync, state: Arc::default() };
+        let bases = Self {
+            disk,
+            dir: dir.into(),
+            sync,
+            state: Arc::default(),
+        };
         let tmp = format!("{dir}/tmp");
-        bases.disk.create_dir_all(&tmp).map_err(bases.failed("make", &tmp))?;
+        bases
+            .disk
+            .create_dir_all(&tmp)
+            .map_err(bases.failed("make", &tmp))?;
         for name in bases.disk.list(&tmp).map_err(bases.failed("list", &tmp))? {
             let path = format!("{tmp}/{name}");
-            bases.disk.remove_file(&path).map_err(bases.failed("remove", &path))?;
+            bases
+                .disk
+                .remove_file(&path)
+                .map_err(bases.failed("remove", &path))?;
         }
         Ok(bases)
     }
@@ -73,7 +84,11 @@ impl Bases {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn failed(&self, op: &'static str, path: &str) -> impl Fn(io::Error) -> StoreError + use<> {
+    pub(crate) fn failed(
+        &self,
+        op: &'static str,
+        path: &str,
+    ) -> impl Fn(io::Error) -> StoreError + use<> {
         let path = self.disk.locate(path);
         move |error| StoreError::io(op, path.clone(), error)
     }
@@ -88,12 +103,15 @@ impl Bases {
 
     /// Up to `len` bytes at `offset`, fewer at the end, none of a base that is not there. Whole blocks are checked.
     pub fn read(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
-        self.file(segment, false)?.map_or(Ok(Bytes::new()), |file| file.read(offset, len as usize))
+        self.file(segment, false)?
+            .map_or(Ok(Bytes::new()), |file| file.read(offset, len as usize))
     }
 
     /// Length in bytes, if there is a base.
     pub fn len(&self, segment: SegmentId) -> Result<Option<u64>> {
-        self.file(segment, false)?.map(|file| file.len()).transpose()
+        self.file(segment, false)?
+            .map(|file| file.len())
+            .transpose()
     }
 
     /// Puts `bytes` at `offset`; what is missing before them becomes zeros.
@@ -106,13 +124,21 @@ impl Bases {
         self.change(segment, |file, trust| file.set_len(len, trust))
     }
 
-    fn change(&self, segment: SegmentId, change: impl FnOnce(&BaseFile, Trust) -> Result<()>) -> Result<()> {
+    fn change(
+        &self,
+        segment: SegmentId,
+        change: impl FnOnce(&BaseFile, Trust) -> Result<()>,
+    ) -> Result<()> {
         let gone = || self.failed("open", &self.path(segment))(io::ErrorKind::NotFound.into());
         let file = self.file(segment, true)?.ok_or_else(gone)?;
         let trust = {
             let mut state = self.state();
             state.dirty.insert(segment);
-            if state.trusted.contains(&segment) { Trust::Checked } else { Trust::Redo }
+            if state.trusted.contains(&segment) {
+                Trust::Checked
+            } else {
+                Trust::Redo
+            }
         };
         change(&file, trust)
     }
@@ -128,7 +154,9 @@ impl Bases {
         match tokio::time::timeout(SYNC_DEADLINE, work).await {
             Ok(Ok(result)) => result,
             Ok(Err(error)) => Err(StoreError::Poisoned(error.to_string())),
-            Err(_) => Err(StoreError::SyncTimedOut { seconds: SYNC_DEADLINE.as_secs() }),
+            Err(_) => Err(StoreError::SyncTimedOut {
+                seconds: SYNC_DEADLINE.as_secs(),
+            }),
         }
     }
 
@@ -136,9 +164,14 @@ impl Bases {
     pub fn sync_now(&self, segment: SegmentId) -> Result<()> {
         let path = self.path(segment);
         if self.state().failed.contains(&segment) {
-            return Err(StoreError::Poisoned(format!("an earlier sync of {} failed", self.disk.locate(&path))));
+            return Err(StoreError::Poisoned(format!(
+                "an earlier sync of {} failed",
+                self.disk.locate(&path)
+            )));
         }
-        let Some(file) = self.file(segment, false)? else { return Ok(()) };
+        let Some(file) = self.file(segment, false)? else {
+            return Ok(());
+        };
         self.state().dirty.remove(&segment);
         let result = file.sync().and_then(|()| self.sync_folder(folder(segment)));
         let mut state = self.state();
@@ -168,7 +201,9 @@ impl Bases {
 
     /// Reads the whole base against its checksums.
     pub fn verify(&self, segment: SegmentId) -> Result<()> {
-        let Some(file) = self.file(segment, false)? else { return Ok(()) };
+        let Some(file) = self.file(segment, false)? else {
+            return Ok(());
+        };
         let mut block = 0;
         while file.verify(block)? {
             block += 1;
@@ -182,7 +217,9 @@ impl Bases {
         let path = self.path(segment);
         for path in [&path, &sum_path(&path)] {
             match self.disk.remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.failed("remove", path)(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.failed("remove", path)(error));
+                }
                 _ => {}
             }
         }
@@ -192,13 +229,20 @@ impl Bases {
     /// Every segment that has a base here: what is on disk, not what should be.
     pub fn list(&self) -> Result<Vec<SegmentId>> {
         let mut out = Vec::new();
-        for dir in self.disk.list(&self.dir).map_err(self.failed("list", &self.dir))? {
+        for dir in self
+            .disk
+            .list(&self.dir)
+            .map_err(self.failed("list", &self.dir))?
+        {
             if dir.len() != 2 {
                 continue;
             }
             let path = format!("{}/{dir}", self.dir);
             let names = self.disk.list(&path).map_err(self.failed("list", &path))?;
-            let ids = names.iter().filter(|name| name.len() == 16).filter_map(|name| u64::from_str_radix(name, 16).ok());
+            let ids = names
+                .iter()
+                .filter(|name| name.len() == 16)
+                .filter_map(|name| u64::from_str_radix(name, 16).ok());
             out.extend(ids.map(SegmentId));
         }
         out.sort_unstable();
@@ -236,7 +280,9 @@ impl Bases {
             return Ok(());
         }
         let path = self.folder_path(folder);
-        self.disk.create_dir_all(&path).map_err(self.failed("make", &path))?;
+        self.disk
+            .create_dir_all(&path)
+            .map_err(self.failed("make", &path))?;
         self.state().dirs.insert(folder);
         Ok(())
     }
@@ -276,8 +322,14 @@ impl State {
         if self.open.len() < OPEN_MAX {
             return;
         }
-        let idle = self.open.iter().filter(|(_, (file, _))| Arc::strong_count(file) == 1);
-        if let Some(segment) = idle.min_by_key(|(_, (_, used))| *used).map(|(&segment, _)| segment) {
+        let idle = self
+            .open
+            .iter()
+            .filter(|(_, (file, _))| Arc::strong_count(file) == 1);
+        if let Some(segment) = idle
+            .min_by_key(|(_, (_, used))| *used)
+            .map(|(&segment, _)| segment)
+        {
             self.open.remove(&segment);
         }
     }

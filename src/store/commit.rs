@@ -1,9 +1,6 @@
 //! Group commit: who wants durability registers, one sync serves all who registered before it began.
 
-use crate::{
-    Result, StoreError,
-    log::Shared,
-};
+use crate::{Result, StoreError, log::Shared};
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
@@ -44,9 +41,16 @@ impl Desk {
     fn take(&self) -> Option<Vec<oneshot::Sender<Result<()>>>> {
         let mut queue = self.queue();
         while queue.waiters.is_empty() && !queue.stopped {
-            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .wake
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
-        if queue.waiters.is_empty() { None } else { Some(std::mem::take(&mut queue.waiters)) }
+        if queue.waiters.is_empty() {
+            None
+        } else {
+            Some(std::mem::take(&mut queue.waiters))
+        }
     }
 }
 
@@ -65,7 +69,10 @@ impl Committer {
             .name("log-sync".into())
             .spawn(move || serve(&worker, &shared))
             .map_err(|error| StoreError::io("start the sync thread of", path, error))?;
-        Ok(Self { desk, thread: Some(thread) })
+        Ok(Self {
+            desk,
+            thread: Some(thread),
+        })
     }
 
     /// Asks for a sync of everything appended so far.
@@ -86,7 +93,10 @@ fn serve(desk: &Desk, shared: &Shared) {
     while let Some(waiters) = desk.take() {
         let result = shared.sync_now();
         for waiter in waiters {
-            let answer = result.as_ref().map(|()| ()).map_err(|error| StoreError::Poisoned(error.to_string()));
+            let answer = result
+                .as_ref()
+                .copied()
+                .map_err(|error| StoreError::Poisoned(error.to_string()));
             // Whoever gave up waiting needs no answer.
             waiter.send(answer).ok();
         }

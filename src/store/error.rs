@@ -13,10 +13,18 @@ pub enum StoreError {
     #[error("no space left on the disk while writing {path}: free space or add a member")]
     NoSpace { path: String },
     #[error("cannot {op} {path}: {source}")]
-    Io { op: &'static str, path: String, source: io::Error },
+    Io {
+        op: &'static str,
+        path: String,
+        source: io::Error,
+    },
     /// Bytes that were written are not what is read now.
     #[error("{path} is damaged at byte {offset}: {why}")]
-    Damaged { path: String, offset: u64, why: String },
+    Damaged {
+        path: String,
+        offset: u64,
+        why: String,
+    },
     /// A write or sync failed before: what the disk holds is unknown until the log is opened again.
     #[error("writing stopped after a failure, check the disk and restart the member: {0}")]
     Poisoned(String),
@@ -31,16 +39,34 @@ pub enum StoreError {
     /// A checksum matches and the content still makes no sense: written by another version, or a bug.
     #[error("{what} cannot be read by this version of hydfs: {why}")]
     Malformed { what: String, why: String },
-    #[error("{path} is in use by another hydfs member: stop it first, or choose another data folder")]
+    #[error(
+        "{path} is in use by another hydfs member: stop it first, or choose another data folder"
+    )]
     InUse { path: String },
     #[error("{path} is not a usable data folder: {why}")]
     NotUsable { path: String, why: String },
     #[error("{path} has format {found}, this hydfs reads up to {supported}: upgrade hydfs")]
-    Newer { path: String, found: u16, supported: u16 },
-    #[error("{path} belongs to cluster {found}, not {wanted}: choose another data folder, or empty this one to throw its copies away")]
-    OtherCluster { path: String, found: String, wanted: String },
-    #[error("{path} belongs to the member \"{found}\", not \"{wanted}\": every member needs its own data folder")]
-    OtherMember { path: String, found: String, wanted: String },
+    Newer {
+        path: String,
+        found: u16,
+        supported: u16,
+    },
+    #[error(
+        "{path} belongs to cluster {found}, not {wanted}: choose another data folder, or empty this one to throw its copies away"
+    )]
+    OtherCluster {
+        path: String,
+        found: String,
+        wanted: String,
+    },
+    #[error(
+        "{path} belongs to the member \"{found}\", not \"{wanted}\": every member needs its own data folder"
+    )]
+    OtherMember {
+        path: String,
+        found: String,
+        wanted: String,
+    },
 }
 
 impl StoreError {
@@ -48,7 +74,11 @@ impl StoreError {
     pub(crate) fn io(op: &'static str, path: impl Into<String>, source: io::Error) -> Self {
         match source.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => Self::NoSpace { path: path.into() },
-            _ => Self::Io { op, path: path.into(), source },
+            _ => Self::Io {
+                op,
+                path: path.into(),
+                source,
+            },
         }
     }
 

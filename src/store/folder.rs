@@ -1,6 +1,9 @@
 //! The data folder: who it belongs to (`DIR/format`, readable by people) and the folders in it.
 
-use crate::{Disk, RealDisk, Result, StoreError, disk::{read_bytes, replace_file}};
+use crate::{
+    Disk, RealDisk, Result, StoreError,
+    disk::{read_bytes, replace_file},
+};
 use hydfs_types::{BootId, ClusterId, MemberId, StorageId};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -26,6 +29,9 @@ struct Format {
     #[serde(skip_serializing_if = "Option::is_none")]
     member: Option<u64>,
     start_count: u64,
+    /// The machine's boot at the last start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<String>,
 }
 
 /// Of a newer format only this may be known.
@@ -40,7 +46,7 @@ pub struct Folder {
     name: String,
     storage: StorageId,
     boot: BootId,
-    start_count: u64,
+    rebooted: bool,
     format: Mutex<Format>,
 }
 
@@ -57,7 +63,12 @@ impl Folder {
     /// Opens (or makes) the data folder `dir` of the member `name`, locks it, and counts this start.
     pub fn open(dir: &Path, name: &str) -> Result<Self> {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir)?);
-        Self::on(disk, name, StorageId(kernel_id("uuid")?), BootId(kernel_id("boot_id")?))
+        Self::on(
+            disk,
+            name,
+            StorageId(kernel_id("uuid")?),
+            BootId(kernel_id("boot_id")?),
+        )
     }
 
     /// As [`Folder::open`], on any disk. `fresh` becomes the storage id if the folder is new.
@@ -68,19 +79,32 @@ impl Folder {
             None => new_format(&*disk, name, fresh)?,
         };
         if format.name != name {
-            return Err(StoreError::OtherMember { path, found: format.name, wanted: name.into() });
+            return Err(StoreError::OtherMember {
+                path,
+                found: format.name,
+                wanted: name.into(),
+            });
         }
         let storage = parse(&path, "storage", &format.storage)?;
         if let Some(cluster) = &format.cluster {
             let _: ClusterId = parse(&path, "cluster", cluster)?;
         }
         for dir in [Self::RAFT, Self::JOURNAL, Self::BASE, Self::CACHE] {
-            disk.create_dir_all(dir).map_err(|error| StoreError::io("make", disk.locate(dir), error))?;
+            disk.create_dir_all(dir)
+                .map_err(|error| StoreError::io("make", disk.locate(dir), error))?;
         }
         format.start_count += 1;
+        let last_boot = format.boot.replace(boot.to_string());
+        let rebooted = last_boot.is_some_and(|last| last != boot.to_string());
         save(&*disk, &format)?;
-        let start_count = format.start_count;
-        Ok(Self { disk, name: name.into(), storage, boot, start_count, format: Mutex::new(format) })
+        Ok(Self {
+            disk,
+            name: name.into(),
+            storage,
+            boot,
+            rebooted,
+            format: Mutex::new(format),
+        })
     }
 
     fn format(&self) -> MutexGuard<'_, Format> {
@@ -113,14 +137,31 @@ impl Folder {
         self.boot
     }
 
+    /// Whether the machine booted since the last start: what was not synced then may be lost.
+    pub fn rebooted(&self) -> bool {
+        self.rebooted
+    }
+
     /// Starts so far, this one included.
     pub fn start_count(&self) -> u64 {
-        self.start_count
+        self.format().start_count
+    }
+
+    /// Counts one more start, durably: a member that was expired while it ran asks for admission anew.
+    pub fn count_start(&self) -> Result<u64> {
+        self.update(|format| {
+            format.start_count += 1;
+            Ok(())
+        })?;
+        Ok(self.start_count())
     }
 
     /// The cluster, once the member has joined one.
     pub fn cluster(&self) -> Option<ClusterId> {
-        self.format().cluster.as_ref().and_then(|text| text.parse().ok())
+        self.format()
+            .cluster
+            .as_ref()
+            .and_then(|text| text.parse().ok())
     }
 
     /// The member id, once admitted.
@@ -133,9 +174,11 @@ impl Folder {
         self.update(|format| {
             let wanted = cluster.to_string();
             match &format.cluster {
-                Some(found) if *found != wanted => {
-                    Err(StoreError::OtherCluster { path: self.disk.locate(PATH), found: found.clone(), wanted })
-                }
+                Some(found) if *found != wanted => Err(StoreError::OtherCluster {
+                    path: self.disk.locate(PATH),
+                    found: found.clone(),
+                    wanted,
+                }),
                 _ => {
                     format.cluster = Some(wanted);
                     Ok(())
@@ -173,42 +216,78 @@ fn load(disk: &dyn Disk) -> Result<Option<Format>> {
     }
     let file = disk.open_file(PATH, false).map_err(failed)?;
     let bytes = read_bytes(&*file, 0, file.len().map_err(failed)? as usize).map_err(failed)?;
-    let bad = |error: &dyn Display| StoreError::Damaged { path: path.clone(), offset: 0, why: error.to_string() };
+    let bad = |error: &dyn Display| StoreError::Damaged {
+        path: path.clone(),
+        offset: 0,
+        why: error.to_string(),
+    };
     let text = std::str::from_utf8(&bytes).map_err(|error| bad(&error))?;
     let version: Version = toml::from_str(text).map_err(|error| bad(&error.message()))?;
     if version.format > FORMAT {
-        return Err(StoreError::Newer { path: path.clone(), found: version.format, supported: FORMAT });
+        return Err(StoreError::Newer {
+            path: path.clone(),
+            found: version.format,
+            supported: FORMAT,
+        });
     }
-    toml::from_str(text).map(Some).map_err(|error| bad(&error.message()))
+    toml::from_str(text)
+        .map(Some)
+        .map_err(|error| bad(&error.message()))
 }
 
 /// The format of a folder that has none: refused if other things are in it, which may be data whose format is lost.
 fn new_format(disk: &dyn Disk, name: &str, storage: StorageId) -> Result<Format> {
     let path = disk.locate("");
     for dir in [Folder::RAFT, Folder::JOURNAL, Folder::BASE] {
-        let used = disk.exists(dir).map_err(|error| StoreError::io("read", path.clone(), error))?;
-        if used && !disk.list(dir).map_err(|error| StoreError::io("list", path.clone(), error))?.is_empty() {
-            let why = format!("it holds data in {dir}/ and no file \"{PATH}\" that says whose: put that file back, or empty the folder");
+        let used = disk
+            .exists(dir)
+            .map_err(|error| StoreError::io("read", path.clone(), error))?;
+        if used
+            && !disk
+                .list(dir)
+                .map_err(|error| StoreError::io("list", path.clone(), error))?
+                .is_empty()
+        {
+            let why = format!(
+                "it holds data in {dir}/ and no file \"{PATH}\" that says whose: put that file back, or empty the folder"
+            );
             return Err(StoreError::NotUsable { path, why });
         }
     }
-    Ok(Format { format: FORMAT, name: name.into(), storage: storage.to_string(), cluster: None, member: None, start_count: 0 })
+    Ok(Format {
+        format: FORMAT,
+        name: name.into(),
+        storage: storage.to_string(),
+        cluster: None,
+        member: None,
+        start_count: 0,
+        boot: None,
+    })
 }
 
 fn save(disk: &dyn Disk, format: &Format) -> Result<()> {
     let path = disk.locate(PATH);
-    let text = toml::to_string(format).map_err(|error| StoreError::Malformed { what: path.clone(), why: error.to_string() })?;
-    replace_file(disk, PATH, format!("{HEADING}{text}").as_bytes()).map_err(|error| StoreError::io("write", path, error))
+    let text = toml::to_string(format).map_err(|error| StoreError::Malformed {
+        what: path.clone(),
+        why: error.to_string(),
+    })?;
+    replace_file(disk, PATH, format!("{HEADING}{text}").as_bytes())
+        .map_err(|error| StoreError::io("write", path, error))
 }
 
 fn parse<T: FromStr<Err: Display>>(path: &str, key: &str, text: &str) -> Result<T> {
-    text.parse().map_err(|error| StoreError::Damaged { path: path.into(), offset: 0, why: format!("{key}: {error}") })
+    text.parse().map_err(|error| StoreError::Damaged {
+        path: path.into(),
+        offset: 0,
+        why: format!("{key}: {error}"),
+    })
 }
 
 /// An id that the kernel offers below `/proc/sys/kernel/random`.
 fn kernel_id(which: &str) -> Result<[u8; 16]> {
     let path = format!("/proc/sys/kernel/random/{which}");
-    let text = std::fs::read_to_string(&path).map_err(|error| StoreError::io("read", path.clone(), error))?;
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| StoreError::io("read", path.clone(), error))?;
     let id: StorageId = parse(&path, which, &text.trim().replace('-', ""))?;
     Ok(id.0)
 }

@@ -6,7 +6,8 @@
 use crate::{Disk, Log, LogOptions, Position, Result, StoreError};
 use bytes::Bytes;
 use hydfs_types::{
-    Digest, Incarnation, Prepare, RecordHead, SegmentId, SegmentVersion, Seq, SlotEpoch, SlotId, WriterId, decode, encode,
+    Digest, Incarnation, Prepare, RecordHead, SegmentId, SegmentVersion, Seq, SlotEpoch, SlotId,
+    WriterId, decode, encode,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -28,17 +29,35 @@ pub enum JournalEntry {
     /// A cut was prepared (R6 b).
     Prepared(Prepare),
     /// A cut is in the base.
-    Applied { segment: SegmentId, version: SegmentVersion, len: u64, digest: Digest },
+    Applied {
+        segment: SegmentId,
+        version: SegmentVersion,
+        len: u64,
+        digest: Digest,
+    },
     /// A pulled base is in place.
-    Adopted { segment: SegmentId, version: SegmentVersion, len: u64, digest: Digest },
+    Adopted {
+        segment: SegmentId,
+        version: SegmentVersion,
+        len: u64,
+        digest: Digest,
+    },
     /// Records of this lane above `after` will never be merged.
-    Dropped { segment: SegmentId, writer: WriterId, after: Seq },
+    Dropped {
+        segment: SegmentId,
+        writer: WriterId,
+        after: Seq,
+    },
     /// The segment is gone.
     Retired { segment: SegmentId },
     /// From here on this incarnation writes.
     Incarnation { incarnation: Incarnation },
     /// Everything pending in this segment, in the order in which it counts (R11: pulled before direct; kept by checkpoints).
-    Order { segment: SegmentId, slot: SlotId, pending: Vec<(WriterId, Seq)> },
+    Order {
+        segment: SegmentId,
+        slot: SlotId,
+        pending: Vec<(WriterId, Seq)>,
+    },
 }
 
 /// The journal of one data folder.
@@ -54,12 +73,18 @@ impl Journal {
         options: LogOptions,
         mut visit: impl FnMut(Position, JournalEntry) -> Result<()>,
     ) -> Result<Self> {
-        let log = Log::open(disk, dir, options, |at, kind, bytes| visit(at, parse(at, kind, &bytes)?))?;
+        let log = Log::open(disk, dir, options, |at, kind, bytes| {
+            visit(at, parse(at, kind, &bytes)?)
+        })?;
         Ok(Self { log })
     }
 
     /// As [`Journal::open`], with all entries at once.
-    pub fn load(disk: Arc<dyn Disk>, dir: &str, options: LogOptions) -> Result<(Self, Vec<(Position, JournalEntry)>)> {
+    pub fn load(
+        disk: Arc<dyn Disk>,
+        dir: &str,
+        options: LogOptions,
+    ) -> Result<(Self, Vec<(Position, JournalEntry)>)> {
         let mut entries = Vec::new();
         let journal = Self::open(disk, dir, options, |at, entry| {
             entries.push((at, entry));
@@ -70,14 +95,23 @@ impl Journal {
 
     /// Journals a record: it survives this process. The payload must be the one that the head was made for.
     pub fn append_record(&self, head: &RecordHead, payload: &Bytes) -> Result<Position> {
-        assert_eq!(head.len as usize, payload.len(), "record {}/{} with a foreign payload", head.writer, head.seq);
+        assert_eq!(
+            head.len as usize,
+            payload.len(),
+            "record {}/{} with a foreign payload",
+            head.writer,
+            head.seq
+        );
         let start = encode(&JournalEntry::Record(head.clone()));
         self.log.append(KIND_RECORD, &[&start, payload])
     }
 
     /// Journals anything but a record.
     pub fn append(&self, entry: &JournalEntry) -> Result<Position> {
-        assert!(!matches!(entry, JournalEntry::Record(_)), "records are journaled with their payload");
+        assert!(
+            !matches!(entry, JournalEntry::Record(_)),
+            "records are journaled with their payload"
+        );
         self.log.append(KIND_FACT, &[&encode(entry)])
     }
 
@@ -102,7 +136,10 @@ impl Journal {
 }
 
 fn malformed(at: Position, why: impl ToString) -> StoreError {
-    StoreError::Malformed { what: format!("journal entry at {at}"), why: why.to_string() }
+    StoreError::Malformed {
+        what: format!("journal entry at {at}"),
+        why: why.to_string(),
+    }
 }
 
 fn parse(at: Position, kind: u8, bytes: &[u8]) -> Result<JournalEntry> {

@@ -13,8 +13,8 @@ use crate::{
     commit::Committer,
     disk::read_bytes,
     entry::{
-        ENTRY_BYTES_MAX, ENTRY_HEADER_BYTES, EntryHeader, FIRST_ENTRY, KIND_CALLER_MAX, KIND_END, KIND_MARK,
-        LOG_FILE_BYTES, crc_parts, entry_bytes,
+        ENTRY_BYTES_MAX, ENTRY_HEADER_BYTES, EntryHeader, FIRST_ENTRY, KIND_CALLER_MAX, KIND_END,
+        KIND_MARK, LOG_FILE_BYTES, crc_parts, entry_bytes,
     },
     recovery::{Files, erase, recover},
 };
@@ -46,7 +46,12 @@ pub struct LogOptions {
 impl LogOptions {
     /// Production's options.
     pub fn new(salt: u64) -> Self {
-        Self { file_bytes: LOG_FILE_BYTES, spares: 2, salt, sync: SyncMode::Thread }
+        Self {
+            file_bytes: LOG_FILE_BYTES,
+            spares: 2,
+            salt,
+            sync: SyncMode::Thread,
+        }
     }
 }
 
@@ -130,7 +135,12 @@ impl Log {
             disk,
             dir: dir.to_owned(),
             syncing: Mutex::new(()),
-            tail: Mutex::new(Tail { file, next: tail, written: tail, unsynced: Vec::new() }),
+            tail: Mutex::new(Tail {
+                file,
+                next: tail,
+                written: tail,
+                unsynced: Vec::new(),
+            }),
             ahead: Mutex::new(ahead),
             files: RwLock::new(found.files),
             durable: AtomicU64::new(tail.0),
@@ -147,9 +157,17 @@ impl Log {
     /// Adds an entry whose payload is all `parts` behind each other; `kind` is the caller's, 1 to 127. When it returns,
     /// the entry survives the death of this process. [`StoreError::NoSpace`] leaves everything as it was.
     pub fn append(&self, kind: u8, parts: &[&[u8]]) -> Result<Position> {
-        assert!((1..=KIND_CALLER_MAX).contains(&kind), "kind {kind} is not for callers");
+        assert!(
+            (1..=KIND_CALLER_MAX).contains(&kind),
+            "kind {kind} is not for callers"
+        );
         let len: usize = parts.iter().map(|part| part.len()).sum();
-        let limit = ENTRY_BYTES_MAX.min(self.shared.options.file_bytes.saturating_sub(FIRST_ENTRY + 64) as usize);
+        let limit = ENTRY_BYTES_MAX.min(
+            self.shared
+                .options
+                .file_bytes
+                .saturating_sub(FIRST_ENTRY + 64) as usize,
+        );
         if len > limit {
             return Err(StoreError::TooLarge { bytes: len, limit });
         }
@@ -161,13 +179,20 @@ impl Log {
         let at = tail.next;
         shared.write(&mut tail, kind, crc, len, parts)?;
         tail.written = tail.next;
-        if tail.unsynced.last().is_none_or(|(number, _)| *number != at.file()) {
+        if tail
+            .unsynced
+            .last()
+            .is_none_or(|(number, _)| *number != at.file())
+        {
             let file = Arc::clone(&tail.file);
             tail.unsynced.push((at.file(), file));
         }
         drop(tail);
         shared.counters.appends.fetch_add(1, Ordering::Relaxed);
-        shared.counters.bytes.fetch_add(len as u64, Ordering::Relaxed);
+        shared
+            .counters
+            .bytes
+            .fetch_add(len as u64, Ordering::Relaxed);
         Ok(at)
     }
 
@@ -189,7 +214,9 @@ impl Log {
                 Some(answer) => match tokio::time::timeout(SYNC_DEADLINE, answer?).await {
                     Ok(Ok(result)) => result,
                     Ok(Err(_)) => Err(StoreError::Poisoned("the sync thread ended".into())),
-                    Err(_) => Err(StoreError::SyncTimedOut { seconds: SYNC_DEADLINE.as_secs() }),
+                    Err(_) => Err(StoreError::SyncTimedOut {
+                        seconds: SYNC_DEADLINE.as_secs(),
+                    }),
                 },
                 None => shared.sync_inline(target).await,
             }
@@ -208,8 +235,16 @@ impl Log {
 
     /// The oldest position still held.
     pub fn first(&self) -> Position {
-        let files = self.shared.files.read().unwrap_or_else(PoisonError::into_inner);
-        files.first_key_value().map_or(Position::default(), |(&number, _)| Position::new(number, FIRST_ENTRY))
+        let files = self
+            .shared
+            .files
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        files
+            .first_key_value()
+            .map_or(Position::default(), |(&number, _)| {
+                Position::new(number, FIRST_ENTRY)
+            })
     }
 
     /// Kind and payload of the entry at `at`, checked.
@@ -226,9 +261,19 @@ impl Log {
     pub fn replay(&self, from: Position) -> Replay {
         let shared = Arc::clone(&self.shared);
         let tail = lock(&shared.tail).next;
-        let files = shared.files.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let files = shared
+            .files
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let salt = shared.options.salt;
-        Replay::new(files, salt, from, tail, Box::new(move |number| shared.locate(number)))
+        Replay::new(
+            files,
+            salt,
+            from,
+            tail,
+            Box::new(move |number| shared.locate(number)),
+        )
     }
 
     /// Lets go of whole files that end before `keep`. Entries from `keep` on stay.
@@ -247,8 +292,14 @@ impl Log {
                 return Ok(());
             }
             // Oldest first and each durable, so that what a power cut leaves has no gap.
-            ahead.recycle(first).map_err(|error| StoreError::io("drop", shared.locate(first), error))?;
-            shared.files.write().unwrap_or_else(PoisonError::into_inner).remove(&first);
+            ahead
+                .recycle(first)
+                .map_err(|error| StoreError::io("drop", shared.locate(first), error))?;
+            shared
+                .files
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&first);
         }
     }
 
@@ -264,7 +315,9 @@ impl Log {
         if from < self.first() {
             return Err(StoreError::Dropped(from));
         }
-        shared.truncate(&mut tail, from).map_err(|error| shared.stop("cut", from.file(), error))
+        shared
+            .truncate(&mut tail, from)
+            .map_err(|error| shared.stop("cut", from.file(), error))
     }
 
     /// Keeps the entry at `kept` and removes all after it, durably.
@@ -277,7 +330,11 @@ impl Log {
     pub fn stats(&self) -> LogStats {
         let counters = &self.shared.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        LogStats { appends: get(&counters.appends), bytes: get(&counters.bytes), syncs: get(&counters.syncs) }
+        LogStats {
+            appends: get(&counters.appends),
+            bytes: get(&counters.bytes),
+            syncs: get(&counters.syncs),
+        }
     }
 }
 
@@ -295,13 +352,17 @@ impl Shared {
     }
 
     fn healthy(&self) -> Result<()> {
-        self.poison.get().map_or(Ok(()), |why| Err(StoreError::Poisoned(why.clone())))
+        self.poison
+            .get()
+            .map_or(Ok(()), |why| Err(StoreError::Poisoned(why.clone())))
     }
 
     /// Stops the log: what the disk holds is unknown now.
     fn stop(&self, op: &'static str, number: u32, error: io::Error) -> StoreError {
         let path = self.locate(number);
-        let why = self.poison.get_or_init(|| format!("cannot {op} {path}: {error}"));
+        let why = self
+            .poison
+            .get_or_init(|| format!("cannot {op} {path}: {error}"));
         tracing::error!(%why, "log stopped");
         StoreError::Poisoned(why.clone())
     }
@@ -322,16 +383,32 @@ impl Shared {
         if tail.unsynced.last().is_none_or(|(last, _)| *last != ended) {
             tail.unsynced.push((ended, Arc::clone(&tail.file)));
         }
-        self.files.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&file));
+        self.files
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(number, Arc::clone(&file));
         tail.file = file;
         tail.next = Position::new(number, FIRST_ENTRY);
         Ok(())
     }
 
     /// Writes one entry at the tail. A full disk leaves the tail where it was; another error stops the log.
-    fn write(&self, tail: &mut Tail, kind: u8, crc: u32, len: usize, parts: &[&[u8]]) -> Result<()> {
+    fn write(
+        &self,
+        tail: &mut Tail,
+        kind: u8,
+        crc: u32,
+        len: usize,
+        parts: &[&[u8]],
+    ) -> Result<()> {
         let at = tail.next;
-        let header = EntryHeader { len: len as u32, crc, durable: self.durable(), kind }.encode(at, self.options.salt);
+        let header = EntryHeader {
+            len: len as u32,
+            crc,
+            durable: self.durable(),
+            kind,
+        }
+        .encode(at, self.options.salt);
         let mut slices = Vec::with_capacity(1 + parts.len());
         slices.push(IoSlice::new(&header));
         slices.extend(parts.iter().map(|part| IoSlice::new(part)));
@@ -347,7 +424,9 @@ impl Shared {
     }
 
     async fn sync_inline(&self, target: Position) -> Result<()> {
-        if let SyncMode::Inline { delay } = self.options.sync {
+        if let SyncMode::Inline { delay } = self.options.sync
+            && !delay.is_zero()
+        {
             tokio::time::sleep(delay).await;
         }
         self.healthy()?;
@@ -371,7 +450,8 @@ impl Shared {
             return Ok(());
         }
         for (number, file) in files {
-            file.sync().map_err(|error| self.stop("sync", number, error))?;
+            file.sync()
+                .map_err(|error| self.stop("sync", number, error))?;
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         }
         self.durable.store(target.0, Ordering::Release);
@@ -384,7 +464,10 @@ impl Shared {
     fn mark(&self, durable: Position) {
         let mut tail = lock(&self.tail);
         let room = tail.next.offset() + 2 * entry_bytes(0) <= self.options.file_bytes;
-        if tail.next == durable && room && let Err(error) = self.write(&mut tail, KIND_MARK, 0, 0, &[]) {
+        if tail.next == durable
+            && room
+            && let Err(error) = self.write(&mut tail, KIND_MARK, 0, 0, &[])
+        {
             tracing::debug!(%error, "no mark after a sync");
         }
     }
@@ -429,9 +512,13 @@ impl Shared {
             Arc::clone(files.get(&at.file()).ok_or(StoreError::Dropped(at))?)
         };
         let failed = |error| StoreError::io("read", self.locate(at.file()), error);
-        let mut bytes = read_bytes(&*file, at.offset(), ENTRY_HEADER_BYTES + guess).map_err(failed)?;
-        let header = EntryHeader::decode(&bytes, at, self.options.salt).filter(|header| header.kind <= KIND_CALLER_MAX);
-        let Some(header) = header else { return Err(self.unreadable(at, "no entry begins here")) };
+        let mut bytes =
+            read_bytes(&*file, at.offset(), ENTRY_HEADER_BYTES + guess).map_err(failed)?;
+        let header = EntryHeader::decode(&bytes, at, self.options.salt)
+            .filter(|header| header.kind <= KIND_CALLER_MAX);
+        let Some(header) = header else {
+            return Err(self.unreadable(at, "no entry begins here"));
+        };
         let len = header.len as usize;
         if bytes.len() < ENTRY_HEADER_BYTES + len {
             bytes = read_bytes(&*file, at.offset(), ENTRY_HEADER_BYTES + len).map_err(failed)?;
@@ -450,7 +537,11 @@ impl Shared {
     fn unreadable(&self, at: Position, why: &str) -> StoreError {
         let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
         if files.contains_key(&at.file()) {
-            StoreError::Damaged { path: self.locate(at.file()), offset: at.offset(), why: why.into() }
+            StoreError::Damaged {
+                path: self.locate(at.file()),
+                offset: at.offset(),
+                why: why.into(),
+            }
         } else {
             StoreError::Dropped(at)
         }

@@ -108,7 +108,9 @@ impl Image {
             let within = (at % PAGE_BYTES as u64) as usize;
             let count = (PAGE_BYTES - within).min(len - done);
             match self.pages.get(&(at / PAGE_BYTES as u64)) {
-                Some(page) => buf[done..done + count].copy_from_slice(&page[within..within + count]),
+                Some(page) => {
+                    buf[done..done + count].copy_from_slice(&page[within..within + count])
+                }
                 None => buf[done..done + count].fill(0),
             }
             done += count;
@@ -117,7 +119,11 @@ impl Image {
     }
 
     fn page_mut(&mut self, page: u64) -> &mut Page {
-        Arc::make_mut(self.pages.entry(page).or_insert_with(|| Arc::new([0; PAGE_BYTES])))
+        Arc::make_mut(
+            self.pages
+                .entry(page)
+                .or_insert_with(|| Arc::new([0; PAGE_BYTES])),
+        )
     }
 }
 
@@ -128,7 +134,8 @@ impl Inode {
             let at = offset + done as u64;
             let (page, within) = (at / PAGE_BYTES as u64, (at % PAGE_BYTES as u64) as usize);
             let count = (PAGE_BYTES - within).min(bytes.len() - done);
-            self.now.page_mut(page)[within..within + count].copy_from_slice(&bytes[done..done + count]);
+            self.now.page_mut(page)[within..within + count]
+                .copy_from_slice(&bytes[done..done + count]);
             self.dirty.insert(page);
             done += count;
         }
@@ -163,11 +170,18 @@ impl Inode {
 
     /// Leaves a part of what was not synced.
     fn tear(&mut self, rng: &mut SmallRng) {
-        let mut len = if rng.random() { self.now.len } else { self.safe.len };
+        let mut len = if rng.random() {
+            self.now.len
+        } else {
+            self.safe.len
+        };
         if let Some(cut) = self.cut.take() {
             if rng.random() {
                 // The cut came through: what was behind it is gone, whatever was written there since may be there.
-                let mut safe = Self { now: self.safe.clone(), ..Self::default() };
+                let mut safe = Self {
+                    now: self.safe.clone(),
+                    ..Self::default()
+                };
                 safe.set_len(cut.min(safe.now.len));
                 self.safe = safe.now;
                 len = if rng.random() { self.now.len } else { cut };
@@ -229,7 +243,11 @@ impl Medium {
     }
 
     fn fault(&mut self, op: DiskOp, path: &str) -> io::Result<()> {
-        let Some(fault) = self.faults.iter_mut().find(|f| f.op == op && f.times > 0 && path.contains(&f.path)) else {
+        let Some(fault) = self
+            .faults
+            .iter_mut()
+            .find(|f| f.op == op && f.times > 0 && path.contains(&f.path))
+        else {
             return Ok(());
         };
         if fault.skip > 0 {
@@ -258,7 +276,13 @@ impl Medium {
                 let id = self.next_inode;
                 self.next_inode += 1;
                 self.names.insert(path.into(), id);
-                self.inodes.insert(id, Inode { path: path.into(), ..Inode::default() });
+                self.inodes.insert(
+                    id,
+                    Inode {
+                        path: path.into(),
+                        ..Inode::default()
+                    },
+                );
                 id
             }
             None => return Err(errno(libc::ENOENT)),
@@ -275,8 +299,12 @@ impl Medium {
     }
 
     fn collect(&mut self, id: u64) {
-        let Some(inode) = self.inodes.get(&id) else { return };
-        let named = [&self.names, &self.safe_names].iter().any(|names| names.get(&inode.path) == Some(&id));
+        let Some(inode) = self.inodes.get(&id) else {
+            return;
+        };
+        let named = [&self.names, &self.safe_names]
+            .iter()
+            .any(|names| names.get(&inode.path) == Some(&id));
         if !named && inode.handles == 0 {
             self.inodes.remove(&id);
         }
@@ -290,9 +318,15 @@ impl Medium {
         if !self.dirs.contains(dir) {
             return Err(errno(libc::ENOENT));
         }
-        let all = self.names.keys().chain(self.dirs.iter().filter(|d| !d.is_empty()));
+        let all = self
+            .names
+            .keys()
+            .chain(self.dirs.iter().filter(|d| !d.is_empty()));
         let inside = all.filter(|path| parent(path) == dir);
-        let names: BTreeSet<_> = inside.filter_map(|path| path.rsplit('/').next()).map(str::to_owned).collect();
+        let names: BTreeSet<_> = inside
+            .filter_map(|path| path.rsplit('/').next())
+            .map(str::to_owned)
+            .collect();
         Ok(names.into_iter().collect())
     }
 
@@ -317,7 +351,10 @@ impl Medium {
         self.change()?;
         let id = self.names.remove(from).ok_or_else(|| errno(libc::ENOENT))?;
         self.safe_names.remove(from);
-        let over = [self.names.insert(to.into(), id), self.safe_names.insert(to.into(), id)];
+        let over = [
+            self.names.insert(to.into(), id),
+            self.safe_names.insert(to.into(), id),
+        ];
         self.inode(id)?.path = to.into();
         over.into_iter().flatten().for_each(|id| self.collect(id));
         self.sync_names(parent(from));
@@ -342,7 +379,8 @@ impl Medium {
             !inside
         });
         let new = self.names.iter().filter(|(path, _)| parent(path) == dir);
-        self.safe_names.extend(new.map(|(path, &id)| (path.clone(), id)));
+        self.safe_names
+            .extend(new.map(|(path, &id)| (path.clone(), id)));
         old.into_iter().for_each(|id| self.collect(id));
     }
 
@@ -371,10 +409,16 @@ impl Medium {
 
     /// Refuses what does not fit. Pages already there or reserved cost nothing.
     fn room(&mut self, id: u64, end: u64, bytes: u64) -> io::Result<()> {
-        let Some(capacity) = self.capacity else { return Ok(()) };
+        let Some(capacity) = self.capacity else {
+            return Ok(());
+        };
         let inode = self.inode(id)?;
         let more = if end <= inode.reserved { 0 } else { bytes };
-        if more > 0 && self.used() + more > capacity { Err(errno(libc::ENOSPC)) } else { Ok(()) }
+        if more > 0 && self.used() + more > capacity {
+            Err(errno(libc::ENOSPC))
+        } else {
+            Ok(())
+        }
     }
 
     pub fn sync(&mut self, id: u64) -> io::Result<()> {
@@ -408,12 +452,19 @@ impl Medium {
 
     fn used(&self) -> u64 {
         let named: BTreeSet<u64> = self.names.values().copied().collect();
-        self.inodes.iter().filter(|(id, inode)| named.contains(id) || inode.handles > 0).map(|(_, inode)| inode.charge()).sum()
+        self.inodes
+            .iter()
+            .filter(|(id, inode)| named.contains(id) || inode.handles > 0)
+            .map(|(_, inode)| inode.charge())
+            .sum()
     }
 
     pub fn space(&self) -> Space {
         let total = self.capacity.unwrap_or(1 << 40);
-        Space { total, free: total.saturating_sub(self.used()) }
+        Space {
+            total,
+            free: total.saturating_sub(self.used()),
+        }
     }
 
     /// Flips one bit of a file, unseen by everybody.
@@ -421,7 +472,8 @@ impl Medium {
         let id = *self.names.get(path).ok_or_else(|| errno(libc::ENOENT))?;
         let inode = self.inode(id)?;
         for image in [&mut inode.now, &mut inode.safe] {
-            image.page_mut(offset / PAGE_BYTES as u64)[(offset % PAGE_BYTES as u64) as usize] ^= 1 << bit;
+            image.page_mut(offset / PAGE_BYTES as u64)[(offset % PAGE_BYTES as u64) as usize] ^=
+                1 << bit;
         }
         Ok(())
     }
@@ -445,15 +497,30 @@ impl Medium {
             }
         }
         self.inodes.values_mut().for_each(|inode| inode.handles = 0);
-        let named: BTreeSet<u64> = self.names.values().chain(self.safe_names.values()).copied().collect();
+        let named: BTreeSet<u64> = self
+            .names
+            .values()
+            .chain(self.safe_names.values())
+            .copied()
+            .collect();
         self.inodes.retain(|id, _| named.contains(id));
     }
 
     fn lose_names(&mut self, how: Crash) {
-        let all: BTreeSet<String> = self.names.keys().chain(self.safe_names.keys()).cloned().collect();
+        let all: BTreeSet<String> = self
+            .names
+            .keys()
+            .chain(self.safe_names.keys())
+            .cloned()
+            .collect();
         for path in all {
             let kept = how == Crash::PowerCutTorn && self.rng.random();
-            let id = if kept { self.names.get(&path) } else { self.safe_names.get(&path) }.copied();
+            let id = if kept {
+                self.names.get(&path)
+            } else {
+                self.safe_names.get(&path)
+            }
+            .copied();
             for names in [&mut self.names, &mut self.safe_names] {
                 match id {
                     Some(id) => names.insert(path.clone(), id),

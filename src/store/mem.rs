@@ -3,10 +3,7 @@
 //! [`MemDisk`] is the medium, which outlives the machine; [`MemDisk::attach`] is the view of one life of a process.
 //! After a crash, views and files of earlier lives answer EIO, as tasks that outlived their machine deserve.
 
-use crate::{
-    Crash, Disk, DiskFile, Fault, Space,
-    medium::Medium,
-};
+use crate::{Crash, Disk, DiskFile, Fault, Space, medium::Medium};
 use std::{
     io::{self, IoSlice},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,7 +25,10 @@ impl MemDisk {
 
     /// The disk as this life of a process sees it.
     pub fn attach(&self) -> Arc<dyn Disk> {
-        Arc::new(View { medium: Arc::clone(&self.0), life: lock(&self.0).life })
+        Arc::new(View {
+            medium: Arc::clone(&self.0),
+            life: lock(&self.0).life,
+        })
     }
 
     /// Ends the life that uses the disk now.
@@ -81,13 +81,21 @@ impl View {
 
 fn alive(medium: &Mutex<Medium>, life: u64) -> io::Result<MutexGuard<'_, Medium>> {
     let medium = lock(medium);
-    if medium.life == life { Ok(medium) } else { Err(io::Error::from_raw_os_error(libc::EIO)) }
+    if medium.life == life {
+        Ok(medium)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EIO))
+    }
 }
 
 impl Disk for View {
     fn open_file(&self, path: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
         let inode = self.medium()?.open(path, create)?;
-        Ok(Arc::new(MemFile { medium: Arc::clone(&self.medium), life: self.life, inode }))
+        Ok(Arc::new(MemFile {
+            medium: Arc::clone(&self.medium),
+            life: self.life,
+            inode,
+        }))
     }
 
     fn exists(&self, path: &str) -> io::Result<bool> {

@@ -21,21 +21,33 @@ impl RealDisk {
     /// Opens (or makes) the folder and locks it against other processes.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let path = root.display().to_string();
-        let unusable = |why: String| StoreError::NotUsable { path: path.clone(), why };
+        let unusable = |why: String| StoreError::NotUsable {
+            path: path.clone(),
+            why,
+        };
         if let Err(error) = fs::create_dir_all(root) {
             return Err(match error.kind() {
-                ErrorKind::AlreadyExists | ErrorKind::NotADirectory => unusable("it is not a folder".into()),
+                ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+                    unusable("it is not a folder".into())
+                }
                 _ => unusable(format!("cannot make it: {error}")),
             });
         }
-        let lock = File::open(root).map_err(|error| unusable(format!("cannot read it: {error}")))?;
+        let lock =
+            File::open(root).map_err(|error| unusable(format!("cannot read it: {error}")))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path }),
-            Err(TryLockError::Error(error)) => return Err(unusable(format!("cannot lock it: {error}"))),
+            Err(TryLockError::Error(error)) => {
+                return Err(unusable(format!("cannot lock it: {error}")));
+            }
         }
-        let disk = Self { root: root.to_owned(), _lock: lock };
-        disk.probe().map_err(|error| unusable(format!("cannot write in it: {error}")))?;
+        let disk = Self {
+            root: root.to_owned(),
+            _lock: lock,
+        };
+        disk.probe()
+            .map_err(|error| unusable(format!("cannot write in it: {error}")))?;
         Ok(disk)
     }
 
@@ -48,10 +60,16 @@ impl RealDisk {
 
     fn path(&self, path: &str) -> io::Result<PathBuf> {
         let path = Path::new(path);
-        if path.components().all(|part| matches!(part, Component::Normal(_))) {
+        if path
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+        {
             return Ok(self.root.join(path));
         }
-        Err(io::Error::new(ErrorKind::InvalidInput, "path leaves the data folder"))
+        Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "path leaves the data folder",
+        ))
     }
 }
 
@@ -66,7 +84,12 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 
 impl Disk for RealDisk {
     fn open_file(&self, path: &str, create: bool) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(self.path(path)?)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .open(self.path(path)?)?;
         Ok(Arc::new(RealFile(file)))
     }
 
@@ -86,7 +109,12 @@ impl Disk for RealDisk {
 
     fn create_dir_all(&self, dir: &str) -> io::Result<()> {
         let mut path = self.root.clone();
-        for part in self.path(dir)?.strip_prefix(&self.root).map_err(io::Error::other)?.components() {
+        for part in self
+            .path(dir)?
+            .strip_prefix(&self.root)
+            .map_err(io::Error::other)?
+            .components()
+        {
             path.push(part);
             match fs::create_dir(&path) {
                 Ok(()) => sync_parent(&path)?,
@@ -105,7 +133,11 @@ impl Disk for RealDisk {
         let (from, to) = (self.path(from)?, self.path(to)?);
         fs::rename(&from, &to)?;
         sync_parent(&to)?;
-        if from.parent() == to.parent() { Ok(()) } else { sync_parent(&from) }
+        if from.parent() == to.parent() {
+            Ok(())
+        } else {
+            sync_parent(&from)
+        }
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
@@ -168,7 +200,11 @@ impl DiskFile for RealFile {
         match sys::fallocate(&self.0, len) {
             // Not every file system reserves; then it is only made long enough.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                if self.len()? < len { self.set_len(len) } else { Ok(()) }
+                if self.len()? < len {
+                    self.set_len(len)
+                } else {
+                    Ok(())
+                }
             }
             other => other,
         }

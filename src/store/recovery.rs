@@ -8,8 +8,8 @@ use crate::{
     ahead::{Ahead, file_number, file_path},
     disk::{read_bytes, write_bytes},
     entry::{
-        BadHeader, ENTRY_HEADER_BYTES, EntryHeader, FILE_HEADER_BYTES, FIRST_ENTRY, KIND_CALLER_MAX, KIND_END,
-        check_file_header, entry_bytes,
+        BadHeader, ENTRY_HEADER_BYTES, EntryHeader, FILE_HEADER_BYTES, FIRST_ENTRY,
+        KIND_CALLER_MAX, KIND_END, check_file_header, entry_bytes,
     },
 };
 use bytes::Bytes;
@@ -33,7 +33,13 @@ struct Reader {
 
 impl Reader {
     fn new(file: Arc<dyn DiskFile>, number: u32, salt: u64) -> Self {
-        Self { file, number, salt, start: 0, window: Bytes::new() }
+        Self {
+            file,
+            number,
+            salt,
+            start: 0,
+            window: Bytes::new(),
+        }
     }
 
     /// `len` bytes at `offset`, fewer at the file's end.
@@ -50,7 +56,9 @@ impl Reader {
     /// The intact entry at `offset`, if there is one.
     fn entry(&mut self, offset: u64) -> io::Result<Option<(EntryHeader, Bytes)>> {
         let head = self.bytes(offset, ENTRY_HEADER_BYTES)?;
-        let Some(header) = EntryHeader::decode(&head, Position::new(self.number, offset), self.salt) else {
+        let Some(header) =
+            EntryHeader::decode(&head, Position::new(self.number, offset), self.salt)
+        else {
             return Ok(None);
         };
         let payload = self.bytes(offset + ENTRY_HEADER_BYTES as u64, header.len as usize)?;
@@ -65,7 +73,11 @@ impl Reader {
         loop {
             let window = self.bytes(offset, WINDOW_BYTES)?;
             if window.len() < ENTRY_HEADER_BYTES {
-                return Ok(if any { Search::Leftovers } else { Search::Nothing });
+                return Ok(if any {
+                    Search::Leftovers
+                } else {
+                    Search::Nothing
+                });
             }
             for at in (0..=window.len() - ENTRY_HEADER_BYTES).step_by(8) {
                 let place = Position::new(self.number, offset + at as u64);
@@ -99,35 +111,53 @@ pub(crate) struct Recovered {
 /// Finds the log's end, shows every entry to `visit`, and leaves the disk as if nothing had followed that end.
 pub(crate) fn recover(ahead: &mut Ahead, visit: Visit<'_>) -> Result<Recovered> {
     let numbers = inventory(ahead)?;
-    let mut walk = Walk { ahead, files: Files::new(), ends: BTreeMap::new(), claimed: Position::default(), headless: None };
+    let mut walk = Walk {
+        ahead,
+        files: Files::new(),
+        ends: BTreeMap::new(),
+        claimed: Position::default(),
+        headless: None,
+    };
     let stop = walk.entries(&numbers, visit)?;
     let leftovers = walk.judge(&numbers, stop)?;
     let tail = walk.cut(&numbers, stop, leftovers)?;
     walk.settle(tail)?;
-    Ok(Recovered { files: walk.files, tail })
+    Ok(Recovered {
+        files: walk.files,
+        tail,
+    })
 }
 
 /// Numbers of the log files; spares go to `ahead`.
 fn inventory(ahead: &mut Ahead) -> Result<Vec<u32>> {
     let disk = Arc::clone(&ahead.disk);
     let here = |op, path: &str, error| StoreError::io(op, disk.locate(path), error);
-    disk.create_dir_all(&ahead.dir).map_err(|error| here("make", &ahead.dir, error))?;
+    disk.create_dir_all(&ahead.dir)
+        .map_err(|error| here("make", &ahead.dir, error))?;
     let mut numbers = Vec::new();
-    for name in disk.list(&ahead.dir).map_err(|error| here("list", &ahead.dir, error))? {
+    for name in disk
+        .list(&ahead.dir)
+        .map_err(|error| here("list", &ahead.dir, error))?
+    {
         let path = format!("{}/{name}", ahead.dir);
         numbers.extend(file_number(&name, ".log"));
         if file_number(&name, ".spare").is_some() {
             if ahead.spares.len() < ahead.spares_max {
                 ahead.spares.push(path);
             } else {
-                disk.remove_file(&path).map_err(|error| here("remove", &path, error))?;
+                disk.remove_file(&path)
+                    .map_err(|error| here("remove", &path, error))?;
             }
         }
     }
     numbers.sort_unstable();
     if let Some(pair) = numbers.windows(2).find(|pair| pair[1] != pair[0] + 1) {
         let path = disk.locate(&file_path(&ahead.dir, pair[0] + 1));
-        return Err(StoreError::Damaged { path, offset: 0, why: "the file is missing".into() });
+        return Err(StoreError::Damaged {
+            path,
+            offset: 0,
+            why: "the file is missing".into(),
+        });
     }
     ahead.last = numbers.last().copied().unwrap_or(0);
     Ok(numbers)
@@ -152,12 +182,22 @@ impl Walk<'_> {
     }
 
     fn damaged(&self, at: Position, why: String) -> StoreError {
-        let path = self.ahead.disk.locate(&file_path(&self.ahead.dir, at.file()));
-        StoreError::Damaged { path, offset: at.offset(), why }
+        let path = self
+            .ahead
+            .disk
+            .locate(&file_path(&self.ahead.dir, at.file()));
+        StoreError::Damaged {
+            path,
+            offset: at.offset(),
+            why,
+        }
     }
 
     fn open(&self, number: u32) -> Result<Arc<dyn DiskFile>> {
-        self.ahead.disk.open_file(&file_path(&self.ahead.dir, number), false).map_err(self.error("open", number))
+        self.ahead
+            .disk
+            .open_file(&file_path(&self.ahead.dir, number), false)
+            .map_err(self.error("open", number))
     }
 
     /// Whether file `number` begins with its own header.
@@ -168,9 +208,16 @@ impl Walk<'_> {
             Err(BadHeader::Absent) => Ok(false),
             Err(BadHeader::Newer(found)) => {
                 let path = self.ahead.disk.locate(&file_path(&self.ahead.dir, number));
-                Err(StoreError::Newer { path, found, supported: 1 })
+                Err(StoreError::Newer {
+                    path,
+                    found,
+                    supported: 1,
+                })
             }
-            Err(BadHeader::Foreign) => Err(self.damaged(Position::new(number, 0), "the file belongs to another log".into())),
+            Err(BadHeader::Foreign) => Err(self.damaged(
+                Position::new(number, 0),
+                "the file belongs to another log".into(),
+            )),
         }
     }
 
@@ -187,7 +234,10 @@ impl Walk<'_> {
             self.files.insert(number, Arc::clone(&file));
             let mut reader = Reader::new(file, number, self.ahead.salt);
             loop {
-                let Some((header, payload)) = reader.entry(next.offset()).map_err(self.error("read", number))? else {
+                let Some((header, payload)) = reader
+                    .entry(next.offset())
+                    .map_err(self.error("read", number))?
+                else {
                     self.ends.insert(number, next.offset());
                     return Ok(next);
                 };
@@ -211,9 +261,16 @@ impl Walk<'_> {
     fn judge(&self, numbers: &[u32], stop: Position) -> Result<Vec<u32>> {
         let mut leftovers = Vec::new();
         for &number in numbers.iter().filter(|&&number| number >= stop.file()) {
-            let from = if number == stop.file() && self.headless.is_none() { stop.offset() + 8 } else { FIRST_ENTRY };
+            let from = if number == stop.file() && self.headless.is_none() {
+                stop.offset() + 8
+            } else {
+                FIRST_ENTRY
+            };
             let mut reader = Reader::new(self.open(number)?, number, self.ahead.salt);
-            match reader.search(from, stop).map_err(self.error("read", number))? {
+            match reader
+                .search(from, stop)
+                .map_err(self.error("read", number))?
+            {
                 Search::Nothing => {}
                 Search::Leftovers if self.headless == Some(number) => {
                     let why = "the file's header is unreadable, and entries follow".into();
@@ -221,7 +278,9 @@ impl Walk<'_> {
                 }
                 Search::Leftovers => leftovers.push(number),
                 Search::Proof(proof) => {
-                    let why = format!("nothing readable here, but it was durable when the entry at {proof} was written");
+                    let why = format!(
+                        "nothing readable here, but it was durable when the entry at {proof} was written"
+                    );
                     return Err(self.damaged(stop, why));
                 }
             }
@@ -232,14 +291,22 @@ impl Walk<'_> {
     /// Removes what lies behind `stop`, newest first, and answers where the next entry goes.
     fn cut(&mut self, numbers: &[u32], stop: Position, leftovers: Vec<u32>) -> Result<Position> {
         let keeps = self.files.contains_key(&stop.file());
-        for &number in numbers.iter().rev().filter(|&&number| number > stop.file() || (!keeps && number == stop.file())) {
+        for &number in numbers
+            .iter()
+            .rev()
+            .filter(|&&number| number > stop.file() || (!keeps && number == stop.file()))
+        {
             let file = self.open(number)?;
-            let fresh = number == stop.file() + 1 && !leftovers.contains(&number) && self.header(number, &*file)?;
+            let fresh = number == stop.file() + 1
+                && !leftovers.contains(&number)
+                && self.header(number, &*file)?;
             if keeps && fresh {
                 self.ahead.ready = Some(file);
                 continue;
             }
-            self.ahead.remove(number).map_err(self.error("remove", number))?;
+            self.ahead
+                .remove(number)
+                .map_err(self.error("remove", number))?;
         }
         self.ahead.last = stop.file() - u32::from(!keeps) + u32::from(self.ahead.ready.is_some());
         if !keeps {
@@ -248,7 +315,12 @@ impl Walk<'_> {
             return Ok(Position::new(number, FIRST_ENTRY));
         }
         if leftovers.contains(&stop.file()) {
-            erase(&*self.files[&stop.file()], stop.offset(), self.ahead.file_bytes).map_err(self.error("cut", stop.file()))?;
+            erase(
+                &*self.files[&stop.file()],
+                stop.offset(),
+                self.ahead.file_bytes,
+            )
+            .map_err(self.error("cut", stop.file()))?;
         }
         Ok(stop)
     }
@@ -256,17 +328,32 @@ impl Walk<'_> {
     /// Makes durable what was read. It is written again first: after a failed sync the page cache may show bytes that
     /// the kernel believes clean and that are not on disk.
     fn settle(&self, tail: Position) -> Result<()> {
-        for (&number, &end) in self.ends.range(self.claimed.file().min(tail.file())..=tail.file()) {
+        for (&number, &end) in self
+            .ends
+            .range(self.claimed.file().min(tail.file())..=tail.file())
+        {
             let file = &self.files[&number];
-            let mut at = if number == self.claimed.file() { self.claimed.offset().max(FIRST_ENTRY) } else { FIRST_ENTRY };
+            let mut at = if number == self.claimed.file() {
+                self.claimed.offset().max(FIRST_ENTRY)
+            } else {
+                FIRST_ENTRY
+            };
             while at < end {
-                let bytes = read_bytes(&**file, at, WINDOW_BYTES.min((end - at) as usize)).map_err(self.error("read", number))?;
+                let bytes = read_bytes(&**file, at, WINDOW_BYTES.min((end - at) as usize))
+                    .map_err(self.error("read", number))?;
                 write_bytes(&**file, at, &bytes).map_err(self.error("write", number))?;
                 at += bytes.len().max(1) as u64;
             }
             file.sync().map_err(self.error("sync", number))?;
         }
-        Ok(())
+        // A life that was killed while it made a file may have left header or name in memory only.
+        if let Some(ready) = &self.ahead.ready {
+            ready.sync().map_err(self.error("sync", self.ahead.last))?;
+        }
+        self.ahead
+            .disk
+            .sync_dir(&self.ahead.dir)
+            .map_err(self.error("sync the folder of", tail.file()))
     }
 }
 
@@ -288,10 +375,23 @@ pub struct Replay {
 }
 
 impl Replay {
-    pub(crate) fn new(files: Files, salt: u64, from: Position, tail: Position, locate: Box<dyn Fn(u32) -> String + Send>) -> Self {
+    pub(crate) fn new(
+        files: Files,
+        salt: u64,
+        from: Position,
+        tail: Position,
+        locate: Box<dyn Fn(u32) -> String + Send>,
+    ) -> Self {
         let first = files.first_key_value().map_or(1, |(&number, _)| number);
         let next = from.max(Position::new(first, FIRST_ENTRY));
-        Self { files, salt, next, tail, reader: None, locate }
+        Self {
+            files,
+            salt,
+            next,
+            tail,
+            reader: None,
+            locate,
+        }
     }
 
     fn step(&mut self) -> Result<Option<(Position, u8, Bytes)>> {
@@ -305,10 +405,16 @@ impl Replay {
                     slot.insert(Reader::new(Arc::clone(file), number, self.salt))
                 }
             };
-            let found = reader.entry(at.offset()).map_err(|error| StoreError::io("read", (self.locate)(number), error))?;
+            let found = reader
+                .entry(at.offset())
+                .map_err(|error| StoreError::io("read", (self.locate)(number), error))?;
             let Some((header, payload)) = found else {
                 let why = "no intact entry begins here".into();
-                return Err(StoreError::Damaged { path: (self.locate)(number), offset: at.offset(), why });
+                return Err(StoreError::Damaged {
+                    path: (self.locate)(number),
+                    offset: at.offset(),
+                    why,
+                });
             };
             self.next = match header.kind {
                 KIND_END => Position::new(number + 1, FIRST_ENTRY),

@@ -3,7 +3,10 @@
 //! A sum says how much of its block it covers; bytes of the block behind that are zeros. So a hole needs no sum,
 //! and an append extends the last sum without reading.
 
-use crate::{DiskFile, disk::{read_bytes, write_bytes}};
+use crate::{
+    DiskFile,
+    disk::{read_bytes, write_bytes},
+};
 use std::io;
 
 /// Bytes that one sum covers.
@@ -24,19 +27,27 @@ pub(crate) struct Sum {
 
 impl Sum {
     pub fn of(block: &[u8]) -> Self {
-        Self { crc: crc32c::crc32c(block), covered: block.len() as u32 }
+        Self {
+            crc: crc32c::crc32c(block),
+            covered: block.len() as u32,
+        }
     }
 
     /// With zeros up to `offset` (at or past what is covered) and `part` behind them.
     pub fn extended(self, offset: usize, part: &[u8]) -> Self {
         let gap = &ZEROS[..offset - self.covered as usize];
         let crc = crc32c::crc32c_append(crc32c::crc32c_append(self.crc, gap), part);
-        Self { crc, covered: (offset + part.len()) as u32 }
+        Self {
+            crc,
+            covered: (offset + part.len()) as u32,
+        }
     }
 
     /// Whether these are the block's bytes, as far as the file goes.
     pub fn matches(self, block: &[u8]) -> bool {
-        let Some((covered, rest)) = block.split_at_checked(self.covered as usize) else { return false };
+        let Some((covered, rest)) = block.split_at_checked(self.covered as usize) else {
+            return false;
+        };
         crc32c::crc32c(covered) == self.crc && rest == &ZEROS[..rest.len()]
     }
 }
@@ -55,7 +66,12 @@ impl Sums {
         }
         let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         let sums = bytes[HEADER_BYTES as usize..].chunks_exact(SUM_BYTES as usize);
-        let list = sums.map(|sum| Sum { crc: word(sum), covered: word(&sum[4..]).min(SUM_BLOCK_BYTES as u32) }).collect();
+        let list = sums
+            .map(|sum| Sum {
+                crc: word(sum),
+                covered: word(&sum[4..]).min(SUM_BLOCK_BYTES as u32),
+            })
+            .collect();
         Ok(Some(Self { list }))
     }
 
@@ -63,7 +79,11 @@ impl Sums {
     pub fn rebuild(base: &dyn DiskFile) -> io::Result<Self> {
         let mut list = Vec::new();
         for block in 0..base.len()?.div_ceil(SUM_BLOCK_BYTES) {
-            list.push(Sum::of(&read_bytes(base, block * SUM_BLOCK_BYTES, SUM_BLOCK_BYTES as usize)?));
+            list.push(Sum::of(&read_bytes(
+                base,
+                block * SUM_BLOCK_BYTES,
+                SUM_BLOCK_BYTES as usize,
+            )?));
         }
         Ok(Self { list })
     }

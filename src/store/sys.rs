@@ -18,15 +18,30 @@ const PARTS_MAX: usize = 1024;
 pub(crate) fn pwritev(file: &File, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
     let count = parts.len().min(PARTS_MAX) as libc::c_int;
     // SAFETY: IoSlice has the layout of iovec on Unix; the slices outlive the call, the descriptor is open.
-    let wrote = unsafe { libc::pwritev(file.as_raw_fd(), parts.as_ptr().cast(), count, offset as libc::off_t) };
-    if wrote < 0 { Err(io::Error::last_os_error()) } else { Ok(wrote as usize) }
+    let wrote = unsafe {
+        libc::pwritev(
+            file.as_raw_fd(),
+            parts.as_ptr().cast(),
+            count,
+            offset as libc::off_t,
+        )
+    };
+    if wrote < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(wrote as usize)
+    }
 }
 
 /// fallocate(2): reserves the first `len` bytes and grows the file to them.
 pub(crate) fn fallocate(file: &File, len: u64) -> io::Result<()> {
     // SAFETY: plain integers and an open descriptor.
     let result = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len as libc::off_t) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// statvfs(3) of the file system below `path`.
@@ -39,5 +54,8 @@ pub(crate) fn space(path: &Path) -> io::Result<Space> {
     }
     // SAFETY: statvfs succeeded, so it filled the struct.
     let out = unsafe { out.assume_init() };
-    Ok(Space { total: out.f_blocks * out.f_frsize, free: out.f_bavail * out.f_frsize })
+    Ok(Space {
+        total: out.f_blocks * out.f_frsize,
+        free: out.f_bavail * out.f_frsize,
+    })
 }

@@ -1,0 +1,312 @@
+//! Bases against a plain vector, against flipped bits and against crashes.
+#![allow(clippy::unwrap_used)]
+
+use hydfs_store::{Bases, Crash, DiskOp, Fault, MemDisk, SUM_BLOCK_BYTES, StoreError, SyncMode};
+use hydfs_types::SegmentId;
+use proptest::prelude::*;
+use std::time::Duration;
+
+const SEGMENT: SegmentId = SegmentId(0x1234);
+const FILE: &str = "base/34/0000000000001234";
+const INLINE: SyncMode = SyncMode::Inline {
+    delay: Duration::ZERO,
+};
+
+fn open(disk: &MemDisk) -> Bases {
+    Bases::open(disk.attach(), "base", INLINE).unwrap()
+}
+
+fn everything(bases: &Bases) -> Vec<u8> {
+    bases.read(SEGMENT, 0, 1 << 22).unwrap().to_vec()
+}
+
+fn pattern(len: usize, salt: u8) -> Vec<u8> {
+    (0..len)
+        .map(|at| (at as u8).wrapping_mul(31) ^ salt | 1)
+        .collect()
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write { offset: u64, len: usize, salt: u8 },
+    Append { len: usize, salt: u8 },
+    SetLen(u64),
+    Sync,
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let near = prop_oneof![
+        0u64..300_000,
+        Just(SUM_BLOCK_BYTES),
+        Just(SUM_BLOCK_BYTES - 1),
+        Just(2 * SUM_BLOCK_BYTES + 1)
+    ];
+    let len = prop_oneof![0usize..5000, 60_000usize..140_000];
+    let step = prop_oneof![
+        4 => (near.clone(), len.clone(), any::<u8>()).prop_map(|(offset, len, salt)| Step::Write { offset, len, salt }),
+        4 => (len, any::<u8>()).prop_map(|(len, salt)| Step::Append { len, salt }),
+        2 => near.prop_map(Step::SetLen),
+        2 => Just(Step::Sync),
+        1 => Just(Step::Reopen),
+    ];
+    proptest::collection::vec(step, 1..25)
+}
+
+fn apply(bases: &Bases, step: &Step, model: &mut Vec<u8>) -> Result<(), StoreError> {
+    match step {
+        Step::Write { offset, len, salt } => write(bases, *offset, &pattern(*len, *salt), model),
+        Step::Append { len, salt } => {
+            write(bases, model.len() as u64, &pattern(*len, *salt), model)
+        }
+        Step::SetLen(len) => {
+            bases.set_len(SEGMENT, *len)?;
+            model.resize(*len as usize, 0);
+            Ok(())
+        }
+        Step::Sync => bases.sync_now(SEGMENT),
+        Step::Reopen => Ok(()),
+    }
+}
+
+fn write(bases: &Bases, offset: u64, bytes: &[u8], model: &mut Vec<u8>) -> Result<(), StoreError> {
+    bases.write(SEGMENT, offset, bytes)?;
+    if !bytes.is_empty() {
+        let end = offset as usize + bytes.len();
+        model.resize(model.len().max(end), 0);
+        model[offset as usize..end].copy_from_slice(bytes);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_base_is_a_vector_of_bytes(steps in steps()) {
+        let disk = MemDisk::new(1);
+        let mut bases = open(&disk);
+        let mut model = Vec::new();
+        for step in &steps {
+            apply(&bases, step, &mut model).unwrap();
+            if matches!(step, Step::Reopen) {
+                drop(bases);
+                disk.crash(Crash::Kill);
+                bases = open(&disk);
+            }
+            bases.verify(SEGMENT).unwrap();
+            prop_assert_eq!(&everything(&bases), &model);
+            prop_assert_eq!(bases.len(SEGMENT).unwrap().unwrap_or(0), model.len() as u64);
+        }
+    }
+
+    /// The journal's part is played by the list of steps since the last sync.
+    #[test]
+    fn fault_s2_a_redo_after_any_crash_gives_the_same_base(seed: u64, steps in steps(), stop in 0u64..60, torn: bool) {
+        let disk = MemDisk::new(seed);
+        let bases = open(&disk);
+        disk.stop_after(stop);
+        let (mut synced, mut model) = (Vec::new(), Vec::new());
+        let mut since = Vec::new();
+        let mut stopped = None;
+        for step in &steps {
+            if let Err(error) = apply(&bases, step, &mut model) {
+                prop_assert!(matches!(error, StoreError::Io { .. }), "{error}");
+                stopped = Some(step.clone());
+                break;
+            }
+            since.push(step.clone());
+            if matches!(step, Step::Sync) {
+                synced = model.clone();
+                since.clear();
+            }
+        }
+        drop(bases);
+        disk.crash(if torn { Crash::PowerCutTorn } else { Crash::Kill });
+        let bases = open(&disk);
+        let mut redone = synced;
+        for step in since.iter().chain(&stopped) {
+            apply(&bases, step, &mut redone).unwrap();
+        }
+        // The length that the journal knows; nothing behind it counts.
+        bases.set_len(SEGMENT, redone.len() as u64).unwrap();
+        bases.sync_now(SEGMENT).unwrap();
+        prop_assert!(everything(&bases) == redone);
+        bases.verify(SEGMENT).unwrap();
+    }
+}
+
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(60)
+}
+
+#[test]
+fn fault_s8_a_flipped_bit_is_found_by_scrub_read_and_write() {
+    for at in [0u64, 5000, SUM_BLOCK_BYTES - 1, SUM_BLOCK_BYTES, 149_999] {
+        let disk = MemDisk::new(1);
+        let bases = open(&disk);
+        bases.write(SEGMENT, 0, &pattern(150_000, 1)).unwrap();
+        bases.sync_now(SEGMENT).unwrap();
+        bases.verify(SEGMENT).unwrap();
+        disk.flip_bit(FILE, at, 6).unwrap();
+        let block = at / SUM_BLOCK_BYTES * SUM_BLOCK_BYTES;
+        let found = |result: Result<(), StoreError>| matches!(result, Err(StoreError::Damaged { offset, .. }) if offset == block);
+        assert!(found(bases.verify(SEGMENT)), "scrub at {at}");
+        assert!(
+            found(bases.read(SEGMENT, 0, 150_000).map(drop)),
+            "read at {at}"
+        );
+        assert!(
+            found(bases.write(SEGMENT, block + 100, b"x")),
+            "a write must not make it look right, at {at}"
+        );
+        assert!(
+            found(bases.set_len(SEGMENT, block + 200)),
+            "nor a cut, at {at}"
+        );
+        // A whole new block heals it.
+        bases
+            .write(SEGMENT, block, &pattern(SUM_BLOCK_BYTES as usize, 9))
+            .unwrap();
+        bases.verify(SEGMENT).unwrap();
+    }
+}
+
+#[test]
+fn fault_s8_a_flipped_bit_in_a_hole_or_a_sum_is_found() {
+    for (file, at) in [
+        (FILE.to_owned(), 10u64),
+        (FILE.to_owned(), 70_000),
+        (format!("{FILE}.sum"), 16 + 2 * 8),
+    ] {
+        let disk = MemDisk::new(1);
+        let bases = open(&disk);
+        bases.write(SEGMENT, 200_000, b"behind two holes").unwrap();
+        bases.write(SEGMENT, 140_000, b"x").unwrap();
+        bases.sync_now(SEGMENT).unwrap();
+        disk.flip_bit(&file, at, 0).unwrap();
+        disk.crash(Crash::Kill);
+        assert!(
+            matches!(open(&disk).verify(SEGMENT), Err(StoreError::Damaged { .. })),
+            "{file} at {at}"
+        );
+    }
+}
+
+#[test]
+fn fault_s13_a_crash_leaves_the_old_base_or_the_pulled_one() {
+    for stop in 0..40 {
+        for (seed, how) in [
+            (1, Crash::Kill),
+            (2, Crash::PowerCut),
+            (3, Crash::PowerCutTorn),
+            (4, Crash::PowerCutTorn),
+            (5, Crash::PowerCutTorn),
+        ] {
+            let disk = MemDisk::new(seed * 1000 + stop);
+            let (old, new) = (pattern(100_000, 1), pattern(170_000, 2));
+            let bases = open(&disk);
+            bases.write(SEGMENT, 0, &old).unwrap();
+            bases.sync_now(SEGMENT).unwrap();
+            disk.stop_after(stop);
+            let adopted = pull(&bases, &new);
+            drop(bases);
+            disk.crash(how);
+            let bases = open(&disk);
+            bases.verify(SEGMENT).unwrap();
+            let found = everything(&bases);
+            assert!(
+                found == new || (found == old && adopted.is_err()),
+                "a mix of {} bytes, stop {stop} {how:?}",
+                found.len()
+            );
+            assert_eq!(bases.list().unwrap(), [SEGMENT]);
+            assert!(disk.attach().list("base/tmp").unwrap().is_empty());
+            if adopted.is_ok() {
+                return assert!(stop > 5, "the pull was interrupted {stop} times");
+            }
+        }
+    }
+    panic!("the pull never finished");
+}
+
+fn pull(bases: &Bases, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut adoption = bases.adopt(SEGMENT)?;
+    for (at, piece) in bytes.chunks(60_000).enumerate() {
+        adoption.write(at as u64 * 60_000, piece)?;
+    }
+    adoption.finish(bytes.len() as u64)
+}
+
+#[test]
+fn a_pull_given_up_leaves_nothing() {
+    let disk = MemDisk::new(1);
+    let bases = open(&disk);
+    bases.adopt(SEGMENT).unwrap().write(0, b"half").unwrap();
+    assert!(disk.attach().list("base/tmp").unwrap().is_empty());
+    assert_eq!(bases.len(SEGMENT).unwrap(), None);
+    assert!(bases.list().unwrap().is_empty());
+    bases.remove(SEGMENT).unwrap();
+}
+
+#[test]
+fn more_bases_than_open_files() {
+    let disk = MemDisk::new(1);
+    let bases = open(&disk);
+    for id in 0..600 {
+        bases.write(SegmentId(id), 0, &id.to_le_bytes()).unwrap();
+    }
+    assert_eq!(bases.unsynced().len(), 600);
+    for id in (0..600).rev() {
+        assert_eq!(
+            &bases.read(SegmentId(id), 0, 100).unwrap()[..],
+            id.to_le_bytes()
+        );
+        bases.write(SegmentId(id), 8, b"more").unwrap();
+        bases.verify(SegmentId(id)).unwrap();
+    }
+    assert_eq!(bases.list().unwrap().len(), 600);
+}
+
+#[test]
+fn a_failed_sync_is_not_made_good_by_another() {
+    let disk = MemDisk::new(1);
+    let bases = open(&disk);
+    bases.write(SEGMENT, 0, b"bytes").unwrap();
+    disk.inject(Fault {
+        op: DiskOp::Sync,
+        path: FILE.into(),
+        skip: 0,
+        times: 1,
+        errno: libc::EIO,
+    });
+    assert!(matches!(
+        bases.sync_now(SEGMENT),
+        Err(StoreError::Io { .. })
+    ));
+    assert!(matches!(
+        bases.sync_now(SEGMENT),
+        Err(StoreError::Poisoned(_))
+    ));
+}
+
+#[test]
+fn a_full_disk_leaves_a_base_that_can_be_written_again() {
+    let disk = MemDisk::new(1);
+    let bases = open(&disk);
+    bases.write(SEGMENT, 0, &pattern(10_000, 1)).unwrap();
+    disk.set_capacity(Some(1));
+    assert!(
+        bases
+            .write(SEGMENT, 5_000, &pattern(100_000, 2))
+            .unwrap_err()
+            .is_no_space()
+    );
+    bases.verify(SEGMENT).unwrap();
+    disk.set_capacity(None);
+    bases.write(SEGMENT, 5_000, &pattern(100_000, 2)).unwrap();
+    bases.verify(SEGMENT).unwrap();
+}
