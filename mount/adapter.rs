@@ -73,7 +73,7 @@ fn permissions(mode: u32) -> u16 {
 
 impl fuser::Filesystem for Adapter {
     fn init(&mut self, _: &Header, config: &mut KernelConfig) -> io::Result<()> {
-        kernel::negotiate(config);
+        kernel::negotiate(config, self.shape);
         Ok(())
     }
 
@@ -332,7 +332,8 @@ impl fuser::Filesystem for Adapter {
     fn readdirplus(&self, header: &Header, inode: INodeNo, handle: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         let shape = self.shape;
         let request = directory::request(ino(inode), handle.0, offset, directory::PLUS_ENTRIES);
-        self.ask(header, request, move |outcome| answer::listing_plus("readdirplus", shape, inode, offset, reply, outcome));
+        let plus = move |outcome| answer::listing_plus("readdirplus", shape, inode, offset, reply, outcome);
+        self.dispatch.submit_listing(caller(header), request, plus);
     }
 
     fn releasedir(&self, header: &Header, inode: INodeNo, handle: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {

@@ -3,7 +3,7 @@
 
 use crate::{Answer, FsError, convert, directory, errno::fail, xattr};
 use fuser::{
-    Errno, FileHandle, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    Errno, FileHandle, FileType, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
     ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
@@ -126,7 +126,7 @@ pub(crate) fn listing(name: &'static str, dir: INodeNo, from: u64, mut reply: Re
         other => return reply.error(refuse(name, other)),
     };
     for (ino, offset, dot) in directory::dots(dir, from) {
-        if reply.add(ino, offset, convert::kind(directory::DOT_KIND), dot) {
+        if reply.add(ino, offset, FileType::Directory, dot) {
             return reply.ok();
         }
     }
@@ -139,7 +139,8 @@ pub(crate) fn listing(name: &'static str, dir: INodeNo, from: u64, mut reply: Re
     reply.ok();
 }
 
-/// As `listing`, with attributes where the file system gave them.
+/// As `listing`, with attributes. All entries must have them: fuser takes inode number and node id from the
+/// same field, so "an entry without attributes" cannot be said.
 pub(crate) fn listing_plus(
     name: &'static str,
     shape: Shape,
@@ -154,14 +155,15 @@ pub(crate) fn listing_plus(
     };
     let ttl = shape.attr_ttl.min(shape.entry_ttl);
     for (ino, offset, dot) in directory::dots(dir, from) {
-        if reply.add(ino, offset, dot, &Duration::ZERO, &convert::no_attr(directory::DOT_KIND), convert::GENERATION) {
+        // The kernel takes nothing but number and kind from these two.
+        if reply.add(ino, offset, dot, &Duration::ZERO, &convert::bare_directory(ino), convert::GENERATION) {
             return reply.ok();
         }
     }
-    for (entry, attr) in &entries {
+    for (entry, attr) in entries.iter().filter_map(|(entry, attr)| Some((entry, attr.as_ref()?))) {
         let offset = directory::offset_after(entry.cookie);
-        let attr = attr.as_ref().map_or_else(|| convert::no_attr(entry.kind), |attr| convert::attr(attr, shape.block_bytes));
-        if reply.add(INodeNo(entry.ino.0), offset, OsStr::from_bytes(&entry.name), &ttl, &attr, convert::GENERATION) {
+        let attr = convert::attr(attr, shape.block_bytes);
+        if reply.add(attr.ino, offset, OsStr::from_bytes(&entry.name), &ttl, &attr, convert::GENERATION) {
             break;
         }
     }

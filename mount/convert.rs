@@ -29,17 +29,17 @@ pub(crate) fn attr(from: &Attr, block_bytes: u32) -> FileAttr {
     }
 }
 
-/// An attribute record whose node id is 0: in a readdirplus answer it says "no attributes for this entry".
-pub(crate) fn no_attr(of: FileKind) -> FileAttr {
+/// A directory of which only the number is known.
+pub(crate) fn bare_directory(ino: INodeNo) -> FileAttr {
     FileAttr {
-        ino: INodeNo(0),
+        ino,
         size: 0,
         blocks: 0,
         atime: UNIX_EPOCH,
         mtime: UNIX_EPOCH,
         ctime: UNIX_EPOCH,
         crtime: UNIX_EPOCH,
-        kind: kind(of),
+        kind: FileType::Directory,
         perm: 0,
         nlink: 0,
         uid: 0,

@@ -4,7 +4,7 @@
 
 use crate::{COOKIE_MAX, Request};
 use fuser::INodeNo;
-use hydfs_types::{FileKind, Ino};
+use hydfs_types::Ino;
 
 /// The inode number shown for `..`, whose parent the kernel knows and we need not (libfuse's FUSE_UNKNOWN_INO).
 pub(crate) const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
@@ -27,8 +27,6 @@ pub(crate) fn offset_after(cookie: u64) -> u64 {
 pub(crate) fn request(ino: Ino, handle: u64, offset: u64, limit: usize) -> Request {
     Request::ReadDir { ino, handle, cookie: offset.saturating_sub(2), limit }
 }
-
-pub(crate) const DOT_KIND: FileKind = FileKind::Directory;
 
 #[cfg(test)]
 mod tests {

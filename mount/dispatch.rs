@@ -5,7 +5,7 @@ use crate::{
     Answer, Caller, Change, FileSystem, FsError, Request,
     privileges::{Known, Privileges, stripped},
 };
-use hydfs_types::{Attr, Ino};
+use hydfs_types::{Attr, DirEntry, Ino};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -72,6 +72,43 @@ impl Dispatch {
             let answer = timeout(this.deadline, this.serve(caller, request, strip)).await;
             reply(answer.unwrap_or_else(|_| Err(this.late(name))));
         });
+    }
+
+    /// As `submit` for a listing whose entries all must have attributes: missing ones are asked for.
+    pub(crate) fn submit_listing<F>(self: &Arc<Self>, caller: Caller, request: Request, reply: F)
+    where
+        F: FnOnce(Outcome) + Send + 'static,
+    {
+        let this = self.clone();
+        self.submit(caller, request, false, move |outcome| match outcome {
+            Ok(Answer::Entries(entries)) if entries.iter().any(|entry| entry.1.is_none()) => {
+                let runtime = this.runtime.clone();
+                runtime.spawn(async move {
+                    let filled = timeout(this.deadline, this.with_attrs(entries)).await;
+                    reply(filled.unwrap_or_else(|_| Err(this.late("readdirplus"))));
+                });
+            }
+            other => reply(other),
+        });
+    }
+
+    /// Entries that are gone meanwhile are left out; at any other error the listing ends before that entry, and
+    /// fails when it is the first.
+    async fn with_attrs(&self, entries: Vec<(DirEntry, Option<Attr>)>) -> Outcome {
+        let mut filled = Vec::with_capacity(entries.len());
+        for (entry, attr) in entries {
+            let attr = match attr {
+                Some(attr) => Ok(attr),
+                None => self.attr(entry.ino).await,
+            };
+            match attr {
+                Ok(attr) => filled.push((entry, Some(attr))),
+                Err(FsError::NotFound | FsError::Stale) => {}
+                Err(error) if filled.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(Answer::Entries(filled))
     }
 
     /// Hands on that the kernel dropped an inode. Advice: with too much of it waiting, it is dropped.

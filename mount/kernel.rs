@@ -1,6 +1,7 @@
 //! What is agreed with the kernel when a mount begins. The first worker's agreement holds for the mount's
 //! life: a later worker must ask for the same, so change this list only together with the mount.
 
+use crate::answer::Shape;
 use fuser::{InitFlags, KernelConfig};
 
 /// Bytes of the largest write and read-ahead request.
@@ -13,15 +14,13 @@ const BACKGROUND_MAX: u16 = 64;
 /// Left out on purpose: WRITEBACK_CACHE breaks append records. ASYNC_DIO sends the pieces of one large direct
 /// append at once, so their order would be lost. DONT_MASK: the kernel applies the umask. PASSTHROUGH and
 /// OVER_IO_URING: not served.
-const WANTED: [InitFlags; 12] = [
+const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_PARALLEL_DIROPS,
     // Coherence rests on it: attributes are asked again at each read, and pages go when size or mtime changed.
     InitFlags::FUSE_AUTO_INVAL_DATA,
     // open(2) carries O_TRUNC: one request, and no moment in between.
     InitFlags::FUSE_ATOMIC_O_TRUNC,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
     // Set-id bits are cleared by `privileges`, which spares a getxattr before most writes.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // Locks are asked of us instead of being granted on this machine alone.
@@ -34,8 +33,13 @@ const WANTED: [InitFlags; 12] = [
     InitFlags::FUSE_MAX_PAGES,
 ];
 
-pub(crate) fn negotiate(config: &mut KernelConfig) {
-    for flag in WANTED {
+/// Listings with attributes, where the kernel may keep them: without time-outs it looks each name up again
+/// anyway, and the attributes would have been gathered for nothing.
+const PLUS: InitFlags = InitFlags::FUSE_DO_READDIRPLUS.union(InitFlags::FUSE_READDIRPLUS_AUTO);
+
+pub(crate) fn negotiate(config: &mut KernelConfig, shape: Shape) {
+    let plus = (!shape.attr_ttl.is_zero() && !shape.entry_ttl.is_zero()).then_some(PLUS);
+    for flag in WANTED.into_iter().chain(plus) {
         if let Err(missing) = config.add_capabilities(flag) {
             tracing::info!(?missing, "the kernel does without");
         }
