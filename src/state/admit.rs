@@ -79,7 +79,9 @@ impl State {
             self.member_mut(id).said = said.clone();
             self.map_changed();
             // The process that held them is gone, and with it the seqs that they had given out.
-            let held = self.names.writers.iter().filter(|(_, writer)| writer.incarnation == incarnation && writer.phase == WriterPhase::Open);
+            let held = self.names.writers.iter().filter(|(_, writer)| {
+                writer.incarnation == incarnation && writer.phase == WriterPhase::Open
+            });
             let held: BTreeSet<_> = held.map(|(id, _)| *id).collect();
             self.fence_writers(&held, events);
             events.push(Event::Members);

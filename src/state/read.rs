@@ -101,9 +101,9 @@ impl State {
         })
     }
 
-    /// Where an offset of a file stands. What is no regular file has no segments.
-    pub fn place(&self, ino: Ino, offset: u64) -> Place {
-        self.names.place(ino, offset)
+    /// Where an offset of a regular file stands.
+    pub fn place(&self, ino: Ino, offset: u64) -> Result<Place, CommandError> {
+        Ok(self.names.place(self.names.regular(ino)?, offset))
     }
 
     /// A path from the root, one of them where there are several; `None` for orphans and what is gone.

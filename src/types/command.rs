@@ -67,6 +67,7 @@ pub enum Command {
     Merge { incarnation: Incarnation, items: Vec<MergeItem> },
     /// Sets the size where no other writer lives: the fast path of truncate. `sole`: the caller's own writer and its last seq sent.
     /// Refused `Busy` if another writer is live, `Changed` if `versions` of the segments at or past `size` differ.
+    /// Unless `size` is 0 the caller has first merged (a look) what it has pending in the segment that `size` falls into.
     Truncate { ino: Ino, size: u64, sole: Option<(WriterId, Seq)>, versions: Vec<(SegmentId, SegmentVersion)> },
 
     // ---- jobs ----

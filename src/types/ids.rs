@@ -26,7 +26,7 @@ number_id! {
     SlotId(u32), "slot";
     /// Raised by one with each config of a slot.
     SlotEpoch(u64), "e";
-    /// Log index at which the members or a slot config last changed.
+    /// Log index at which the members or a slot config last changed, or writers were fenced.
     MapVersion(u64), "map";
     /// Index of an entry of the agreement log.
     LogIndex(u64), "#";

@@ -48,7 +48,9 @@ impl State {
         events: &mut Vec<Event>,
     ) -> Granted {
         // Each task of a job has a writer of its own; a retry of the grant is answered from the session.
-        if job.is_none() && let Some(writer) = self.live_writer(ino, incarnation, job) {
+        if job.is_none()
+            && let Some(writer) = self.live_writer(ino, incarnation, job)
+        {
             return Granted { writer, new: false };
         }
         let names = &mut self.names;

@@ -143,7 +143,10 @@ impl State {
                 let writer = &self.names.writers[id];
                 let told =
                     writer.job.is_none() && matches!(writer.phase, WriterPhase::Closed { .. });
-                !told && *seq > writer.timed && *seq > segment.merged(*id) && segment.digest != item.cut.digest
+                !told
+                    && *seq > writer.timed
+                    && *seq > segment.merged(*id)
+                    && segment.digest != item.cut.digest
             })
     }
 
@@ -157,6 +160,9 @@ impl State {
             .expect("agreed on before");
         segment.through.extend(item.through.iter().copied());
         let void = matches!(item.then, Then::SetLen(_) | Then::Retire);
+        if void {
+            segment.through.extend(&segment.ended);
+        }
         let through = &segment.through;
         let mut settled = BTreeSet::new();
         segment.ended.retain(|id, last| {

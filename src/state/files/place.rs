@@ -1,7 +1,7 @@
 //! Where an offset of a file stands: in a segment, or where the next one would begin.
 
 use crate::{FileBody, Namespace};
-use hydfs_types::{Digest, Ino, SEGMENT_BYTES, SLOTS, SegmentId, SlotId};
+use hydfs_types::{Digest, SEGMENT_BYTES, SLOTS, SegmentId, SlotId};
 
 /// Largest size of a file in bytes, as the kernel has it.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
@@ -47,7 +47,7 @@ impl Namespace {
         next.map_or(own, |gap| gap.min(own))
     }
 
-    pub(crate) fn place_in(&self, file: &FileBody, offset: u64) -> Place {
+    pub(crate) fn place(&self, file: &FileBody, offset: u64) -> Place {
         let grid = |bytes: u64| bytes - bytes % SEGMENT_BYTES;
         let Some((&start, &segment)) = file.segments.range(..=offset).next_back() else {
             return Place::Missing {
@@ -66,14 +66,6 @@ impl Namespace {
         }
         Place::Missing {
             start: start + cap + grid(offset_in_segment - cap),
-        }
-    }
-
-    /// As [`Self::place_in`]; an inode that is no regular file has no segments.
-    pub(crate) fn place(&self, ino: Ino, offset: u64) -> Place {
-        match self.regular(ino) {
-            Ok(file) => self.place_in(file, offset),
-            Err(_) => self.place_in(&FileBody::default(), offset),
         }
     }
 }

@@ -17,7 +17,8 @@ impl State {
             ));
         }
         for start in starts {
-            if let Place::Missing { .. } = self.names.place(ino, *start) {
+            let file = self.names.regular(ino)?;
+            if let Place::Missing { .. } = self.names.place(file, *start) {
                 self.names.add_segment(ino, *start);
             }
         }

@@ -1,12 +1,15 @@
 //! Truncate where nobody else writes: no round to the replicas.
 
 use super::{FILE_BYTES_MAX, writers::Ended};
-use crate::{Cut, Event, FileBody, Namespace, State};
+use crate::{Cut, Event, FileBody, Namespace, Segment, State};
 use hydfs_types::{CommandError, Ino, Reply, SegmentId, SegmentVersion, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Last seq of a writer whose end is not fixed: everything pending of it goes.
 const ALL: Seq = Seq(u64::MAX);
+
+/// The caller's own writer and its last seq sent.
+type Sole = Option<(WriterId, Seq)>;
 
 impl State {
     /// The segments that `Command::Truncate` to this size has to name, at the versions that they have here:
@@ -22,35 +25,29 @@ impl State {
             .collect()
     }
 
-    /// The caller has merged what it has pending, unless `size` is 0: then all that is pending goes.
+    /// The caller has merged what it has pending where the new end falls, unless `size` is 0: then all of it goes.
     pub(crate) fn truncate(
         &mut self,
         ino: Ino,
         size: u64,
-        sole: Option<(WriterId, Seq)>,
+        sole: Sole,
         versions: &[(SegmentId, SegmentVersion)],
         events: &mut Vec<Event>,
     ) -> Result<Reply, CommandError> {
         self.may_truncate(ino, size, sole, versions)?;
         let file = self.names.file_mut(ino);
         file.size_min = size;
-        let kept = boundary(file, size).map(|(start, _)| start);
-        let behind: Vec<_> = file
-            .segments
-            .range(size..)
-            .filter(|(start, _)| Some(**start) != kept)
-            .map(|(_, id)| *id)
-            .collect();
+        let behind: Vec<_> = file.segments.range(size.max(1)..).collect();
+        let behind: Vec<_> = behind.into_iter().map(|(_, id)| *id).collect();
         let mut ended = BTreeSet::new();
-        for id in behind {
-            let segment = &self.names.segments[&id];
-            ended.extend(segment.ended.keys().chain(&segment.fenced));
-            self.names.retire_segment(id, events);
+        for id in &behind {
+            ended.extend(waiting(&self.names.segments[id]));
+            self.names.retire_segment(*id, events);
         }
-        if let Some((_, id)) = boundary(self.names.file_mut(ino), size) {
-            ended.extend(self.cut_at(id, size, sole, events));
+        if let Some((start, id)) = boundary(self.names.file_mut(ino), size) {
+            let was_cut = self.cut_at(id, size, size - start, sole, &mut ended, events);
+            self.drop_own(id, sole.filter(|_| was_cut || !behind.is_empty()));
         }
-        self.names.open_last(ino);
         let now = self.time;
         self.names.inode_mut(ino).modified(now);
         self.data_changed(ino, events);
@@ -64,7 +61,7 @@ impl State {
         &self,
         ino: Ino,
         size: u64,
-        sole: Option<(WriterId, Seq)>,
+        sole: Sole,
         versions: &[(SegmentId, SegmentVersion)],
     ) -> Result<(), CommandError> {
         let file = self.names.regular(ino)?;
@@ -73,74 +70,80 @@ impl State {
                 "{size} is past the largest size of a file"
             )));
         }
-        let sole = sole.map(|(writer, _)| writer);
-        if file.writers.iter().any(|writer| Some(*writer) != sole) {
+        let own = sole.map(|(writer, _)| writer);
+        let other = |id: &WriterId| Some(*id) != own || self.names.writers[id].job.is_some();
+        if file.writers.iter().any(other) {
             return Err(CommandError::Busy);
         }
-        if sole.is_some_and(|writer| !file.writers.contains(&writer)) {
+        if own.is_some_and(|writer| !file.writers.contains(&writer)) {
             return Err(CommandError::Changed);
         }
         let named: BTreeMap<_, _> = versions.iter().copied().collect();
         let here = |(id, version): (&SegmentId, &SegmentVersion)| {
-            self.names
-                .segments
-                .get(id)
-                .is_some_and(|s| s.ino == ino && s.version == *version)
+            let segment = self.names.segments.get(id);
+            segment.is_some_and(|segment| segment.ino == ino && segment.version == *version)
         };
-        if !named.iter().all(here)
-            || !self
-                .names
-                .reached_by(file, size)
-                .iter()
-                .all(|id| named.contains_key(id))
-        {
+        let reached = self.names.reached_by(file, size);
+        if !named.iter().all(here) || !reached.iter().all(|id| named.contains_key(id)) {
             return Err(CommandError::Changed);
         }
-        match boundary(file, size) {
-            Some((_, id)) if size > 0 && !self.names.segments[&id].settled() => {
-                Err(CommandError::Busy)
-            }
-            _ => Ok(()),
+        match size > 0 && self.must_merge(file, size, sole) {
+            true => Err(CommandError::Busy),
+            false => Ok(()),
         }
     }
 
-    /// Cuts the segment that the new end lies in. Answers the writers that end there with it.
+    /// Whether records may be pending that the new end divides. Of the caller's own this is known only where the
+    /// file has one segment; where it has more the caller is trusted.
+    fn must_merge(&self, file: &FileBody, size: u64, sole: Sole) -> bool {
+        let Some((start, id)) = boundary(file, size) else {
+            return false;
+        };
+        let segment = &self.names.segments[&id];
+        let last = file.segments.range(start + 1..).next().is_none();
+        let divided = last || size - start < self.names.cap(file, start, id);
+        let own = file.segments.len() == 1 && sole.is_some_and(|sole| unmerged(segment, sole));
+        divided && (own || !segment.settled())
+    }
+
+    /// Cuts or grows the segment that the new end lies in, so that an append begins there. A hole past what the
+    /// segment may take is left to `size_min`, and growing below records that may be pending too.
     fn cut_at(
         &mut self,
         id: SegmentId,
         size: u64,
-        sole: Option<(WriterId, Seq)>,
+        wanted: u64,
+        sole: Sole,
+        ended: &mut BTreeSet<WriterId>,
         events: &mut Vec<Event>,
-    ) -> BTreeSet<WriterId> {
+    ) -> bool {
+        let ino = self.names.segments[&id].ino;
+        let cap = self
+            .names
+            .regular(ino)
+            .map_or(0, |file| self.names.cap(file, size - wanted, id));
         let segment = self
             .names
             .segments
             .get_mut(&id)
             .expect("files name segments that exist");
-        let len = segment.len.min(size - segment.start);
-        let pending =
-            !segment.settled() || sole.is_some_and(|(writer, seq)| segment.merged(writer) < seq);
-        if len == segment.len && !(size == 0 && pending) {
-            return BTreeSet::new();
+        let pending = !segment.settled() || sole.is_some_and(|sole| unmerged(segment, sole));
+        let grows = wanted > segment.len && wanted <= cap && !pending;
+        let drops = size == 0 && pending;
+        if wanted >= segment.len && !grows && !drops {
+            return false;
         }
-        let mut dropped: BTreeMap<_, _> = std::mem::take(&mut segment.ended);
-        dropped.extend(
-            std::mem::take(&mut segment.fenced)
-                .into_iter()
-                .map(|writer| (writer, ALL)),
-        );
-        let ended = dropped.keys().copied().collect();
-        if let Some((writer, seq)) = sole {
-            let seq = seq.max(segment.merged(writer));
-            segment.through.insert(writer, seq);
-            dropped.insert(writer, seq);
-        }
+        ended.extend(waiting(segment));
+        let mut dropped = std::mem::take(&mut segment.ended);
+        segment.through.extend(&dropped);
+        let fenced = std::mem::take(&mut segment.fenced);
+        dropped.extend(fenced.into_iter().map(|writer| (writer, ALL)));
+        dropped.extend(sole);
         segment.version = segment.version.next();
-        segment.digest = segment.digest.after_set_len(len);
-        segment.len = len;
-        segment.full = false;
+        segment.digest = segment.digest.after_set_len(wanted);
+        segment.len = wanted;
         let how = Cut::SetLen {
-            len,
+            len: wanted,
             dropped: dropped.into_iter().collect(),
             digest: segment.digest,
         };
@@ -150,16 +153,37 @@ impl State {
             version: segment.version,
             how,
         });
-        ended
+        true
     }
+
+    /// What the caller sent before counts here no more.
+    fn drop_own(&mut self, id: SegmentId, sole: Sole) {
+        if let Some((writer, seq)) = sole {
+            let segment = self
+                .names
+                .segments
+                .get_mut(&id)
+                .expect("files name segments that exist");
+            let seq = seq.max(segment.merged(writer));
+            segment.through.insert(writer, seq);
+        }
+    }
+}
+
+/// Whether records of this writer up to the seq may be pending in the segment.
+fn unmerged(segment: &Segment, (writer, seq): (WriterId, Seq)) -> bool {
+    segment.merged(writer) < seq
+}
+
+/// Ended writers that the segment waits for.
+fn waiting(segment: &Segment) -> impl Iterator<Item = WriterId> + '_ {
+    segment.ended.keys().chain(&segment.fenced).copied()
 }
 
 /// The segment that the end of a file of this size lies in, or the last before it. At size 0 the one at 0.
 fn boundary(file: &FileBody, size: u64) -> Option<(u64, SegmentId)> {
-    file.segments
-        .range(..size.max(1))
-        .next_back()
-        .map(|(start, id)| (*start, *id))
+    let before = file.segments.range(..size.max(1)).next_back();
+    before.map(|(start, id)| (*start, *id))
 }
 
 impl Namespace {
@@ -168,10 +192,7 @@ impl Namespace {
         let reaches = |(start, id): &(&u64, &SegmentId)| {
             size.saturating_sub(**start) < self.cap(file, **start, **id)
         };
-        file.segments
-            .iter()
-            .filter(reaches)
-            .map(|(_, id)| *id)
-            .collect()
+        let reached = file.segments.iter().filter(reaches);
+        reached.map(|(_, id)| *id).collect()
     }
 }

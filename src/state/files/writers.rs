@@ -116,9 +116,11 @@ impl Namespace {
         }
         // What became of a fenced writer's records is kept until its owner has read it (R5): see `Command::End`.
         let unread = |id: &WriterId| {
-            self.writers
-                .get(id)
-                .is_some_and(|writer| writer.job.is_none() && !writer.read && matches!(writer.phase, WriterPhase::Fenced { .. }))
+            self.writers.get(id).is_some_and(|writer| {
+                writer.job.is_none()
+                    && !writer.read
+                    && matches!(writer.phase, WriterPhase::Fenced { .. })
+            })
         };
         gone.retain(|writer| !kept.contains(writer) && !unread(writer));
         for writer in &gone {

@@ -52,7 +52,11 @@ impl State {
         events.push(Event::Inode(ino));
         let attr = inode.attr;
         if let Some((id, seq)) = set.settled
-            && let Some(writer) = self.names.writers.get_mut(&id).filter(|writer| writer.ino == ino)
+            && let Some(writer) = self
+                .names
+                .writers
+                .get_mut(&id)
+                .filter(|writer| writer.ino == ino)
         {
             writer.timed = seq.max(writer.timed);
         }
