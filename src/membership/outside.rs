@@ -62,9 +62,14 @@ impl Outside {
         self.effects.push(Effect::Send { to, payload });
     }
 
-    /// foca starts anew and counts from zero.
-    pub fn restarted(&mut self) {
+    /// foca counts from zero in each life.
+    pub fn restarted_life(&mut self) {
         self.own_refutations = 0;
+    }
+
+    /// foca starts anew.
+    pub fn restarted(&mut self) {
+        self.restarted_life();
         self.pace.retain(|timer| !matches!(timer, Timer::Foca(_)));
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 /// Tellers remembered for one member: enough for any question of the form "at least two?".
 const TELLERS_MAX: usize = 8;
-/// A suspect that goes on talking is told of the suspicion this often at most.
+/// A suspect is told of the suspicion this often at most.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
 /// How a member seems.
@@ -66,13 +66,6 @@ pub(crate) enum Cause {
     Goodbye(Arc<str>),
 }
 
-/// A visible change.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    Suspected,
-    Other,
-}
-
 /// Everybody else, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -89,6 +82,8 @@ struct Entry {
     heard: Option<Duration>,
     direct: bool,
     told_by: BTreeSet<Arc<str>>,
+    /// It said something since the last look at suspects.
+    talks: bool,
     /// When we last told it that it is suspected.
     warned: Option<Duration>,
     /// Some life of it was seen, or heard of.
@@ -98,23 +93,37 @@ struct Entry {
 }
 
 impl Table {
-    /// A datagram of this life came in. True if it is suspected and should be told so now.
-    pub fn heard(&mut self, now: Duration, who: &Identity) -> bool {
-        let Some(entry) = self
+    /// A datagram of this life came in.
+    pub fn heard(&mut self, now: Duration, who: &Identity) {
+        if let Some(entry) = self
             .entries
             .get_mut(&who.name)
             .filter(|e| e.generation <= who.generation)
-        else {
-            return false;
-        };
-        entry.heard = Some(now);
-        entry.direct = false;
-        let rested = entry.warned.is_none_or(|at| now >= at + TELL_EVERY);
-        let tell = entry.state == SeenState::Suspect && rested;
-        if tell {
-            entry.warned = Some(now);
+        {
+            entry.heard = Some(now);
+            entry.direct = false;
+            entry.talks = true;
         }
-        tell
+    }
+
+    /// Suspects that should be told so now: those that our own probe accused, again and again, and those that go on
+    /// talking to us.
+    pub fn take_warnings(&mut self, now: Duration) -> Vec<Identity> {
+        let mut warn = Vec::new();
+        for (name, entry) in &mut self.entries {
+            let rested = entry.warned.is_none_or(|at| now >= at + TELL_EVERY);
+            let suspected = entry.met && entry.state == SeenState::Suspect;
+            if suspected && rested && (entry.direct || entry.talks) {
+                entry.warned = Some(now);
+                warn.push(Identity {
+                    name: name.clone(),
+                    addr: entry.addr,
+                    generation: entry.generation,
+                });
+            }
+            entry.talks = false;
+        }
+        warn
     }
 
     /// Our probe of this life failed.
@@ -128,14 +137,14 @@ impl Table {
         }
     }
 
-    /// Takes over what foca holds of one member.
+    /// Takes over what foca holds of one member. True if that changed anything.
     pub fn update(
         &mut self,
         now: Duration,
         member: &Member<Identity>,
         cause: &Cause,
         counters: &mut Counters,
-    ) -> Option<Change> {
+    ) -> bool {
         let id = member.id();
         let state = match member.state() {
             State::Alive => SeenState::Alive,
@@ -144,27 +153,20 @@ impl Table {
         };
         let Some(entry) = self.entries.get_mut(&id.name) else {
             // Nobody asks for the dead that we never met or have forgotten.
-            if state != SeenState::Down {
+            let wanted = state != SeenState::Down;
+            if wanted {
                 self.entries
                     .insert(id.name.clone(), Entry::new(now, id, state, cause));
-                return Some(Change::Other);
             }
-            return None;
+            return wanted;
         };
-        if !entry.concerns(id, state) {
-            return None;
-        }
         let before = (entry.met, entry.state, entry.addr, entry.generation);
-        if before == (true, state, id.addr, id.generation) {
-            return None;
+        let changed = entry.concerns(id, state) && before != (true, state, id.addr, id.generation);
+        if changed {
+            count(counters, entry.state, state);
+            entry.change(now, id, state, cause);
         }
-        count(counters, entry.state, state);
-        entry.change(now, id, state, cause);
-        Some(if state == SeenState::Suspect {
-            Change::Suspected
-        } else {
-            Change::Other
-        })
+        changed
     }
 
     /// The agreed map lists these; others that are down are forgotten. Answers with whom was forgotten.
@@ -289,6 +291,7 @@ impl Entry {
             heard: None,
             direct: false,
             told_by: BTreeSet::new(),
+            talks: false,
             warned: None,
             met: false,
             expected: true,

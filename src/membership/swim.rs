@@ -3,11 +3,11 @@
 use crate::{
     Counters, Identity, Opinion, Options, Seen,
     outside::{Fact, Outside, Timer},
-    seen::{Cause, Change, Table},
+    seen::{Cause, Table},
     wire::{self, Kind, View, ViewHead},
 };
 use bytes::Bytes;
-use foca::{Foca, Member, NoCustomBroadcast, PostcardCodec, State};
+use foca::{Foca, Identity as _, Member, NoCustomBroadcast, PostcardCodec, State};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -172,9 +172,17 @@ impl Swim {
             return true;
         }
         self.outside.facts.push(Fact::Heard(from.clone()));
+        let accused = view
+            .members
+            .iter()
+            .any(|m| m.id() == self.foca.identity() && m.state() == State::Suspect);
         let applied = self
             .foca
             .apply_many(view.members.into_iter(), true, &mut self.outside);
+        if accused {
+            // Any message of ours refutes; gossip alone might not reach the accuser in time.
+            self.greet_life(from.clone());
+        }
         let cause = if leaving {
             Cause::Goodbye(from.name)
         } else {
@@ -187,6 +195,7 @@ impl Swim {
     fn tick(&mut self) {
         while let Some(timer) = self.outside.pace.pop() {
             match timer {
+                Timer::Foca(timer) if self.refuted(&timer) => {}
                 Timer::Foca(timer) => {
                     // An incomplete probe cycle, from which foca recovers by itself.
                     if let Err(error) = self.foca.handle_timer(timer, &mut self.outside) {
@@ -211,44 +220,79 @@ impl Swim {
         }
     }
 
+    /// Whether this is the end of a suspicion that was refuted. foca 2.0 would leave the member alive, but still tell it
+    /// that it is down, so that it would give up its life for nothing and be deaf until the others know the next one.
+    fn refuted(&self, timer: &foca::Timer<Identity>) -> bool {
+        let foca::Timer::ChangeSuspectToDown {
+            member_id,
+            incarnation,
+            ..
+        } = timer
+        else {
+            return false;
+        };
+        let suspect =
+            |m: &Member<Identity>| m.state() == State::Suspect && m.incarnation() == *incarnation;
+        !self
+            .foca
+            .iter_members()
+            .any(|m| m.id() == member_id && suspect(m))
+    }
+
     /// Follows foca: news of members, accusations to pass on, the end of company.
     fn observe(&mut self, cause: &Cause) {
         let now = self.outside.pace.now();
-        let mut warn = Vec::new();
         let mut alone = false;
         for fact in std::mem::take(&mut self.outside.facts) {
             match fact {
-                Fact::Heard(who) => {
-                    if self.table.heard(now, &who) {
-                        warn.push(who);
-                    }
-                }
+                Fact::Heard(who) => self.table.heard(now, &who),
                 Fact::ProbeFailed(who) => self.table.probe_failed(&who),
                 Fact::Renewed(me) => self.outside.effects.push(Effect::Renewed(me)),
                 Fact::Alone => alone = true,
             }
         }
         let mut changed = false;
+        let mut later_life = None;
         let me = self.foca.identity();
         for member in self.foca.iter_membership_state() {
-            if member.id().addr == me.addr || member.id().name == me.name {
-                continue;
-            }
-            let change = self
-                .table
-                .update(now, member, cause, &mut self.outside.counters);
-            changed |= change.is_some();
-            if change == Some(Change::Suspected) && matches!(cause, Cause::Timer) {
-                warn.push(member.id().clone());
+            let id = member.id();
+            if id.addr != me.addr && id.name != me.name {
+                changed |= self
+                    .table
+                    .update(now, member, cause, &mut self.outside.counters);
+            } else if id.win_addr_conflict(me) {
+                later_life = later_life.max(Some(id.generation));
             }
         }
         if changed {
             self.outside.effects.push(Effect::Changed);
         }
-        warn.iter().for_each(|who| self.warn(who));
+        let suspects = self.table.take_warnings(now);
+        suspects.iter().for_each(|who| self.warn(who));
         if alone {
             self.start_over();
         }
+        if let Some(generation) = later_life {
+            self.outgrow(generation);
+        }
+    }
+
+    /// Others believe in a later life of this member, or in somebody else in its place, and would ignore it for as long:
+    /// it takes the life after that.
+    fn outgrow(&mut self, generation: u64) {
+        let Some(generation) = generation.checked_add(1) else {
+            return;
+        };
+        let me = Identity {
+            generation,
+            ..self.foca.identity().clone()
+        };
+        self.outside.restarted_life();
+        if let Err(error) = self.foca.change_identity(me.clone(), &mut self.outside) {
+            tracing::debug!(%error, "membership renewal");
+        }
+        self.outside.counters.renewals += 1;
+        self.outside.effects.push(Effect::Renewed(me));
     }
 
     /// Tells a suspect that it is suspected: gossip alone may reach it too late (Lifeguard's buddy system).
@@ -344,10 +388,11 @@ impl Swim {
     }
 
     fn hello(&mut self, addr: SocketAddr) {
-        if let Err(error) = self
-            .foca
-            .announce(Identity::unknown(addr), &mut self.outside)
-        {
+        self.greet_life(Identity::unknown(addr));
+    }
+
+    fn greet_life(&mut self, who: Identity) {
+        if let Err(error) = self.foca.announce(who, &mut self.outside) {
             tracing::debug!(%error, "membership greeting");
         }
     }

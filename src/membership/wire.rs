@@ -93,6 +93,8 @@ impl View {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use foca::State;
 

@@ -1,5 +1,7 @@
 //! Many `Swim`s on one event loop: virtual time, a network that loses, cuts and delays, members that die, stop and return.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::Bytes;
 use foca::{Header, Message};
 use hydfs_membership::{Effect, Event, Identity, Options, SeenState, Swim};
@@ -303,7 +305,11 @@ impl World {
             .collect();
         for (name, (state, generation)) in &seen {
             if node.seen.get(name) != Some(&(*state, *generation)) {
-                let subject = name[2..].parse().unwrap();
+                // A damaged name is nobody.
+                let subject = name
+                    .strip_prefix("vm")
+                    .and_then(|at| at.parse().ok())
+                    .unwrap_or(usize::MAX);
                 let sight = Sight {
                     at: self.now,
                     observer,
