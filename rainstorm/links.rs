@@ -256,6 +256,6 @@ mod tests {
 
     #[test]
     fn the_hash_of_a_key_never_changes() {
-        assert_eq!([hash(b""), hash(b"key")], [17280346270528514342, 11143034837893434862]);
+        assert_eq!([hash(b""), hash(b"key")], [17058014651485797458, 7349868639289661739]);
     }
 }

@@ -1,0 +1,115 @@
+//! The sample jobs over a cluster in memory: right without faults, and byte for byte as right with them.
+
+mod data;
+mod world;
+
+use data::{COUNT, FILTER, counted, filtered, signs};
+use hydfs_types::{JobPhase, MemberId};
+use std::sync::atomic::Ordering::Relaxed;
+use world::World;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_sample_jobs_over_100_000_rows_equal_the_reference() {
+    let world = World::start(4, |_| {}).await;
+    let input = signs(100_000);
+    world.write("/data/signs.csv", input.as_bytes(), 0);
+    world.spec("filter.toml", FILTER, 0);
+    world.spec("count.toml", COUNT, 0);
+    world.spec("again.toml", COUNT, 0);
+    let job = world.done("filter").await;
+    data::check_order(&world, "/.jobs/filter/output", &input, 3);
+    let progress = rainstorm::progress(&job).unwrap();
+    assert_eq!((progress.rows_in, progress.rows_out), (100_000, filtered(&input).len() as u64));
+    assert!(rainstorm::progress_text(&job).starts_with("percent = 100\n"), "{}", rainstorm::progress_text(&job));
+    for name in ["count", "again"] {
+        world.done(name).await;
+        assert_eq!(world.sorted(&format!("/.jobs/{name}/output")), counted(&input));
+    }
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_json_spec_a_small_input_and_an_empty_one() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/in.csv", b"a,b\n1,\"x, y\"\n2,z", 0);
+    world.write("/empty.csv", b"a,b\n", 0);
+    let spec = |path: &str| {
+        format!(r#"{{"version": 1, "source": [{{"name": "in", "path": "{path}", "format": "csv"}}],
+            "stage": [{{"name": "s", "from": "in", "op": {{"select": {{"columns": ["b", 1]}}}}, "tasks": 2}}]}}"#)
+    };
+    world.spec("small.json", &spec("/in.csv"), 0);
+    world.spec("empty.json", &spec("/empty.csv"), 0);
+    world.done("small").await;
+    assert_eq!(world.sorted("/.jobs/small/output"), ["\"x, y\",1", "z,2"]);
+    let job = world.done("empty").await;
+    assert_eq!(world.lines("/.jobs/empty/output"), [""; 0]);
+    assert!(rainstorm::status_text(&job).starts_with("status = done\n"));
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r1_the_leader_dies_twenty_times_and_the_output_is_the_same() {
+    let world = World::start(4, |options| {
+        options.chunk_bytes = 4 << 10;
+        options.uncommitted_bytes_max = 16 << 10;
+    })
+    .await;
+    let input = signs(40_000);
+    world.write("/data/signs.csv", input.as_bytes(), 0);
+    world.spec("filter.toml", FILTER, 0);
+    world.spec("count.toml", COUNT, 0);
+    let mut kills = 0;
+    while kills < 20 {
+        let before = world.until("filter", 60, |_| true).await.epoch;
+        let job = world.until("filter", 60, |job| job.epoch > before || job.phase != JobPhase::Running).await;
+        if job.phase != JobPhase::Running {
+            break;
+        }
+        let Some(leader) = *world.leader.borrow() else { continue };
+        world.kill(leader).await;
+        world.revive(leader);
+        kills += 1;
+    }
+    assert_eq!(kills, 20, "the job was over too soon");
+    let job = world.done("filter").await;
+    assert!(job.attempt.0 > 10, "{job:?}");
+    world.done("count").await;
+    data::check_order(&world, "/.jobs/filter/output", &input, 3);
+    assert_eq!(world.sorted("/.jobs/count/output"), counted(&input));
+    assert!(!world.paths().iter().any(|path| path.contains("/state/")), "{:?}", world.paths());
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r2_members_die_at_random_points_and_no_line_is_missing() {
+    for seed in 1..=3 {
+        let world = World::start(5, |options| {
+            options.chunk_bytes = 4 << 10;
+            options.uncommitted_bytes_max = 12 << 10;
+        })
+        .await;
+        world.seed(seed);
+        let input = signs(20_000);
+        world.write("/data/signs.csv", input.as_bytes(), 0);
+        world.knobs.lost_calls.store(20, Relaxed);
+        world.knobs.lost_proposals.store(20, Relaxed);
+        world.spec("filter.toml", FILTER, 0);
+        world.spec("count.toml", COUNT, 0);
+        let running = || ["filter", "count"].iter().any(|name| world.job(name).is_none_or(|job| job.phase == JobPhase::Running));
+        let mut kills = 0;
+        while running() && kills < 12 {
+            tokio::time::sleep(std::time::Duration::from_millis(20 + world.random(150))).await;
+            let victim = MemberId(1 + world.random(5));
+            world.kill(victim).await;
+            tokio::time::sleep(std::time::Duration::from_millis(world.random(50))).await;
+            world.revive(victim);
+            kills += 1;
+        }
+        world.done("filter").await;
+        world.done("count").await;
+        data::check_order(&world, "/.jobs/filter/output", &input, 3);
+        assert_eq!(world.sorted("/.jobs/count/output"), counted(&input), "seed {seed}");
+        assert!(kills > 2, "seed {seed}");
+        world.check();
+    }
+}

@@ -1,0 +1,149 @@
+//! `Cluster` of one life of a member, and the job commands of the agreed state.
+
+use super::{Inner, Member};
+use hydfs_types::{
+    AgreementError, Attempt, BoxFuture, CommandError, Frame, JobCommand, JobEpoch, JobId, JobInfo, JobPhase, LogIndex,
+    MemberId, Reply, Time,
+};
+use rainstorm::{CallError, Cluster};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+impl Cluster for Member {
+    fn me(&self) -> MemberId {
+        self.id
+    }
+
+    fn members(&self) -> Vec<(MemberId, String)> {
+        let inner = self.world.lock();
+        inner.members.iter().filter(|(_, life)| life.listed).map(|(id, _)| (*id, format!("vm{}", id.0))).collect()
+    }
+
+    fn call(&self, to: MemberId, frame: Frame, deadline: Duration) -> BoxFuture<'static, Result<Frame, CallError>> {
+        let (world, from) = (self.world.clone(), self.id);
+        Box::pin(async move {
+            world.counts.calls.fetch_add(1, Relaxed);
+            world.counts.wire_bytes.fetch_add(frame.body.len() as u64, Relaxed);
+            let lost = |why: &str| Err(CallError { to, why: why.into() });
+            if world.happens(&world.knobs.lost_calls) {
+                return lost("lost on the way");
+            }
+            let Some(rain) = world.rain(to) else { return lost("it is down") };
+            let answered = timeout(deadline, tokio::spawn(rain.serve(from, frame))).await;
+            if world.happens(&world.knobs.lost_calls) || world.rain(to).is_none() {
+                return lost("its answer is lost");
+            }
+            match answered {
+                Ok(Ok(frame)) => Ok(frame),
+                _ => lost("no answer in time"),
+            }
+        })
+    }
+
+    fn leader(&self) -> watch::Receiver<Option<MemberId>> {
+        self.world.leader.subscribe()
+    }
+
+    fn jobs(&self) -> Vec<JobInfo> {
+        self.world.lock().jobs.values().cloned().collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<LogIndex> {
+        self.world.changes.subscribe()
+    }
+
+    fn propose(&self, command: JobCommand) -> BoxFuture<'_, Result<Reply, AgreementError>> {
+        Box::pin(async move {
+            self.alive().await;
+            let no_quorum = || AgreementError::NoQuorum { millis: 300, why: "planted".into() };
+            let mut leader = self.world.leader.subscribe();
+            if timeout(Duration::from_millis(300), leader.wait_for(Option::is_some)).await.is_err() {
+                return Err(no_quorum());
+            }
+            if self.world.happens(&self.world.knobs.lost_proposals) {
+                return Err(no_quorum());
+            }
+            self.alive().await;
+            let reply = apply(&mut self.world.lock(), command);
+            self.world.bump();
+            if self.world.happens(&self.world.knobs.lost_proposals) {
+                return Err(no_quorum());
+            }
+            sleep(Duration::from_millis(1)).await;
+            self.alive().await;
+            Ok(reply?)
+        })
+    }
+}
+
+/// The job commands as the state machine has them.
+pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandError> {
+    match command {
+        JobCommand::Start { name, spec, generation, uid, gid, phase, message } => {
+            if let Some(job) = inner.jobs.values().find(|job| job.spec == spec && job.generation == generation) {
+                return Ok(Reply::Job(job.id));
+            }
+            inner.next_job += 1;
+            let id = JobId(inner.next_job);
+            let (attempt, epoch) = (Attempt(1), JobEpoch(0));
+            let (started, changed) = (Time::default(), Time::default());
+            let (positions, progress) = (Vec::new(), Vec::new());
+            inner.jobs.insert(id, JobInfo {
+                id, name, spec, generation, uid, gid, phase, message, attempt, epoch, positions, progress, started, changed,
+            });
+            Ok(Reply::Job(id))
+        }
+        JobCommand::Restart { job, from, .. } => {
+            let known = inner.jobs.get_mut(&job).ok_or(CommandError::NoJob)?;
+            if known.attempt != from || known.phase != JobPhase::Running {
+                return Err(CommandError::Changed);
+            }
+            known.attempt.0 += 1;
+            end_writers(inner, job);
+            Ok(Reply::Done)
+        }
+        JobCommand::Commit(commit) => {
+            let known = inner.jobs.get_mut(&commit.job).ok_or(CommandError::NoJob)?;
+            if known.attempt != commit.attempt || known.epoch.0 + 1 != commit.epoch.0 || known.phase != JobPhase::Running {
+                return Err(CommandError::Changed);
+            }
+            known.epoch = commit.epoch;
+            known.positions = commit.positions;
+            known.progress = commit.progress;
+            if commit.done {
+                known.phase = JobPhase::Done;
+            }
+            for (id, seq) in commit.watermarks {
+                let writer = inner.writers.get_mut(&id).unwrap();
+                if writer.job != Some((commit.job, commit.attempt)) || writer.durable < seq.0 || seq.0 < writer.watermark {
+                    inner.violations.push(format!("commit of {id} {seq}: durable {}", writer.durable));
+                }
+                writer.watermark = seq.0;
+            }
+            if commit.done {
+                end_writers(inner, commit.job);
+            }
+            Ok(Reply::Done)
+        }
+        JobCommand::SetPhase { job, phase, message } => {
+            let known = inner.jobs.get_mut(&job).ok_or(CommandError::NoJob)?;
+            if matches!(known.phase, JobPhase::Done | JobPhase::Failed | JobPhase::Cancelled) {
+                return Err(CommandError::NoJob);
+            }
+            known.phase = phase;
+            known.message = message;
+            if !matches!(phase, JobPhase::Running | JobPhase::Paused) {
+                end_writers(inner, job);
+            }
+            Ok(Reply::Done)
+        }
+        JobCommand::Forget { job } => inner.jobs.remove(&job).map(|_| Reply::Done).ok_or(CommandError::NoJob),
+    }
+}
+
+fn end_writers(inner: &mut Inner, job: JobId) {
+    let mine = inner.writers.values_mut().filter(|writer| writer.job.is_some_and(|(of, _)| of == job));
+    mine.for_each(|writer| writer.ended = true);
+}

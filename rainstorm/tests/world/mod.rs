@@ -1,0 +1,324 @@
+//! A cluster in memory: files with pending records that become visible by commits only, a job table, members that
+//! can be killed and come back, a leader that moves, and an oracle on every commit.
+#![allow(dead_code)]
+
+mod cluster;
+mod storage;
+
+use hydfs_types::{Attempt, Ino, JobId, JobInfo, JobPhase, LogIndex, MemberId, Seq, WriterId};
+use rainstorm::{Options, Rainstorm};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+pub struct World {
+    inner: Mutex<Inner>,
+    pub leader: watch::Sender<Option<MemberId>>,
+    changes: watch::Sender<LogIndex>,
+    pub options: Options,
+    pub knobs: Knobs,
+    random: AtomicU64,
+    pub counts: Counts,
+    _dir: tempfile::TempDir,
+}
+
+/// Faults and delays, per mille and milliseconds.
+#[derive(Default)]
+pub struct Knobs {
+    pub lost_calls: AtomicU64,
+    pub failed_appends: AtomicU64,
+    pub lost_proposals: AtomicU64,
+    pub read_delay_ms: AtomicU64,
+}
+
+#[derive(Default)]
+pub struct Counts {
+    pub calls: AtomicU64,
+    pub wire_bytes: AtomicU64,
+    pub read_bytes: AtomicU64,
+    pub appended_bytes: AtomicU64,
+    pub failed_appends: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inner {
+    files: BTreeMap<String, File>,
+    writers: BTreeMap<WriterId, Writer>,
+    jobs: BTreeMap<JobId, JobInfo>,
+    members: BTreeMap<MemberId, Life>,
+    next_ino: u64,
+    next_writer: u64,
+    next_job: u64,
+    /// Broken promises.
+    violations: Vec<String>,
+}
+
+struct File {
+    ino: Ino,
+    base: Vec<u8>,
+    generation: u64,
+    /// Pins before this generation are of other bytes.
+    rewritten: u64,
+    uid: u32,
+    gid: u32,
+    busy: bool,
+    pending: Vec<(WriterId, Seq, bytes::Bytes)>,
+}
+
+struct Writer {
+    ino: Ino,
+    job: Option<(JobId, Attempt)>,
+    watermark: u64,
+    received: u64,
+    durable: u64,
+    ended: bool,
+    broken: bool,
+}
+
+#[derive(Default)]
+struct Life {
+    number: u64,
+    /// Answers calls.
+    up: bool,
+    /// In the agreed list of members.
+    listed: bool,
+    rain: Option<Arc<Rainstorm>>,
+}
+
+/// One life of one member: its view of the world.
+pub struct Member {
+    world: Arc<World>,
+    id: MemberId,
+    life: u64,
+}
+
+impl World {
+    pub async fn start(members: u64, tune: impl FnOnce(&mut Options)) -> Arc<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        // Operators run as other users: they must be able to enter the cache.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.path(), open).unwrap();
+        let mut options = Options::new(dir.path().join("cache"));
+        options.allow_root_jobs = true;
+        options.chunk_bytes = 64 << 10;
+        options.scan_every = Duration::from_millis(100);
+        options.contact_timeout = Duration::from_millis(1500);
+        options.member_timeout = Duration::from_millis(1000);
+        tune(&mut options);
+        let world = Arc::new(Self {
+            inner: Mutex::default(),
+            leader: watch::Sender::new(None),
+            changes: watch::Sender::new(LogIndex(0)),
+            options,
+            knobs: Knobs::default(),
+            random: AtomicU64::new(0x9e37_79b9_7f4a_7c15),
+            counts: Counts::default(),
+            _dir: dir,
+        });
+        for id in 1..=members {
+            world.revive(MemberId(id));
+        }
+        world.leader.send_replace(Some(MemberId(1)));
+        world
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    fn bump(&self) {
+        self.changes.send_modify(|index| index.0 += 1);
+    }
+
+    pub fn random(&self, below: u64) -> u64 {
+        let mut x = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ (x >> 31)) % below.max(1)
+    }
+
+    pub fn seed(&self, seed: u64) {
+        self.random.store(seed.wrapping_mul(0x2545_f491_4f6c_dd1d), Ordering::Relaxed);
+    }
+
+    fn happens(&self, knob: &AtomicU64) -> bool {
+        let chance = knob.load(Ordering::Relaxed);
+        chance > 0 && self.random(1000) < chance
+    }
+
+    /// Starts a member, or starts it again in a new life.
+    pub fn revive(self: &Arc<Self>, id: MemberId) {
+        let life = {
+            let mut inner = self.lock();
+            let life = inner.members.entry(id).or_default();
+            if life.up {
+                return;
+            }
+            life.number += 1;
+            life.up = true;
+            life.listed = true;
+            life.number
+        };
+        let member = Arc::new(Member { world: self.clone(), id, life });
+        let rain = Rainstorm::start(member.clone(), member, self.options.clone());
+        self.lock().members.get_mut(&id).unwrap().rain = Some(rain);
+        self.bump();
+    }
+
+    /// Kills a member without a word; it is expired a little later, and if it led, another one leads then.
+    pub async fn kill(self: &Arc<Self>, id: MemberId) {
+        let rain = {
+            let mut inner = self.lock();
+            let life = inner.members.get_mut(&id).unwrap();
+            life.up = false;
+            life.rain.take()
+        };
+        drop(rain);
+        let led = *self.leader.borrow() == Some(id);
+        if led {
+            self.leader.send_replace(None);
+        }
+        sleep(Duration::from_millis(20)).await;
+        self.lock().members.get_mut(&id).unwrap().listed = false;
+        self.bump();
+        if led {
+            let next = self.lock().members.iter().filter(|(_, life)| life.up).map(|(id, _)| *id).collect::<Vec<_>>();
+            let next = next.get(self.random(next.len() as u64) as usize).copied();
+            self.leader.send_replace(next);
+        }
+    }
+
+    pub fn alive(&self) -> Vec<MemberId> {
+        self.lock().members.iter().filter(|(_, life)| life.up).map(|(id, _)| *id).collect()
+    }
+
+    pub fn rain(&self, id: MemberId) -> Option<Arc<Rainstorm>> {
+        self.lock().members.get(&id).and_then(|life| life.rain.clone())
+    }
+
+    /// Writes a whole file.
+    pub fn write(&self, path: &str, content: &[u8], uid: u32) {
+        let mut inner = self.lock();
+        let file = inner.file(path, uid);
+        file.base = content.to_vec();
+        file.generation += 1;
+        file.rewritten = file.generation;
+        file.uid = uid;
+        file.gid = uid;
+    }
+
+    /// Appends to a file.
+    pub fn extend(&self, path: &str, content: &[u8]) {
+        let mut inner = self.lock();
+        let file = inner.file(path, 0);
+        file.base.extend_from_slice(content);
+        file.generation += 1;
+    }
+
+    /// Drops a spec, as an editor on some member would.
+    pub fn spec(&self, file: &str, text: &str, uid: u32) {
+        let path = format!("/.jobs/{file}");
+        self.write(&path, text.as_bytes(), uid);
+        let alive = self.alive();
+        let at = alive[self.random(alive.len() as u64) as usize];
+        if let Some(rain) = self.rain(at) {
+            rain.spec_closed(&path);
+        }
+    }
+
+    pub fn job(&self, name: &str) -> Option<JobInfo> {
+        self.lock().jobs.values().rev().find(|job| job.name == name).cloned()
+    }
+
+    pub fn jobs_count(&self) -> usize {
+        self.lock().jobs.len()
+    }
+
+    /// Waits for the end of a job.
+    pub async fn ended(&self, name: &str) -> JobInfo {
+        self.until(name, 60, |job| !matches!(job.phase, JobPhase::Running | JobPhase::Paused)).await
+    }
+
+    pub async fn done(&self, name: &str) -> JobInfo {
+        let job = self.ended(name).await;
+        assert_eq!(job.phase, JobPhase::Done, "{}", job.message);
+        job
+    }
+
+    pub async fn until(&self, name: &str, seconds: u64, good: impl Fn(&JobInfo) -> bool) -> JobInfo {
+        let mut changes = self.changes.subscribe();
+        let limit = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            changes.borrow_and_update();
+            let job = self.job(name);
+            if let Some(job) = job.clone().filter(&good) {
+                return job;
+            }
+            let waited = tokio::time::timeout_at(limit, changes.changed()).await;
+            assert!(waited.is_ok(), "{name}: not in time: {job:?}\n{}", self.log(name));
+        }
+    }
+
+    pub fn log(&self, name: &str) -> String {
+        String::from_utf8_lossy(&self.read(&format!("/.jobs/{name}/log")).unwrap_or_default()).into_owned()
+    }
+
+    /// What a reader sees: merged and committed bytes.
+    pub fn read(&self, path: &str) -> Option<Vec<u8>> {
+        let mut inner = self.lock();
+        inner.merge(path);
+        inner.files.get(path).map(|file| file.base.clone())
+    }
+
+    pub fn lines(&self, path: &str) -> Vec<String> {
+        let bytes = self.read(path).unwrap_or_else(|| panic!("{path} is missing"));
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.is_empty() || text.ends_with('\n'), "{path} ends inside a line");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    pub fn sorted(&self, path: &str) -> Vec<String> {
+        let mut lines = self.lines(path);
+        lines.sort();
+        lines
+    }
+
+    pub fn paths(&self) -> Vec<String> {
+        self.lock().files.keys().cloned().collect()
+    }
+
+    /// No promise was broken, and nothing uncommitted is left of jobs that ended.
+    pub fn check(&self) {
+        let inner = self.lock();
+        assert!(inner.violations.is_empty(), "{:?}", inner.violations);
+    }
+}
+
+impl Inner {
+    fn file(&mut self, path: &str, uid: u32) -> &mut File {
+        let next = &mut self.next_ino;
+        self.files.entry(path.to_owned()).or_insert_with(|| {
+            *next += 1;
+            let (base, pending) = (Vec::new(), Vec::new());
+            File { ino: Ino(100 + *next), base, generation: 0, rewritten: 0, uid, gid: uid, busy: false, pending }
+        })
+    }
+
+    /// Moves what is eligible from pending to the base, and drops what never will be.
+    fn merge(&mut self, path: &str) {
+        let Some(file) = self.files.get_mut(path) else { return };
+        let pending = std::mem::take(&mut file.pending);
+        for (id, seq, payload) in pending {
+            let writer = &self.writers[&id];
+            if seq.0 <= writer.watermark {
+                file.base.extend_from_slice(&payload);
+                file.generation += 1;
+            } else if !writer.ended {
+                file.pending.push((id, seq, payload));
+            }
+        }
+    }
+}

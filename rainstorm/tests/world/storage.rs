@@ -1,0 +1,190 @@
+//! `Storage` of one life of a member.
+
+use super::{File, Member, Writer};
+use bytes::Bytes;
+use hydfs_types::{Attempt, BoxFuture, FileKind, Ino, JobId, Seq, WriterId};
+use rainstorm::{Entry, Owner, Sink, Source, Storage, StorageError, StorageResult};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::time::sleep;
+
+fn entry(path: &str, file: &File) -> Entry {
+    Entry {
+        name: path.rsplit('/').next().unwrap().to_owned(),
+        ino: file.ino,
+        kind: FileKind::Regular,
+        generation: file.generation,
+        size: file.base.len() as u64,
+        uid: file.uid,
+        gid: file.gid,
+        busy: file.busy,
+    }
+}
+
+impl Member {
+    /// A dead member's calls never return.
+    pub async fn alive(&self) {
+        if self.world.random(4) == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let up = self.world.lock().members.get(&self.id).is_some_and(|life| life.up && life.number == self.life);
+        if !up {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Storage for Member {
+    fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StorageResult<Vec<Entry>>> {
+        Box::pin(async move {
+            self.alive().await;
+            let inner = self.world.lock();
+            let below = format!("{dir}/");
+            let inside = inner.files.iter().filter(|(path, _)| path.strip_prefix(&below).is_some_and(|rest| !rest.contains('/')));
+            Ok(inside.map(|(path, file)| entry(path, file)).collect())
+        })
+    }
+
+    fn stat<'a>(&'a self, path: &'a str) -> BoxFuture<'a, StorageResult<Entry>> {
+        Box::pin(async move {
+            self.alive().await;
+            let inner = self.world.lock();
+            inner.files.get(path).map(|file| entry(path, file)).ok_or_else(|| StorageError::NotFound(path.into()))
+        })
+    }
+
+    fn pin<'a>(&'a self, path: &'a str, _owner: Owner) -> BoxFuture<'a, StorageResult<Source>> {
+        Box::pin(async move {
+            self.alive().await;
+            let mut inner = self.world.lock();
+            inner.merge(path);
+            let file = inner.files.get(path).ok_or_else(|| StorageError::NotFound(path.into()))?;
+            Ok(Source { ino: file.ino, generation: file.generation, len: file.base.len() as u64 })
+        })
+    }
+
+    fn read<'a>(&'a self, source: &'a Source, offset: u64, len: u32) -> BoxFuture<'a, StorageResult<Bytes>> {
+        Box::pin(async move {
+            self.alive().await;
+            let delay = self.world.knobs.read_delay_ms.load(Relaxed);
+            if delay > 0 {
+                sleep(Duration::from_millis(delay)).await;
+            }
+            let inner = self.world.lock();
+            let file = inner.files.values().find(|file| file.ino == source.ino);
+            let file = file.filter(|file| file.rewritten <= source.generation);
+            let file = file.ok_or_else(|| StorageError::Changed(source.ino.to_string()))?;
+            let end = (offset + u64::from(len)).min(source.len);
+            self.world.counts.read_bytes.fetch_add(end - offset, Relaxed);
+            Ok(Bytes::copy_from_slice(&file.base[offset as usize..end as usize]))
+        })
+    }
+
+    fn read_small<'a>(&'a self, path: &'a str, owner: Owner, limit: usize) -> BoxFuture<'a, StorageResult<Bytes>> {
+        Box::pin(async move {
+            let source = self.pin(path, owner).await?;
+            match source.len as usize <= limit {
+                true => self.read(&source, 0, source.len as u32).await,
+                false => Err(StorageError::Invalid(path.into())),
+            }
+        })
+    }
+
+    fn make_dir<'a>(&'a self, _path: &'a str, _owner: Owner) -> BoxFuture<'a, StorageResult<()>> {
+        Box::pin(async move {
+            self.alive().await;
+            Ok(())
+        })
+    }
+
+    fn open_sink<'a>(&'a self, path: &'a str, owner: Owner, job: JobId, attempt: Attempt) -> BoxFuture<'a, StorageResult<Sink>> {
+        Box::pin(async move {
+            self.alive().await;
+            let mut inner = self.world.lock();
+            if inner.jobs.get(&job).is_none_or(|known| known.attempt != attempt) {
+                return Err(StorageError::Ended);
+            }
+            let ino = inner.file(path, owner.uid).ino;
+            inner.next_writer += 1;
+            let id = WriterId(inner.next_writer);
+            let job = Some((job, attempt));
+            inner.writers.insert(id, Writer { ino, job, watermark: 0, received: 0, durable: 0, ended: false, broken: false });
+            Ok(Sink { id, ino })
+        })
+    }
+
+    fn append<'a>(&'a self, sink: &'a Sink, payload: Bytes) -> BoxFuture<'a, StorageResult<Seq>> {
+        Box::pin(async move {
+            self.alive().await;
+            let fails = self.world.happens(&self.world.knobs.failed_appends);
+            let mut inner = self.world.lock();
+            if payload.is_empty() || payload.len() > 1 << 20 {
+                inner.violations.push(format!("record of {} bytes", payload.len()));
+            }
+            let writer = inner.writers.get_mut(&sink.id).unwrap();
+            if writer.ended {
+                return Err(StorageError::Ended);
+            }
+            let reused = writer.broken;
+            writer.broken |= fails;
+            // A failed append has reached the replicas or not.
+            let reached = !fails || self.world.random(2) == 0;
+            if reached {
+                writer.received += 1;
+            }
+            let seq = Seq(writer.received);
+            if reused {
+                inner.violations.push(format!("{} used after it failed", sink.id));
+            }
+            self.world.counts.appended_bytes.fetch_add(payload.len() as u64, Relaxed);
+            if reached {
+                let file = inner.files.values_mut().find(|file| file.ino == sink.ino);
+                file.ok_or_else(|| StorageError::NotFound("removed".into()))?.pending.push((sink.id, seq, payload));
+            }
+            if fails {
+                self.world.counts.failed_appends.fetch_add(1, Relaxed);
+                return Err(StorageError::Unavailable("planted".into()));
+            }
+            Ok(seq)
+        })
+    }
+
+    fn durable<'a>(&'a self, sink: &'a Sink, seq: Seq) -> BoxFuture<'a, StorageResult<()>> {
+        Box::pin(async move {
+            self.alive().await;
+            sleep(Duration::from_millis(self.world.random(3))).await;
+            self.alive().await;
+            let mut inner = self.world.lock();
+            let writer = inner.writers.get_mut(&sink.id).unwrap();
+            if writer.ended {
+                return Err(StorageError::Ended);
+            }
+            assert!(seq.0 <= writer.received);
+            writer.durable = writer.durable.max(seq.0);
+            Ok(())
+        })
+    }
+
+    fn close_sink(&self, _sink: Sink) -> BoxFuture<'_, ()> {
+        Box::pin(async move { self.alive().await })
+    }
+
+    fn append_text<'a>(&'a self, path: &'a str, _owner: Owner, text: Bytes) -> BoxFuture<'a, StorageResult<()>> {
+        Box::pin(async move {
+            self.alive().await;
+            self.world.extend(path, &text);
+            Ok(())
+        })
+    }
+
+    fn remove<'a>(&'a self, path: &'a str, only: Option<Ino>) -> BoxFuture<'a, StorageResult<()>> {
+        Box::pin(async move {
+            self.alive().await;
+            let mut inner = self.world.lock();
+            if inner.files.get(path).is_some_and(|file| only.is_none_or(|ino| ino == file.ino)) {
+                inner.files.remove(path);
+            }
+            Ok(())
+        })
+    }
+}
