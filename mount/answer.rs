@@ -3,8 +3,9 @@
 
 use crate::{Answer, FsError, convert, directory, errno::fail, xattr};
 use fuser::{
-    Errno, FileHandle, FileType, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Errno, FileHandle, FileType, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr,
 };
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
@@ -18,6 +19,10 @@ pub(crate) struct Shape {
     pub block_bytes: u32,
 }
 
+/// Gives an outcome to the kernel.
+pub(crate) trait Reply: FnOnce(Outcome) + Send + 'static {}
+impl<F: FnOnce(Outcome) + Send + 'static> Reply for F {}
+
 /// The errno of an error, or of an answer that does not belong to the question.
 fn refuse(name: &'static str, outcome: Outcome) -> Errno {
     match outcome {
@@ -29,67 +34,82 @@ fn refuse(name: &'static str, outcome: Outcome) -> Errno {
     }
 }
 
-pub(crate) fn entry(name: &'static str, shape: Shape, reply: ReplyEntry, outcome: Outcome) {
-    match outcome {
+pub(crate) fn entry(name: &'static str, shape: Shape, reply: ReplyEntry) -> impl Reply {
+    move |outcome| match outcome {
         Ok(Answer::Attr(attr)) => {
             let attr = convert::attr(&attr, shape.block_bytes);
-            reply.entry_with_ttls(&shape.attr_ttl, &shape.entry_ttl, &attr, convert::GENERATION);
+            reply.entry_with_ttls(
+                &shape.attr_ttl,
+                &shape.entry_ttl,
+                &attr,
+                convert::GENERATION,
+            );
         }
         other => reply.error(refuse(name, other)),
     }
 }
 
-pub(crate) fn attr(name: &'static str, shape: Shape, reply: ReplyAttr, outcome: Outcome) {
-    match outcome {
-        Ok(Answer::Attr(attr)) => reply.attr(&shape.attr_ttl, &convert::attr(&attr, shape.block_bytes)),
+pub(crate) fn attr(name: &'static str, shape: Shape, reply: ReplyAttr) -> impl Reply {
+    move |outcome| match outcome {
+        Ok(Answer::Attr(attr)) => {
+            reply.attr(&shape.attr_ttl, &convert::attr(&attr, shape.block_bytes))
+        }
         other => reply.error(refuse(name, other)),
     }
 }
 
-pub(crate) fn empty(name: &'static str, reply: ReplyEmpty, outcome: Outcome) {
-    match outcome {
+pub(crate) fn empty(name: &'static str, reply: ReplyEmpty) -> impl Reply {
+    move |outcome| match outcome {
         Ok(Answer::Done) => reply.ok(),
         other => reply.error(refuse(name, other)),
     }
 }
 
 /// `read` and `readlink`.
-pub(crate) fn data(name: &'static str, reply: ReplyData, outcome: Outcome) {
-    match outcome {
+pub(crate) fn data(name: &'static str, reply: ReplyData) -> impl Reply {
+    move |outcome| match outcome {
         Ok(Answer::Data(data)) => reply.data(&data),
         Ok(Answer::Target(target)) => reply.data(&target),
         other => reply.error(refuse(name, other)),
     }
 }
 
-pub(crate) fn opened(name: &'static str, reply: ReplyOpen, outcome: Outcome) {
-    match outcome {
-        Ok(Answer::Opened(opened)) => reply.opened(FileHandle(opened.handle), convert::open_flags(&opened)),
-        other => reply.error(refuse(name, other)),
-    }
-}
-
-pub(crate) fn created(name: &'static str, shape: Shape, reply: ReplyCreate, outcome: Outcome) {
-    match outcome {
-        Ok(Answer::Created(attr, opened)) => {
-            // One time-out serves both here, so the shorter.
-            let ttl = shape.attr_ttl.min(shape.entry_ttl);
-            let attr = convert::attr(&attr, shape.block_bytes);
-            reply.created(&ttl, &attr, convert::GENERATION, FileHandle(opened.handle), convert::open_flags(&opened));
+pub(crate) fn opened(name: &'static str, reply: ReplyOpen) -> impl Reply {
+    move |outcome| match outcome {
+        Ok(Answer::Opened(opened)) => {
+            reply.opened(FileHandle(opened.handle), convert::open_flags(&opened))
         }
         other => reply.error(refuse(name, other)),
     }
 }
 
-pub(crate) fn written(name: &'static str, reply: ReplyWrite, outcome: Outcome) {
-    match outcome {
+pub(crate) fn created(name: &'static str, shape: Shape, reply: ReplyCreate) -> impl Reply {
+    move |outcome| match outcome {
+        Ok(Answer::Created(attr, opened)) => {
+            // One time-out serves both here, so the shorter.
+            let ttl = shape.attr_ttl.min(shape.entry_ttl);
+            let attr = convert::attr(&attr, shape.block_bytes);
+            reply.created(
+                &ttl,
+                &attr,
+                convert::GENERATION,
+                FileHandle(opened.handle),
+                convert::open_flags(&opened),
+            );
+        }
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+pub(crate) fn written(name: &'static str, reply: ReplyWrite) -> impl Reply {
+    move |outcome| match outcome {
         Ok(Answer::Written(bytes)) => reply.written(bytes),
         other => reply.error(refuse(name, other)),
     }
 }
 
-pub(crate) fn offset(name: &'static str, reply: ReplyLseek, outcome: Outcome) {
-    match outcome {
+pub(crate) fn offset(name: &'static str, reply: ReplyLseek) -> impl Reply {
+    move |outcome| match outcome {
         Ok(Answer::Offset(offset)) => match i64::try_from(offset) {
             Ok(offset) => reply.offset(offset),
             Err(_) => reply.error(Errno::EOVERFLOW),
@@ -98,45 +118,68 @@ pub(crate) fn offset(name: &'static str, reply: ReplyLseek, outcome: Outcome) {
     }
 }
 
-pub(crate) fn statfs(name: &'static str, reply: ReplyStatfs, outcome: Outcome) {
-    match outcome {
-        Ok(Answer::StatFs(s)) => reply.statfs(s.blocks, s.free, s.free, s.files, s.files_free, s.block, s.name_max, s.block),
+pub(crate) fn statfs(name: &'static str, reply: ReplyStatfs) -> impl Reply {
+    move |outcome| match outcome {
+        Ok(Answer::StatFs(s)) => reply.statfs(
+            s.blocks,
+            s.free,
+            s.free,
+            s.files,
+            s.files_free,
+            s.block,
+            s.name_max,
+            s.block,
+        ),
         other => reply.error(refuse(name, other)),
     }
 }
 
 /// `getxattr` and `listxattr`, for a caller with room for `room` bytes.
-pub(crate) fn value(name: &'static str, room: u32, reply: ReplyXattr, outcome: Outcome) {
-    let value = match outcome {
-        Ok(Answer::Value(value)) => value,
-        Ok(Answer::Names(names)) => xattr::list(&names),
-        other => return reply.error(refuse(name, other)),
-    };
-    match xattr::fit(value.len(), room) {
-        xattr::Fit::Size(size) => reply.size(size),
-        xattr::Fit::Whole => reply.data(&value),
-        xattr::Fit::TooSmall => reply.error(Errno::ERANGE),
+pub(crate) fn value(name: &'static str, room: u32, reply: ReplyXattr) -> impl Reply {
+    move |outcome| {
+        let value = match outcome {
+            Ok(Answer::Value(value)) => value,
+            Ok(Answer::Names(names)) => xattr::list(&names),
+            other => return reply.error(refuse(name, other)),
+        };
+        match xattr::fit(value.len(), room) {
+            xattr::Fit::Size(size) => reply.size(size),
+            xattr::Fit::Whole => reply.data(&value),
+            xattr::Fit::TooSmall => reply.error(Errno::ERANGE),
+        }
     }
 }
 
 /// A listing of `dir` from the kernel's `from`: what does not fit is asked for again.
-pub(crate) fn listing(name: &'static str, dir: INodeNo, from: u64, mut reply: ReplyDirectory, outcome: Outcome) {
-    let entries = match outcome {
-        Ok(Answer::Entries(entries)) => entries,
-        other => return reply.error(refuse(name, other)),
-    };
-    for (ino, offset, dot) in directory::dots(dir, from) {
-        if reply.add(ino, offset, FileType::Directory, dot) {
-            return reply.ok();
+pub(crate) fn listing(
+    name: &'static str,
+    dir: INodeNo,
+    from: u64,
+    mut reply: ReplyDirectory,
+) -> impl Reply {
+    move |outcome| {
+        let entries = match outcome {
+            Ok(Answer::Entries(entries)) => entries,
+            other => return reply.error(refuse(name, other)),
+        };
+        for (ino, offset, dot) in directory::dots(dir, from) {
+            if reply.add(ino, offset, FileType::Directory, dot) {
+                return reply.ok();
+            }
         }
-    }
-    for (entry, _) in &entries {
-        let offset = directory::offset_after(entry.cookie);
-        if reply.add(INodeNo(entry.ino.0), offset, convert::kind(entry.kind), OsStr::from_bytes(&entry.name)) {
-            break;
+        for (entry, _) in &entries {
+            let offset = directory::offset_after(entry.cookie);
+            if reply.add(
+                INodeNo(entry.ino.0),
+                offset,
+                convert::kind(entry.kind),
+                OsStr::from_bytes(&entry.name),
+            ) {
+                break;
+            }
         }
+        reply.ok();
     }
-    reply.ok();
 }
 
 /// As `listing`, with attributes. All entries must have them: fuser takes inode number and node id from the
@@ -147,25 +190,43 @@ pub(crate) fn listing_plus(
     dir: INodeNo,
     from: u64,
     mut reply: ReplyDirectoryPlus,
-    outcome: Outcome,
-) {
-    let entries = match outcome {
-        Ok(Answer::Entries(entries)) => entries,
-        other => return reply.error(refuse(name, other)),
-    };
-    let ttl = shape.attr_ttl.min(shape.entry_ttl);
-    for (ino, offset, dot) in directory::dots(dir, from) {
-        // The kernel takes nothing but number and kind from these two.
-        if reply.add(ino, offset, dot, &Duration::ZERO, &convert::bare_directory(ino), convert::GENERATION) {
-            return reply.ok();
+) -> impl Reply {
+    move |outcome| {
+        let entries = match outcome {
+            Ok(Answer::Entries(entries)) => entries,
+            other => return reply.error(refuse(name, other)),
+        };
+        let ttl = shape.attr_ttl.min(shape.entry_ttl);
+        for (ino, offset, dot) in directory::dots(dir, from) {
+            // The kernel takes nothing but number and kind from these two.
+            if reply.add(
+                ino,
+                offset,
+                dot,
+                &Duration::ZERO,
+                &convert::bare_directory(ino),
+                convert::GENERATION,
+            ) {
+                return reply.ok();
+            }
         }
-    }
-    for (entry, attr) in entries.iter().filter_map(|(entry, attr)| Some((entry, attr.as_ref()?))) {
-        let offset = directory::offset_after(entry.cookie);
-        let attr = convert::attr(attr, shape.block_bytes);
-        if reply.add(attr.ino, offset, OsStr::from_bytes(&entry.name), &ttl, &attr, convert::GENERATION) {
-            break;
+        for (entry, attr) in entries
+            .iter()
+            .filter_map(|(entry, attr)| Some((entry, attr.as_ref()?)))
+        {
+            let offset = directory::offset_after(entry.cookie);
+            let attr = convert::attr(attr, shape.block_bytes);
+            if reply.add(
+                attr.ino,
+                offset,
+                OsStr::from_bytes(&entry.name),
+                &ttl,
+                &attr,
+                convert::GENERATION,
+            ) {
+                break;
+            }
         }
+        reply.ok();
     }
-    reply.ok();
 }

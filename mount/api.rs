@@ -18,47 +18,149 @@ pub type Handle = u64;
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    Lookup { parent: Ino, name: Vec<u8> },
+    Lookup {
+        parent: Ino,
+        name: Vec<u8>,
+    },
     /// The kernel dropped this inode. Advice only: a lookup that is being answered may bring it back.
-    Forget { ino: Ino },
-    GetAttr { ino: Ino, handle: Option<Handle> },
+    Forget {
+        ino: Ino,
+    },
+    GetAttr {
+        ino: Ino,
+        handle: Option<Handle>,
+    },
     /// Set-id bits: the adapter sends the `mode` that remains where Linux clears them (write, truncate, chown, allocate).
-    SetAttr { ino: Ino, handle: Option<Handle>, set: Change },
-    ReadLink { ino: Ino },
+    SetAttr {
+        ino: Ino,
+        handle: Option<Handle>,
+        set: Change,
+    },
+    ReadLink {
+        ino: Ino,
+    },
     /// Mkdir, mknod and symlink in one; `target` is for symlinks.
-    Make { parent: Ino, name: Vec<u8>, kind: FileKind, mode: u16, rdev: u32, target: Vec<u8> },
-    Link { ino: Ino, parent: Ino, name: Vec<u8> },
-    Unlink { parent: Ino, name: Vec<u8> },
-    RemoveDir { parent: Ino, name: Vec<u8> },
-    Rename { parent: Ino, name: Vec<u8>, to_parent: Ino, to_name: Vec<u8>, no_replace: bool, exchange: bool },
+    Make {
+        parent: Ino,
+        name: Vec<u8>,
+        kind: FileKind,
+        mode: u16,
+        rdev: u32,
+        target: Vec<u8>,
+    },
+    Link {
+        ino: Ino,
+        parent: Ino,
+        name: Vec<u8>,
+    },
+    Unlink {
+        parent: Ino,
+        name: Vec<u8>,
+    },
+    RemoveDir {
+        parent: Ino,
+        name: Vec<u8>,
+    },
+    Rename {
+        parent: Ino,
+        name: Vec<u8>,
+        to_parent: Ino,
+        to_name: Vec<u8>,
+        no_replace: bool,
+        exchange: bool,
+    },
     /// Opens an existing file.
-    Open { ino: Ino, how: How },
+    Open {
+        ino: Ino,
+        how: How,
+    },
     /// Makes (or, without `how.exclusive`, opens) a regular file: `Answer::Created`.
-    Create { parent: Ino, name: Vec<u8>, mode: u16, how: How },
-    Read { ino: Ino, handle: Handle, offset: u64, len: u32 },
+    Create {
+        parent: Ino,
+        name: Vec<u8>,
+        mode: u16,
+        how: How,
+    },
+    Read {
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        len: u32,
+    },
     /// `append` is the descriptor's O_APPEND at this write: the offset is then meaningless.
-    Write { ino: Ino, handle: Handle, offset: u64, data: Bytes, append: bool },
+    Write {
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        data: Bytes,
+        append: bool,
+    },
     /// A descriptor was closed (there may be others): all that was written is received by every replica, or an error.
-    Flush { ino: Ino, handle: Handle },
+    Flush {
+        ino: Ino,
+        handle: Handle,
+    },
     /// The last descriptor is gone.
-    Release { ino: Ino, handle: Handle },
+    Release {
+        ino: Ino,
+        handle: Handle,
+    },
     /// Everything written to this file so far, by this mount, is on disk on every replica.
-    Sync { ino: Ino, handle: Handle },
-    OpenDir { ino: Ino },
+    Sync {
+        ino: Ino,
+        handle: Handle,
+    },
+    OpenDir {
+        ino: Ino,
+    },
     /// Entries after `cookie` (0 is the start), as many as fit `limit` entries. `.` and `..` are the adapter's.
     /// Cookies of entries lie in 1..=COOKIE_MAX.
-    ReadDir { ino: Ino, handle: Handle, cookie: u64, limit: usize },
-    ReleaseDir { ino: Ino, handle: Handle },
+    ReadDir {
+        ino: Ino,
+        handle: Handle,
+        cookie: u64,
+        limit: usize,
+    },
+    ReleaseDir {
+        ino: Ino,
+        handle: Handle,
+    },
     StatFs,
-    GetXattr { ino: Ino, name: Vec<u8> },
-    ListXattr { ino: Ino },
-    SetXattr { ino: Ino, name: Vec<u8>, value: Vec<u8>, create: bool, replace: bool },
-    RemoveXattr { ino: Ino, name: Vec<u8> },
+    GetXattr {
+        ino: Ino,
+        name: Vec<u8>,
+    },
+    ListXattr {
+        ino: Ino,
+    },
+    SetXattr {
+        ino: Ino,
+        name: Vec<u8>,
+        value: Vec<u8>,
+        create: bool,
+        replace: bool,
+    },
+    RemoveXattr {
+        ino: Ino,
+        name: Vec<u8>,
+    },
     /// fallocate: `punch` makes the range read as zeros, else room is reserved and content stays. Without `keep_size` the
     /// size grows to the range's end (so FALLOC_FL_ZERO_RANGE is `punch` without `keep_size`).
-    Allocate { ino: Ino, handle: Handle, offset: u64, len: u64, keep_size: bool, punch: bool },
+    Allocate {
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        len: u64,
+        keep_size: bool,
+        punch: bool,
+    },
     /// lseek with SEEK_DATA (`data`) or SEEK_HOLE. `NotSupported` makes the adapter answer as for a file without holes.
-    Seek { ino: Ino, handle: Handle, offset: u64, data: bool },
+    Seek {
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        data: bool,
+    },
 }
 
 /// Largest cookie of a directory entry: the kernel's directory offsets are signed, and two are the adapter's.
@@ -226,7 +328,8 @@ pub enum FsError {
 /// What a mount needs from a file system. Implementations bound every wait by their own deadline.
 pub trait FileSystem: Send + Sync + 'static {
     /// Answers one request.
-    fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Result<Answer, FsError>>;
+    fn call(&self, caller: Caller, request: Request)
+    -> BoxFuture<'static, Result<Answer, FsError>>;
     /// The answer where it is in memory and needs no wait: called on the session thread (saves two context switches).
     fn call_now(&self, _caller: Caller, _request: &Request) -> Option<Result<Answer, FsError>> {
         None

@@ -20,19 +20,44 @@ const CASE: Duration = Duration::from_secs(60);
 
 /// Runs all cases, one after another, and panics at the first that fails. Needs a tokio runtime.
 pub async fn run_conformance(fs: Arc<dyn FileSystem>) {
-    let suite = Client { fs, dir: ROOT_INO, caller: ROOT };
+    let suite = Client {
+        fs,
+        dir: ROOT_INO,
+        caller: ROOT,
+    };
     let dir = suite.make_unique("conformance").await;
-    for (name, case) in names::CASES.iter().chain(files::CASES).chain(attributes::CASES) {
+    for (name, case) in names::CASES
+        .iter()
+        .chain(files::CASES)
+        .chain(attributes::CASES)
+    {
         let client = suite.at(suite.at(dir).mkdir(name).await);
         let ran = tokio::time::timeout(CASE, tokio::spawn(case(client))).await;
-        assert!(matches!(ran, Ok(Ok(()))), "conformance case {name}: {ran:?}");
+        assert!(
+            matches!(ran, Ok(Ok(()))),
+            "conformance case {name}: {ran:?}"
+        );
         eprintln!("conformance: {name} ok");
     }
 }
 
-const ROOT: Caller = Caller { uid: 0, gid: 0, pid: 1 };
-const READ: How = How { read: true, write: false, append: false, truncate: false, exclusive: false, sync: false };
-const WRITE: How = How { write: true, ..READ };
+const ROOT: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    pid: 1,
+};
+const READ: How = How {
+    read: true,
+    write: false,
+    append: false,
+    truncate: false,
+    exclusive: false,
+    sync: false,
+};
+const WRITE: How = How {
+    write: true,
+    ..READ
+};
 
 type Outcome = Result<Answer, FsError>;
 
@@ -57,11 +82,17 @@ fn name(text: &str) -> Vec<u8> {
 
 impl Client {
     fn at(&self, dir: Ino) -> Self {
-        Self { dir, ..self.clone() }
+        Self {
+            dir,
+            ..self.clone()
+        }
     }
 
     fn by(&self, uid: u32, gid: u32) -> Self {
-        Self { caller: Caller { uid, gid, pid: 1 }, ..self.clone() }
+        Self {
+            caller: Caller { uid, gid, pid: 1 },
+            ..self.clone()
+        }
     }
 
     /// The answer, at once or not, as the adapter gets it.
@@ -73,13 +104,20 @@ impl Client {
     }
 
     async fn done(&self, request: Request) {
-        assert_eq!(self.ask(request.clone()).await, Ok(Answer::Done), "{request:?}");
+        assert_eq!(
+            self.ask(request.clone()).await,
+            Ok(Answer::Done),
+            "{request:?}"
+        );
     }
 
     async fn refused(&self, request: Request, with: FsError) {
         let outcome = self.ask(request.clone()).await;
         let error = outcome.as_ref().err();
-        assert!(error.is_some_and(|e| crate::errno(e) == crate::errno(&with)), "{request:?}: {outcome:?}, wanted {with:?}");
+        assert!(
+            error.is_some_and(|e| crate::errno(e) == crate::errno(&with)),
+            "{request:?}: {outcome:?}, wanted {with:?}"
+        );
     }
 
     async fn attr_of(&self, request: Request) -> Attr {
@@ -90,11 +128,22 @@ impl Client {
     }
 
     async fn lookup(&self, entry: &str) -> Attr {
-        self.attr_of(Request::Lookup { parent: self.dir, name: name(entry) }).await
+        self.attr_of(Request::Lookup {
+            parent: self.dir,
+            name: name(entry),
+        })
+        .await
     }
 
     async fn missing(&self, entry: &str) {
-        self.refused(Request::Lookup { parent: self.dir, name: name(entry) }, FsError::NotFound).await;
+        self.refused(
+            Request::Lookup {
+                parent: self.dir,
+                name: name(entry),
+            },
+            FsError::NotFound,
+        )
+        .await;
     }
 
     async fn stat(&self, ino: Ino) -> Attr {
@@ -102,16 +151,28 @@ impl Client {
     }
 
     fn making(&self, entry: &str, kind: FileKind, mode: u16) -> Request {
-        Request::Make { parent: self.dir, name: name(entry), kind, mode, rdev: 0, target: Vec::new() }
+        Request::Make {
+            parent: self.dir,
+            name: name(entry),
+            kind,
+            mode,
+            rdev: 0,
+            target: Vec::new(),
+        }
     }
 
     async fn mkdir(&self, entry: &str) -> Ino {
-        self.attr_of(self.making(entry, FileKind::Directory, 0o755)).await.ino
+        self.attr_of(self.making(entry, FileKind::Directory, 0o755))
+            .await
+            .ino
     }
 
     async fn make_unique(&self, stem: &str) -> Ino {
         for number in 0..1_000 {
-            match self.ask(self.making(&format!("{stem}-{number}"), FileKind::Directory, 0o755)).await {
+            match self
+                .ask(self.making(&format!("{stem}-{number}"), FileKind::Directory, 0o755))
+                .await
+            {
                 Ok(Answer::Attr(attr)) => return attr.ino,
                 Err(FsError::Exists) => {}
                 other => panic!("mkdir: {other:?}"),
@@ -121,12 +182,29 @@ impl Client {
     }
 
     fn creating(&self, entry: &str, how: How) -> Request {
-        Request::Create { parent: self.dir, name: name(entry), mode: 0o644, how }
+        Request::Create {
+            parent: self.dir,
+            name: name(entry),
+            mode: 0o644,
+            how,
+        }
     }
 
     async fn create(&self, entry: &str) -> File {
-        match self.ask(self.creating(entry, How { exclusive: true, ..WRITE })).await {
-            Ok(Answer::Created(attr, opened)) => File { ino: attr.ino, handle: opened.handle },
+        match self
+            .ask(self.creating(
+                entry,
+                How {
+                    exclusive: true,
+                    ..WRITE
+                },
+            ))
+            .await
+        {
+            Ok(Answer::Created(attr, opened)) => File {
+                ino: attr.ino,
+                handle: opened.handle,
+            },
             other => panic!("create {entry}: {other:?}"),
         }
     }
@@ -141,14 +219,26 @@ impl Client {
 
     async fn open(&self, ino: Ino, how: How) -> File {
         match self.ask(Request::Open { ino, how }).await {
-            Ok(Answer::Opened(opened)) => File { ino, handle: opened.handle },
+            Ok(Answer::Opened(opened)) => File {
+                ino,
+                handle: opened.handle,
+            },
             other => panic!("open {ino} {how:?}: {other:?}"),
         }
     }
 
     async fn write_how(&self, File { ino, handle }: File, offset: u64, data: &[u8], append: bool) {
-        let request = Request::Write { ino, handle, offset, data: Bytes::copy_from_slice(data), append };
-        assert_eq!(self.ask(request).await, Ok(Answer::Written(data.len() as u32)));
+        let request = Request::Write {
+            ino,
+            handle,
+            offset,
+            data: Bytes::copy_from_slice(data),
+            append,
+        };
+        assert_eq!(
+            self.ask(request).await,
+            Ok(Answer::Written(data.len() as u32))
+        );
     }
 
     async fn write(&self, file: File, offset: u64, data: &[u8]) {
@@ -160,7 +250,15 @@ impl Client {
     }
 
     async fn read(&self, File { ino, handle }: File, offset: u64, len: u32) -> Bytes {
-        match self.ask(Request::Read { ino, handle, offset, len }).await {
+        match self
+            .ask(Request::Read {
+                ino,
+                handle,
+                offset,
+                len,
+            })
+            .await
+        {
             Ok(Answer::Data(data)) => data,
             other => panic!("read {ino} at {offset}: {other:?}"),
         }
@@ -187,32 +285,63 @@ impl Client {
     }
 
     async fn truncate(&self, ino: Ino, size: u64) -> Attr {
-        let set = crate::Change { size: Some(size), ..crate::Change::default() };
-        self.attr_of(Request::SetAttr { ino, handle: None, set }).await
+        let set = crate::Change {
+            size: Some(size),
+            ..crate::Change::default()
+        };
+        self.attr_of(Request::SetAttr {
+            ino,
+            handle: None,
+            set,
+        })
+        .await
     }
 
     fn unlinking(&self, entry: &str) -> Request {
-        Request::Unlink { parent: self.dir, name: name(entry) }
+        Request::Unlink {
+            parent: self.dir,
+            name: name(entry),
+        }
     }
 
     fn removing(&self, entry: &str) -> Request {
-        Request::RemoveDir { parent: self.dir, name: name(entry) }
+        Request::RemoveDir {
+            parent: self.dir,
+            name: name(entry),
+        }
     }
 
     fn renaming(&self, from: &str, to_dir: Ino, to: &str) -> Request {
         let (name, to_name) = (name(from), name(to));
-        Request::Rename { parent: self.dir, name, to_parent: to_dir, to_name, no_replace: false, exchange: false }
+        Request::Rename {
+            parent: self.dir,
+            name,
+            to_parent: to_dir,
+            to_name,
+            no_replace: false,
+            exchange: false,
+        }
     }
 
     /// The listing, `step` entries at a time.
     async fn list(&self, step: usize) -> Vec<DirEntry> {
         let ino = self.dir;
-        let Ok(Answer::Opened(opened)) = self.ask(Request::OpenDir { ino }).await else { panic!("opendir {ino}") };
+        let Ok(Answer::Opened(opened)) = self.ask(Request::OpenDir { ino }).await else {
+            panic!("opendir {ino}")
+        };
         let handle = opened.handle;
         let mut all: Vec<DirEntry> = Vec::new();
         loop {
             let cookie = all.last().map_or(0, |entry| entry.cookie);
-            match self.ask(Request::ReadDir { ino, handle, cookie, limit: step }).await {
+            match self
+                .ask(Request::ReadDir {
+                    ino,
+                    handle,
+                    cookie,
+                    limit: step,
+                })
+                .await
+            {
                 Ok(Answer::Entries(entries)) if entries.is_empty() => break,
                 Ok(Answer::Entries(entries)) => {
                     assert!(entries.len() <= step, "more entries than asked for");
@@ -222,7 +351,11 @@ impl Client {
             }
         }
         self.done(Request::ReleaseDir { ino, handle }).await;
-        assert!(all.iter().all(|entry| (1..=crate::COOKIE_MAX).contains(&entry.cookie)), "cookies out of range");
+        assert!(
+            all.iter()
+                .all(|entry| (1..=crate::COOKIE_MAX).contains(&entry.cookie)),
+            "cookies out of range"
+        );
         all
     }
 }

@@ -78,18 +78,31 @@ pub(crate) fn kind_of_mode(mode: u32) -> Option<FileKind> {
 fn system_time(from: Time) -> SystemTime {
     let nsec = Duration::from_nanos(u64::from(from.nsec.min(999_999_999)));
     let whole = Duration::from_secs(from.sec.unsigned_abs());
-    let base = if from.sec >= 0 { UNIX_EPOCH.checked_add(whole) } else { UNIX_EPOCH.checked_sub(whole) };
-    base.and_then(|base| base.checked_add(nsec)).unwrap_or(UNIX_EPOCH)
+    let base = if from.sec >= 0 {
+        UNIX_EPOCH.checked_add(whole)
+    } else {
+        UNIX_EPOCH.checked_sub(whole)
+    };
+    base.and_then(|base| base.checked_add(nsec))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 /// Undoes fuser's conversion: before 1970 it subtracts the nanoseconds instead of adding them
 /// (`time.rs`, "TODO: 1_000_000_000 - nsec"), so the distance to 1970 holds both fields as the kernel sent them.
 fn time(from: SystemTime) -> Time {
     match from.duration_since(UNIX_EPOCH) {
-        Ok(after) => Time { sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX), nsec: after.subsec_nanos() },
+        Ok(after) => Time {
+            sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            nsec: after.subsec_nanos(),
+        },
         Err(before) => {
             let before = before.duration();
-            Time { sec: 0i64.checked_sub_unsigned(before.as_secs()).unwrap_or(i64::MIN), nsec: before.subsec_nanos() }
+            Time {
+                sec: 0i64
+                    .checked_sub_unsigned(before.as_secs())
+                    .unwrap_or(i64::MIN),
+                nsec: before.subsec_nanos(),
+            }
         }
     }
 }
@@ -118,7 +131,10 @@ pub(crate) fn how(flags: i32) -> How {
 pub(crate) fn open_flags(from: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(FopenFlags::FOPEN_DIRECT_IO, from.direct);
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, from.keep_cache && !from.direct);
+    flags.set(
+        FopenFlags::FOPEN_KEEP_CACHE,
+        from.keep_cache && !from.direct,
+    );
     flags
 }
 
@@ -155,9 +171,24 @@ mod tests {
     fn times_before_1970_survive() {
         // What fuser hands us for the kernel's (-1, 500_000_000), which is half a second before 1970.
         let handed = UNIX_EPOCH - Duration::new(1, 500_000_000);
-        assert_eq!(time(handed), Time { sec: -1, nsec: 500_000_000 });
-        assert_eq!(system_time(Time { sec: -1, nsec: 500_000_000 }), UNIX_EPOCH - Duration::from_millis(500));
-        assert_eq!(time(UNIX_EPOCH + Duration::new(7, 9)), Time { sec: 7, nsec: 9 });
+        assert_eq!(
+            time(handed),
+            Time {
+                sec: -1,
+                nsec: 500_000_000
+            }
+        );
+        assert_eq!(
+            system_time(Time {
+                sec: -1,
+                nsec: 500_000_000
+            }),
+            UNIX_EPOCH - Duration::from_millis(500)
+        );
+        assert_eq!(
+            time(UNIX_EPOCH + Duration::new(7, 9)),
+            Time { sec: 7, nsec: 9 }
+        );
     }
 
     #[test]
@@ -171,7 +202,8 @@ mod tests {
 
     #[test]
     fn flags_of_open() {
-        let how = how(libc::O_WRONLY | libc::O_APPEND | libc::O_SYNC | libc::O_CREAT | libc::O_EXCL);
+        let how =
+            how(libc::O_WRONLY | libc::O_APPEND | libc::O_SYNC | libc::O_CREAT | libc::O_EXCL);
         assert!(!how.read && how.write && how.append && how.sync && how.exclusive && !how.truncate);
         assert!(super::how(libc::O_RDWR | libc::O_DSYNC | libc::O_TRUNC).sync);
         assert!(appends(OpenFlags(libc::O_APPEND), false));

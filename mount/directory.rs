@@ -13,19 +13,32 @@ pub(crate) const PLAIN_ENTRIES: usize = 512;
 pub(crate) const PLUS_ENTRIES: usize = 160;
 
 /// Dots that a listing from `offset` begins with: (inode, kernel offset after it, name).
-pub(crate) fn dots(ino: INodeNo, offset: u64) -> impl Iterator<Item = (INodeNo, u64, &'static str)> {
-    [(ino, 1, "."), (UNKNOWN_INO, 2, "..")].into_iter().filter(move |dot| dot.1 > offset)
+pub(crate) fn dots(
+    ino: INodeNo,
+    offset: u64,
+) -> impl Iterator<Item = (INodeNo, u64, &'static str)> {
+    [(ino, 1, "."), (UNKNOWN_INO, 2, "..")]
+        .into_iter()
+        .filter(move |dot| dot.1 > offset)
 }
 
 /// The kernel's offset after an entry with this cookie.
 pub(crate) fn offset_after(cookie: u64) -> u64 {
-    debug_assert!((1..=COOKIE_MAX).contains(&cookie), "cookie {cookie} out of range");
+    debug_assert!(
+        (1..=COOKIE_MAX).contains(&cookie),
+        "cookie {cookie} out of range"
+    );
     cookie.saturating_add(2)
 }
 
 /// The request that goes on at the kernel's `offset`.
 pub(crate) fn request(ino: Ino, handle: u64, offset: u64, limit: usize) -> Request {
-    Request::ReadDir { ino, handle, cookie: offset.saturating_sub(2), limit }
+    Request::ReadDir {
+        ino,
+        handle,
+        cookie: offset.saturating_sub(2),
+        limit,
+    }
 }
 
 #[cfg(test)]
@@ -38,8 +51,16 @@ mod tests {
         assert_eq!(names(0), [".", ".."]);
         assert_eq!(names(1), [".."]);
         assert!(names(2).is_empty() && names(3).is_empty());
-        for (offset, cookie) in [(0, 0), (1, 0), (2, 0), (offset_after(1), 1), (offset_after(COOKIE_MAX), COOKIE_MAX)] {
-            let Request::ReadDir { cookie: asked, .. } = request(Ino(1), 0, offset, 9) else { panic!() };
+        for (offset, cookie) in [
+            (0, 0),
+            (1, 0),
+            (2, 0),
+            (offset_after(1), 1),
+            (offset_after(COOKIE_MAX), COOKIE_MAX),
+        ] {
+            let Request::ReadDir { cookie: asked, .. } = request(Ino(1), 0, offset, 9) else {
+                panic!()
+            };
             assert_eq!(asked, cookie);
         }
         assert!(offset_after(COOKIE_MAX) <= i64::MAX as u64);

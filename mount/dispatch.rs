@@ -3,6 +3,7 @@
 
 use crate::{
     Answer, Caller, Change, FileSystem, FsError, Request,
+    answer::Reply,
     privileges::{Known, Privileges, stripped},
 };
 use hydfs_types::{Attr, DirEntry, Ino};
@@ -32,7 +33,11 @@ pub(crate) struct Dispatch {
 const ADVICE_MAX: usize = 4_096;
 
 /// Hands advice on, one by one; ends with the mount.
-async fn advise(fs: Arc<dyn FileSystem>, mut advice: mpsc::Receiver<(Caller, Request)>, deadline: Duration) {
+async fn advise(
+    fs: Arc<dyn FileSystem>,
+    mut advice: mpsc::Receiver<(Caller, Request)>,
+    deadline: Duration,
+) {
     while let Some((caller, request)) = advice.recv().await {
         let name = request.name();
         match timeout(deadline, fs.call(caller, request)).await {
@@ -44,21 +49,42 @@ async fn advise(fs: Arc<dyn FileSystem>, mut advice: mpsc::Receiver<(Caller, Req
 }
 
 impl Dispatch {
-    pub(crate) fn new(fs: Arc<dyn FileSystem>, runtime: Runtime, in_flight: usize, deadline: Duration) -> Self {
+    pub(crate) fn new(
+        fs: Arc<dyn FileSystem>,
+        runtime: Runtime,
+        in_flight: usize,
+        deadline: Duration,
+    ) -> Self {
         let permits = Arc::new(Semaphore::new(in_flight));
         let (advice, inbox) = mpsc::channel(ADVICE_MAX);
         runtime.spawn(advise(fs.clone(), inbox, deadline));
-        Self { fs, runtime, permits, deadline, privileges: Privileges::default(), advice }
+        Self {
+            fs,
+            runtime,
+            permits,
+            deadline,
+            privileges: Privileges::default(),
+            advice,
+        }
     }
 
     /// Gets an answer and gives it to `reply`: before this returns if the file system has it at hand, else
     /// from a task. With `strip`, set-id bits of the request's file are cleared first (or along with it).
-    pub(crate) fn submit<F>(self: &Arc<Self>, caller: Caller, request: Request, strip: bool, reply: F)
-    where
-        F: FnOnce(Outcome) + Send + 'static,
-    {
-        let strip = if strip { file_of(&request).filter(|ino| self.privileges.known(*ino) != Known::Plain) } else { None };
-        if strip.is_none() && let Some(outcome) = self.at_once(caller, &request) {
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: Request,
+        strip: bool,
+        reply: impl Reply,
+    ) {
+        let strip = if strip {
+            file_of(&request).filter(|ino| self.privileges.known(*ino) != Known::Plain)
+        } else {
+            None
+        };
+        if strip.is_none()
+            && let Some(outcome) = self.at_once(caller, &request)
+        {
             return reply(self.observed(outcome));
         }
         let permit = match self.admit(&request) {
@@ -75,10 +101,12 @@ impl Dispatch {
     }
 
     /// As `submit` for a listing whose entries all must have attributes: missing ones are asked for.
-    pub(crate) fn submit_listing<F>(self: &Arc<Self>, caller: Caller, request: Request, reply: F)
-    where
-        F: FnOnce(Outcome) + Send + 'static,
-    {
+    pub(crate) fn submit_listing(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: Request,
+        reply: impl Reply,
+    ) {
         let this = self.clone();
         self.submit(caller, request, false, move |outcome| match outcome {
             Ok(Answer::Entries(entries)) if entries.iter().any(|entry| entry.1.is_none()) => {
@@ -115,7 +143,9 @@ impl Dispatch {
     pub(crate) fn forget(&self, caller: Caller, ino: Ino) {
         self.privileges.forget(ino);
         let request = Request::Forget { ino };
-        if self.at_once(caller, &request).is_none() && self.advice.try_send((caller, request)).is_err() {
+        if self.at_once(caller, &request).is_none()
+            && self.advice.try_send((caller, request)).is_err()
+        {
             tracing::trace!(%ino, "forget dropped");
         }
     }
@@ -131,7 +161,10 @@ impl Dispatch {
     /// Takes a place among the requests in flight. With none left the session thread waits: the kernel's
     /// queue holds back the callers, nothing piles up here. A release is never held back, it frees things.
     fn admit(&self, request: &Request) -> Result<Option<OwnedSemaphorePermit>, FsError> {
-        if matches!(request, Request::Release { .. } | Request::ReleaseDir { .. }) {
+        if matches!(
+            request,
+            Request::Release { .. } | Request::ReleaseDir { .. }
+        ) {
             return Ok(None);
         }
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
@@ -149,7 +182,10 @@ impl Dispatch {
             Some(ino) => self.stripping(ino, request).await?,
             None => request,
         };
-        if let Request::Seek { ino, offset, data, .. } = request {
+        if let Request::Seek {
+            ino, offset, data, ..
+        } = request
+        {
             return match self.ask(caller, request).await {
                 Err(FsError::NotSupported(_)) => self.seek_without_holes(ino, offset, data).await,
                 outcome => outcome,
@@ -166,7 +202,10 @@ impl Dispatch {
     fn observed(&self, outcome: Outcome) -> Outcome {
         match &outcome {
             Ok(Answer::Attr(attr) | Answer::Created(attr, _)) => self.privileges.observe(attr),
-            Ok(Answer::Entries(entries)) => entries.iter().filter_map(|e| e.1.as_ref()).for_each(|a| self.privileges.observe(a)),
+            Ok(Answer::Entries(entries)) => entries
+                .iter()
+                .filter_map(|e| e.1.as_ref())
+                .for_each(|a| self.privileges.observe(a)),
             _ => {}
         }
         outcome
@@ -186,14 +225,28 @@ impl Dispatch {
         if let Request::SetAttr { set, .. } = &mut request {
             set.mode = set.mode.or(Some(mode));
         } else {
-            let set = Change { mode: Some(mode), ..Change::default() };
-            self.ask(ADAPTER, Request::SetAttr { ino, handle: None, set }).await?;
+            let set = Change {
+                mode: Some(mode),
+                ..Change::default()
+            };
+            self.ask(
+                ADAPTER,
+                Request::SetAttr {
+                    ino,
+                    handle: None,
+                    set,
+                },
+            )
+            .await?;
         }
         Ok(request)
     }
 
     async fn attr(&self, ino: Ino) -> Result<Attr, FsError> {
-        match self.ask(ADAPTER, Request::GetAttr { ino, handle: None }).await? {
+        match self
+            .ask(ADAPTER, Request::GetAttr { ino, handle: None })
+            .await?
+        {
             Answer::Attr(attr) => Ok(attr),
             other => Err(FsError::Invalid(format!("getattr answered {other:?}"))),
         }
@@ -208,17 +261,27 @@ impl Dispatch {
     }
 
     fn late(&self, name: &str) -> FsError {
-        FsError::TimedOut(format!("{name} had no answer within {} ms", self.deadline.as_millis()))
+        FsError::TimedOut(format!(
+            "{name} had no answer within {} ms",
+            self.deadline.as_millis()
+        ))
     }
 }
 
 /// Who asks where the adapter itself asks.
-const ADAPTER: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+const ADAPTER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    pid: 0,
+};
 
 /// The file whose content or owner the request changes.
 fn file_of(request: &Request) -> Option<Ino> {
     match request {
-        Request::SetAttr { ino, .. } | Request::Open { ino, .. } | Request::Write { ino, .. } | Request::Allocate { ino, .. } => Some(*ino),
+        Request::SetAttr { ino, .. }
+        | Request::Open { ino, .. }
+        | Request::Write { ino, .. }
+        | Request::Allocate { ino, .. } => Some(*ino),
         _ => None,
     }
 }

@@ -8,10 +8,13 @@ mod content;
 mod files;
 mod tree;
 
-use crate::{Answer, Caller, Change, FileSystem, FsError, Handle, How, Opened, Request, SetTime, StatFs};
+use crate::{
+    Answer, Caller, Change, FileSystem, FsError, Handle, How, Opened, Request, SetTime, StatFs,
+};
 use content::{BLOCK, Content};
 use hydfs_types::{
-    BoxFuture, Clock, FileKind, Ino, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, SystemClock, Time, XATTR_BYTES_MAX,
+    BoxFuture, Clock, FileKind, Ino, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, SystemClock, Time,
+    XATTR_BYTES_MAX,
 };
 use std::{
     collections::BTreeMap,
@@ -54,8 +57,16 @@ impl MemoryFs {
     /// An empty one with room for `capacity` bytes.
     pub fn new(clock: Arc<dyn Clock>, capacity: u64) -> Self {
         let tree = Tree::new(clock.now());
-        let state = State { tree, open: BTreeMap::new(), last_handle: 0, capacity };
-        Self { state: Mutex::new(state), clock }
+        let state = State {
+            tree,
+            open: BTreeMap::new(),
+            last_handle: 0,
+            capacity,
+        };
+        Self {
+            state: Mutex::new(state),
+            clock,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -76,7 +87,11 @@ impl MemoryFs {
 }
 
 impl FileSystem for MemoryFs {
-    fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Result<Answer, FsError>> {
+    fn call(
+        &self,
+        caller: Caller,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Answer, FsError>> {
         let answer = self.apply(caller, &request);
         Box::pin(async move {
             // Others get a turn, as if there were something to wait for.
@@ -90,7 +105,13 @@ impl FileSystem for MemoryFs {
         use Request::{Forget, GetAttr, GetXattr, Lookup, ReadDir, ReadLink, StatFs};
         let now = matches!(
             request,
-            Lookup { .. } | Forget { .. } | GetAttr { .. } | ReadLink { .. } | ReadDir { .. } | StatFs | GetXattr { .. }
+            Lookup { .. }
+                | Forget { .. }
+                | GetAttr { .. }
+                | ReadLink { .. }
+                | ReadDir { .. }
+                | StatFs
+                | GetXattr { .. }
         );
         now.then(|| self.apply(caller, request))
     }
@@ -111,7 +132,14 @@ impl State {
                 Body::Symlink(target) => Ok(Answer::Target(target.clone())),
                 _ => Err(FsError::Invalid("not a symbolic link".into())),
             },
-            R::Make { parent, name, kind, mode, rdev, target } => {
+            R::Make {
+                parent,
+                name,
+                kind,
+                mode,
+                rdev,
+                target,
+            } => {
                 let body = body_of(*kind, target)?;
                 let ino = self.make(caller, (*parent, name), (*kind, *mode, *rdev), body, now)?;
                 self.attr(ino)
@@ -122,42 +150,108 @@ impl State {
             }
             R::Unlink { parent, name } => self.remove(*parent, name, false, now),
             R::RemoveDir { parent, name } => self.remove(*parent, name, true, now),
-            R::Rename { parent, name, to_parent, to_name, no_replace, exchange } => {
+            R::Rename {
+                parent,
+                name,
+                to_parent,
+                to_name,
+                no_replace,
+                exchange,
+            } => {
                 let (no_replace, exchange) = (*no_replace, *exchange);
-                let how = Move { parent: *parent, name, to_parent: *to_parent, to_name, no_replace, exchange };
+                let how = Move {
+                    parent: *parent,
+                    name,
+                    to_parent: *to_parent,
+                    to_name,
+                    no_replace,
+                    exchange,
+                };
                 self.tree.rename(&how, now)?;
                 Ok(Answer::Done)
             }
             R::Open { ino, how } => self.open_file(*ino, *how, now).map(Answer::Opened),
-            R::Create { parent, name, mode, how } => self.create(caller, *parent, name, *mode, *how, now),
-            R::Read { ino, handle, offset, len } => self.read(*ino, *handle, *offset, *len),
-            R::Write { ino, handle, offset, data, append } => self.write(*ino, *handle, (!append).then_some(*offset), data, now),
-            R::Flush { ino, handle } | R::Sync { ino, handle } => self.opened(*ino, *handle).map(|_| Answer::Done),
-            R::Release { ino, handle } | R::ReleaseDir { ino, handle } => self.release(*ino, *handle),
+            R::Create {
+                parent,
+                name,
+                mode,
+                how,
+            } => self.create(caller, *parent, name, *mode, *how, now),
+            R::Read {
+                ino,
+                handle,
+                offset,
+                len,
+            } => self.read(*ino, *handle, *offset, *len),
+            R::Write {
+                ino,
+                handle,
+                offset,
+                data,
+                append,
+            } => self.write(*ino, *handle, (!append).then_some(*offset), data, now),
+            R::Flush { ino, handle } | R::Sync { ino, handle } => {
+                self.opened(*ino, *handle).map(|_| Answer::Done)
+            }
+            R::Release { ino, handle } | R::ReleaseDir { ino, handle } => {
+                self.release(*ino, *handle)
+            }
             R::OpenDir { ino } => {
                 self.tree.directory(*ino)?;
                 self.hold(*ino, How::default()).map(Answer::Opened)
             }
-            R::ReadDir { ino, handle, cookie, limit } => {
+            R::ReadDir {
+                ino,
+                handle,
+                cookie,
+                limit,
+            } => {
                 self.opened(*ino, *handle)?;
                 self.tree.list(*ino, *cookie, *limit).map(Answer::Entries)
             }
             R::StatFs => Ok(Answer::StatFs(self.statfs())),
             R::GetXattr { ino, name } => {
-                let value = self.tree.node(*ino)?.xattrs.get(name).ok_or(FsError::NoAttribute)?;
+                let value = self
+                    .tree
+                    .node(*ino)?
+                    .xattrs
+                    .get(name)
+                    .ok_or(FsError::NoAttribute)?;
                 Ok(Answer::Value(value.clone()))
             }
-            R::ListXattr { ino } => Ok(Answer::Names(self.tree.node(*ino)?.xattrs.keys().cloned().collect())),
-            R::SetXattr { ino, name, value, create, replace } => self.set_xattr(*ino, (name, value), (*create, *replace), now),
+            R::ListXattr { ino } => Ok(Answer::Names(
+                self.tree.node(*ino)?.xattrs.keys().cloned().collect(),
+            )),
+            R::SetXattr {
+                ino,
+                name,
+                value,
+                create,
+                replace,
+            } => self.set_xattr(*ino, (name, value), (*create, *replace), now),
             R::RemoveXattr { ino, name } => {
-                self.tree.node_mut(*ino)?.xattrs.remove(name).ok_or(FsError::NoAttribute)?;
+                self.tree
+                    .node_mut(*ino)?
+                    .xattrs
+                    .remove(name)
+                    .ok_or(FsError::NoAttribute)?;
                 self.tree.changed(*ino, now)?;
                 Ok(Answer::Done)
             }
-            R::Allocate { ino, handle, offset, len, keep_size, punch } => {
-                self.allocate(*ino, *handle, (*offset, *len), *keep_size, *punch, now)
-            }
-            R::Seek { ino, handle, offset, data } => self.seek(*ino, *handle, *offset, *data),
+            R::Allocate {
+                ino,
+                handle,
+                offset,
+                len,
+                keep_size,
+                punch,
+            } => self.allocate(*ino, *handle, (*offset, *len), *keep_size, *punch, now),
+            R::Seek {
+                ino,
+                handle,
+                offset,
+                data,
+            } => self.seek(*ino, *handle, *offset, *data),
         }
     }
 
@@ -187,23 +281,47 @@ impl State {
         if above.mode & 0o2000 != 0 {
             // A set-group-id directory passes its group on, and to directories the bit too.
             attr.gid = above.gid;
-            attr.mode |= if kind == FileKind::Directory { 0o2000 } else { 0 };
+            attr.mode |= if kind == FileKind::Directory {
+                0o2000
+            } else {
+                0
+            };
         }
         self.tree.enter(parent, name, ino, now)?;
         Ok(ino)
     }
 
-    fn create(&mut self, caller: Caller, parent: Ino, name: &[u8], mode: u16, how: How, now: Time) -> Result<Answer, FsError> {
+    fn create(
+        &mut self,
+        caller: Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        how: How,
+        now: Time,
+    ) -> Result<Answer, FsError> {
         let ino = match self.tree.find(parent, name)? {
             Some(_) if how.exclusive => return Err(FsError::Exists),
             Some(ino) => ino,
-            None => self.make(caller, (parent, name), (FileKind::Regular, mode, 0), Body::File(Content::default()), now)?,
+            None => self.make(
+                caller,
+                (parent, name),
+                (FileKind::Regular, mode, 0),
+                Body::File(Content::default()),
+                now,
+            )?,
         };
         let opened = self.open_file(ino, how, now)?;
         Ok(Answer::Created(self.tree.node(ino)?.attr, opened))
     }
 
-    fn remove(&mut self, parent: Ino, name: &[u8], directory: bool, now: Time) -> Result<Answer, FsError> {
+    fn remove(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        directory: bool,
+        now: Time,
+    ) -> Result<Answer, FsError> {
         self.tree.remove(parent, name, directory, now)?;
         Ok(Answer::Done)
     }
@@ -212,11 +330,18 @@ impl State {
         self.tree.node_mut(ino)?.opens += 1;
         self.last_handle += 1;
         self.open.insert(self.last_handle, Open { ino, how });
-        Ok(Opened { handle: self.last_handle, direct: false, keep_cache: false })
+        Ok(Opened {
+            handle: self.last_handle,
+            direct: false,
+            keep_cache: false,
+        })
     }
 
     fn opened(&self, ino: Ino, handle: Handle) -> Result<&Open, FsError> {
-        self.open.get(&handle).filter(|open| open.ino == ino).ok_or(FsError::BadHandle)
+        self.open
+            .get(&handle)
+            .filter(|open| open.ino == ino)
+            .ok_or(FsError::BadHandle)
     }
 
     fn release(&mut self, ino: Ino, handle: Handle) -> Result<Answer, FsError> {
@@ -265,7 +390,11 @@ impl State {
             false if replace => return Err(FsError::NoAttribute),
             _ => {}
         }
-        let others: usize = xattrs.iter().filter(|(n, _)| n.as_slice() != name).map(|(n, v)| n.len() + v.len()).sum();
+        let others: usize = xattrs
+            .iter()
+            .filter(|(n, _)| n.as_slice() != name)
+            .map(|(n, v)| n.len() + v.len())
+            .sum();
         if others + name.len() + value.len() > XATTRS_BYTES_MAX {
             return Err(FsError::NoSpace("extended attributes of one file".into()));
         }
@@ -294,7 +423,9 @@ fn body_of(kind: FileKind, target: &[u8]) -> Result<Body, FsError> {
         FileKind::Symlink if target.len() > SYMLINK_BYTES_MAX => return Err(FsError::NameTooLong),
         FileKind::Symlink if target.is_empty() => return Err(FsError::NotFound),
         FileKind::Symlink => Body::Symlink(target.to_vec()),
-        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => Body::Special,
+        FileKind::Fifo | FileKind::Socket | FileKind::CharDevice | FileKind::BlockDevice => {
+            Body::Special
+        }
     })
 }
 
@@ -314,10 +445,24 @@ mod tests {
     #[test]
     fn a_full_one_says_so() {
         let fs = MemoryFs::new(Arc::new(SystemClock), 2 * BLOCK);
-        let root = Caller { uid: 0, gid: 0, pid: 0 };
-        let how = How { write: true, ..How::default() };
-        let create = Request::Create { parent: hydfs_types::ROOT_INO, name: b"f".to_vec(), mode: 0o644, how };
-        let Ok(Answer::Created(attr, opened)) = fs.apply(root, &create) else { panic!() };
+        let root = Caller {
+            uid: 0,
+            gid: 0,
+            pid: 0,
+        };
+        let how = How {
+            write: true,
+            ..How::default()
+        };
+        let create = Request::Create {
+            parent: hydfs_types::ROOT_INO,
+            name: b"f".to_vec(),
+            mode: 0o644,
+            how,
+        };
+        let Ok(Answer::Created(attr, opened)) = fs.apply(root, &create) else {
+            panic!()
+        };
         let write = |len: usize| Request::Write {
             ino: attr.ino,
             handle: opened.handle,
@@ -326,9 +471,25 @@ mod tests {
             append: true,
         };
         assert_eq!(fs.apply(root, &write(8_192)), Ok(Answer::Written(8_192)));
-        assert!(matches!(fs.apply(root, &write(1)), Err(FsError::NoSpace(_))));
-        let set = Change { size: Some(10), ..Change::default() };
-        assert!(fs.apply(root, &Request::SetAttr { ino: attr.ino, handle: None, set }).is_ok());
+        assert!(matches!(
+            fs.apply(root, &write(1)),
+            Err(FsError::NoSpace(_))
+        ));
+        let set = Change {
+            size: Some(10),
+            ..Change::default()
+        };
+        assert!(
+            fs.apply(
+                root,
+                &Request::SetAttr {
+                    ino: attr.ino,
+                    handle: None,
+                    set
+                }
+            )
+            .is_ok()
+        );
         assert_eq!(fs.apply(root, &write(1)), Ok(Answer::Written(1)));
     }
 }

@@ -29,7 +29,10 @@ impl MountEntry {
 
 /// All mounts that this process sees, in the order they were made.
 pub fn mounts() -> io::Result<Vec<MountEntry>> {
-    Ok(fs::read("/proc/self/mountinfo")?.split(|b| *b == b'\n').filter_map(parse).collect())
+    Ok(fs::read("/proc/self/mountinfo")?
+        .split(|b| *b == b'\n')
+        .filter_map(parse)
+        .collect())
 }
 
 /// The topmost mount at exactly this path.
@@ -41,9 +44,18 @@ pub fn mount_at(path: &Path) -> io::Result<Option<MountEntry>> {
 fn parse(line: &[u8]) -> Option<MountEntry> {
     let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
     let dash = fields.iter().skip(6).position(|field| *field == b"-")? + 6;
-    let text = |at: usize| fields.get(at).map(|field| String::from_utf8_lossy(&unescape(field)).into_owned());
+    let text = |at: usize| {
+        fields
+            .get(at)
+            .map(|field| String::from_utf8_lossy(&unescape(field)).into_owned())
+    };
     let path = PathBuf::from(OsString::from_vec(unescape(fields.get(4)?)));
-    Some(MountEntry { path, device: text(2)?, kind: text(dash + 1)?, source: text(dash + 2)? })
+    Some(MountEntry {
+        path,
+        device: text(2)?,
+        kind: text(dash + 1)?,
+        source: text(dash + 2)?,
+    })
 }
 
 /// Undoes `\040` and its like.
@@ -51,8 +63,14 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
-        let code = octal.map(|digits| digits.iter().fold(0u32, |code, d| code << 3 | u32::from(d - b'0')));
+        let octal = tail
+            .get(..3)
+            .filter(|digits| byte == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
+        let code = octal.map(|digits| {
+            digits
+                .iter()
+                .fold(0u32, |code, d| code << 3 | u32::from(d - b'0'))
+        });
         match code.and_then(|code| u8::try_from(code).ok()) {
             Some(code) => {
                 out.push(code);
@@ -76,7 +94,10 @@ mod tests {
         let line = br"36 35 0:52 / /mnt/a\040b rw,noatime shared:1 master:2 - fuse.hydfs hydfs:/var/lib/x\011y rw,user_id=0";
         let mount = parse(line).unwrap();
         assert_eq!(mount.path, Path::new("/mnt/a b"));
-        assert_eq!((mount.device.as_str(), mount.source.as_str()), ("0:52", "hydfs:/var/lib/x\ty"));
+        assert_eq!(
+            (mount.device.as_str(), mount.source.as_str()),
+            ("0:52", "hydfs:/var/lib/x\ty")
+        );
         assert!(mount.is_hydfs());
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"1 2 3 4 5 6 7"), None);

@@ -63,12 +63,19 @@ impl Invalidations {
     pub(crate) fn start(notifier: Notifier, ttl: Duration) -> io::Result<Arc<Self>> {
         let this = Arc::new(Self::new(ttl));
         let thread = this.clone();
-        std::thread::Builder::new().name("fuse-notify".into()).spawn(move || thread.deliver(|notice| send(&notifier, notice)))?;
+        std::thread::Builder::new()
+            .name("fuse-notify".into())
+            .spawn(move || thread.deliver(|notice| send(&notifier, notice)))?;
         Ok(this)
     }
 
     fn new(ttl: Duration) -> Self {
-        Self { queue: Mutex::default(), arrived: Condvar::new(), progress: watch::Sender::default(), ttl }
+        Self {
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+            progress: watch::Sender::default(),
+            ttl,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -86,9 +93,13 @@ impl Invalidations {
         if !queue.known.insert(notice.clone()) {
             return;
         }
-        if queue.waiting.len() >= NOTICES_MAX && let Some((_, oldest)) = queue.waiting.pop_front() {
+        if queue.waiting.len() >= NOTICES_MAX
+            && let Some((_, oldest)) = queue.waiting.pop_front()
+        {
             queue.known.remove(&oldest);
-            self.progress.send_modify(|progress| progress.lost_until = Some(Instant::now() + self.ttl + REPLY_SLACK));
+            self.progress.send_modify(|progress| {
+                progress.lost_until = Some(Instant::now() + self.ttl + REPLY_SLACK)
+            });
         }
         queue.waiting.push_back((number, notice));
         self.arrived.notify_one();
@@ -100,7 +111,10 @@ impl Invalidations {
         queue.closed = true;
         queue.waiting.clear();
         queue.known.clear();
-        self.progress.send_replace(Progress { done: u64::MAX, lost_until: None });
+        self.progress.send_replace(Progress {
+            done: u64::MAX,
+            lost_until: None,
+        });
         self.arrived.notify_one();
     }
 
@@ -108,7 +122,11 @@ impl Invalidations {
         let mut queue = self.lock();
         while !queue.closed {
             let Some((_, notice)) = queue.waiting.pop_front() else {
-                queue = self.arrived.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner).0;
+                queue = self
+                    .arrived
+                    .wait_timeout(queue, IDLE)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
                 continue;
             };
             // From here on a repeat is a new notice: the kernel may be past the first one's effect.
@@ -116,8 +134,12 @@ impl Invalidations {
             drop(queue);
             send(&notice);
             queue = self.lock();
-            let done = queue.waiting.front().map_or(queue.accepted, |(number, _)| number - 1);
-            self.progress.send_modify(|progress| progress.done = progress.done.max(done));
+            let done = queue
+                .waiting
+                .front()
+                .map_or(queue.accepted, |(number, _)| number - 1);
+            self.progress
+                .send_modify(|progress| progress.done = progress.done.max(done));
         }
     }
 }
@@ -136,7 +158,11 @@ impl KernelCache for Invalidations {
         let mut progress = self.progress.subscribe();
         Box::pin(async move {
             // An error says that the mount is gone, and its cache with it.
-            let lost_until = progress.wait_for(|progress| progress.done >= wanted).await.ok().and_then(|progress| progress.lost_until);
+            let lost_until = progress
+                .wait_for(|progress| progress.done >= wanted)
+                .await
+                .ok()
+                .and_then(|progress| progress.lost_until);
             if let Some(until) = lost_until {
                 tokio::time::sleep_until(until).await;
             }
@@ -147,7 +173,9 @@ impl KernelCache for Invalidations {
 fn send(notifier: &Notifier, notice: &Notice) {
     let sent = match notice {
         Notice::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
-        Notice::Entry(parent, name) => notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name)),
+        Notice::Entry(parent, name) => {
+            notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name))
+        }
     };
     if let Err(error) = sent {
         tracing::debug!(?notice, %error, "the kernel took no notice");
@@ -163,7 +191,12 @@ mod tests {
     fn drain(cache: &Arc<Invalidations>) -> (std::thread::JoinHandle<()>, Arc<Mutex<Vec<Notice>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (thread, log) = (cache.clone(), seen.clone());
-        (std::thread::spawn(move || thread.deliver(|notice| log.lock().unwrap().push(notice.clone()))), seen)
+        (
+            std::thread::spawn(move || {
+                thread.deliver(|notice| log.lock().unwrap().push(notice.clone()))
+            }),
+            seen,
+        )
     }
 
     #[tokio::test(start_paused = true)]
@@ -176,7 +209,10 @@ mod tests {
         let settled = cache.settled();
         let (thread, seen) = drain(&cache);
         settled.await;
-        assert_eq!(*seen.lock().unwrap(), [Notice::Inode(Ino(7)), Notice::Entry(Ino(1), b"a".to_vec())]);
+        assert_eq!(
+            *seen.lock().unwrap(),
+            [Notice::Inode(Ino(7)), Notice::Entry(Ino(1), b"a".to_vec())]
+        );
         cache.close();
         thread.join().unwrap();
         cache.settled().await;
@@ -194,7 +230,10 @@ mod tests {
         let settled = cache.settled();
         let (thread, seen) = drain(&cache);
         settled.await;
-        assert!(begun.elapsed() >= TTL, "settled before the time-out of the dropped ones");
+        assert!(
+            begun.elapsed() >= TTL,
+            "settled before the time-out of the dropped ones"
+        );
         assert_eq!(seen.lock().unwrap().len(), NOTICES_MAX);
         cache.close();
         thread.join().unwrap();

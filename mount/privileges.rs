@@ -38,15 +38,26 @@ impl Privileges {
         if seen.len() >= FILES_MAX && !seen.contains_key(&attr.ino) {
             seen.clear();
         }
-        seen.insert(attr.ino, (stripped(attr) != attr.mode).then_some(stripped(attr)));
+        seen.insert(
+            attr.ino,
+            (stripped(attr) != attr.mode).then_some(stripped(attr)),
+        );
     }
 
     pub(crate) fn forget(&self, ino: Ino) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(&ino);
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&ino);
     }
 
     pub(crate) fn known(&self, ino: Ino) -> Known {
-        match self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&ino) {
+        match self
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&ino)
+        {
             None => Known::Unknown,
             Some(None) => Known::Plain,
             Some(Some(mode)) => Known::Strip(*mode),
@@ -63,7 +74,11 @@ pub(crate) fn stripped(attr: &Attr) -> u16 {
     if attr.kind != FileKind::Regular {
         return attr.mode;
     }
-    let group = if attr.mode & GROUP_EXECUTES != 0 { SET_GROUP } else { 0 };
+    let group = if attr.mode & GROUP_EXECUTES != 0 {
+        SET_GROUP
+    } else {
+        0
+    };
     attr.mode & !(SET_USER | group)
 }
 

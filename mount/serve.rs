@@ -4,17 +4,12 @@
 //! worker. A worker that takes a mount over hands in a descriptor that carries an INIT of its own and asks
 //! the kernel to send again what was not answered; that part belongs to whoever hands over.
 
-use crate::{FileSystem, KernelCache, MountError, adapter::Adapter, notify::Invalidations, supervise};
+use crate::{
+    FileSystem, KernelCache, MountError, adapter::Adapter, notify::Invalidations, supervise,
+};
 use fuser::{Session, SessionACL};
 use hydfs_types::BoxFuture;
-use std::{
-    io,
-    os::fd::OwnedFd,
-    path::PathBuf,
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::{runtime::Handle as Runtime, sync::watch};
 
 /// How a mount is served.
@@ -60,14 +55,26 @@ pub struct Serving {
 
 /// Begins to serve the mount behind `fd`. Requests run on `runtime`, which must not be the caller's only thread.
 /// Returns when kernel and file system have agreed on the protocol.
-pub fn serve(fd: OwnedFd, fs: Arc<dyn FileSystem>, runtime: Runtime, config: &ServeConfig) -> Result<Serving, MountError> {
+pub fn serve(
+    fd: OwnedFd,
+    fs: Arc<dyn FileSystem>,
+    runtime: Runtime,
+    config: &ServeConfig,
+) -> Result<Serving, MountError> {
     let mut options = fuser::Config::default();
     options.acl = SessionACL::All;
     options.n_threads = Some(config.threads.max(1));
     // A cloned descriptor's requests die with the process that read them.
     options.clone_fd = false;
-    let session = Session::from_fd(Adapter::new(fs, runtime, config), fd, SessionACL::All, options).map_err(MountError::Session)?;
-    let cache = Invalidations::start(session.notifier(), config.attr_ttl.max(config.entry_ttl)).map_err(MountError::Thread)?;
+    let session = Session::from_fd(
+        Adapter::new(fs, runtime, config),
+        fd,
+        SessionACL::All,
+        options,
+    )
+    .map_err(MountError::Session)?;
+    let cache = Invalidations::start(session.notifier(), config.attr_ttl.max(config.entry_ttl))
+        .map_err(MountError::Thread)?;
     if let Some(path) = &config.path {
         // Only now: the INIT answer lowers it to what it was when the kernel asked.
         supervise::raise_read_ahead(path);
@@ -80,8 +87,15 @@ pub fn serve(fd: OwnedFd, fs: Arc<dyn FileSystem>, runtime: Runtime, config: &Se
         end.send_replace(true);
         result
     };
-    let session = std::thread::Builder::new().name("fuse-session".into()).spawn(run).map_err(MountError::Thread)?;
-    Ok(Serving { session, ended, cache })
+    let session = std::thread::Builder::new()
+        .name("fuse-session".into())
+        .spawn(run)
+        .map_err(MountError::Thread)?;
+    Ok(Serving {
+        session,
+        ended,
+        cache,
+    })
 }
 
 impl Serving {
@@ -89,7 +103,9 @@ impl Serving {
     pub fn wait(self) -> Result<(), MountError> {
         match self.session.join() {
             Ok(result) => result.map_err(MountError::Session),
-            Err(_) => Err(MountError::Session(io::Error::other("a session thread panicked"))),
+            Err(_) => Err(MountError::Session(io::Error::other(
+                "a session thread panicked",
+            ))),
         }
     }
 

@@ -12,18 +12,41 @@ use std::{
 };
 
 fn text(bytes: &[u8]) -> io::Result<CString> {
-    CString::new(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a NUL byte inside"))
+    CString::new(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a NUL byte inside"))
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// mount(2) of type `fuse.SUBTYPE`.
-pub(crate) fn mount(source: &str, path: &Path, kind: &CStr, flags: libc::c_ulong, data: &str) -> io::Result<()> {
-    let (source, path, data) = (text(source.as_bytes())?, text(path.as_os_str().as_bytes())?, text(data.as_bytes())?);
+pub(crate) fn mount(
+    source: &str,
+    path: &Path,
+    kind: &CStr,
+    flags: libc::c_ulong,
+    data: &str,
+) -> io::Result<()> {
+    let (source, path, data) = (
+        text(source.as_bytes())?,
+        text(path.as_os_str().as_bytes())?,
+        text(data.as_bytes())?,
+    );
     // SAFETY: all five point to strings ended by NUL that live until the call returns.
-    check(unsafe { libc::mount(source.as_ptr(), path.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) })
+    check(unsafe {
+        libc::mount(
+            source.as_ptr(),
+            path.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            data.as_ptr().cast(),
+        )
+    })
 }
 
 /// umount2(2), never through a symbolic link.
@@ -43,7 +66,10 @@ pub(crate) fn user() -> (u32, u32) {
 /// Receives one descriptor (close-on-exec). `None`: the other end closed without sending one.
 pub(crate) fn receive_fd(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     let mut byte = 0u8;
-    let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+    let mut part = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
     // Room for one descriptor, aligned for the header.
     let mut control = [0u64; 8];
     // SAFETY: an all-zero msghdr is a valid empty one.
@@ -53,7 +79,8 @@ pub(crate) fn receive_fd(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     message.msg_control = control.as_mut_ptr().cast();
     message.msg_controllen = std::mem::size_of_val(&control) as _;
     // SAFETY: the message points to buffers of the lengths it names, all of which outlive the call.
-    let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let received =
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
     if received < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -66,12 +93,20 @@ pub(crate) fn receive_fd(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
         return Ok(None);
     }
     // SAFETY: not null, so it points to a header inside `control`, which is aligned for it.
-    let (level, kind, len) = unsafe { ((*header).cmsg_level, (*header).cmsg_type, (*header).cmsg_len as usize) };
+    let (level, kind, len) = unsafe {
+        (
+            (*header).cmsg_level,
+            (*header).cmsg_type,
+            (*header).cmsg_len as usize,
+        )
+    };
     // SAFETY: CMSG_LEN only computes.
     let wanted = unsafe { libc::CMSG_LEN(size_of::<RawFd>() as u32) } as usize;
     if level != libc::SOL_SOCKET || kind != libc::SCM_RIGHTS || len < wanted {
         return Ok(None);
     }
     // SAFETY: a SCM_RIGHTS message of at least this length holds a descriptor, which is ours from now on.
-    Ok(Some(unsafe { OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned()) }))
+    Ok(Some(unsafe {
+        OwnedFd::from_raw_fd(libc::CMSG_DATA(header).cast::<RawFd>().read_unaligned())
+    }))
 }

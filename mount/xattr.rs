@@ -6,7 +6,11 @@ use crate::FsError;
 /// kept: the kernel asks for `security.capability` on writes and at each exec. POSIX ACLs are not served.
 pub(crate) fn refused(name: &[u8], reading: bool) -> Option<FsError> {
     if name.starts_with(b"security.") {
-        return Some(if reading { FsError::NoAttribute } else { FsError::NotSupported("security attributes".into()) });
+        return Some(if reading {
+            FsError::NoAttribute
+        } else {
+            FsError::NotSupported("security attributes".into())
+        });
     }
     if name.starts_with(b"system.") {
         return Some(FsError::NotSupported("access control lists".into()));
@@ -33,7 +37,10 @@ pub(crate) fn fit(len: usize, room: u32) -> Fit {
 
 /// listxattr(2)'s form: each name ended by a NUL.
 pub(crate) fn list(names: &[Vec<u8>]) -> Vec<u8> {
-    names.iter().flat_map(|name| name.iter().copied().chain([0])).collect()
+    names
+        .iter()
+        .flat_map(|name| name.iter().copied().chain([0]))
+        .collect()
 }
 
 #[cfg(test)]
@@ -46,14 +53,26 @@ mod tests {
         assert_eq!(fit(5, 5), Fit::Whole);
         assert_eq!(fit(5, 4), Fit::TooSmall);
         assert_eq!(fit(0, 0), Fit::Size(0));
-        assert_eq!(list(&[b"user.a".to_vec(), b"user.b".to_vec()]), b"user.a\0user.b\0");
+        assert_eq!(
+            list(&[b"user.a".to_vec(), b"user.b".to_vec()]),
+            b"user.a\0user.b\0"
+        );
     }
 
     #[test]
     fn names_answered_here() {
-        assert_eq!(refused(b"security.capability", true), Some(FsError::NoAttribute));
-        assert!(matches!(refused(b"security.selinux", false), Some(FsError::NotSupported(_))));
-        assert!(matches!(refused(b"system.posix_acl_access", true), Some(FsError::NotSupported(_))));
+        assert_eq!(
+            refused(b"security.capability", true),
+            Some(FsError::NoAttribute)
+        );
+        assert!(matches!(
+            refused(b"security.selinux", false),
+            Some(FsError::NotSupported(_))
+        ));
+        assert!(matches!(
+            refused(b"system.posix_acl_access", true),
+            Some(FsError::NotSupported(_))
+        ));
         assert_eq!(refused(b"user.hydfs.x", true), None);
         assert_eq!(refused(b"trusted.x", false), None);
     }

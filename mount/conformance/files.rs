@@ -16,7 +16,9 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ seed).collect()
+    (0..len)
+        .map(|at| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ seed)
+        .collect()
 }
 
 async fn read_written(c: Client) {
@@ -30,20 +32,48 @@ async fn read_written(c: Client) {
     c.write(file, (1 << 20) - 2_500, &over).await;
     expected[(1 << 20) - 2_500..][..5_001].copy_from_slice(&over);
     assert_eq!(c.stat(file.ino).await.size, expected.len() as u64);
-    assert_eq!(c.content(file.ino).await, expected, "before the writer closed");
-    c.done(Request::Sync { ino: file.ino, handle: file.handle }).await;
+    assert_eq!(
+        c.content(file.ino).await,
+        expected,
+        "before the writer closed"
+    );
+    c.done(Request::Sync {
+        ino: file.ino,
+        handle: file.handle,
+    })
+    .await;
     c.close(file).await;
     assert_eq!(c.content(file.ino).await, expected);
     let reader = c.open(file.ino, READ).await;
-    assert_eq!(&c.read(reader, 777_777, 99).await[..], &expected[777_777..][..99]);
-    assert_eq!(c.read(reader, expected.len() as u64 - 3, 100).await.len(), 3);
-    assert!(c.read(reader, expected.len() as u64 + 3, 100).await.is_empty());
+    assert_eq!(
+        &c.read(reader, 777_777, 99).await[..],
+        &expected[777_777..][..99]
+    );
+    assert_eq!(
+        c.read(reader, expected.len() as u64 - 3, 100).await.len(),
+        3
+    );
+    assert!(
+        c.read(reader, expected.len() as u64 + 3, 100)
+            .await
+            .is_empty()
+    );
     c.close(reader).await;
 }
 
 async fn append(c: Client) {
     let ino = c.file("f", b"start-").await;
-    let (one, two) = (c.open(ino, How { append: true, ..WRITE }).await, c.open(ino, WRITE).await);
+    let (one, two) = (
+        c.open(
+            ino,
+            How {
+                append: true,
+                ..WRITE
+            },
+        )
+        .await,
+        c.open(ino, WRITE).await,
+    );
     c.append(one, b"a").await;
     c.write(two, 0, b"S").await;
     c.append(one, b"b").await;
@@ -66,7 +96,15 @@ async fn append_at_once(c: Client) {
         .map(|writer| {
             let c = c.clone();
             tokio::spawn(async move {
-                let file = c.open(ino, How { append: true, ..WRITE }).await;
+                let file = c
+                    .open(
+                        ino,
+                        How {
+                            append: true,
+                            ..WRITE
+                        },
+                    )
+                    .await;
                 for number in 0..EACH {
                     let mut record = vec![writer; LEN];
                     record[LEN - 1] = number;
@@ -80,11 +118,17 @@ async fn append_at_once(c: Client) {
         writer.await.expect("no panic");
     }
     let content = c.content(ino).await;
-    assert_eq!(content.len(), LEN * usize::from(WRITERS) * usize::from(EACH));
+    assert_eq!(
+        content.len(),
+        LEN * usize::from(WRITERS) * usize::from(EACH)
+    );
     let mut next = [0; WRITERS as usize];
     for record in content.chunks(LEN) {
         let writer = record[0];
-        assert!(record[..LEN - 1].iter().all(|b| *b == writer), "a torn record");
+        assert!(
+            record[..LEN - 1].iter().all(|b| *b == writer),
+            "a torn record"
+        );
         assert_eq!(record[LEN - 1], next[usize::from(writer)], "out of order");
         next[usize::from(writer)] += 1;
     }
@@ -96,7 +140,11 @@ async fn truncate(c: Client) {
     assert_eq!(c.truncate(ino, 6_000).await.size, 6_000);
     let mut expected = pattern(4_000, 3);
     expected.resize(6_000, 0);
-    assert_eq!(c.content(ino).await, expected, "what was cut does not come back");
+    assert_eq!(
+        c.content(ino).await,
+        expected,
+        "what was cut does not come back"
+    );
     let before = c.stat(ino).await;
     assert_eq!(c.truncate(ino, 0).await.size, 0);
     assert!(c.stat(ino).await.mtime > before.mtime);
@@ -109,22 +157,66 @@ async fn truncate(c: Client) {
     c.close(file).await;
     assert_eq!(c.content(ino).await, b"12678");
     let dir = c.mkdir("d").await;
-    let set = crate::Change { size: Some(0), ..crate::Change::default() };
-    c.refused(Request::SetAttr { ino: dir, handle: None, set }, FsError::IsDirectory).await;
+    let set = crate::Change {
+        size: Some(0),
+        ..crate::Change::default()
+    };
+    c.refused(
+        Request::SetAttr {
+            ino: dir,
+            handle: None,
+            set,
+        },
+        FsError::IsDirectory,
+    )
+    .await;
 }
 
 async fn open_flags(c: Client) {
     let ino = c.file("f", b"content").await;
-    c.refused(c.creating("f", How { exclusive: true, ..WRITE }), FsError::Exists).await;
-    let Ok(Answer::Created(attr, opened)) = c.ask(c.creating("f", WRITE)).await else { panic!("create of an existing file") };
+    c.refused(
+        c.creating(
+            "f",
+            How {
+                exclusive: true,
+                ..WRITE
+            },
+        ),
+        FsError::Exists,
+    )
+    .await;
+    let Ok(Answer::Created(attr, opened)) = c.ask(c.creating("f", WRITE)).await else {
+        panic!("create of an existing file")
+    };
     assert_eq!((attr.ino, attr.size), (ino, 7));
-    c.close(super::File { ino, handle: opened.handle }).await;
-    let file = c.open(ino, How { truncate: true, ..WRITE }).await;
+    c.close(super::File {
+        ino,
+        handle: opened.handle,
+    })
+    .await;
+    let file = c
+        .open(
+            ino,
+            How {
+                truncate: true,
+                ..WRITE
+            },
+        )
+        .await;
     assert_eq!(c.stat(ino).await.size, 0);
     c.write(file, 0, b"new").await;
     c.close(file).await;
     assert_eq!(c.content(ino).await, b"new");
-    let file = c.open(ino, How { sync: true, append: true, ..WRITE }).await;
+    let file = c
+        .open(
+            ino,
+            How {
+                sync: true,
+                append: true,
+                ..WRITE
+            },
+        )
+        .await;
     c.append(file, b"er").await;
     c.close(file).await;
     assert_eq!(c.content(ino).await, b"newer");
@@ -142,15 +234,26 @@ async fn sparse(c: Client) {
     let reader = c.open(file.ino, READ).await;
     assert!(c.read(reader, FAR / 2, 4_096).await.iter().all(|b| *b == 0));
     assert_eq!(&c.read(reader, FAR - 2, 10).await[..], b"\0\0end");
-    let seek = |offset, data| Request::Seek { ino: reader.ino, handle: reader.handle, offset, data };
+    let seek = |offset, data| Request::Seek {
+        ino: reader.ino,
+        handle: reader.handle,
+        offset,
+        data,
+    };
     match c.ask(seek(64 << 20, true)).await {
         Ok(Answer::Offset(at)) => assert!((64 << 20..=FAR).contains(&at), "data at {at}"),
         Err(FsError::NotSupported(_)) => return c.close(reader).await,
         other => panic!("seek: {other:?}"),
     }
-    let Ok(Answer::Offset(hole)) = c.ask(seek(0, false)).await else { panic!("no hole") };
+    let Ok(Answer::Offset(hole)) = c.ask(seek(0, false)).await else {
+        panic!("no hole")
+    };
     assert!((5..=FAR + 3).contains(&hole));
-    assert_eq!(c.ask(seek(FAR, false)).await, Ok(Answer::Offset(FAR + 3)), "the end is a hole");
+    assert_eq!(
+        c.ask(seek(FAR, false)).await,
+        Ok(Answer::Offset(FAR + 3)),
+        "the end is a hole"
+    );
     c.refused(seek(FAR + 3, true), FsError::NoData).await;
     c.close(reader).await;
 }
@@ -159,7 +262,14 @@ async fn allocate(c: Client) {
     let file = c.create("f").await;
     let bytes = pattern(20_000, 4);
     c.write(file, 0, &bytes).await;
-    let allocate = |offset, len, keep_size, punch| Request::Allocate { ino: file.ino, handle: file.handle, offset, len, keep_size, punch };
+    let allocate = |offset, len, keep_size, punch| Request::Allocate {
+        ino: file.ino,
+        handle: file.handle,
+        offset,
+        len,
+        keep_size,
+        punch,
+    };
     c.done(allocate(0, 30_000, false, false)).await;
     assert_eq!(c.stat(file.ino).await.size, 30_000);
     c.done(allocate(0, 90_000, true, false)).await;
@@ -173,7 +283,11 @@ async fn allocate(c: Client) {
     expected.resize(40_001, 0);
     expected[1..].fill(0);
     assert_eq!(c.content(file.ino).await, expected);
-    c.refused(allocate(0, 0, false, false), FsError::Invalid(String::new())).await;
+    c.refused(
+        allocate(0, 0, false, false),
+        FsError::Invalid(String::new()),
+    )
+    .await;
     c.close(file).await;
 }
 
@@ -184,7 +298,15 @@ async fn unlinked_open(c: Client) {
     c.missing("f").await;
     c.append(file, b" here").await;
     assert_eq!(&c.read(file, 0, 100).await[..], b"still here");
-    assert_eq!(c.attr_of(Request::GetAttr { ino: file.ino, handle: Some(file.handle) }).await.nlink, 0);
+    assert_eq!(
+        c.attr_of(Request::GetAttr {
+            ino: file.ino,
+            handle: Some(file.handle)
+        })
+        .await
+        .nlink,
+        0
+    );
     let other = c.file("f", b"another").await;
     assert_ne!(other, file.ino);
     c.close(file).await;
@@ -193,13 +315,33 @@ async fn unlinked_open(c: Client) {
 
 async fn errors(c: Client) {
     let dir = c.mkdir("d").await;
-    c.refused(Request::Open { ino: dir, how: WRITE }, FsError::IsDirectory).await;
-    c.refused(c.creating("d", WRITE), FsError::IsDirectory).await;
+    c.refused(
+        Request::Open {
+            ino: dir,
+            how: WRITE,
+        },
+        FsError::IsDirectory,
+    )
+    .await;
+    c.refused(c.creating("d", WRITE), FsError::IsDirectory)
+        .await;
     let file = c.create("f").await;
-    let far = Request::Write { ino: file.ino, handle: file.handle, offset: i64::MAX as u64, data: vec![1; 2].into(), append: false };
+    let far = Request::Write {
+        ino: file.ino,
+        handle: file.handle,
+        offset: i64::MAX as u64,
+        data: vec![1; 2].into(),
+        append: false,
+    };
     c.refused(far, FsError::TooLarge).await;
     c.close(file).await;
-    let gone = Request::Read { ino: file.ino, handle: file.handle, offset: 0, len: 1 };
+    let gone = Request::Read {
+        ino: file.ino,
+        handle: file.handle,
+        offset: 0,
+        len: 1,
+    };
     c.refused(gone, FsError::BadHandle).await;
-    c.refused(Request::OpenDir { ino: file.ino }, FsError::NotDirectory).await;
+    c.refused(Request::OpenDir { ino: file.ino }, FsError::NotDirectory)
+        .await;
 }

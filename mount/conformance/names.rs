@@ -11,7 +11,9 @@ pub(super) const CASES: &[Case] = &[
     ("names-hard-links", |c| Box::pin(hard_links(c))),
     ("names-symlinks", |c| Box::pin(symlinks(c))),
     ("names-rename", |c| Box::pin(rename(c))),
-    ("names-rename-directories", |c| Box::pin(rename_directories(c))),
+    ("names-rename-directories", |c| {
+        Box::pin(rename_directories(c))
+    }),
     ("names-rename-flags", |c| Box::pin(rename_flags(c))),
     ("names-listing", |c| Box::pin(listing(c))),
     ("names-create-race", |c| Box::pin(create_race(c))),
@@ -22,13 +24,40 @@ async fn limits(c: Client) {
     let longest = "x".repeat(255);
     c.mkdir(&longest).await;
     c.lookup(&longest).await;
-    c.refused(c.making(&"x".repeat(256), FileKind::Directory, 0o755), FsError::NameTooLong).await;
+    c.refused(
+        c.making(&"x".repeat(256), FileKind::Directory, 0o755),
+        FsError::NameTooLong,
+    )
+    .await;
+    // Fault S14: names are keys, never paths.
+    for path in ["../x", "a/b", "/etc", "..", ".", "", "a\0b"] {
+        c.refused(
+            c.making(path, FileKind::Regular, 0o644),
+            FsError::Invalid(String::new()),
+        )
+        .await;
+    }
     c.missing("nothing").await;
     // Bytes, not text.
     let odd = b"\xff\xfe \n\"*?";
-    let request = Request::Make { parent: c.dir, name: odd.to_vec(), kind: FileKind::Regular, mode: 0o600, rdev: 0, target: Vec::new() };
+    let request = Request::Make {
+        parent: c.dir,
+        name: odd.to_vec(),
+        kind: FileKind::Regular,
+        mode: 0o600,
+        rdev: 0,
+        target: Vec::new(),
+    };
     let made = c.attr_of(request).await;
-    assert_eq!(c.attr_of(Request::Lookup { parent: c.dir, name: odd.to_vec() }).await.ino, made.ino);
+    assert_eq!(
+        c.attr_of(Request::Lookup {
+            parent: c.dir,
+            name: odd.to_vec()
+        })
+        .await
+        .ino,
+        made.ino
+    );
 }
 
 async fn make_and_remove(c: Client) {
@@ -36,12 +65,19 @@ async fn make_and_remove(c: Client) {
     let sub = c.mkdir("d").await;
     assert_eq!(c.stat(sub).await.nlink, 2);
     assert_eq!(c.stat(c.dir).await.nlink, links + 1);
-    c.refused(c.making("d", FileKind::Directory, 0o755), FsError::Exists).await;
+    c.refused(c.making("d", FileKind::Directory, 0o755), FsError::Exists)
+        .await;
     let file = c.at(sub).file("f", b"x").await;
-    c.refused(c.at(file).making("below-a-file", FileKind::Directory, 0o755), FsError::NotDirectory).await;
+    c.refused(
+        c.at(file)
+            .making("below-a-file", FileKind::Directory, 0o755),
+        FsError::NotDirectory,
+    )
+    .await;
     c.refused(c.removing("d"), FsError::NotEmpty).await;
     c.refused(c.unlinking("d"), FsError::IsDirectory).await;
-    c.refused(c.at(sub).removing("f"), FsError::NotDirectory).await;
+    c.refused(c.at(sub).removing("f"), FsError::NotDirectory)
+        .await;
     c.refused(c.unlinking("nothing"), FsError::NotFound).await;
     c.done(c.at(sub).unlinking("f")).await;
     c.done(c.removing("d")).await;
@@ -53,10 +89,22 @@ async fn make_and_remove(c: Client) {
 async fn hard_links(c: Client) {
     let file = c.file("a", b"one").await;
     let sub = c.mkdir("d").await;
-    let link = Request::Link { ino: file, parent: sub, name: name("b") };
+    let link = Request::Link {
+        ino: file,
+        parent: sub,
+        name: name("b"),
+    };
     assert_eq!(c.attr_of(link.clone()).await.nlink, 2);
     c.refused(link, FsError::Exists).await;
-    c.refused(Request::Link { ino: sub, parent: c.dir, name: name("e") }, FsError::NotPermitted(String::new())).await;
+    c.refused(
+        Request::Link {
+            ino: sub,
+            parent: c.dir,
+            name: name("e"),
+        },
+        FsError::NotPermitted(String::new()),
+    )
+    .await;
     assert_eq!(c.at(sub).lookup("b").await.ino, file);
     c.done(c.unlinking("a")).await;
     assert_eq!(c.stat(file).await.nlink, 1);
@@ -70,10 +118,20 @@ async fn symlinks(c: Client) {
         *t = target.clone().into_bytes();
     }
     let made = c.attr_of(make).await;
-    assert_eq!((made.kind, made.size), (FileKind::Symlink, target.len() as u64));
-    assert_eq!(c.ask(Request::ReadLink { ino: made.ino }).await, Ok(Answer::Target(target.into_bytes())));
+    assert_eq!(
+        (made.kind, made.size),
+        (FileKind::Symlink, target.len() as u64)
+    );
+    assert_eq!(
+        c.ask(Request::ReadLink { ino: made.ino }).await,
+        Ok(Answer::Target(target.into_bytes()))
+    );
     let file = c.file("f", b"").await;
-    c.refused(Request::ReadLink { ino: file }, FsError::Invalid(String::new())).await;
+    c.refused(
+        Request::ReadLink { ino: file },
+        FsError::Invalid(String::new()),
+    )
+    .await;
 }
 
 async fn rename(c: Client) {
@@ -82,14 +140,24 @@ async fn rename(c: Client) {
     c.done(c.renaming("a", c.dir, "b")).await;
     c.missing("a").await;
     assert_eq!(c.lookup("b").await.ino, a);
-    assert_eq!(&c.read(reader, 0, 10).await[..], b"bbb", "an open file outlives being renamed over");
+    assert_eq!(
+        &c.read(reader, 0, 10).await[..],
+        b"bbb",
+        "an open file outlives being renamed over"
+    );
     c.close(reader).await;
     let sub = c.mkdir("d").await;
     c.done(c.renaming("b", sub, "c")).await;
     assert_eq!(c.at(sub).lookup("c").await.ino, a);
-    c.refused(c.renaming("b", sub, "c"), FsError::NotFound).await;
+    c.refused(c.renaming("b", sub, "c"), FsError::NotFound)
+        .await;
     // Two names of one inode: nothing happens, both stay.
-    c.attr_of(Request::Link { ino: a, parent: sub, name: name("e") }).await;
+    c.attr_of(Request::Link {
+        ino: a,
+        parent: sub,
+        name: name("e"),
+    })
+    .await;
     c.done(c.at(sub).renaming("c", sub, "e")).await;
     assert_eq!(c.at(sub).list(10).await.len(), 2);
 }
@@ -99,11 +167,16 @@ async fn rename_directories(c: Client) {
     let links = c.stat(c.dir).await.nlink;
     let inner = c.at(a).mkdir("inner").await;
     let file = c.file("f", b"").await;
-    c.refused(c.renaming("a", inner, "x"), FsError::Invalid(String::new())).await;
-    c.refused(c.renaming("a", a, "x"), FsError::Invalid(String::new())).await;
-    c.refused(c.renaming("a", c.dir, "f"), FsError::NotDirectory).await;
-    c.refused(c.renaming("f", c.dir, "b"), FsError::IsDirectory).await;
-    c.refused(c.renaming("b", c.dir, "a"), FsError::NotEmpty).await;
+    c.refused(c.renaming("a", inner, "x"), FsError::Invalid(String::new()))
+        .await;
+    c.refused(c.renaming("a", a, "x"), FsError::Invalid(String::new()))
+        .await;
+    c.refused(c.renaming("a", c.dir, "f"), FsError::NotDirectory)
+        .await;
+    c.refused(c.renaming("f", c.dir, "b"), FsError::IsDirectory)
+        .await;
+    c.refused(c.renaming("b", c.dir, "a"), FsError::NotEmpty)
+        .await;
     c.done(c.at(a).renaming("inner", b, "moved")).await;
     assert_eq!((c.stat(a).await.nlink, c.stat(b).await.nlink), (2, 3));
     c.done(c.renaming("b", c.dir, "a")).await;
@@ -117,22 +190,50 @@ async fn rename_flags(c: Client) {
     let (file, dir) = (c.file("f", b"").await, c.mkdir("d").await);
     let sub = c.mkdir("sub").await;
     let with = |request: Request, keep: bool, swap: bool| match request {
-        Request::Rename { parent, name, to_parent, to_name, .. } => {
-            Request::Rename { parent, name, to_parent, to_name, no_replace: keep, exchange: swap }
-        }
+        Request::Rename {
+            parent,
+            name,
+            to_parent,
+            to_name,
+            ..
+        } => Request::Rename {
+            parent,
+            name,
+            to_parent,
+            to_name,
+            no_replace: keep,
+            exchange: swap,
+        },
         other => other,
     };
     let plain = |from, to| c.renaming(from, c.dir, to);
-    c.refused(with(plain("f", "d"), true, false), FsError::Exists).await;
-    c.refused(with(plain("f", "nothing"), false, true), FsError::NotFound).await;
-    c.refused(with(plain("f", "d"), true, true), FsError::Invalid(String::new())).await;
+    c.refused(with(plain("f", "d"), true, false), FsError::Exists)
+        .await;
+    c.refused(with(plain("f", "nothing"), false, true), FsError::NotFound)
+        .await;
+    c.refused(
+        with(plain("f", "d"), true, true),
+        FsError::Invalid(String::new()),
+    )
+    .await;
     c.done(with(plain("f", "d"), false, true)).await;
-    assert_eq!((c.lookup("d").await.ino, c.lookup("f").await.ino), (file, dir));
+    assert_eq!(
+        (c.lookup("d").await.ino, c.lookup("f").await.ino),
+        (file, dir)
+    );
     let inner = c.at(sub).file("g", b"").await;
-    c.done(with(c.at(sub).renaming("g", c.dir, "f"), false, true)).await;
-    assert_eq!((c.at(sub).lookup("g").await.ino, c.lookup("f").await.ino), (dir, inner));
+    c.done(with(c.at(sub).renaming("g", c.dir, "f"), false, true))
+        .await;
+    assert_eq!(
+        (c.at(sub).lookup("g").await.ino, c.lookup("f").await.ino),
+        (dir, inner)
+    );
     assert_eq!((c.stat(sub).await.nlink, c.stat(dir).await.nlink), (3, 2));
-    c.refused(with(c.at(sub).renaming("g", dir, "x"), true, false), FsError::Invalid(String::new())).await;
+    c.refused(
+        with(c.at(sub).renaming("g", dir, "x"), true, false),
+        FsError::Invalid(String::new()),
+    )
+    .await;
     c.done(with(plain("f", "new"), true, false)).await;
     assert_eq!(c.lookup("new").await.ino, inner);
 }
@@ -146,31 +247,55 @@ async fn listing(c: Client) {
         let listed = c.list(step).await;
         assert_eq!(listed.len(), names.len());
         assert!(listed.iter().all(|e| e.kind == FileKind::Regular));
-        let seen: BTreeSet<String> = listed.into_iter().map(|e| String::from_utf8_lossy(&e.name).into_owned()).collect();
+        let seen: BTreeSet<String> = listed
+            .into_iter()
+            .map(|e| String::from_utf8_lossy(&e.name).into_owned())
+            .collect();
         assert_eq!(seen, names);
     }
     // What is removed while it is listed neither hides others nor shows them twice (as `rm -r` does).
     let (ino, mut cookie, mut seen) = (c.dir, 0, 0);
-    let Ok(Answer::Opened(opened)) = c.ask(Request::OpenDir { ino }).await else { panic!("opendir") };
+    let Ok(Answer::Opened(opened)) = c.ask(Request::OpenDir { ino }).await else {
+        panic!("opendir")
+    };
     loop {
-        let Ok(Answer::Entries(entries)) = c.ask(Request::ReadDir { ino, handle: opened.handle, cookie, limit: 9 }).await else {
+        let Ok(Answer::Entries(entries)) = c
+            .ask(Request::ReadDir {
+                ino,
+                handle: opened.handle,
+                cookie,
+                limit: 9,
+            })
+            .await
+        else {
             panic!("readdir")
         };
         let Some(last) = entries.last() else { break };
         cookie = last.0.cookie;
         seen += entries.len();
         for (entry, _) in &entries {
-            c.done(Request::Unlink { parent: ino, name: entry.name.clone() }).await;
+            c.done(Request::Unlink {
+                parent: ino,
+                name: entry.name.clone(),
+            })
+            .await;
         }
     }
-    c.done(Request::ReleaseDir { ino, handle: opened.handle }).await;
+    c.done(Request::ReleaseDir {
+        ino,
+        handle: opened.handle,
+    })
+    .await;
     assert_eq!(seen, names.len());
     assert!(c.list(10).await.is_empty());
 }
 
 /// Fault S12: two creators, one winner.
 async fn create_race(c: Client) {
-    let how = crate::How { exclusive: true, ..super::WRITE };
+    let how = crate::How {
+        exclusive: true,
+        ..super::WRITE
+    };
     let racers: Vec<_> = (0..8)
         .map(|_| {
             let c = c.clone();
@@ -180,7 +305,10 @@ async fn create_race(c: Client) {
     let mut won = Vec::new();
     for racer in racers {
         match racer.await.expect("no panic") {
-            Ok(Answer::Created(attr, opened)) => won.push(super::File { ino: attr.ino, handle: opened.handle }),
+            Ok(Answer::Created(attr, opened)) => won.push(super::File {
+                ino: attr.ino,
+                handle: opened.handle,
+            }),
             Err(FsError::Exists) => {}
             other => panic!("create: {other:?}"),
         }
@@ -191,10 +319,18 @@ async fn create_race(c: Client) {
 }
 
 async fn special(c: Client) {
-    for (entry, kind) in [("fifo", FileKind::Fifo), ("socket", FileKind::Socket), ("device", FileKind::CharDevice)] {
+    for (entry, kind) in [
+        ("fifo", FileKind::Fifo),
+        ("socket", FileKind::Socket),
+        ("device", FileKind::CharDevice),
+    ] {
         let mut make = c.making(entry, kind, 0o640);
         if let Request::Make { rdev, .. } = &mut make {
-            *rdev = if kind == FileKind::CharDevice { 0x103 } else { 0 };
+            *rdev = if kind == FileKind::CharDevice {
+                0x103
+            } else {
+                0
+            };
         }
         let made = c.attr_of(make).await;
         assert_eq!((made.kind, made.mode, made.nlink), (kind, 0o640, 1));

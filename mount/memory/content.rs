@@ -37,7 +37,10 @@ impl Content {
 
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         for (block, start, stop, at) in pieces(offset, data.len() as u64) {
-            let bytes = self.blocks.entry(block).or_insert_with(|| vec![0; BLOCK as usize].into());
+            let bytes = self
+                .blocks
+                .entry(block)
+                .or_insert_with(|| vec![0; BLOCK as usize].into());
             bytes[start..stop].copy_from_slice(&data[at..at + stop - start]);
         }
     }
@@ -45,7 +48,11 @@ impl Content {
     /// Makes a range read as zeros; whole blocks become holes.
     pub(super) fn zero(&mut self, offset: u64, len: u64) {
         let end = offset.saturating_add(len);
-        let held: Vec<u64> = self.blocks.range(offset / BLOCK..end.div_ceil(BLOCK)).map(|(block, _)| *block).collect();
+        let held: Vec<u64> = self
+            .blocks
+            .range(offset / BLOCK..end.div_ceil(BLOCK))
+            .map(|(block, _)| *block)
+            .collect();
         for block in held {
             let (first, last) = (block * BLOCK, (block + 1) * BLOCK);
             if offset <= first && last <= end {
@@ -70,13 +77,18 @@ impl Content {
 
     /// Bytes held after a write of `len` bytes at `offset` (at most).
     pub(super) fn stored_after(&self, offset: u64, len: u64) -> u64 {
-        let new = pieces(offset, len).filter(|piece| !self.blocks.contains_key(&piece.0)).count();
+        let new = pieces(offset, len)
+            .filter(|piece| !self.blocks.contains_key(&piece.0))
+            .count();
         self.stored() + new as u64 * BLOCK
     }
 
     /// The first byte at or after `offset` that is not in a hole.
     pub(super) fn data_from(&self, offset: u64) -> Option<u64> {
-        self.blocks.range(offset / BLOCK..).next().map(|(block, _)| offset.max(block * BLOCK))
+        self.blocks
+            .range(offset / BLOCK..)
+            .next()
+            .map(|(block, _)| offset.max(block * BLOCK))
     }
 
     /// The first byte at or after `offset` that is in a hole; the end of data counts as one.
@@ -103,7 +115,10 @@ mod tests {
         assert_eq!(content.stored(), BLOCK);
         assert_eq!(content.read(9_998, 6), b"\0\0abc\0");
         assert_eq!(content.data_from(0), Some(2 * BLOCK));
-        assert_eq!((content.hole_from(0), content.hole_from(10_000)), (0, 3 * BLOCK));
+        assert_eq!(
+            (content.hole_from(0), content.hole_from(10_000)),
+            (0, 3 * BLOCK)
+        );
         content.write(BLOCK - 2, &[7; 4]);
         assert_eq!(content.stored_after(BLOCK, 3 * BLOCK), 4 * BLOCK);
         content.zero(BLOCK - 1, 2);
@@ -115,7 +130,10 @@ mod tests {
         let mut content = Content::default();
         content.write(0, &[1; 9_000]);
         content.truncate(5);
-        assert_eq!(content.read(0, 9_000).iter().filter(|b| **b == 1).count(), 5);
+        assert_eq!(
+            content.read(0, 9_000).iter().filter(|b| **b == 1).count(),
+            5
+        );
         content.truncate(0);
         assert_eq!(content.stored(), 0);
         assert_eq!(content.data_from(0), None);

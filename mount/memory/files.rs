@@ -45,18 +45,29 @@ impl State {
 
     fn modified(&mut self, ino: Ino, now: Time) -> Result<(), FsError> {
         let (attr, content) = self.file(ino)?;
-        let (before, after) = (std::mem::replace(&mut attr.stored, content.stored()), content.stored());
+        let (before, after) = (
+            std::mem::replace(&mut attr.stored, content.stored()),
+            content.stored(),
+        );
         attr.mtime = now.after(attr.mtime);
         attr.ctime = now.after(attr.ctime);
         self.tree.stored = self.tree.stored - before + after;
         Ok(())
     }
 
-    pub(super) fn read(&mut self, ino: Ino, handle: Handle, offset: u64, len: u32) -> Result<Answer, FsError> {
+    pub(super) fn read(
+        &mut self,
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        len: u32,
+    ) -> Result<Answer, FsError> {
         self.opened(ino, handle)?;
         let (attr, content) = self.file(ino)?;
         let len = attr.size.saturating_sub(offset).min(u64::from(len));
-        Ok(Answer::Data(Bytes::from(content.read(offset, len as usize))))
+        Ok(Answer::Data(Bytes::from(
+            content.read(offset, len as usize),
+        )))
     }
 
     /// At `offset`, or at the end.
@@ -75,7 +86,10 @@ impl State {
         let (attr, content) = self.file(ino)?;
         let offset = offset.unwrap_or(attr.size);
         let len = data.len() as u64;
-        let end = offset.checked_add(len).filter(|end| *end <= SIZE_MAX).ok_or(FsError::TooLarge)?;
+        let end = offset
+            .checked_add(len)
+            .filter(|end| *end <= SIZE_MAX)
+            .ok_or(FsError::TooLarge)?;
         if stored - content.stored() + content.stored_after(offset, len) > capacity {
             return Err(FsError::NoSpace("memory".into()));
         }
@@ -103,7 +117,10 @@ impl State {
         if len == 0 {
             return Err(FsError::Invalid("length 0".into()));
         }
-        let end = offset.checked_add(len).filter(|end| *end <= SIZE_MAX).ok_or(FsError::TooLarge)?;
+        let end = offset
+            .checked_add(len)
+            .filter(|end| *end <= SIZE_MAX)
+            .ok_or(FsError::TooLarge)?;
         if punch {
             content.zero(offset, len);
         }
@@ -114,7 +131,13 @@ impl State {
         Ok(Answer::Done)
     }
 
-    pub(super) fn seek(&mut self, ino: Ino, handle: Handle, offset: u64, data: bool) -> Result<Answer, FsError> {
+    pub(super) fn seek(
+        &mut self,
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        data: bool,
+    ) -> Result<Answer, FsError> {
         self.opened(ino, handle)?;
         let (attr, content) = self.file(ino)?;
         if offset >= attr.size {
@@ -122,7 +145,11 @@ impl State {
         }
         match data {
             // A block may lie past the end only by its own length, so the start tells.
-            true => content.data_from(offset).filter(|at| *at < attr.size).map(Answer::Offset).ok_or(FsError::NoData),
+            true => content
+                .data_from(offset)
+                .filter(|at| *at < attr.size)
+                .map(Answer::Offset)
+                .ok_or(FsError::NoData),
             false => Ok(Answer::Offset(content.hole_from(offset).min(attr.size))),
         }
     }

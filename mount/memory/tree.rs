@@ -84,8 +84,19 @@ pub(super) struct Move<'a> {
 
 impl Tree {
     pub(super) fn new(now: Time) -> Self {
-        let mut tree = Self { nodes: BTreeMap::new(), stored: 0, last_ino: 0 };
-        let root = tree.add(FileKind::Directory, Body::Directory(Directory { parent: ROOT_INO, ..Directory::default() }), now);
+        let mut tree = Self {
+            nodes: BTreeMap::new(),
+            stored: 0,
+            last_ino: 0,
+        };
+        let root = tree.add(
+            FileKind::Directory,
+            Body::Directory(Directory {
+                parent: ROOT_INO,
+                ..Directory::default()
+            }),
+            now,
+        );
         debug_assert_eq!(root, ROOT_INO);
         tree
     }
@@ -114,7 +125,15 @@ impl Tree {
             ctime: now,
             btime: now,
         };
-        self.nodes.insert(ino, Node { attr, xattrs: BTreeMap::new(), body, opens: 0 });
+        self.nodes.insert(
+            ino,
+            Node {
+                attr,
+                xattrs: BTreeMap::new(),
+                body,
+                opens: 0,
+            },
+        );
         ino
     }
 
@@ -136,8 +155,13 @@ impl Tree {
     /// A directory that still has a name, to put something into.
     pub(super) fn directory_mut(&mut self, ino: Ino) -> Result<&mut Directory, FsError> {
         match self.node_mut(ino)? {
-            Node { attr, .. } if attr.kind == FileKind::Directory && attr.nlink == 0 => Err(FsError::NotFound),
-            Node { body: Body::Directory(directory), .. } => Ok(directory),
+            Node { attr, .. } if attr.kind == FileKind::Directory && attr.nlink == 0 => {
+                Err(FsError::NotFound)
+            }
+            Node {
+                body: Body::Directory(directory),
+                ..
+            } => Ok(directory),
             _ => Err(FsError::NotDirectory),
         }
     }
@@ -153,11 +177,19 @@ impl Tree {
     }
 
     pub(super) fn is_directory(&self, ino: Ino) -> bool {
-        self.nodes.get(&ino).is_some_and(|node| node.attr.kind == FileKind::Directory)
+        self.nodes
+            .get(&ino)
+            .is_some_and(|node| node.attr.kind == FileKind::Directory)
     }
 
     /// Gives an inode a name.
-    pub(super) fn enter(&mut self, parent: Ino, name: &[u8], ino: Ino, now: Time) -> Result<(), FsError> {
+    pub(super) fn enter(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        ino: Ino,
+        now: Time,
+    ) -> Result<(), FsError> {
         self.directory_mut(parent)?.insert(name.to_vec(), ino);
         if self.is_directory(ino) {
             self.relink(parent, 1)?;
@@ -201,21 +233,34 @@ impl Tree {
     fn unnamed(&mut self, ino: Ino, now: Time) -> Result<(), FsError> {
         self.changed(ino, now)?;
         let attr = &mut self.node_mut(ino)?.attr;
-        attr.nlink = if attr.kind == FileKind::Directory { 0 } else { attr.nlink - 1 };
+        attr.nlink = if attr.kind == FileKind::Directory {
+            0
+        } else {
+            attr.nlink - 1
+        };
         self.collect(ino);
         Ok(())
     }
 
     /// Removes an inode that nothing refers to.
     pub(super) fn collect(&mut self, ino: Ino) {
-        if self.nodes.get(&ino).is_some_and(|node| node.attr.nlink == 0 && node.opens == 0)
+        if self
+            .nodes
+            .get(&ino)
+            .is_some_and(|node| node.attr.nlink == 0 && node.opens == 0)
             && let Some(node) = self.nodes.remove(&ino)
         {
             self.stored -= node.attr.stored;
         }
     }
 
-    pub(super) fn link(&mut self, ino: Ino, parent: Ino, name: &[u8], now: Time) -> Result<(), FsError> {
+    pub(super) fn link(
+        &mut self,
+        ino: Ino,
+        parent: Ino,
+        name: &[u8],
+        now: Time,
+    ) -> Result<(), FsError> {
         let attr = self.node(ino)?.attr;
         if attr.kind == FileKind::Directory {
             return Err(FsError::NotPermitted("link of a directory".into()));
@@ -234,12 +279,20 @@ impl Tree {
         }
     }
 
-    pub(super) fn remove(&mut self, parent: Ino, name: &[u8], directory: bool, now: Time) -> Result<(), FsError> {
+    pub(super) fn remove(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        directory: bool,
+        now: Time,
+    ) -> Result<(), FsError> {
         let ino = self.found(parent, name)?;
         match (directory, self.is_directory(ino)) {
             (false, true) => return Err(FsError::IsDirectory),
             (true, false) => return Err(FsError::NotDirectory),
-            (true, true) if !self.directory(ino)?.entries.is_empty() => return Err(FsError::NotEmpty),
+            (true, true) if !self.directory(ino)?.entries.is_empty() => {
+                return Err(FsError::NotEmpty);
+            }
             _ => {}
         }
         self.leave(parent, name, ino, now)?;
@@ -264,7 +317,9 @@ impl Tree {
             return Err(FsError::Exists);
         }
         if self.is_directory(source) && self.holds(source, how.to_parent)? {
-            return Err(FsError::Invalid("a directory cannot move into itself".into()));
+            return Err(FsError::Invalid(
+                "a directory cannot move into itself".into(),
+            ));
         }
         match target {
             Some(target) if target == source => Ok(()),
@@ -274,12 +329,20 @@ impl Tree {
         }
     }
 
-    fn replace(&mut self, how: &Move<'_>, source: Ino, target: Option<Ino>, now: Time) -> Result<(), FsError> {
+    fn replace(
+        &mut self,
+        how: &Move<'_>,
+        source: Ino,
+        target: Option<Ino>,
+        now: Time,
+    ) -> Result<(), FsError> {
         if let Some(target) = target {
             match (self.is_directory(source), self.is_directory(target)) {
                 (true, false) => return Err(FsError::NotDirectory),
                 (false, true) => return Err(FsError::IsDirectory),
-                (true, true) if !self.directory(target)?.entries.is_empty() => return Err(FsError::NotEmpty),
+                (true, true) if !self.directory(target)?.entries.is_empty() => {
+                    return Err(FsError::NotEmpty);
+                }
                 _ => {}
             }
             self.leave(how.to_parent, how.to_name, target, now)?;
@@ -290,13 +353,27 @@ impl Tree {
         self.changed(source, now)
     }
 
-    fn exchange(&mut self, how: &Move<'_>, source: Ino, target: Ino, now: Time) -> Result<(), FsError> {
+    fn exchange(
+        &mut self,
+        how: &Move<'_>,
+        source: Ino,
+        target: Ino,
+        now: Time,
+    ) -> Result<(), FsError> {
         if self.is_directory(target) && self.holds(target, how.parent)? {
-            return Err(FsError::Invalid("a directory cannot move into itself".into()));
+            return Err(FsError::Invalid(
+                "a directory cannot move into itself".into(),
+            ));
         }
-        for (parent, name, from, to) in [(how.parent, how.name, source, target), (how.to_parent, how.to_name, target, source)] {
+        for (parent, name, from, to) in [
+            (how.parent, how.name, source, target),
+            (how.to_parent, how.to_name, target, source),
+        ] {
             self.directory_mut(parent)?.point(name, to);
-            self.relink(parent, i32::from(self.is_directory(to)) - i32::from(self.is_directory(from)))?;
+            self.relink(
+                parent,
+                i32::from(self.is_directory(to)) - i32::from(self.is_directory(from)),
+            )?;
             if let Body::Directory(directory) = &mut self.node_mut(to)?.body {
                 directory.parent = parent;
             }
@@ -306,12 +383,22 @@ impl Tree {
         Ok(())
     }
 
-    pub(super) fn list(&self, ino: Ino, cookie: u64, limit: usize) -> Result<Vec<(DirEntry, Option<Attr>)>, FsError> {
+    pub(super) fn list(
+        &self,
+        ino: Ino,
+        cookie: u64,
+        limit: usize,
+    ) -> Result<Vec<(DirEntry, Option<Attr>)>, FsError> {
         let directory = self.directory(ino)?;
         let after = directory.order.range(cookie + 1..).take(limit);
         let entry = |(cookie, name): (&u64, &Vec<u8>)| {
             let attr = self.node(directory.entries.get(name)?.0).ok()?.attr;
-            let entry = DirEntry { name: name.clone(), ino: attr.ino, kind: attr.kind, cookie: *cookie };
+            let entry = DirEntry {
+                name: name.clone(),
+                ino: attr.ino,
+                kind: attr.kind,
+                cookie: *cookie,
+            };
             Some((entry, Some(attr)))
         };
         Ok(after.filter_map(entry).collect())

@@ -40,8 +40,15 @@ fn large_appends_stay_whole() {
     let mut next = [0; THREADS];
     for record in content.chunks(RECORD) {
         let writer = record[0];
-        assert!(record[..RECORD - 1].iter().all(|b| *b == writer), "a torn record");
-        assert_eq!(record[RECORD - 1], next[usize::from(writer)], "out of order");
+        assert!(
+            record[..RECORD - 1].iter().all(|b| *b == writer),
+            "a torn record"
+        );
+        assert_eq!(
+            record[RECORD - 1],
+            next[usize::from(writer)],
+            "out of order"
+        );
         next[usize::from(writer)] += 1;
     }
 }
@@ -67,5 +74,8 @@ fn the_flag_counts_at_each_write() {
 fn a_shell_appends() {
     let mount = mounted!();
     crate::harness::shell("for n in 1 2 3; do echo line $n >> log; done", &mount.path);
-    assert_eq!(fs::read_to_string(mount.at("log")).unwrap(), "line 1\nline 2\nline 3\n");
+    assert_eq!(
+        fs::read_to_string(mount.at("log")).unwrap(),
+        "line 1\nline 2\nline 3\n"
+    );
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 #[test]
-fn one_of_many_creators_wins() {
+fn fault_s12_one_of_many_creators_wins() {
     const THREADS: usize = 8;
     let mount = mounted!();
     for round in 0..20 {
@@ -27,6 +27,12 @@ fn one_of_many_creators_wins() {
                 })
             })
             .collect();
-        assert_eq!(threads.into_iter().map(|t| t.join().unwrap()).sum::<usize>(), 1);
+        assert_eq!(
+            threads
+                .into_iter()
+                .map(|t| t.join().unwrap())
+                .sum::<usize>(),
+            1
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! Mounts a file system for one test and unmounts it whatever happens.
 
-use hydfs_mount::{FileSystem, MemoryFs, MountOptions, ServeConfig, Serving, mount, serve, unmount};
+use hydfs_mount::{
+    FileSystem, MemoryFs, MountOptions, ServeConfig, Serving, mount, serve, unmount,
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -13,7 +15,12 @@ use tokio::runtime::Runtime;
 
 /// Whether mounts can be made here; says so where they cannot.
 pub fn can_mount() -> bool {
-    let can = fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok() && is_root();
+    let can = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .is_ok()
+        && is_root();
     if !can {
         eprintln!("skipped: needs /dev/fuse");
     }
@@ -35,7 +42,10 @@ pub struct Mount {
 }
 
 pub fn config() -> ServeConfig {
-    ServeConfig { op_timeout: Duration::from_secs(10), ..ServeConfig::default() }
+    ServeConfig {
+        op_timeout: Duration::from_secs(10),
+        ..ServeConfig::default()
+    }
 }
 
 /// The model, mounted; `None` where that is not possible.
@@ -48,12 +58,24 @@ pub fn mounted(fs: Arc<dyn FileSystem>, config: ServeConfig) -> Option<Mount> {
         return None;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let made = mount(folder.path(), &MountOptions::default()).expect("mounted");
     let path = made.path;
-    let config = ServeConfig { path: Some(path.clone()), ..config };
+    let config = ServeConfig {
+        path: Some(path.clone()),
+        ..config
+    };
     let serving = serve(made.fd, fs, runtime.handle().clone(), &config).expect("served");
-    Some(Mount { path, serving: Some(serving), runtime: Some(runtime), _folder: folder })
+    Some(Mount {
+        path,
+        serving: Some(serving),
+        runtime: Some(runtime),
+        _folder: folder,
+    })
 }
 
 impl Mount {
@@ -93,12 +115,22 @@ macro_rules! mounted {
 /// A shell command's output; it must succeed.
 pub fn shell(command: &str, folder: &Path) -> String {
     let output = run(command, folder);
-    assert!(output.status.success(), "{command}: {}{}", text(&output.stdout), text(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command}: {}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
     text(&output.stdout)
 }
 
 pub fn run(command: &str, folder: &Path) -> Output {
-    Command::new("sh").arg("-ec").arg(command).current_dir(folder).output().expect("a shell")
+    Command::new("sh")
+        .arg("-ec")
+        .arg(command)
+        .current_dir(folder)
+        .output()
+        .expect("a shell")
 }
 
 pub fn text(bytes: &[u8]) -> String {
@@ -107,7 +139,10 @@ pub fn text(bytes: &[u8]) -> String {
 
 /// The errno of a failed call.
 pub fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
-    result.expect_err("refused").raw_os_error().expect("an errno")
+    result
+        .expect_err("refused")
+        .raw_os_error()
+        .expect("an errno")
 }
 
 /// Result of a libc call.

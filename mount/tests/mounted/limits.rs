@@ -23,7 +23,11 @@ struct Faulty {
 }
 
 impl FileSystem for Faulty {
-    fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Result<Answer, FsError>> {
+    fn call(
+        &self,
+        caller: Caller,
+        request: Request,
+    ) -> BoxFuture<'static, Result<Answer, FsError>> {
         if let Request::Read { .. } = request {
             let (reading, max) = (self.reading.clone(), self.reading_max.clone());
             return Box::pin(async move {
@@ -34,23 +38,39 @@ impl FileSystem for Faulty {
             });
         }
         let damaged = matches!(&request, Request::Make { name, .. } if name == b"damaged");
-        assert!(!matches!(&request, Request::Make { name, .. } if name == b"panic"), "a broken invariant, on purpose");
-        if damaged { Box::pin(async { Err(FsError::Damaged("on purpose".into())) }) } else { self.memory.call(caller, request) }
+        assert!(
+            !matches!(&request, Request::Make { name, .. } if name == b"panic"),
+            "a broken invariant, on purpose"
+        );
+        if damaged {
+            Box::pin(async { Err(FsError::Damaged("on purpose".into())) })
+        } else {
+            self.memory.call(caller, request)
+        }
     }
 
     fn call_now(&self, caller: Caller, request: &Request) -> Option<Result<Answer, FsError>> {
-        assert!(!matches!(request, Request::Lookup { name, .. } if name == b"panic-now"), "a broken invariant, on purpose");
+        assert!(
+            !matches!(request, Request::Lookup { name, .. } if name == b"panic-now"),
+            "a broken invariant, on purpose"
+        );
         self.memory.call_now(caller, request)
     }
 }
 
 #[test]
-fn requests_without_an_answer_time_out() {
+fn fault_s16_requests_without_an_answer_time_out() {
     let fs = Arc::new(Faulty::default());
     let max = fs.reading_max.clone();
     let reading = fs.reading.clone();
-    let config = ServeConfig { op_timeout: Duration::from_millis(1_000), in_flight: 2, ..harness::config() };
-    let Some(mount) = harness::mounted(fs, config) else { return };
+    let config = ServeConfig {
+        op_timeout: Duration::from_millis(1_000),
+        in_flight: 2,
+        ..harness::config()
+    };
+    let Some(mount) = harness::mounted(fs, config) else {
+        return;
+    };
     for n in 0..4 {
         fs::write(mount.at(&format!("f{n}")), b"x").unwrap();
     }
@@ -66,7 +86,10 @@ fn requests_without_an_answer_time_out() {
         assert_eq!(reader.join().unwrap(), libc::ETIMEDOUT);
     }
     assert!(begun.elapsed() < Duration::from_secs(8));
-    assert!(max.load(Ordering::SeqCst) <= 2, "more in flight than allowed");
+    assert!(
+        max.load(Ordering::SeqCst) <= 2,
+        "more in flight than allowed"
+    );
     // The mount lives on.
     fs::write(mount.at("g"), b"x").unwrap();
     assert_eq!(fs::metadata(mount.at("g")).unwrap().len(), 1);
@@ -74,7 +97,9 @@ fn requests_without_an_answer_time_out() {
 
 #[test]
 fn panics_and_damage_are_eio_for_one_call() {
-    let Some(mount) = harness::mounted(Arc::new(Faulty::default()), harness::config()) else { return };
+    let Some(mount) = harness::mounted(Arc::new(Faulty::default()), harness::config()) else {
+        return;
+    };
     for name in ["damaged", "panic"] {
         assert_eq!(errno(fs::create_dir(mount.at(name))), libc::EIO);
     }
@@ -93,13 +118,29 @@ fn calls_not_served_say_so_each_time() {
     for _ in 0..2 {
         // SAFETY: plain calls on an open descriptor, with a valid lock description.
         unsafe {
-            assert_eq!(errno(checked(libc::flock(fd, libc::LOCK_SH | libc::LOCK_NB))), libc::ENOLCK);
+            assert_eq!(
+                errno(checked(libc::flock(fd, libc::LOCK_SH | libc::LOCK_NB))),
+                libc::ENOLCK
+            );
             let mut lock: libc::flock = std::mem::zeroed();
             lock.l_type = libc::F_RDLCK as _;
-            assert_eq!(errno(checked(libc::fcntl(fd, libc::F_SETLK, &lock))), libc::ENOLCK);
-            assert_eq!(errno(checked(libc::fcntl(fd, libc::F_GETLK, &mut lock))), libc::ENOLCK);
-            assert_eq!(errno(checked(libc::ioctl(fd, libc::FIONREAD + 0x1000, 0))), libc::ENOTTY);
-            let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+            assert_eq!(
+                errno(checked(libc::fcntl(fd, libc::F_SETLK, &lock))),
+                libc::ENOLCK
+            );
+            assert_eq!(
+                errno(checked(libc::fcntl(fd, libc::F_GETLK, &mut lock))),
+                libc::ENOLCK
+            );
+            assert_eq!(
+                errno(checked(libc::ioctl(fd, libc::FIONREAD + 0x1000, 0))),
+                libc::ENOTTY
+            );
+            let mut poll = libc::pollfd {
+                fd,
+                events: libc::POLLIN,
+                revents: 0,
+            };
             assert_eq!(libc::poll(&mut poll, 1, 1_000), 1);
             assert_eq!(poll.revents & libc::POLLIN, libc::POLLIN);
         }
@@ -107,7 +148,16 @@ fn calls_not_served_say_so_each_time() {
     // The kernel copies by itself where we do not.
     let to = File::create(mount.at("g")).unwrap();
     // SAFETY: two open descriptors, no offsets.
-    let copied = unsafe { libc::copy_file_range(fd, std::ptr::null_mut(), to.as_raw_fd(), std::ptr::null_mut(), 7, 0) };
+    let copied = unsafe {
+        libc::copy_file_range(
+            fd,
+            std::ptr::null_mut(),
+            to.as_raw_fd(),
+            std::ptr::null_mut(),
+            7,
+            0,
+        )
+    };
     assert_eq!(copied, 7, "{}", std::io::Error::last_os_error());
     assert_eq!(fs::read(mount.at("g")).unwrap(), b"content");
     File::open(&mount.path).unwrap().sync_all().unwrap();

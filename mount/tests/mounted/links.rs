@@ -17,7 +17,10 @@ fn hard_links_share_an_inode() {
     assert_eq!(fs::read(&a).unwrap(), b"two!");
     assert_eq!(errno(fs::hard_link(&a, &b)), libc::EEXIST);
     fs::create_dir(mount.at("d")).unwrap();
-    assert_eq!(errno(fs::hard_link(mount.at("d"), mount.at("e"))), libc::EPERM);
+    assert_eq!(
+        errno(fs::hard_link(mount.at("d"), mount.at("e"))),
+        libc::EPERM
+    );
     fs::remove_file(&a).unwrap();
     assert_eq!(fs::metadata(&b).unwrap().nlink(), 1);
 }
@@ -43,5 +46,8 @@ fn symbolic_links() {
 #[test]
 fn pipes_and_devices() {
     let mount = mounted!();
-    crate::harness::shell("mkfifo -m 640 p; (echo through > p &) ; test \"$(cat p)\" = through; mknod d c 1 3; stat -c %t:%T d | grep -x 1:3", &mount.path);
+    crate::harness::shell(
+        "mkfifo -m 640 p; (echo through > p &) ; test \"$(cat p)\" = through; mknod d c 1 3; stat -c %t:%T d | grep -x 1:3",
+        &mount.path,
+    );
 }

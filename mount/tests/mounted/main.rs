@@ -2,6 +2,7 @@
 //! `/dev/fuse`; without them each test says so and passes.
 // Calls that std has no words for: mmap, fallocate, renameat2, extended attributes.
 #![allow(unsafe_code)]
+#![allow(clippy::unwrap_used)]
 
 mod append;
 mod attributes;

@@ -10,28 +10,63 @@ use std::{
     time::Duration,
 };
 
-const ELSEWHERE: Caller = Caller { uid: 0, gid: 0, pid: 0 };
+const ELSEWHERE: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    pid: 0,
+};
 
 #[test]
 fn the_kernel_forgets_what_it_is_told_to() {
     let fs = Arc::new(MemoryFs::default());
     let long = Duration::from_secs(600);
-    let config = ServeConfig { attr_ttl: long, entry_ttl: long, ..harness::config() };
-    let Some(mount) = harness::mounted(fs.clone(), config) else { return };
+    let config = ServeConfig {
+        attr_ttl: long,
+        entry_ttl: long,
+        ..harness::config()
+    };
+    let Some(mount) = harness::mounted(fs.clone(), config) else {
+        return;
+    };
     let cache = mount.serving.as_ref().unwrap().notifier();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
     fs::write(mount.at("f"), b"content").unwrap();
     let ino = Ino(fs::metadata(mount.at("f")).unwrap().ino());
 
-    let set = hydfs_mount::Change { size: Some(3), ..Default::default() };
-    fs.apply(ELSEWHERE, &Request::SetAttr { ino, handle: None, set }).unwrap();
-    assert_eq!(fs::metadata(mount.at("f")).unwrap().len(), 7, "kept, as told");
+    let set = hydfs_mount::Change {
+        size: Some(3),
+        ..Default::default()
+    };
+    fs.apply(
+        ELSEWHERE,
+        &Request::SetAttr {
+            ino,
+            handle: None,
+            set,
+        },
+    )
+    .unwrap();
+    assert_eq!(
+        fs::metadata(mount.at("f")).unwrap().len(),
+        7,
+        "kept, as told"
+    );
     cache.invalidate_inode(ino);
     runtime.block_on(cache.settled());
     assert_eq!(fs::metadata(mount.at("f")).unwrap().len(), 3);
     assert_eq!(fs::read(mount.at("f")).unwrap(), b"con");
 
-    fs.apply(ELSEWHERE, &Request::Unlink { parent: ROOT_INO, name: b"f".to_vec() }).unwrap();
+    fs.apply(
+        ELSEWHERE,
+        &Request::Unlink {
+            parent: ROOT_INO,
+            name: b"f".to_vec(),
+        },
+    )
+    .unwrap();
     cache.invalidate_entry(ROOT_INO, b"f");
     cache.invalidate_entry(ROOT_INO, b"never was");
     runtime.block_on(cache.settled());
@@ -42,7 +77,9 @@ fn the_kernel_forgets_what_it_is_told_to() {
 #[test]
 fn without_time_outs_changes_show_at_once() {
     let fs = Arc::new(MemoryFs::default());
-    let Some(mount) = harness::mounted(fs.clone(), harness::config()) else { return };
+    let Some(mount) = harness::mounted(fs.clone(), harness::config()) else {
+        return;
+    };
     fs::write(mount.at("f"), b"old content").unwrap();
     let file = File::open(mount.at("f")).unwrap();
     let ino = Ino(file.metadata().unwrap().ino());
@@ -52,11 +89,31 @@ fn without_time_outs_changes_show_at_once() {
         buffer[..len].to_vec()
     };
     assert_eq!(read(), b"old content");
-    let how = hydfs_mount::How { write: true, ..Default::default() };
-    let hydfs_mount::Answer::Opened(opened) = fs.apply(ELSEWHERE, &Request::Open { ino, how }).unwrap() else { panic!() };
-    for (offset, data, expected) in [(0, &b"new"[..], &b"new content"[..]), (11, b" grown", b"new content grown")] {
+    let how = hydfs_mount::How {
+        write: true,
+        ..Default::default()
+    };
+    let hydfs_mount::Answer::Opened(opened) =
+        fs.apply(ELSEWHERE, &Request::Open { ino, how }).unwrap()
+    else {
+        panic!()
+    };
+    for (offset, data, expected) in [
+        (0, &b"new"[..], &b"new content"[..]),
+        (11, b" grown", b"new content grown"),
+    ] {
         let data = bytes::Bytes::copy_from_slice(data);
-        fs.apply(ELSEWHERE, &Request::Write { ino, handle: opened.handle, offset, data, append: false }).unwrap();
+        fs.apply(
+            ELSEWHERE,
+            &Request::Write {
+                ino,
+                handle: opened.handle,
+                offset,
+                data,
+                append: false,
+            },
+        )
+        .unwrap();
         assert_eq!(read(), expected);
     }
 }

@@ -13,8 +13,14 @@ fn says_what_is_wrong_with_the_mount_point() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing");
     let error = attempt(&missing);
-    assert!(matches!(error, MountError::Missing(_)) && error.to_string().contains("mkdir -p"), "{error}");
-    assert!(matches!(attempt(&folder.path().join("no/where")), MountError::Missing(_)));
+    assert!(
+        matches!(error, MountError::Missing(_)) && error.to_string().contains("mkdir -p"),
+        "{error}"
+    );
+    assert!(matches!(
+        attempt(&folder.path().join("no/where")),
+        MountError::Missing(_)
+    ));
     let file = folder.path().join("file");
     fs::write(&file, b"").unwrap();
     assert!(matches!(attempt(&file), MountError::NotDirectory(_)));
@@ -23,11 +29,14 @@ fn says_what_is_wrong_with_the_mount_point() {
 
 #[test]
 fn a_served_mount_is_not_mounted_over() {
-    let Some(first) = harness::memory() else { return };
+    let Some(first) = harness::memory() else {
+        return;
+    };
     assert!(matches!(attempt(&first.path), MountError::Busy(_)));
     let entry = mount_at(&first.path).unwrap().unwrap();
     assert!(entry.is_hydfs() && entry.source == "hydfs");
-    let read_ahead = fs::read_to_string(format!("/sys/class/bdi/{}/read_ahead_kb", entry.device)).unwrap();
+    let read_ahead =
+        fs::read_to_string(format!("/sys/class/bdi/{}/read_ahead_kb", entry.device)).unwrap();
     assert_eq!(read_ahead.trim(), "1024");
 }
 
@@ -41,11 +50,20 @@ fn dead_mounts_are_cleared_and_content_below_is_kept() {
     // Two mounts whose servers are gone, on top of each other.
     for _ in 0..2 {
         drop(mount(folder.path(), &MountOptions::default()).unwrap().fd);
-        assert_eq!(harness::errno(fs::read_dir(folder.path()).map(drop)), libc::ENOTCONN);
+        assert_eq!(
+            harness::errno(fs::read_dir(folder.path()).map(drop)),
+            libc::ENOTCONN
+        );
     }
-    let options = MountOptions { name: "hydfs:/var/lib/a b,c".into(), ..MountOptions::default() };
+    let options = MountOptions {
+        name: "hydfs:/var/lib/a b,c".into(),
+        ..MountOptions::default()
+    };
     let mounted = mount(folder.path(), &options).unwrap();
-    assert_eq!(mount_at(&mounted.path).unwrap().unwrap().source, options.name);
+    assert_eq!(
+        mount_at(&mounted.path).unwrap().unwrap().source,
+        options.name
+    );
     drop(mounted.fd);
     unmount(folder.path()).unwrap();
     assert_eq!(mount_at(&mounted.path).unwrap(), None);
@@ -67,7 +85,9 @@ fn a_mount_nobody_serves_is_reported() {
 
 #[test]
 fn a_mount_in_use_goes_away_too() {
-    let Some(mount) = harness::memory() else { return };
+    let Some(mount) = harness::memory() else {
+        return;
+    };
     let open = fs::File::create(mount.at("f")).unwrap();
     unmount(&mount.path).unwrap();
     assert_eq!(mount_at(&mount.path).unwrap(), None);

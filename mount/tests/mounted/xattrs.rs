@@ -11,7 +11,14 @@ fn key(name: &str) -> CString {
 fn get(path: &Path, name: &str, room: usize) -> io::Result<Vec<u8>> {
     let (path, name, mut value) = (c(path), key(name), vec![0u8; room]);
     // SAFETY: strings ended by NUL and a buffer of the length named.
-    let len = checked(unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), room) } as i64)?;
+    let len = checked(unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            room,
+        )
+    } as i64)?;
     if room > 0 {
         value.truncate(len as usize);
     } else {
@@ -23,13 +30,22 @@ fn get(path: &Path, name: &str, room: usize) -> io::Result<Vec<u8>> {
 fn set(path: &Path, name: &str, value: &[u8], flags: i32) -> io::Result<i64> {
     let (path, name) = (c(path), key(name));
     // SAFETY: strings ended by NUL and a buffer of the length named.
-    checked(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) })
+    checked(unsafe {
+        libc::setxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            flags,
+        )
+    })
 }
 
 fn list(path: &Path, room: usize) -> io::Result<Vec<u8>> {
     let (path, mut names) = (c(path), vec![0u8; room]);
     // SAFETY: a string ended by NUL and a buffer of the length named.
-    let len = checked(unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), room) } as i64)?;
+    let len =
+        checked(unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), room) } as i64)?;
     names.resize(len as usize, 0);
     Ok(names)
 }
@@ -40,9 +56,15 @@ fn set_get_list_remove() {
     let path = mount.at("f");
     fs::write(&path, b"").unwrap();
     assert_eq!(errno(get(&path, "user.a", 10)), libc::ENODATA);
-    assert_eq!(errno(set(&path, "user.a", b"1", libc::XATTR_REPLACE)), libc::ENODATA);
+    assert_eq!(
+        errno(set(&path, "user.a", b"1", libc::XATTR_REPLACE)),
+        libc::ENODATA
+    );
     set(&path, "user.a", b"value", libc::XATTR_CREATE).unwrap();
-    assert_eq!(errno(set(&path, "user.a", b"1", libc::XATTR_CREATE)), libc::EEXIST);
+    assert_eq!(
+        errno(set(&path, "user.a", b"1", libc::XATTR_CREATE)),
+        libc::EEXIST
+    );
     assert_eq!(get(&path, "user.a", 5).unwrap(), b"value");
     assert_eq!(get(&path, "user.a", 0).unwrap().len(), 5);
     assert_eq!(errno(get(&path, "user.a", 4)), libc::ERANGE);
@@ -65,8 +87,14 @@ fn names_that_are_not_served_answer_so_each_time() {
     fs::write(&path, b"").unwrap();
     for _ in 0..2 {
         assert_eq!(errno(get(&path, "security.capability", 10)), libc::ENODATA);
-        assert_eq!(errno(get(&path, "system.posix_acl_access", 10)), libc::EOPNOTSUPP);
-        assert_eq!(errno(set(&path, "security.selinux", b"x", 0)), libc::EOPNOTSUPP);
+        assert_eq!(
+            errno(get(&path, "system.posix_acl_access", 10)),
+            libc::EOPNOTSUPP
+        );
+        assert_eq!(
+            errno(set(&path, "security.selinux", b"x", 0)),
+            libc::EOPNOTSUPP
+        );
         set(&path, "user.still", b"x", 0).unwrap();
         set(&path, "trusted.root", b"x", 0).unwrap();
     }
