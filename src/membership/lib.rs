@@ -8,12 +8,14 @@
 
 mod counters;
 mod driver;
+mod entry;
 mod identity;
 mod options;
 mod outside;
 mod pace;
 mod seen;
 mod swim;
+mod table;
 mod wire;
 
 pub use counters::Counters;

@@ -1,10 +1,13 @@
 //! The protocol without clock, network or task: `(now, event) -> effects`.
 
+mod company;
+mod views;
+
 use crate::{
     Counters, Identity, Opinion, Options, Seen,
     outside::{Fact, Outside, Timer},
-    seen::{Cause, Table},
-    wire::{self, Kind, View, ViewHead},
+    table::{Cause, Table},
+    wire::{self, Kind, View},
 };
 use bytes::Bytes;
 use foca::{Foca, Identity as _, Member, NoCustomBroadcast, PostcardCodec, State};
@@ -161,37 +164,6 @@ impl Swim {
         }
     }
 
-    /// Takes over another's view. False if it claims to be ours.
-    fn view_of(&mut self, view: View) -> bool {
-        let ViewHead { from, leaving } = view.head;
-        if from.addr == self.foca.identity().addr {
-            return false;
-        }
-        // Strangers, and those that others took for dead, have no say until they are admitted again.
-        if !self.foca.iter_members().any(|member| *member.id() == from) {
-            return true;
-        }
-        self.outside.facts.push(Fact::Heard(from.clone()));
-        let accused = view
-            .members
-            .iter()
-            .any(|m| m.id() == self.foca.identity() && m.state() == State::Suspect);
-        let applied = self
-            .foca
-            .apply_many(view.members.into_iter(), true, &mut self.outside);
-        if accused {
-            // Any message of ours refutes; gossip alone might not reach the accuser in time.
-            self.greet_life(from.clone());
-        }
-        let cause = if leaving {
-            Cause::Goodbye(from.name)
-        } else {
-            Cause::Told(from.name)
-        };
-        self.observe(&cause);
-        applied.is_ok()
-    }
-
     fn tick(&mut self) {
         while let Some(timer) = self.outside.pace.pop() {
             match timer {
@@ -295,18 +267,6 @@ impl Swim {
         self.outside.effects.push(Effect::Renewed(me));
     }
 
-    /// Tells a suspect that it is suspected: gossip alone may reach it too late (Lifeguard's buddy system).
-    fn warn(&mut self, who: &Identity) {
-        let accused = self
-            .foca
-            .iter_members()
-            .find(|m| m.id() == who && m.state() == State::Suspect)
-            .cloned();
-        if accused.is_some() {
-            self.send_view(who.addr, false, accused.into_iter());
-        }
-    }
-
     /// Nobody is left: more likely this member is cut off than everybody else dead. What it believes of them is not
     /// carried back into the cluster, where it would make them all renew themselves.
     fn start_over(&mut self) {
@@ -316,149 +276,10 @@ impl Swim {
         self.foca = Foca::new(me, self.options.config(1), rng, PostcardCodec);
     }
 
-    /// Sends the view to one other member, from a random place on so that all of a large one gets around.
-    fn sync(&mut self) {
-        self.drop_forgotten();
-        let active: Vec<SocketAddr> = self.foca.iter_members().map(|m| m.id().addr).collect();
-        if active.is_empty() {
-            return;
-        }
-        let to = active[self.rng.random_range(0..active.len())];
-        let mut members: Vec<Member<Identity>> =
-            self.foca.iter_membership_state().cloned().collect();
-        // Who sees most others dead does not insist on it.
-        if (active.len() + 1) * 2 < members.len() + 1 {
-            members.retain(|m| m.state() != State::Down);
-        }
-        let start = self.rng.random_range(0..members.len());
-        members.rotate_left(start);
-        self.send_view(to, false, members.into_iter());
-    }
-
-    /// The dead that nobody asks for any more are not gossiped back in.
-    fn drop_forgotten(&mut self) {
-        let forgotten =
-            |m: &&Member<Identity>| m.state() == State::Down && !self.table.knows(&m.id().name);
-        let forgotten: Vec<Identity> = self
-            .foca
-            .iter_membership_state()
-            .filter(forgotten)
-            .map(|m| m.id().clone())
-            .collect();
-        forgotten.into_iter().for_each(|id| self.drop_down(id));
-    }
-
-    fn drop_down(&mut self, id: Identity) {
-        // As if it had been remembered for long enough; never fails.
-        let dropped = self
-            .foca
-            .handle_timer(foca::Timer::RemoveDown(id), &mut self.outside);
-        debug_assert!(dropped.is_ok());
-    }
-
-    fn send_view(
-        &mut self,
-        to: SocketAddr,
-        leaving: bool,
-        members: impl Iterator<Item = Member<Identity>>,
-    ) {
-        let head = ViewHead {
-            from: self.foca.identity().clone(),
-            leaving,
-        };
-        if let Some(payload) = View::wrap(&head, members) {
-            self.outside.send(to, payload);
-        }
-    }
-
     /// foca's configuration follows the cluster's size.
     fn configure(&mut self) {
         let config = self.options.config(self.foca.num_members() + 1);
         let accepted = self.foca.set_config(config);
         debug_assert!(accepted.is_ok(), "periods are never changed");
-    }
-
-    fn announce(&mut self, addrs: Vec<SocketAddr>) {
-        for addr in addrs {
-            if self.seeds.len() < SEEDS_MAX {
-                self.seeds.insert(addr);
-            }
-            self.hello(addr);
-        }
-    }
-
-    fn hello(&mut self, addr: SocketAddr) {
-        self.greet_life(Identity::unknown(addr));
-    }
-
-    fn greet_life(&mut self, who: Identity) {
-        if let Err(error) = self.foca.announce(who, &mut self.outside) {
-            tracing::debug!(%error, "membership greeting");
-        }
-    }
-
-    /// Greets members that were never heard of; when nobody is left, everybody that ever was.
-    fn greet(&mut self) {
-        let now = self.outside.pace.now();
-        if self.table.give_up(
-            now,
-            self.options.unheard_down_after,
-            &mut self.outside.counters,
-        ) {
-            self.outside.effects.push(Effect::Changed);
-        }
-        let alone = self.foca.num_members() == 0;
-        let mut addrs: BTreeSet<SocketAddr> = self.table.addrs(alone).collect();
-        if alone {
-            addrs.extend(&self.seeds);
-        }
-        addrs.remove(&self.foca.identity().addr);
-        let start = self.greeted % addrs.len().max(1);
-        let count = addrs.len().min(GREETINGS_MAX);
-        let turn: Vec<SocketAddr> = addrs
-            .iter()
-            .copied()
-            .cycle()
-            .skip(start)
-            .take(count)
-            .collect();
-        self.greeted = self.greeted.wrapping_add(count);
-        turn.into_iter().for_each(|addr| self.hello(addr));
-    }
-
-    fn expect(&mut self, expected: &[Expected]) {
-        let me = self.foca.identity().clone();
-        let others: Vec<_> = expected
-            .iter()
-            .filter(|e| e.name != me.name)
-            .cloned()
-            .collect();
-        self.table.expect(self.outside.pace.now(), &others);
-        self.drop_forgotten();
-        self.outside.effects.push(Effect::Changed);
-        let unheard: Vec<SocketAddr> = self.table.addrs(false).take(GREETINGS_MAX).collect();
-        unheard.into_iter().for_each(|addr| self.hello(addr));
-    }
-
-    fn remove(&mut self, name: &str) {
-        if self.foca.iter_members().any(|m| *m.id().name == *name) {
-            return;
-        }
-        self.table.forget(name);
-        self.drop_forgotten();
-        self.outside.effects.push(Effect::Changed);
-    }
-
-    /// Everybody is told once; whoever misses it finds out by gossip, or by probing.
-    fn leave(&mut self) {
-        let me = self.foca.identity().clone();
-        let active: Vec<SocketAddr> = self.foca.iter_members().map(|m| m.id().addr).collect();
-        for addr in active {
-            self.send_view(addr, true, std::iter::once(Member::down(me.clone())));
-        }
-        if let Err(error) = self.foca.leave_cluster(&mut self.outside) {
-            tracing::debug!(%error, "membership goodbye");
-        }
-        self.left = true;
     }
 }

@@ -45,7 +45,7 @@ fn fault_m1_suspicion_is_refuted_within_a_period() {
         let mut world = World::joined(seed, 4);
         let victim = world.rng.random_range(0..4);
         world.drop_if = Some(lose_one_answer(victim));
-        world.run(ms(2600));
+        world.run(ms(2200));
         assert_eq!(world.downs(), 0, "seed {seed}: removed");
         assert_eq!(
             world.renewals,

@@ -97,7 +97,7 @@ impl World {
             world.run_until(ms(10_000), World::all_agree).is_some(),
             "seed {seed}: no common view after the joins"
         );
-        world.run(ms(1500));
+        world.run(ms(800));
         world.sights.clear();
         world
     }
