@@ -49,7 +49,8 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        12 => (0usize..3000).prop_map(Step::Append),
+        8 => (0usize..3000).prop_map(Step::Append),
+        4 => Just(Step::Append(700)),
         4 => Just(Step::Sync),
         1 => (0u8..100).prop_map(Step::Drop),
         1 => (0u8..100).prop_map(Step::Truncate),
