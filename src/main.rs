@@ -1,1 +1,7 @@
-fn main() {}
+//! The `hydfs` binary.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -44,12 +44,21 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Command::Init { dir, cluster } => {
             certs::init(&dir, &cluster).map_err(failed)?;
             let at = dir.display();
-            println!("made {at}/ca.crt (copy it to every member) and {at}/ca.key (keep it off the members)");
+            println!(
+                "made {at}/ca.crt (copy it to every member) and {at}/ca.key (keep it off the members)"
+            );
         }
-        Command::Issue { name, dir, host, days } => {
+        Command::Issue {
+            name,
+            dir,
+            host,
+            days,
+        } => {
             certs::issue(&dir, &name, &host, days).map_err(failed)?;
             let at = dir.display();
-            println!("made {at}/{name}.crt and {at}/{name}.key: copy both, and ca.crt, to member {name}");
+            println!(
+                "made {at}/{name}.crt and {at}/{name}.key: copy both, and ca.crt, to member {name}"
+            );
         }
     }
     Ok(())

@@ -18,7 +18,10 @@ pub struct Failure {
 impl Failure {
     /// What failed, on what, and what to do next.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: FAILED }
+        Self {
+            message: message.into(),
+            code: FAILED,
+        }
     }
 
     /// The same with another exit code.

@@ -31,14 +31,19 @@ pub fn socket(data: &Path) -> PathBuf {
 fn of_mount(mountinfo: &[u8], here: &Path) -> Option<PathBuf> {
     let mut best: Option<(usize, Option<PathBuf>)> = None;
     for line in mountinfo.split(|b| *b == b'\n') {
-        let Some((point, source)) = parse(line) else { continue };
+        let Some((point, source)) = parse(line) else {
+            continue;
+        };
         if !here.starts_with(&point) {
             continue;
         }
         let depth = point.components().count();
         if best.as_ref().is_none_or(|(deepest, _)| depth >= *deepest) {
             let data = source.as_bytes().strip_prefix(SOURCE_PREFIX.as_bytes());
-            best = Some((depth, data.map(|d| PathBuf::from(OsString::from_vec(d.to_vec())))));
+            best = Some((
+                depth,
+                data.map(|d| PathBuf::from(OsString::from_vec(d.to_vec()))),
+            ));
         }
     }
     best?.1
@@ -50,7 +55,10 @@ fn parse(line: &[u8]) -> Option<(PathBuf, OsString)> {
     let point = fields.nth(4)?;
     let mut after = fields.skip_while(|field| *field != b"-").skip(2);
     let source = after.next()?;
-    Some((OsString::from_vec(unescape(point)).into(), OsString::from_vec(unescape(source))))
+    Some((
+        OsString::from_vec(unescape(point)).into(),
+        OsString::from_vec(unescape(source)),
+    ))
 }
 
 /// Octal escapes (`\040` is a blank) back to bytes.
@@ -58,9 +66,13 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
-        let digits = tail.get(..3).filter(|d| byte == b'\\' && d.iter().all(|b| (b'0'..=b'7').contains(b)));
+        let digits = tail
+            .get(..3)
+            .filter(|d| byte == b'\\' && d.iter().all(|b| (b'0'..=b'7').contains(b)));
         if let Some(digits) = digits {
-            out.push(digits.iter().fold(0u8, |sum, digit| sum.wrapping_mul(8).wrapping_add(digit - b'0')));
+            out.push(digits.iter().fold(0u8, |sum, digit| {
+                sum.wrapping_mul(8).wrapping_add(digit - b'0')
+            }));
             rest = &tail[3..];
         } else {
             out.push(byte);
@@ -83,7 +95,11 @@ mod tests {
         let found = of_mount(INFO, Path::new("/mnt/a/logs"));
         assert_eq!(found, Some("/var/lib/hy dfs".into()));
         assert_eq!(of_mount(INFO, Path::new("/mnt/ab")), None);
-        assert_eq!(of_mount(INFO, Path::new("/mnt/a/tmp/x")), None, "another file system lies over it");
+        assert_eq!(
+            of_mount(INFO, Path::new("/mnt/a/tmp/x")),
+            None,
+            "another file system lies over it"
+        );
     }
 
     #[test]

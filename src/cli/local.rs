@@ -80,11 +80,11 @@ pub enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Start a job of two operators that are executables in the file system
+    /// Start a job of two operators over a file, as RainStorm of old
     Rainstorm {
-        /// First operator: absolute path of an executable in the file system
+        /// First operator: path of an executable in the file system, or filter:TEXT, select:COLUMN,… or count:COLUMN
         op1: String,
-        /// Second operator
+        /// Second operator: the same, or aggregate:PATH of an executable that prints `key,number` lines to be summed
         op2: String,
         /// Source file in the file system
         src: String,
@@ -177,7 +177,12 @@ async fn answer(command: Command) -> Result<(), Failure> {
             let me = rows.into_iter().find(|row| row.name == me);
             show::store(at.json, me.as_ref(), &client.store().await?);
         }
-        Command::Getfromreplica { member, hydfs, local, at } => {
+        Command::Getfromreplica {
+            member,
+            hydfs,
+            local,
+            at,
+        } => {
             let mut client = connect(&at).await?;
             let got = transfer::get_from_replica(&mut client, &member, &hydfs, &local).await?;
             show::got(at.json, &hydfs, &local, got);
@@ -188,12 +193,23 @@ async fn answer(command: Command) -> Result<(), Failure> {
             let done = connect(&at).await?.multi_append(&hydfs, parts).await?;
             show::appended(at.json, &hydfs, &done);
             if let Some(failed) = done.iter().find(|row| row.error.is_some()) {
-                return Err(Failure::new(format!("member {} did not append", failed.member)));
+                return Err(Failure::new(format!(
+                    "member {} did not append",
+                    failed.member
+                )));
             }
         }
-        Command::Rainstorm { op1, op2, src, dest, num_tasks, at } => {
+        Command::Rainstorm {
+            op1,
+            op2,
+            src,
+            dest,
+            num_tasks,
+            at,
+        } => {
             let mut client = connect(&at).await?;
-            let job = transfer::rainstorm(&mut client, [&op1, &op2, &src, &dest, &num_tasks]).await?;
+            let job =
+                transfer::rainstorm(&mut client, [&op1, &op2, &src, &dest, &num_tasks]).await?;
             show::job(at.json, &job, &dest);
         }
         Command::Suspicion { set, at } => {

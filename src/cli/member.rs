@@ -22,7 +22,12 @@ const JOIN_POLL: Duration = Duration::from_millis(100);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// TOML file of settings; keys are the flags below with `_` for `-` [default: none]
-    #[arg(long, env = "HYDFS_CONFIG", value_name = "FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "HYDFS_CONFIG",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
     #[command(flatten)]
     settings: Layer,
@@ -30,14 +35,22 @@ pub struct Args {
 
 /// Runs until told to stop.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let file = args.config.as_deref().map(Layer::read).transpose()?.unwrap_or_default();
+    let file = args
+        .config
+        .as_deref()
+        .map(Layer::read)
+        .transpose()?
+        .unwrap_or_default();
     let layer = args.settings.over(file).over(Layer::defaults());
     let layer = with_absolute_paths(layer)?;
     logging::start(layer.log.as_deref().unwrap_or_default())?;
     let config = layer.clone().resolve()?;
     let lock = preflight::check(&config, layer.mount_point())?;
     // The way in is for the first start only: a later one finds the cluster in the data folder.
-    let kept = Layer { bootstrap: Some(false), ..layer.clone() };
+    let kept = Layer {
+        bootstrap: Some(false),
+        ..layer.clone()
+    };
     kept.save(&config.data.join(SETTINGS_FILE))?;
     log_start(&config);
     supervisor::run(&config, layer.mount_point(), &lock)
@@ -48,7 +61,8 @@ pub async fn join(data: &Path, seeds: &[String]) -> Result<Status, Failure> {
     if let Some(status) = ask(data).await {
         return Ok(status);
     }
-    let data = &absolute(data).map_err(|error| Failure::new(format!("{}: {error}", data.display())))?;
+    let data =
+        &absolute(data).map_err(|error| Failure::new(format!("{}: {error}", data.display())))?;
     let settings = data.join(SETTINGS_FILE);
     if !settings.exists() {
         return Err(Failure::new(format!(
@@ -64,7 +78,10 @@ pub async fn join(data: &Path, seeds: &[String]) -> Result<Status, Failure> {
             return Ok(status);
         }
         if let Ok(Some(ended)) = child.try_wait() {
-            return Err(Failure::new(format!("the member ended ({ended}): see {}", log_path.display())));
+            return Err(Failure::new(format!(
+                "the member ended ({ended}): see {}",
+                log_path.display()
+            )));
         }
         tokio::time::sleep(JOIN_POLL).await;
     }
@@ -76,12 +93,21 @@ pub async fn join(data: &Path, seeds: &[String]) -> Result<Status, Failure> {
 }
 
 async fn ask(data: &Path) -> Option<Status> {
-    Client::connect(&folder::socket(data)).await.ok()?.status().await.ok()
+    Client::connect(&folder::socket(data))
+        .await
+        .ok()?
+        .status()
+        .await
+        .ok()
 }
 
 fn start_detached(settings: &Path, seeds: &[String], log_path: &Path) -> Result<Child, Failure> {
     let failed = |error: std::io::Error| Failure::new(format!("cannot start the member: {error}"));
-    let log = std::fs::OpenOptions::new().create(true).append(true).open(log_path).map_err(failed)?;
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log_path)
+        .map_err(failed)?;
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = tokio::process::Command::new(program);
     command.arg("member").arg("--config").arg(settings);
@@ -94,21 +120,32 @@ fn start_detached(settings: &Path, seeds: &[String], log_path: &Path) -> Result<
             command.env_remove(name);
         }
     }
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
     process::detach(&mut command);
     command.spawn().map_err(failed)
 }
 
 fn with_absolute_paths(layer: Layer) -> Result<Layer, Failure> {
     let whole = |path: Option<PathBuf>| {
-        path.map(|path| absolute(&path).map_err(|error| Failure::new(format!("{}: {error}", path.display()))))
-            .transpose()
+        path.map(|path| {
+            absolute(&path).map_err(|error| Failure::new(format!("{}: {error}", path.display())))
+        })
+        .transpose()
     };
     let mount = match layer.mount_point() {
         Some(_) => whole(layer.mount.clone())?,
         None => layer.mount.clone(),
     };
-    Ok(Layer { data: whole(layer.data.clone())?, certs: whole(layer.certs.clone())?, mount, ..layer })
+    Ok(Layer {
+        data: whole(layer.data.clone())?,
+        certs: whole(layer.certs.clone())?,
+        mount,
+        ..layer
+    })
 }
 
 fn log_start(config: &Config) {
@@ -121,6 +158,8 @@ fn log_start(config: &Config) {
         "starting"
     );
     if config.advertise.ip().is_loopback() && !config.listen.ip().is_loopback() {
-        tracing::warn!("no network address found: only members on this machine can reach this one; --advertise sets another");
+        tracing::warn!(
+            "no network address found: only members on this machine can reach this one; --advertise sets another"
+        );
     }
 }

@@ -73,8 +73,20 @@ mod tests {
         let cli = Cli::command();
         let names: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
         for name in [
-            "create", "get", "append", "merge", "ls", "store", "getfromreplica", "list_mem_ids",
-            "multiappend", "rainstorm", "suspicion", "leave", "join", "status",
+            "create",
+            "get",
+            "append",
+            "merge",
+            "ls",
+            "store",
+            "getfromreplica",
+            "list_mem_ids",
+            "multiappend",
+            "rainstorm",
+            "suspicion",
+            "leave",
+            "join",
+            "status",
         ] {
             assert!(names.contains(&name), "{name} is missing");
         }

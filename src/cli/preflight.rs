@@ -23,7 +23,10 @@ pub fn check(config: &Config, mount: Option<&Path>) -> Result<File, Failure> {
     check_folders(config, mount)?;
     let lock = lock(&config.data)?;
     Identity::load(&config.certs, &config.name).map_err(|error| {
-        Failure::new(format!("{error}\n  `hydfs certs issue {}` makes a certificate; --certs names its folder", config.name))
+        Failure::new(format!(
+            "{error}\n  `hydfs certs issue {}` makes a certificate; --certs names its folder",
+            config.name
+        ))
     })?;
     check_port(config)?;
     Ok(lock)
@@ -57,10 +60,12 @@ fn check_folders(config: &Config, mount: Option<&Path>) -> Result<(), Failure> {
     }
     let shown = data.display();
     std::fs::create_dir_all(data).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
-            Failure::new(format!("data folder {shown} is not a folder: choose another with --data"))
-        }
-        _ => Failure::new(format!("cannot make the data folder {shown}: {error}; make it, or choose another with --data")),
+        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => Failure::new(format!(
+            "data folder {shown} is not a folder: choose another with --data"
+        )),
+        _ => Failure::new(format!(
+            "cannot make the data folder {shown}: {error}; make it, or choose another with --data"
+        )),
     })?;
     let probe = data.join(".writable");
     let written = std::fs::write(&probe, b"hydfs").and_then(|()| std::fs::remove_file(&probe));
@@ -71,8 +76,15 @@ fn check_folders(config: &Config, mount: Option<&Path>) -> Result<(), Failure> {
 
 fn lock(data: &Path) -> Result<File, Failure> {
     let path = data.join(LOCK_FILE);
-    let failed = |error: &dyn std::fmt::Display| Failure::new(format!("cannot lock {}: {error}", path.display()));
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|e| failed(&e))?;
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(format!("cannot lock {}: {error}", path.display()))
+    };
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| failed(&e))?;
     let until = Instant::now() + LOCK_WAIT;
     loop {
         match file.try_lock() {
@@ -140,7 +152,10 @@ mod tests {
         config.bootstrap = false;
         assert!(refusal(&config, None).contains("--join HOST:PORT"));
         std::fs::write(dir.path().join(hydfs_node::FORMAT_FILE), "x").unwrap();
-        assert!(refusal(&config, None).contains("ca.crt"), "a member's folder needs no way in");
+        assert!(
+            refusal(&config, None).contains("ca.crt"),
+            "a member's folder needs no way in"
+        );
     }
 
     #[test]
@@ -149,14 +164,25 @@ mod tests {
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(refusal(&config(&file), None).contains("is not a folder"));
-        assert!(refusal(&config(&dir.path().join("mnt/data")), Some(&dir.path().join("mnt"))).contains("below the mount point"));
+        assert!(
+            refusal(
+                &config(&dir.path().join("mnt/data")),
+                Some(&dir.path().join("mnt"))
+            )
+            .contains("below the mount point")
+        );
     }
 
     #[test]
     fn a_folder_in_use_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let held = lock(dir.path()).unwrap();
-        assert!(lock(dir.path()).unwrap_err().to_string().contains("running member"));
+        assert!(
+            lock(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("running member")
+        );
         drop(held);
         lock(dir.path()).unwrap();
     }
@@ -168,8 +194,16 @@ mod tests {
         let mut config = config(dir.path());
         config.listen = taken.local_addr().unwrap();
         let text = check_port(&config).unwrap_err().to_string();
-        assert!(text.contains(&config.listen.port().to_string()) && text.contains("in use"), "{text}");
+        assert!(
+            text.contains(&config.listen.port().to_string()) && text.contains("in use"),
+            "{text}"
+        );
         config.listen = "192.0.2.7:7400".parse().unwrap();
-        assert!(check_port(&config).unwrap_err().to_string().contains("no address"));
+        assert!(
+            check_port(&config)
+                .unwrap_err()
+                .to_string()
+                .contains("no address")
+        );
     }
 }

@@ -32,10 +32,20 @@ pub struct Layer {
     #[arg(long, env = "HYDFS_DATA", value_name = "DIR", hide_env_values = true)]
     pub data: Option<PathBuf>,
     /// UDP address to listen at: the only port [default: 0.0.0.0:7400]
-    #[arg(long, env = "HYDFS_LISTEN", value_name = "IP:PORT", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "HYDFS_LISTEN",
+        value_name = "IP:PORT",
+        hide_env_values = true
+    )]
     pub listen: Option<SocketAddr>,
     /// Address that other members reach this one at [default: --listen, or this machine's address where that is 0.0.0.0]
-    #[arg(long, env = "HYDFS_ADVERTISE", value_name = "IP:PORT", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "HYDFS_ADVERTISE",
+        value_name = "IP:PORT",
+        hide_env_values = true
+    )]
     pub advertise: Option<SocketAddr>,
     /// Any members of the cluster to join, one is enough [default: none]
     #[arg(long, env = "HYDFS_JOIN", value_name = "HOST:PORT", num_args = 1.., value_delimiter = ',', hide_env_values = true)]
@@ -56,19 +66,44 @@ pub struct Layer {
     #[arg(long, env = "HYDFS_ZONE", value_name = "ZONE", hide_env_values = true)]
     pub zone: Option<String>,
     /// Share of the data in percent of a normal member, 1 to 1000 [default: 100]
-    #[arg(long, env = "HYDFS_WEIGHT", value_name = "PERCENT", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "HYDFS_WEIGHT",
+        value_name = "PERCENT",
+        hide_env_values = true
+    )]
     pub weight: Option<u32>,
     /// Longest wait of one file operation before ETIMEDOUT [default: 30000]
-    #[arg(long, env = "HYDFS_OP_TIMEOUT_MS", value_name = "MS", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "HYDFS_OP_TIMEOUT_MS",
+        value_name = "MS",
+        hide_env_values = true
+    )]
     pub op_timeout_ms: Option<u64>,
     /// One other member is probed in each period [default: 400]
-    #[arg(long, env = "HYDFS_PROBE_PERIOD_MS", value_name = "MS", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "HYDFS_PROBE_PERIOD_MS",
+        value_name = "MS",
+        hide_env_values = true
+    )]
     pub probe_period_ms: Option<u64>,
     /// Wait for a probe's answer before others are asked to probe [default: 150]
-    #[arg(long, env = "HYDFS_PROBE_RTT_MS", value_name = "MS", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "HYDFS_PROBE_RTT_MS",
+        value_name = "MS",
+        hide_env_values = true
+    )]
     pub probe_rtt_ms: Option<u64>,
     /// Time that a suspected member has to speak up [default: 1500]
-    #[arg(long, env = "HYDFS_SUSPICION_MS", value_name = "MS", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "HYDFS_SUSPICION_MS",
+        value_name = "MS",
+        hide_env_values = true
+    )]
     pub suspicion_ms: Option<u64>,
     /// What to log, as error, warn, info, debug, trace or per module [default: info]
     #[arg(long, env = "HYDFS_LOG", value_name = "FILTER", hide_env_values = true)]
@@ -126,7 +161,10 @@ impl Layer {
     /// A TOML file of settings.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::new(format!("cannot read the configuration {}: {error}", path.display()))
+            Failure::new(format!(
+                "cannot read the configuration {}: {error}",
+                path.display()
+            ))
         })?;
         // The library's message shows line, column and the keys that exist.
         toml::from_str(&text)
@@ -135,8 +173,9 @@ impl Layer {
 
     /// Writes them as a file that [`Layer::read`] takes, whole or not at all.
     pub fn save(&self, path: &Path) -> Result<(), Failure> {
-        let failed =
-            |why: &dyn std::fmt::Display| Failure::new(format!("cannot write {}: {why}", path.display()));
+        let failed = |why: &dyn std::fmt::Display| {
+            Failure::new(format!("cannot write {}: {why}", path.display()))
+        };
         let text = toml::to_string(self).map_err(|error| failed(&error))?;
         let temporary = path.with_extension("toml.new");
         std::fs::write(&temporary, text).map_err(|error| failed(&error))?;
@@ -145,14 +184,18 @@ impl Layer {
 
     /// The mount point, if there shall be one.
     pub fn mount_point(&self) -> Option<&Path> {
-        self.mount.as_deref().filter(|path| *path != Path::new(NO_MOUNT))
+        self.mount
+            .as_deref()
+            .filter(|path| *path != Path::new(NO_MOUNT))
     }
 
     /// Checks everything that needs neither disk nor network, and resolves what is left open.
     pub fn resolve(self) -> Result<Config, Failure> {
         let layer = self.over(Self::defaults());
         layer.check()?;
-        let listen = layer.listen.unwrap_or((Ipv4Addr::UNSPECIFIED, PORT_DEFAULT).into());
+        let listen = layer
+            .listen
+            .unwrap_or((Ipv4Addr::UNSPECIFIED, PORT_DEFAULT).into());
         let advertise = advertised(layer.advertise, listen, &layer.join)?;
         Ok(Config {
             name: layer.name.clone().unwrap_or_default(),
@@ -179,7 +222,9 @@ impl Layer {
 
     fn check(&self) -> Result<(), Failure> {
         if self.name.as_deref().unwrap_or_default().is_empty() {
-            return Err(Failure::new("this member has no name: give one with --name"));
+            return Err(Failure::new(
+                "this member has no name: give one with --name",
+            ));
         }
         if self.listen.is_some_and(|listen| listen.port() == 0) {
             return Err(Failure::new(
@@ -193,12 +238,16 @@ impl Layer {
         within("--probe-rtt-ms", self.probe_rtt_ms, 5, 30_000)?;
         within("--suspicion-ms", self.suspicion_ms, 1, 60_000)?;
         if self.probe_rtt_ms >= self.probe_period_ms {
-            return Err(Failure::new("--probe-rtt-ms must be below --probe-period-ms"));
+            return Err(Failure::new(
+                "--probe-rtt-ms must be below --probe-period-ms",
+            ));
         }
         for seed in &self.join {
             let port = seed.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
             if !matches!(port, Some(Ok(1..))) {
-                return Err(Failure::new(format!("--join {seed}: write HOST:PORT, such as n1:7400")));
+                return Err(Failure::new(format!(
+                    "--join {seed}: write HOST:PORT, such as n1:7400"
+                )));
             }
         }
         Ok(())
@@ -207,9 +256,9 @@ impl Layer {
 
 fn within(flag: &str, value: Option<u64>, low: u64, high: u64) -> Result<(), Failure> {
     match value {
-        Some(value) if !(low..=high).contains(&value) => {
-            Err(Failure::new(format!("{flag} {value} is not between {low} and {high}")))
-        }
+        Some(value) if !(low..=high).contains(&value) => Err(Failure::new(format!(
+            "{flag} {value} is not between {low} and {high}"
+        ))),
         _ => Ok(()),
     }
 }
@@ -248,10 +297,15 @@ fn advertised(
     if !listen.ip().is_unspecified() {
         return Ok(listen);
     }
-    let seeds = join.iter().filter_map(|seed| seed.to_socket_addrs().ok()?.next());
+    let seeds = join
+        .iter()
+        .filter_map(|seed| seed.to_socket_addrs().ok()?.next());
     let elsewhere: SocketAddr = (Ipv4Addr::new(192, 0, 2, 1), 9).into();
     let ip = seeds.chain([elsewhere]).find_map(source_towards);
-    Ok(SocketAddr::new(ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), listen.port()))
+    Ok(SocketAddr::new(
+        ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        listen.port(),
+    ))
 }
 
 fn source_towards(target: SocketAddr) -> Option<IpAddr> {
@@ -278,8 +332,12 @@ mod tests {
 
     #[test]
     fn a_flag_beats_the_file_and_the_file_beats_the_default() {
-        let file: Layer = toml::from_str("name = 'f'\nweight = 50\njoin = ['a:1', 'b:2']\n").unwrap();
-        let resolved = layer(&["--name", "n1", "--listen", "127.0.0.1:7411"]).over(file).resolve().unwrap();
+        let file: Layer =
+            toml::from_str("name = 'f'\nweight = 50\njoin = ['a:1', 'b:2']\n").unwrap();
+        let resolved = layer(&["--name", "n1", "--listen", "127.0.0.1:7411"])
+            .over(file)
+            .resolve()
+            .unwrap();
         assert_eq!(resolved.name, "n1");
         assert_eq!(resolved.weight, 50);
         assert_eq!(resolved.join, ["a:1", "b:2"]);
@@ -294,7 +352,10 @@ mod tests {
         let help = command.render_long_help().to_string();
         let defaults = toml::Table::try_from(Layer::defaults()).unwrap();
         for (key, value) in defaults {
-            let arg = command.get_arguments().find(|a| a.get_id() == key.as_str()).unwrap();
+            let arg = command
+                .get_arguments()
+                .find(|a| a.get_id() == key.as_str())
+                .unwrap();
             let text = arg.get_help().unwrap().to_string();
             let value = match value {
                 _ if key == "name" => "the machine's host name".to_owned(),
@@ -302,7 +363,10 @@ mod tests {
                 toml::Value::Array(_) => "none".to_owned(),
                 other => other.to_string(),
             };
-            assert!(text.contains(&format!("[default: {value}]")), "--{key}: {text}");
+            assert!(
+                text.contains(&format!("[default: {value}]")),
+                "--{key}: {text}"
+            );
             let variable = format!("HYDFS_{}", key.to_uppercase());
             assert!(help.contains(&variable), "{variable} is not in the help");
         }
@@ -312,7 +376,8 @@ mod tests {
     fn the_same_keys_come_back_from_a_saved_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("member.toml");
-        let all = layer(&["--name", "x", "--join", "h:1", "h:2", "--mount", "none"]).over(Layer::defaults());
+        let all = layer(&["--name", "x", "--join", "h:1", "h:2", "--mount", "none"])
+            .over(Layer::defaults());
         all.save(&path).unwrap();
         assert_eq!(Layer::read(&path).unwrap(), all);
         assert_eq!(all.mount_point(), None);

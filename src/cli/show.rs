@@ -1,7 +1,9 @@
 //! How answers are printed: lines for a person, or one JSON document with `--json`.
 
 use super::transfer::Moved;
-use hydfs_control::{Appended, FileCopies, Liveness, MemberRow, Merged, Status, StoredRow, Suspicion};
+use hydfs_control::{
+    Appended, FileCopies, Liveness, MemberRow, Merged, Status, StoredRow, Suspicion,
+};
 use serde::Serialize;
 use serde_json::json;
 use std::{path::Path, time::Duration};
@@ -14,7 +16,11 @@ fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) {
     } else {
         text()
     };
-    let newline = if out.is_empty() || out.ends_with('\n') { "" } else { "\n" };
+    let newline = if out.is_empty() || out.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
     use std::io::Write;
     // A reader that went away (`| head`) is no failure of the command.
     drop(write!(std::io::stdout(), "{out}{newline}"));
@@ -23,7 +29,13 @@ fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce() -> String) {
 /// An upload.
 pub fn moved(json: bool, done: &str, hydfs: &str, moved: Moved) {
     let value = json!({ "path": hydfs, "bytes": moved.bytes, "micros": micros(moved.took) });
-    show(json, &value, || format!("{done} {hydfs}: {} bytes in {}", moved.bytes, time(micros(moved.took))));
+    show(json, &value, || {
+        format!(
+            "{done} {hydfs}: {} bytes in {}",
+            moved.bytes,
+            time(micros(moved.took))
+        )
+    });
 }
 
 /// A download. Standard output carries the file itself where that was asked for.
@@ -33,25 +45,51 @@ pub fn got(json: bool, hydfs: &str, local: &Path, moved: Moved) {
     }
     let value = json!({ "path": hydfs, "local": local, "bytes": moved.bytes, "micros": micros(moved.took) });
     show(json, &value, || {
-        format!("{hydfs} is in {}: {} bytes in {}", local.display(), moved.bytes, time(micros(moved.took)))
+        format!(
+            "{hydfs} is in {}: {} bytes in {}",
+            local.display(),
+            moved.bytes,
+            time(micros(moved.took))
+        )
     });
 }
 
 /// A merge.
 pub fn merged(json: bool, hydfs: &str, merged: Merged) {
     let value = json!({ "path": hydfs, "size": merged.size, "micros": merged.micros });
-    show(json, &value, || format!("merged {hydfs} in {}: {} bytes", time(merged.micros), merged.size));
+    show(json, &value, || {
+        format!(
+            "merged {hydfs} in {}: {} bytes",
+            time(merged.micros),
+            merged.size
+        )
+    });
 }
 
 /// Where copies are.
 pub fn copies(json: bool, copies: &FileCopies) {
     show(json, copies, || {
-        let mut out = format!("{}  ring id {}  {} bytes\n", copies.path, copies.ring_id, copies.size);
+        let mut out = format!(
+            "{}  ring id {}  {} bytes\n",
+            copies.path, copies.ring_id, copies.size
+        );
         for segment in &copies.segments {
-            line(&mut out, format_args!("segment at {} of {} bytes, version {}", segment.start, segment.len, segment.version));
+            line(
+                &mut out,
+                format_args!(
+                    "segment at {} of {} bytes, version {}",
+                    segment.start, segment.len, segment.version
+                ),
+            );
             for replica in &segment.replicas {
                 let state = if replica.synced { "synced" } else { "learner" };
-                line(&mut out, format_args!("  {}  ring id {}  {}  version {}  {state}", replica.member, replica.ring_id, replica.addr, replica.version));
+                line(
+                    &mut out,
+                    format_args!(
+                        "  {}  ring id {}  {}  version {}  {state}",
+                        replica.member, replica.ring_id, replica.addr, replica.version
+                    ),
+                );
             }
             if segment.replicas.is_empty() {
                 line(&mut out, format_args!("  no replica answered"));
@@ -63,15 +101,25 @@ pub fn copies(json: bool, copies: &FileCopies) {
 
 /// What a member holds.
 pub fn store(json: bool, me: Option<&MemberRow>, rows: &[StoredRow]) {
-    let value = json!({ "member": me.map(|m| &m.name), "ring_id": me.map(|m| &m.ring_id), "files": rows });
+    let value =
+        json!({ "member": me.map(|m| &m.name), "ring_id": me.map(|m| &m.ring_id), "files": rows });
     show(json, &value, || {
         let mut out = String::new();
         if let Some(me) = me {
-            line(&mut out, format_args!("member {}  ring id {}", me.name, me.ring_id));
+            line(
+                &mut out,
+                format_args!("member {}  ring id {}", me.name, me.ring_id),
+            );
         }
         for row in rows {
             let path = row.path.as_deref().unwrap_or("(unlinked)");
-            line(&mut out, format_args!("{path}  ring id {}  {} segments  {} bytes", row.ring_id, row.segments, row.bytes));
+            line(
+                &mut out,
+                format_args!(
+                    "{path}  ring id {}  {} segments  {} bytes",
+                    row.ring_id, row.segments, row.bytes
+                ),
+            );
         }
         out
     });
@@ -84,13 +132,23 @@ pub fn members(json: bool, rows: &[MemberRow]) {
         let mut out = String::new();
         for row in rows {
             let mut marks = String::new();
-            for (mark, set) in [("leader", row.leader), ("voter", row.voter), ("suspected", row.suspected)] {
+            for (mark, set) in [
+                ("leader", row.leader),
+                ("voter", row.voter),
+                ("suspected", row.suspected),
+            ] {
                 if set && row.state != Liveness::Left {
                     marks.push(' ');
                     marks.push_str(mark);
                 }
             }
-            line(&mut out, format_args!("{}  {:width$}  {}  {:5}  incarnation {}{marks}", row.ring_id, row.name, row.addr, row.state, row.incarnation));
+            line(
+                &mut out,
+                format_args!(
+                    "{}  {:width$}  {}  {:5}  incarnation {}{marks}",
+                    row.ring_id, row.name, row.addr, row.state, row.incarnation
+                ),
+            );
         }
         out
     });
@@ -103,7 +161,15 @@ pub fn appended(json: bool, hydfs: &str, rows: &[Appended]) {
         let mut out = String::new();
         for row in rows {
             match &row.error {
-                None => line(&mut out, format_args!("{}: {} bytes after {}", row.member, row.bytes, time(row.micros))),
+                None => line(
+                    &mut out,
+                    format_args!(
+                        "{}: {} bytes after {}",
+                        row.member,
+                        row.bytes,
+                        time(row.micros)
+                    ),
+                ),
                 Some(error) => line(&mut out, format_args!("{}: {error}", row.member)),
             }
         }
@@ -114,12 +180,18 @@ pub fn appended(json: bool, hydfs: &str, rows: &[Appended]) {
 /// A job that was started.
 pub fn job(json: bool, name: &str, dest: &str) {
     let value = json!({ "job": name, "status": format!("/.jobs/{name}/status"), "output": dest });
-    show(json, &value, || format!("started job {name}: see .jobs/{name}/status below the mount; output goes to {dest}"));
+    show(json, &value, || {
+        format!(
+            "started job {name}: see .jobs/{name}/status below the mount; output goes to {dest}"
+        )
+    });
 }
 
 /// The suspicion mechanism.
 pub fn suspicion(json: bool, state: Suspicion) {
-    show(json, &state, || format!("suspicion {}", if state.on { "on" } else { "off" }));
+    show(json, &state, || {
+        format!("suspicion {}", if state.on { "on" } else { "off" })
+    });
 }
 
 /// A member that left.
@@ -133,7 +205,10 @@ pub fn left(json: bool, name: &str) {
 pub fn status(json: bool, status: &Status) {
     show(json, status, || {
         let leader = status.leader.as_deref().unwrap_or("none");
-        format!("member {}, leader {leader}, {} members alive\n{}", status.member, status.members_alive, status.text)
+        format!(
+            "member {}, leader {leader}, {} members alive\n{}",
+            status.member, status.members_alive, status.text
+        )
     });
 }
 

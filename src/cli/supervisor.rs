@@ -72,10 +72,16 @@ async fn supervise(config: &Config, mount: Option<&Path>, lock: &File) -> Result
 }
 
 fn make_mount(config: &Config, path: &Path) -> Result<Mounted, Failure> {
-    let options = MountOptions { name: format!("{SOURCE_PREFIX}{}", config.data.display()), allow_other: true };
-    let mounted = hydfs_mount::mount(path, &options).map_err(|error| Failure::new(error.to_string()))?;
+    let options = MountOptions {
+        name: format!("{SOURCE_PREFIX}{}", config.data.display()),
+        allow_other: true,
+    };
+    let mounted =
+        hydfs_mount::mount(path, &options).map_err(|error| Failure::new(error.to_string()))?;
     if !mounted.allow_other {
-        tracing::warn!("only this user can use the mount: put user_allow_other into /etc/fuse.conf to admit others");
+        tracing::warn!(
+            "only this user can use the mount: put user_allow_other into /etc/fuse.conf to admit others"
+        );
     }
     Ok(mounted)
 }
@@ -88,7 +94,9 @@ fn start_worker(config: &Config, mounted: Option<&Mounted>, lock: &File) -> Resu
     command.arg("--lock-fd").arg(lock.as_raw_fd().to_string());
     if let Some(mounted) = mounted {
         inherited.push(mounted.fd.as_raw_fd());
-        command.arg("--fuse-fd").arg(mounted.fd.as_raw_fd().to_string());
+        command
+            .arg("--fuse-fd")
+            .arg(mounted.fd.as_raw_fd().to_string());
         command.arg("--mounted-at").arg(&mounted.path);
     }
     if config.bootstrap {
@@ -179,8 +187,13 @@ struct Stops {
 
 impl Stops {
     fn listen() -> Result<Self, Failure> {
-        let of = |kind| signal(kind).map_err(|error| Failure::new(format!("cannot handle signals: {error}")));
-        Ok(Self { terminate: of(SignalKind::terminate())?, interrupt: of(SignalKind::interrupt())? })
+        let of = |kind| {
+            signal(kind).map_err(|error| Failure::new(format!("cannot handle signals: {error}")))
+        };
+        Ok(Self {
+            terminate: of(SignalKind::terminate())?,
+            interrupt: of(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {

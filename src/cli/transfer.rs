@@ -52,7 +52,10 @@ pub async fn get(client: &mut Client, hydfs: &str, local: &Path) -> Result<Moved
     }
     download.finish().await?;
     let bytes = target.finish().await?;
-    Ok(Moved { bytes, took: began.elapsed() })
+    Ok(Moved {
+        bytes,
+        took: began.elapsed(),
+    })
 }
 
 /// Fetches what one member's own disk has of a file.
@@ -70,7 +73,10 @@ pub async fn get_from_replica(
         piece = client.read_replica(member, hydfs, target.bytes).await?;
     }
     let bytes = target.finish().await?;
-    Ok(Moved { bytes, took: began.elapsed() })
+    Ok(Moved {
+        bytes,
+        took: began.elapsed(),
+    })
 }
 
 /// Members and the contents of as many local files.
@@ -99,7 +105,10 @@ pub async fn rainstorm(client: &mut Client, words: [&str; 5]) -> Result<String, 
         .map_err(|_| Failure::new(format!("NUM_TASKS is a number from 1, not {num_tasks}")))?;
     let spec = rainstorm::legacy_spec(op1, op2, src, dest, num_tasks)
         .map_err(|error| Failure::new(error.to_string()))?;
-    let stamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let stamp = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis();
     let name = format!("rainstorm-{stamp}");
     let mut upload = client.create(&format!("{JOBS}/{name}.toml")).await?;
     upload.write(Bytes::from(spec)).await?;
@@ -131,7 +140,10 @@ async fn send(
         upload.write(piece).await?;
     }
     upload.finish().await?;
-    Ok(Moved { bytes, took: began.elapsed() })
+    Ok(Moved {
+        bytes,
+        took: began.elapsed(),
+    })
 }
 
 /// A full piece, or what is left. Short reads do not make short pieces: a piece is what stays together in the file.
@@ -168,13 +180,20 @@ struct Target {
 
 enum Out {
     Standard(tokio::io::Stdout),
-    File { file: File, temporary: PathBuf, path: PathBuf },
+    File {
+        file: File,
+        temporary: PathBuf,
+        path: PathBuf,
+    },
 }
 
 impl Target {
     async fn open(local: &Path, hydfs: &str) -> Result<Self, Failure> {
         if local == Path::new("-") {
-            return Ok(Self { out: Out::Standard(tokio::io::stdout()), bytes: 0 });
+            return Ok(Self {
+                out: Out::Standard(tokio::io::stdout()),
+                bytes: 0,
+            });
         }
         let path = if local.is_dir() {
             let name = hydfs.rsplit('/').find(|part| !part.is_empty());
@@ -185,10 +204,17 @@ impl Target {
         let mut temporary = path.clone().into_os_string();
         temporary.push(format!(".{}.part", std::process::id()));
         let temporary = PathBuf::from(temporary);
-        let file = File::create(&temporary)
-            .await
-            .map_err(|error| Failure::new(format!("cannot write {}: {error}", temporary.display())))?;
-        Ok(Self { out: Out::File { file, temporary, path }, bytes: 0 })
+        let file = File::create(&temporary).await.map_err(|error| {
+            Failure::new(format!("cannot write {}: {error}", temporary.display()))
+        })?;
+        Ok(Self {
+            out: Out::File {
+                file,
+                temporary,
+                path,
+            },
+            bytes: 0,
+        })
     }
 
     async fn write(&mut self, piece: &[u8]) -> Result<(), Failure> {
@@ -204,7 +230,11 @@ impl Target {
     async fn finish(mut self) -> Result<u64, Failure> {
         let done = match &mut self.out {
             Out::Standard(out) => out.flush().await,
-            Out::File { file, temporary, path } => {
+            Out::File {
+                file,
+                temporary,
+                path,
+            } => {
                 let flushed = file.flush().await;
                 flushed.and_then(|()| std::fs::rename(&*temporary, &*path))
             }
@@ -235,7 +265,10 @@ mod tests {
         std::fs::write(&b, "two").unwrap();
         let words = ["n1", "n2", a.to_str().unwrap(), b.to_str().unwrap()];
         let parts = read_parts(words.map(str::to_owned).to_vec()).await.unwrap();
-        assert_eq!(parts, [("n1".into(), "one".into()), ("n2".into(), "two".into())]);
+        assert_eq!(
+            parts,
+            [("n1".into(), "one".into()), ("n2".into(), "two".into())]
+        );
         let odd = read_parts(vec!["n1".into(), "n2".into(), "a".into()]).await;
         assert!(odd.unwrap_err().to_string().contains("as many"));
     }

@@ -28,8 +28,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Failure> {
     // What runs for jobs must hold neither the mount nor the lock.
     for fd in [args.lock_fd, args.fuse_fd].into_iter().flatten() {
-        process::close_on_exec(fd)
-            .map_err(|error| Failure::new(format!("descriptor {fd} was not handed over: {error}; start `hydfs member`")))?;
+        process::close_on_exec(fd).map_err(|error| {
+            Failure::new(format!(
+                "descriptor {fd} was not handed over: {error}; start `hydfs member`"
+            ))
+        })?;
     }
     let layer = Layer::read(&args.data.join(SETTINGS_FILE))?;
     logging::start(layer.log.as_deref().unwrap_or("info"))?;
@@ -37,7 +40,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     config.data.clone_from(&args.data);
     config.bootstrap = args.bootstrap;
     config.mount = match (args.fuse_fd, &args.mounted_at) {
-        (Some(fd), Some(path)) => Some(MountPoint { path: path.clone(), fd }),
+        (Some(fd), Some(path)) => Some(MountPoint {
+            path: path.clone(),
+            fd,
+        }),
         _ => None,
     };
     let pid_file = args.data.join(WORKER_PID_FILE);

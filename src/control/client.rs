@@ -191,7 +191,10 @@ impl Download<'_> {
 }
 
 fn unexpected(response: &Response) -> Error {
-    Error::new(Kind::Io, format!("unexpected answer of the member: {response:?}"))
+    Error::new(
+        Kind::Io,
+        format!("unexpected answer of the member: {response:?}"),
+    )
 }
 
 fn no_member(path: &Path, error: &std::io::Error) -> Error {

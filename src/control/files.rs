@@ -35,7 +35,9 @@ macro_rules! ask {
 /// Attributes of the file behind a path, links followed. A dirty file's size is exact: asking merges (R7).
 pub async fn stat(fs: &dyn FileSystem, caller: Caller, path: &str) -> Result<Attr, Error> {
     let ino = resolve(fs, caller, path).await?;
-    get_attr(fs, caller, ino, None).await.map_err(|e| e.on(path))
+    get_attr(fs, caller, ino, None)
+        .await
+        .map_err(|e| e.on(path))
 }
 
 /// Appends `data` in records of at most 1 MiB and returns when all of it is durable on every replica.
@@ -47,7 +49,9 @@ pub async fn append_bytes(
 ) -> Result<u64, Error> {
     let file = open(fs, caller, path, append_how()).await?;
     let written = write_all(fs, caller, &file, 0, data.clone(), true).await;
-    finish(fs, caller, &file, written).await.map_err(|e| e.on(path))?;
+    finish(fs, caller, &file, written)
+        .await
+        .map_err(|e| e.on(path))?;
     Ok(data.len() as u64)
 }
 
@@ -181,11 +185,13 @@ pub(crate) async fn finish(
 ) -> Result<(), Error> {
     let (ino, handle) = (file.ino, file.handle);
     let result = match written {
-        Ok(()) => async {
-            ask!(fs, caller, Request::Flush { ino, handle }, Answer::Done => ())?;
-            ask!(fs, caller, Request::Sync { ino, handle }, Answer::Done => ())
+        Ok(()) => {
+            async {
+                ask!(fs, caller, Request::Flush { ino, handle }, Answer::Done => ())?;
+                ask!(fs, caller, Request::Sync { ino, handle }, Answer::Done => ())
+            }
+            .await
         }
-        .await,
         Err(error) => Err(error),
     };
     close(fs, caller, file).await;
@@ -238,7 +244,10 @@ fn names(path: &str) -> Result<Vec<&str>, Error> {
             format!("path is longer than {PATH_BYTES_MAX} bytes"),
         ));
     }
-    let names: Vec<&str> = path.split('/').filter(|n| !n.is_empty() && *n != ".").collect();
+    let names: Vec<&str> = path
+        .split('/')
+        .filter(|n| !n.is_empty() && *n != ".")
+        .collect();
     for name in &names {
         if *name == ".." || name.contains('\0') || name.len() > NAME_BYTES_MAX {
             return Err(Error::new(

@@ -31,10 +31,20 @@ const APPEND_DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Debug, Serialize, Deserialize)]
 enum PeerRequest {
     /// The body goes behind the `offset` bytes staged under the ticket.
-    Stage { ticket: u64, offset: u64 },
+    Stage {
+        ticket: u64,
+        offset: u64,
+    },
     /// Appends what is staged.
-    Append { ticket: u64, path: String, uid: u32, gid: u32 },
-    Drop { ticket: u64 },
+    Append {
+        ticket: u64,
+        path: String,
+        uid: u32,
+        gid: u32,
+    },
+    Drop {
+        ticket: u64,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,7 +101,12 @@ impl Staging {
                 self.stage(from, ticket, offset, &frame.body)?;
                 Ok(PeerResponse::Done)
             }
-            PeerRequest::Append { ticket, path, uid, gid } => {
+            PeerRequest::Append {
+                ticket,
+                path,
+                uid,
+                gid,
+            } => {
                 let data = self.take(from, ticket).ok_or_else(|| {
                     Error::new(Kind::NotFound, "nothing is staged here any more: try again")
                 })?;
@@ -125,7 +140,10 @@ impl Staging {
             since: Instant::now(),
         });
         if entry.data.len() as u64 != offset {
-            return Err(Error::new(Kind::Invalid, "a staged piece is missing: try again"));
+            return Err(Error::new(
+                Kind::Invalid,
+                "a staged piece is missing: try again",
+            ));
         }
         entry.data.extend_from_slice(piece);
         Ok(())
@@ -151,15 +169,29 @@ pub async fn append_everywhere(
     parts: Vec<Part>,
 ) -> Result<Vec<Appended>, Error> {
     let way = Way { net, staging };
-    let base = staging.tickets.fetch_add(parts.len() as u64, Ordering::Relaxed);
+    let base = staging
+        .tickets
+        .fetch_add(parts.len() as u64, Ordering::Relaxed);
     let numbered: Vec<(u64, Part)> = (base..).zip(parts).collect();
-    let staged = join_all(numbered.iter().map(|(ticket, part)| way.stage(*ticket, part))).await;
+    let staged = join_all(
+        numbered
+            .iter()
+            .map(|(ticket, part)| way.stage(*ticket, part)),
+    )
+    .await;
     if let Some(error) = staged.into_iter().find_map(Result::err) {
-        join_all(numbered.iter().map(|(ticket, part)| way.discard(*ticket, part))).await;
+        join_all(
+            numbered
+                .iter()
+                .map(|(ticket, part)| way.discard(*ticket, part)),
+        )
+        .await;
         return Err(error);
     }
     let began = Instant::now();
-    let rows = numbered.iter().map(|(ticket, part)| way.append(*ticket, part, caller, path, began));
+    let rows = numbered
+        .iter()
+        .map(|(ticket, part)| way.append(*ticket, part, caller, path, began));
     Ok(join_all(rows).await)
 }
 
@@ -174,7 +206,10 @@ impl Way<'_> {
         let mut offset = 0;
         loop {
             let end = data.len().min(offset + PIECE);
-            let request = PeerRequest::Stage { ticket, offset: offset as u64 };
+            let request = PeerRequest::Stage {
+                ticket,
+                offset: offset as u64,
+            };
             let body = data.slice(offset..end);
             let answer = self.call(*addr, &request, body, STAGE_DEADLINE).await;
             answer.map_err(|e| e.on(format!("member {name}")))?;
@@ -199,7 +234,9 @@ impl Way<'_> {
             uid: caller.uid,
             gid: caller.gid,
         };
-        let answer = self.call(*addr, &request, Bytes::new(), APPEND_DEADLINE).await;
+        let answer = self
+            .call(*addr, &request, Bytes::new(), APPEND_DEADLINE)
+            .await;
         let (bytes, error) = match answer {
             Ok(PeerResponse::Appended { bytes }) if bytes == data.len() as u64 => (bytes, None),
             Ok(other) => (0, Some(format!("unexpected answer: {other:?}"))),
@@ -215,7 +252,10 @@ impl Way<'_> {
 
     async fn discard(&self, ticket: u64, (name, addr, _): &Part) {
         let request = PeerRequest::Drop { ticket };
-        if let Err(error) = self.call(*addr, &request, Bytes::new(), STAGE_DEADLINE).await {
+        if let Err(error) = self
+            .call(*addr, &request, Bytes::new(), STAGE_DEADLINE)
+            .await
+        {
             // It forgets by itself after a minute.
             tracing::debug!(member = name, %error, "staged bytes were not dropped");
         }
@@ -230,7 +270,11 @@ impl Way<'_> {
     ) -> Result<PeerResponse, Error> {
         let frame = Frame::new(Service::Control, request, body);
         let answer = if to == self.net.local_addr() {
-            let me = Peer { name: String::new(), addr: to, member: None };
+            let me = Peer {
+                name: String::new(),
+                addr: to,
+                member: None,
+            };
             self.staging.serve(&me, frame).await
         } else {
             let called = self.net.call(to, frame, deadline).await;

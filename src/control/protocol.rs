@@ -30,25 +30,47 @@ pub enum Transfer {
 pub enum Request {
     Status,
     Members,
-    Locate { path: String },
+    Locate {
+        path: String,
+    },
     Store,
     Metrics,
-    Suspicion { set: Option<bool> },
+    Suspicion {
+        set: Option<bool>,
+    },
     Leave,
-    Merge { path: String },
+    Merge {
+        path: String,
+    },
     /// Begins a transfer: `Opened`.
-    Open { path: String, transfer: Transfer },
+    Open {
+        path: String,
+        transfer: Transfer,
+    },
     /// The next piece of an upload: `Done`.
-    Write { data: Bytes },
+    Write {
+        data: Bytes,
+    },
     /// The next piece of a download: `Data`, empty at the end.
     Read,
     /// Ends the transfer. For uploads everything is durable on every replica when it answers.
     Close,
-    ReadReplica { member: String, path: String, offset: u64, len: u32 },
+    ReadReplica {
+        member: String,
+        path: String,
+        offset: u64,
+        len: u32,
+    },
     /// Begins a `multiappend` by these members: `Done`.
-    Gather { path: String, members: Vec<String> },
+    Gather {
+        path: String,
+        members: Vec<String>,
+    },
     /// The next piece of what the member at this position appends: `Done`.
-    Piece { at: usize, data: Bytes },
+    Piece {
+        at: usize,
+        data: Bytes,
+    },
     /// All members append at once: `Appended`.
     Go,
 }
@@ -66,7 +88,9 @@ pub enum Response {
     Suspicion(Suspicion),
     Merged(Merged),
     /// Size at the time of opening.
-    Opened { size: u64 },
+    Opened {
+        size: u64,
+    },
     Data(Bytes),
     Appended(Vec<Appended>),
 }

@@ -99,9 +99,7 @@ impl Session {
         let fs = self.member.files();
         let file = match transfer {
             Transfer::Create => files::create(&*fs, self.caller, &path).await?,
-            Transfer::Append => {
-                files::open(&*fs, self.caller, &path, files::append_how()).await?
-            }
+            Transfer::Append => files::open(&*fs, self.caller, &path, files::append_how()).await?,
             Transfer::Read => files::open(&*fs, self.caller, &path, files::read_how()).await?,
         };
         let size = file.size;
@@ -201,7 +199,9 @@ impl Session {
             self.gather = None;
             return Err(Error::new(
                 Kind::NoSpace,
-                format!("a multiappend takes at most {mib} MiB in all: append larger files one by one"),
+                format!(
+                    "a multiappend takes at most {mib} MiB in all: append larger files one by one"
+                ),
             ));
         }
         data.extend_from_slice(piece);

@@ -93,7 +93,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_sent_arrives_and_a_closed_side_is_an_end() {
         let (mut a, mut b) = tokio::io::duplex(1 << 16);
-        send(&mut a, &Request::Merge { path: "/x".into() }).await.unwrap();
+        send(&mut a, &Request::Merge { path: "/x".into() })
+            .await
+            .unwrap();
         drop(a);
         let got: Option<Request> = receive(&mut b, SOON).await.unwrap();
         assert_eq!(got, Some(Request::Merge { path: "/x".into() }));
@@ -115,8 +117,7 @@ mod tests {
         a.write_all(&[3, 0, 0, 0, 9, 9, 9]).await.unwrap();
         let got: Result<Option<Request>, Error> = receive(&mut b, SOON).await;
         assert_eq!(got.unwrap_err().kind, Kind::Invalid);
-        let got: Result<Option<Request>, Error> =
-            receive(&mut b, Duration::from_millis(10)).await;
+        let got: Result<Option<Request>, Error> = receive(&mut b, Duration::from_millis(10)).await;
         assert_eq!(got.unwrap_err().kind, Kind::TimedOut);
     }
 }

@@ -27,7 +27,12 @@ impl Setup {
         let path = dir.path().join("control.sock");
         let member = FakeMember::new();
         let server = Server::start(&path, member.clone()).unwrap();
-        Self { member, path, server: Some(server), _dir: dir }
+        Self {
+            member,
+            path,
+            server: Some(server),
+            _dir: dir,
+        }
     }
 
     async fn client(&self) -> Client {
@@ -84,7 +89,10 @@ async fn fault_s12_a_second_create_is_refused_and_a_broken_one_leaves_nothing() 
     let mut other = setup.client().await;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
     while other.get("/half").await.is_ok() {
-        assert!(tokio::time::Instant::now() < deadline, "the half-made file stays");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the half-made file stays"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 
@@ -104,7 +112,10 @@ async fn fault_s14_names_never_leave_the_file_system() {
         let refused = client.create(path).await.unwrap_err();
         assert_eq!(refused.kind, Kind::Invalid, "{path:?}: {refused}");
     }
-    assert_eq!(client.get("/etc/passwd").await.unwrap_err().kind, Kind::NotFound);
+    assert_eq!(
+        client.get("/etc/passwd").await.unwrap_err().kind,
+        Kind::NotFound
+    );
 }
 
 #[tokio::test]
@@ -113,13 +124,28 @@ async fn fault_s20_multiappend_is_concurrent() {
     let mut client = setup.client().await;
     put(&mut client, "/all", b"").await;
     setup.member.fs.most.store(0, Ordering::Relaxed);
-    let part = |n: usize| (format!("n{n}"), Bytes::from(format!("{n}").repeat(1000 * n)));
-    let rows = client.multi_append("/all", (1..=3).map(part).collect()).await.unwrap();
+    let part = |n: usize| {
+        (
+            format!("n{n}"),
+            Bytes::from(format!("{n}").repeat(1000 * n)),
+        )
+    };
+    let rows = client
+        .multi_append("/all", (1..=3).map(part).collect())
+        .await
+        .unwrap();
     assert!(rows.iter().all(|row| row.error.is_none()), "{rows:?}");
-    assert_eq!(setup.member.fs.most.load(Ordering::Relaxed), 3, "all at once");
+    assert_eq!(
+        setup.member.fs.most.load(Ordering::Relaxed),
+        3,
+        "all at once"
+    );
     let got = String::from_utf8(whole(&mut client, "/all").await).unwrap();
     for n in 1..=3 {
-        assert!(got.contains(&n.to_string().repeat(1000 * n)), "the part of n{n} stays together");
+        assert!(
+            got.contains(&n.to_string().repeat(1000 * n)),
+            "the part of n{n} stays together"
+        );
     }
     assert_eq!(got.len(), 6000);
 }
@@ -129,7 +155,11 @@ async fn multiappend_by_a_member_that_is_away_appends_nothing() {
     let setup = Setup::new();
     let mut client = setup.client().await;
     put(&mut client, "/all", b"").await;
-    for (away, kind) in [("n4", Kind::Unreachable), ("n5", Kind::Unreachable), ("n9", Kind::NotFound)] {
+    for (away, kind) in [
+        ("n4", Kind::Unreachable),
+        ("n5", Kind::Unreachable),
+        ("n9", Kind::NotFound),
+    ] {
         let parts = vec![("n1".into(), "x".into()), (away.into(), "y".into())];
         let refused = client.multi_append("/all", parts).await.unwrap_err();
         assert_eq!(refused.kind, kind, "{refused}");
@@ -148,8 +178,17 @@ async fn the_thin_commands_carry_the_members_answers() {
     assert!(!client.suspicion(None).await.unwrap().on);
     assert_eq!(client.metrics().await.unwrap(), "hydfs_up 1\n");
     assert_eq!(client.locate("/x").await.unwrap_err().kind, Kind::NotFound);
-    assert_eq!(client.read_replica("n2", "/x", 0).await.unwrap().len(), 1 << 20);
-    assert!(client.read_replica("n2", "/x", 2 << 20).await.unwrap().is_empty());
+    assert_eq!(
+        client.read_replica("n2", "/x", 0).await.unwrap().len(),
+        1 << 20
+    );
+    assert!(
+        client
+            .read_replica("n2", "/x", 2 << 20)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     client.leave().await.unwrap();
 }
 

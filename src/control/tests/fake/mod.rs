@@ -60,12 +60,19 @@ impl Net for FakeNet {
         frame: Frame,
         _deadline: Duration,
     ) -> BoxFuture<'static, Result<Frame, NetError>> {
-        let from = Peer { name: "n1".into(), addr: self.me, member: None };
+        let from = Peer {
+            name: "n1".into(),
+            addr: self.me,
+            member: None,
+        };
         let other = self.others.get(&to).cloned();
         Box::pin(async move {
             match other {
                 Some(staging) => Ok(staging.serve(&from, frame).await),
-                None => Err(NetError::Unreachable { addr: to, why: "cut".into() }),
+                None => Err(NetError::Unreachable {
+                    addr: to,
+                    why: "cut".into(),
+                }),
             }
         })
     }
@@ -94,7 +101,11 @@ impl FakeMember {
             .map(|n| MemberRow {
                 name: format!("n{n}"),
                 addr: addr(n),
-                state: if n == 4 { Liveness::Dead } else { Liveness::Alive },
+                state: if n == 4 {
+                    Liveness::Dead
+                } else {
+                    Liveness::Alive
+                },
                 incarnation: u64::from(n),
                 ring_id: format!("{n:016x}"),
                 leader: n == 1,
@@ -103,7 +114,10 @@ impl FakeMember {
             })
             .collect();
         Arc::new(Self {
-            net: Arc::new(FakeNet { me: addr(1), others }),
+            net: Arc::new(FakeNet {
+                me: addr(1),
+                others,
+            }),
             staging: staging(),
             fs,
             rows,
