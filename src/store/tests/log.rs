@@ -309,3 +309,14 @@ fn fault_s8_damage_anywhere_gives_the_same_entries_or_an_error() {
         }
     }
 }
+
+#[test]
+fn fault_s8_a_lost_header_is_found_even_if_nothing_was_durable() {
+    let disk = MemDisk::new(1);
+    let (log, _) = open(&disk).unwrap();
+    fill(&log, 2);
+    drop(log);
+    disk.flip_bit("log/00000001.log", 3, 1).unwrap();
+    disk.crash(Crash::Kill);
+    assert_eq!(damaged(open(&disk)).1, 0);
+}
