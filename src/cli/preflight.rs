@@ -50,13 +50,13 @@ fn check_entrance(config: &Config) -> Result<(), Failure> {
 
 fn check_folders(config: &Config, mount: Option<&Path>) -> Result<(), Failure> {
     let data = &config.data;
-    if let Some(mount) = mount {
-        if data.starts_with(mount) || config.certs.starts_with(mount) {
-            return Err(Failure::new(format!(
-                "data and certificates cannot lie below the mount point {}: choose folders outside of it",
-                mount.display()
-            )));
-        }
+    if let Some(mount) = mount
+        && (data.starts_with(mount) || config.certs.starts_with(mount))
+    {
+        return Err(Failure::new(format!(
+            "data and certificates cannot lie below the mount point {}: choose folders outside of it",
+            mount.display()
+        )));
     }
     let shown = data.display();
     std::fs::create_dir_all(data).map_err(|error| match error.kind() {

@@ -161,10 +161,10 @@ fn reason(status: ExitStatus) -> String {
 }
 
 fn send(worker: &Child, number: i32) {
-    if let Some(pid) = worker.id() {
-        if let Err(error) = process::signal(pid, number) {
-            tracing::debug!(pid, number, %error, "the worker took no signal");
-        }
+    if let Some(pid) = worker.id()
+        && let Err(error) = process::signal(pid, number)
+    {
+        tracing::debug!(pid, number, %error, "the worker took no signal");
     }
 }
 

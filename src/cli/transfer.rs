@@ -81,7 +81,7 @@ pub async fn get_from_replica(
 
 /// Members and the contents of as many local files.
 pub async fn read_parts(words: Vec<String>) -> Result<Vec<(String, Bytes)>, Failure> {
-    if words.len() % 2 != 0 {
+    if !words.len().is_multiple_of(2) {
         return Err(Failure::new(
             "name as many local files as members: hydfs multiappend HYDFS n1 n2 a.txt b.txt",
         ));

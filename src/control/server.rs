@@ -123,10 +123,10 @@ async fn serve(mut stream: UnixStream, member: Arc<dyn Member>) {
         }
     };
     let mut session = Session::new(member, caller);
-    if let Err(error) = converse(&mut stream, &mut session).await {
-        if error.kind != Kind::TimedOut {
-            tracing::debug!(%error, "control connection ended");
-        }
+    if let Err(error) = converse(&mut stream, &mut session).await
+        && error.kind != Kind::TimedOut
+    {
+        tracing::debug!(%error, "control connection ended");
     }
     session.abandon().await;
 }

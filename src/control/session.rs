@@ -87,10 +87,10 @@ impl Session {
         let Some(open) = self.open.take() else { return };
         let fs = self.member.files();
         files::close(&*fs, self.caller, &open.file).await;
-        if open.transfer == Transfer::Create {
-            if let Err(error) = files::remove(&*fs, self.caller, &open.path).await {
-                tracing::warn!(path = open.path, %error, "a half-made file could not be removed");
-            }
+        if open.transfer == Transfer::Create
+            && let Err(error) = files::remove(&*fs, self.caller, &open.path).await
+        {
+            tracing::warn!(path = open.path, %error, "a half-made file could not be removed");
         }
     }
 
