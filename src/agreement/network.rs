@@ -31,6 +31,11 @@ const APPEND_DEADLINE_MIN: Duration = Duration::from_millis(2000);
 const SILENCE: Duration = Duration::from_secs(10);
 /// Part of that wait which is spent inside one call.
 const SILENCE_STEP: Duration = Duration::from_secs(1);
+/// A piece of a snapshot waits this long for its answer, and is sent this many more times.
+const PIECE_DEADLINE: Duration = Duration::from_secs(5);
+const PIECE_RETRIES: u32 = 3;
+/// Longest time that the other side takes to restore a snapshot it has.
+const RESTORE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Finds where a member serves; the agreed state knows.
 pub type Resolve = Arc<dyn Fn(MemberId) -> Option<SocketAddr> + Send + Sync>;
@@ -123,28 +128,35 @@ impl Link {
         }
     }
 
-    /// Sends the pieces in order. The answer is the other side's vote: a higher one than ours ends the transfer.
-    async fn send_snapshot(&self, vote: Vote, snapshot: &Snapshot, deadline: Duration) -> Result<Vote, RPCError<Types>> {
-        let total = snapshot.snapshot.len();
-        let mut offset = 0;
+    /// Sends the pieces that the other side says it wants, until it has restored the state. Its answer is its vote: one higher
+    /// than ours ends the transfer. What a broken transfer left there is not sent again.
+    async fn send_snapshot(&self, vote: Vote, snapshot: &Snapshot) -> Result<Vote, RPCError<Types>> {
+        let total = snapshot.snapshot.len() as u64;
+        let (mut offset, mut failures) = (0, 0);
+        let mut arrived = None;
         loop {
-            let end = total.min(offset + SNAPSHOT_PIECE_BYTES);
-            let piece = Piece { vote: vote.into(), meta: (&snapshot.meta).into(), offset: offset as u64, total: total as u64 };
-            let body = snapshot.snapshot.slice(offset..end);
-            let (theirs, next) = match self.call(&Request::Piece(piece), body, deadline).await? {
-                Response::Piece { vote, next } => (Vote::from(vote), next as usize),
-                other => return Err(unexpected(&other)),
-            };
-            if theirs > vote {
-                return Ok(theirs);
+            if offset == total && arrived.get_or_insert_with(Instant::now).elapsed() > RESTORE_DEADLINE {
+                return Err(RPCError::Network(NetworkError::from_string("the snapshot is not restored in time")));
             }
-            if next != end {
-                return Err(RPCError::Network(NetworkError::from_string("the snapshot transfer was replaced by another")));
+            let end = total.min(offset + SNAPSHOT_PIECE_BYTES as u64);
+            let piece = Piece { vote: vote.into(), meta: (&snapshot.meta).into(), offset, total };
+            let body = snapshot.snapshot.slice(offset as usize..end as usize);
+            match self.call(&Request::Piece(piece), body, PIECE_DEADLINE).await {
+                Ok(Response::Piece { vote: theirs, done, .. }) if done || Vote::from(theirs) > vote => {
+                    return Ok(theirs.into());
+                }
+                Ok(Response::Piece { next, .. }) if next >= end && next <= total => (offset, failures) = (next, 0),
+                // It begins anew: it was restarted, or another leader came between.
+                Ok(Response::Piece { next, .. }) if failures < PIECE_RETRIES => {
+                    (offset, failures) = (next.min(total), failures + 1);
+                }
+                Err(RPCError::Network(error)) if failures < PIECE_RETRIES => {
+                    tracing::debug!(%error, target = %self.target, offset, "a piece of a snapshot is sent again");
+                    failures += 1;
+                }
+                Err(error) => return Err(error),
+                Ok(other) => return Err(unexpected(&other)),
             }
-            if end == total {
-                return Ok(theirs);
-            }
-            offset = end;
         }
     }
 }
@@ -193,12 +205,12 @@ impl RaftNetworkV2<Types> for Link {
         vote: Vote,
         snapshot: Snapshot,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
-        option: RPCOption,
+        _: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         tokio::select! {
             biased;
             closed = cancel => Err(closed.into()),
-            sent = self.send_snapshot(vote, &snapshot, option.hard_ttl()) => Ok(SnapshotResponse::new(sent?)),
+            sent = self.send_snapshot(vote, &snapshot) => Ok(SnapshotResponse::new(sent?)),
         }
     }
 

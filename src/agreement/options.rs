@@ -77,8 +77,6 @@ impl Timing {
             heartbeat_interval: millis(self.heartbeat),
             election_timeout_min: millis(self.election_min),
             election_timeout_max: millis(self.election_max),
-            // One piece of a snapshot, the last of which waits for the restore.
-            install_snapshot_timeout: 30_000,
             snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(retention.snapshot_entries),
             max_in_snapshot_log_to_keep: retention.keep_entries,
             purge_batch_size: 1.max(retention.keep_entries / 4),

@@ -13,19 +13,27 @@ use openraft::{
     raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteResponse},
 };
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::{sync::watch, time::{Instant, timeout}};
 
 /// Longest time that a proposal or barrier of another member is worked on.
 const ASKED_MILLIS_MAX: u32 = 30_000;
 /// Longest time that one message of the group itself is worked on.
 const PROTOCOL_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Longest time that the restore of a snapshot holds back the answer to a piece; the sender asks again.
+const RESTORE_STEP: Duration = Duration::from_secs(2);
+
 /// A snapshot on its way in. There is one at a time: a leader's newer one replaces it.
 #[derive(Default)]
 pub struct Incoming {
-    of: Option<(Vote, SnapshotMeta, u64)>,
+    of: Option<Of>,
     bytes: BytesMut,
+    /// It is whole and being restored; then the vote of this member, or why it failed.
+    restored: Option<watch::Receiver<Option<Result<Vote, String>>>>,
 }
+
+/// Leader, content and length of a snapshot.
+type Of = (Vote, SnapshotMeta, u64);
 
 /// The payload of a frame that is a message of the member itself, not of the group.
 pub fn member_payload(frame: &Frame) -> Option<Bytes> {
@@ -116,15 +124,35 @@ impl Group {
         let mine = self.raft().server_metrics().borrow_watched().vote;
         let vote = Vote::from(piece.vote);
         if mine > vote {
-            return Ok(Ok(Response::Piece { vote: mine.into(), next: piece.offset }));
+            return Ok(Ok(Response::Piece { vote: mine.into(), next: piece.offset, done: false }));
         }
         let of = (vote, piece.meta.try_into()?, piece.total);
-        let (next, whole) = self.incoming().take(of, piece.offset, &body);
-        let Some(snapshot) = whole else {
-            return Ok(Ok(Response::Piece { vote: piece.vote, next }));
+        let (next, restored) = {
+            let mut incoming = self.incoming();
+            if let Some(snapshot) = incoming.take(of, piece.offset, &body) {
+                incoming.restored = Some(self.restore(vote, snapshot));
+            }
+            (incoming.next(), incoming.restored.clone())
         };
-        let installed = self.raft().install_full_snapshot(vote, snapshot).await;
-        Ok(installed.map(|answer| Response::Piece { vote: answer.vote.into(), next }).map_err(|error| error.to_string()))
+        let Some(mut restored) = restored else { return Ok(Ok(Response::Piece { vote: piece.vote, next, done: false })) };
+        let waited = timeout(RESTORE_STEP, restored.wait_for(Option::is_some)).await;
+        let result = waited.ok().and_then(|restored| restored.ok()?.clone());
+        Ok(match result {
+            Some(Ok(vote)) => Ok(Response::Piece { vote: vote.into(), next, done: true }),
+            Some(Err(why)) => Err(why),
+            None => Ok(Response::Piece { vote: piece.vote, next, done: false }),
+        })
+    }
+
+    /// Restores in a task of its own: it takes as long as it takes, whoever waits for it.
+    fn restore(&self, vote: Vote, snapshot: Snapshot) -> watch::Receiver<Option<Result<Vote, String>>> {
+        let (done, restored) = watch::channel(None);
+        let raft = self.raft().clone();
+        tokio::spawn(async move {
+            let installed = raft.install_full_snapshot(vote, snapshot).await;
+            done.send_replace(Some(installed.map(|answer| answer.vote).map_err(|error| error.to_string())));
+        });
+        restored
     }
 
     async fn serve_propose(&self, propose: Propose) -> Response {
@@ -134,18 +162,25 @@ impl Group {
 }
 
 impl Incoming {
-    /// Adds a piece. Gives the offset wanted next, and the snapshot when it is whole.
-    fn take(&mut self, of: (Vote, SnapshotMeta, u64), offset: u64, body: &[u8]) -> (u64, Option<Snapshot>) {
-        if offset == 0 {
-            *self = Self { of: Some(of), bytes: BytesMut::new() };
-        } else if self.of.as_ref() != Some(&of) || self.bytes.len() as u64 != offset {
-            return (0, None);
+    /// Adds a piece if it is the one wanted next. Gives the snapshot once, when it is whole.
+    fn take(&mut self, of: Of, offset: u64, body: &[u8]) -> Option<Snapshot> {
+        if self.of.as_ref() != Some(&of) {
+            *self = Self { of: Some(of.clone()), ..Self::default() };
+        }
+        if self.restored.is_some() || self.bytes.len() as u64 != offset {
+            return None;
         }
         self.bytes.extend_from_slice(body);
-        let next = self.bytes.len() as u64;
-        match self.of.take_if(|(_, _, total)| *total == next) {
-            Some((_, meta, _)) => (next, Some(Snapshot { meta, snapshot: std::mem::take(&mut self.bytes).freeze() })),
-            None => (next, None),
+        let (_, meta, total) = of;
+        let whole = self.bytes.len() as u64 == total;
+        whole.then(|| Snapshot { meta, snapshot: std::mem::take(&mut self.bytes).freeze() })
+    }
+
+    /// The offset wanted next.
+    fn next(&self) -> u64 {
+        match (&self.restored, &self.of) {
+            (Some(_), Some((_, _, total))) => *total,
+            _ => self.bytes.len() as u64,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Snapshot files of the agreed state: `snapshot-INDEX` in the group's folder. A new one is written aside, synced and renamed, and
 //! only then are older ones removed, so that the newest file is always whole (fault S13).
 //!
-//! A file is `head length u32 LE · versioned head · state`.
+//! A file is `head length u32 LE · CRC-32C of the head u32 LE · versioned head · state`.
 
 use crate::{error::Error, raft::{Snapshot, SnapshotMeta}, wire::Meta};
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use std::{io::{self, IoSlice}, sync::{Arc, Mutex, PoisonError}};
 pub const SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
 const PREFIX: &str = "snapshot-";
 const HEAD_BYTES_MAX: usize = 1 << 20;
+const PREFIX_BYTES: usize = 8;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -83,16 +84,21 @@ impl Snapshots {
         let damaged = |why: &str| Error::Snapshot { path: self.disk.locate(&path), why: why.to_owned() };
         let file = self.disk.open_file(&path, false).map_err(|source| self.failed(&path, source))?;
         let read = |offset, len| read_exact(&*file, offset, len).map_err(|source| self.failed(&path, source));
-        let len = read(0, 4)?;
-        let head_len = u32::from_le_bytes(len[..].try_into().expect("four bytes were read")) as usize;
+        let prefix = read(0, PREFIX_BYTES)?;
+        let word = |at: usize| u32::from_le_bytes(prefix[at..at + 4].try_into().expect("eight bytes were read"));
+        let (head_len, head_crc) = (word(0) as usize, word(4));
         if head_len > HEAD_BYTES_MAX {
             return Err(damaged("its head is too long"));
         }
-        let head: Head = hydfs_types::decode(&read(4, head_len)?).map_err(|error| damaged(&error.to_string()))?;
+        let head = read(PREFIX_BYTES as u64, head_len)?;
+        if crc32c::crc32c(&head) != head_crc {
+            return Err(damaged("the checksum of its head does not match"));
+        }
+        let head: Head = hydfs_types::decode(&head).map_err(|error| damaged(&error.to_string()))?;
         if head.len > SNAPSHOT_BYTES_MAX {
             return Err(damaged("it is too long"));
         }
-        let state = read(4 + head_len as u64, head.len as usize)?;
+        let state = read((PREFIX_BYTES + head_len) as u64, head.len as usize)?;
         if crc32c::crc32c(&state) != head.crc {
             return Err(damaged("its checksum does not match"));
         }
@@ -104,7 +110,7 @@ impl Snapshots {
         let path = self.path(index);
         let temporary = format!("{path}.tmp");
         let head = hydfs_types::encode(&Head { meta, len: state.len() as u64, crc: crc32c::crc32c(state) });
-        let prefix = (head.len() as u32).to_le_bytes();
+        let prefix = [(head.len() as u32).to_le_bytes(), crc32c::crc32c(&head).to_le_bytes()].concat();
         let write = || {
             let file = self.disk.open_file(&temporary, true)?;
             file.set_len(0)?;
@@ -155,4 +161,62 @@ fn read_exact(file: &dyn DiskFile, offset: u64, len: usize) -> io::Result<Vec<u8
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is cut short"));
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{raft::StoredMembership, wire::EntryId};
+    use hydfs_store::{Crash, MemDisk};
+
+    fn meta(index: u64) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: Some(EntryId { term: 1, index }.into()), last_membership: StoredMembership::default() }
+    }
+
+    fn open(disk: &MemDisk) -> Arc<Snapshots> {
+        Arc::new(Snapshots::open(disk.attach(), "raft", false).unwrap())
+    }
+
+    /// The predecessor wrote fetched replicas in place: a crash left a cut file that counted as whole.
+    #[tokio::test]
+    async fn fault_s13_a_crash_leaves_the_old_snapshot_or_the_new_one() {
+        let (mut old_seen, mut new_seen) = (0, 0);
+        for step in 0..20 {
+            let disk = MemDisk::new(step);
+            let snapshots = open(&disk);
+            snapshots.save(&meta(10), Bytes::from(vec![1; 9000])).await.unwrap();
+            disk.stop_after(step);
+            let saved = snapshots.save(&meta(20), Bytes::from(vec![2; 9000])).await;
+            disk.crash(Crash::PowerCutTorn);
+            let found = open(&disk).load().await.unwrap().expect("one of them is there");
+            match found.meta.last_log_id.unwrap().index {
+                10 => {
+                    assert!(saved.is_err(), "step {step}: a saved snapshot is gone");
+                    assert_eq!(found.snapshot, vec![1; 9000]);
+                    old_seen += 1;
+                }
+                index => {
+                    assert_eq!((index, found.snapshot), (20, Bytes::from(vec![2; 9000])));
+                    new_seen += 1;
+                }
+            }
+            assert_eq!(disk.attach().list("raft").unwrap().len(), 1, "step {step}: opening clears up");
+        }
+        assert!(old_seen > 0 && new_seen > 0, "{old_seen} old, {new_seen} new");
+    }
+
+    #[tokio::test]
+    async fn damage_is_reported_and_older_ones_are_ignored() {
+        let disk = MemDisk::new(1);
+        let snapshots = open(&disk);
+        snapshots.save(&meta(10), Bytes::from_static(b"state")).await.unwrap();
+        snapshots.save(&meta(7), Bytes::from_static(b"older")).await.unwrap();
+        assert_eq!(snapshots.load().await.unwrap().unwrap().snapshot, "state");
+        for offset in 0..25 {
+            disk.flip_bit("raft/snapshot-10", offset, 3).unwrap();
+            assert!(snapshots.load().await.is_err(), "byte {offset}");
+            disk.flip_bit("raft/snapshot-10", offset, 3).unwrap();
+        }
+        assert!(snapshots.load().await.is_ok());
+    }
 }

@@ -47,8 +47,8 @@ pub enum Response {
     Member,
     Append(AppendAnswer),
     Vote { vote: Ballot, granted: bool, last: Option<EntryId> },
-    /// The piece was taken; `next` is the offset wanted next. For the last piece: the state is restored.
-    Piece { vote: Ballot, next: u64 },
+    /// `next` is the offset wanted next. Where that is the end, the state is being restored; `done` when it is.
+    Piece { vote: Ballot, next: u64, done: bool },
     Transfer { done: bool },
     Applied(Applied),
     Barrier { index: LogIndex },
@@ -127,7 +127,7 @@ pub struct Meta {
     pub members: Members,
 }
 
-/// A piece of a snapshot; its bytes lie in the body.
+/// A piece of a snapshot; its bytes lie in the body. An empty one at the end asks whether the state is restored.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Piece {
     pub vote: Ballot,

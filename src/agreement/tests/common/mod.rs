@@ -1,5 +1,5 @@
 //! A cluster in one process: a network in memory, disks in memory, virtual time.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use bytes::Bytes;
 use hydfs_agreement::{Group, Options, Retention, StateMachine, Timing};
