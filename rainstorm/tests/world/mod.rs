@@ -233,6 +233,12 @@ impl World {
         self.lock().jobs.values().rev().find(|job| job.name == name).cloned()
     }
 
+    /// A command from elsewhere: the job's control file.
+    pub fn command(&self, command: hydfs_types::JobCommand) {
+        cluster::apply(&mut self.lock(), command).unwrap();
+        self.bump();
+    }
+
     pub fn jobs_count(&self) -> usize {
         self.lock().jobs.len()
     }
