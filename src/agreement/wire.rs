@@ -275,3 +275,77 @@ pub fn split_entries(entries: &[Entry]) -> (Vec<EntryHead>, Bytes) {
     let heads = heads.collect();
     (heads, body.freeze())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOTE: Ballot = Ballot { term: 5, member: 2, committed: true };
+    const LAST: EntryId = EntryId { term: 4, index: 300 };
+
+    fn members() -> Members {
+        Members { voters: vec![BTreeSet::from([1])], all: BTreeMap::from([(1, SocketAddr::from(([10, 0, 0, 1], 7000)))]) }
+    }
+
+    fn requests() -> Vec<(Request, Vec<u8>)> {
+        let entries = vec![
+            EntryHead { id: LAST, kind: EntryKind::Blank },
+            EntryHead { id: LAST, kind: EntryKind::Command(9) },
+            EntryHead { id: LAST, kind: EntryKind::Membership(members()) },
+        ];
+        let meta = Meta { last: Some(LAST), members_at: None, members: members() };
+        let member_bytes = [1, 1, 1, 1, 1, 0, 10, 0, 0, 1, 0xd8, 0x36];
+        let id = [4, 0xac, 2];
+        let append = [
+            &[1, 0, 1, 5, 2, 1, 1, 4, 0xac, 2, 0, 3][..], &id, &[0], &id, &[1, 9], &id, &[2], &member_bytes,
+        ];
+        let piece = [&[1, 0, 4, 5, 2, 1, 1][..], &id, &[0], &member_bytes, &[7, 8]];
+        vec![
+            (Request::Member, vec![1, 0, 0]),
+            (Request::Append(Append { vote: VOTE, prev: Some(LAST), committed: None, entries }), append.concat()),
+            (Request::Vote(VoteAsk { vote: VOTE, last: None, transfer: true }), vec![1, 0, 2, 5, 2, 1, 0, 1]),
+            (Request::PreVote(VoteAsk { vote: VOTE, last: None, transfer: false }), vec![1, 0, 3, 5, 2, 1, 0, 0]),
+            (Request::Piece(Piece { vote: VOTE, meta, offset: 7, total: 8 }), piece.concat()),
+            (Request::Transfer(Transfer { from: VOTE, to: 3, last: None }), vec![1, 0, 5, 5, 2, 1, 3, 0]),
+            (Request::Barrier { millis: 300 }, vec![1, 0, 7, 0xac, 2]),
+        ]
+    }
+
+    #[test]
+    fn messages_have_golden_bytes() {
+        for (message, bytes) in requests() {
+            assert_eq!(hydfs_types::encode(&message), bytes, "{message:?}");
+        }
+        let responses = [
+            (Response::Append(AppendAnswer::HigherVote(VOTE)), vec![1, 0, 1, 3, 5, 2, 1]),
+            (Response::Vote { vote: VOTE, granted: true, last: None }, vec![1, 0, 2, 5, 2, 1, 1, 0]),
+            (Response::Piece { vote: VOTE, next: 7, done: true }, vec![1, 0, 3, 5, 2, 1, 7, 1]),
+            (Response::Transfer { done: true }, vec![1, 0, 4, 1]),
+            (Response::Barrier { index: LogIndex(300) }, vec![1, 0, 6, 0xac, 2]),
+            (Response::NotLeader { leader: Some(MemberId(3)), addr: None }, vec![1, 0, 7, 1, 3, 0]),
+            (Response::Unavailable { why: "x".into() }, vec![1, 0, 8, 1, b'x']),
+        ];
+        for (message, bytes) in responses {
+            assert_eq!(hydfs_types::encode(&message), bytes, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn mutilated_messages_are_refused_or_read_but_never_fatal() {
+        for (_, bytes) in requests() {
+            for at in 0..bytes.len() {
+                for bit in 0..8 {
+                    let mut bad = bytes.clone();
+                    bad[at] ^= 1 << bit;
+                    let Ok(Request::Append(append)) = hydfs_types::decode::<Request>(&bad) else { continue };
+                    let mut body = Bytes::from_static(b"nine byte");
+                    for head in append.entries {
+                        // Refused or not: it only must not panic.
+                        join_entry(head, &mut body).ok();
+                    }
+                }
+                assert!(hydfs_types::decode::<Request>(&bytes[..at]).is_err(), "cut to {at} bytes");
+            }
+        }
+    }
+}
