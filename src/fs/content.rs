@@ -41,6 +41,24 @@ impl Volume {
         self.read_at(ino, offset, len).await
     }
 
+    /// The path of a file that stands directly in the directory of jobs.
+    fn job_file(&self, ino: Ino) -> Option<String> {
+        let path = self.ctx.state().path_of(ino)?;
+        let name = path.strip_prefix("/.jobs/")?;
+        (!name.contains('/')).then_some(path)
+    }
+
+    pub(crate) fn tell_jobs(&self, path: &str) {
+        if let Some(hook) = self.job_hook.get() {
+            hook(path);
+        }
+    }
+
+    /// Bytes that the caller knows to be merged and fixed: no barrier, no look.
+    pub async fn read_fixed(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
+        self.read_pieces(ino, offset, len).await
+    }
+
     /// As [`Volume::read`], without a handle; the caller has passed the barrier.
     pub async fn read_at(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
         let dirty: Vec<SegmentId> = {
@@ -58,6 +76,10 @@ impl Volume {
         if !dirty.is_empty() {
             self.data.reader.look(&dirty).await.map_err(Self::data_error)?;
         }
+        self.read_pieces(ino, offset, len).await
+    }
+
+    async fn read_pieces(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
         let pieces = Self::pieces(&self.ctx.state(), ino, offset, len)?;
         if let [Piece { segment: Some((segment, at)), len }] = pieces[..] {
             let bytes = self.data.reader.read(segment, at, len as u32).await.map_err(Self::data_error)?;
@@ -180,11 +202,7 @@ impl Volume {
     /// The segment at an offset, made where there is none yet.
     async fn place(&self, ino: Ino, offset: u64) -> Result<(SegmentId, u64, u64), DataError> {
         for _ in 0..4 {
-            let place = {
-                let state = self.ctx.state();
-                state.file(ino).map_err(gone)?;
-                state.place(ino, offset)
-            };
+            let place = self.ctx.state().place(ino, offset).map_err(gone)?;
             match place {
                 Place::In { segment, offset_in_segment, room, .. } => return Ok((segment, offset_in_segment, room)),
                 Place::Missing { start } => {
@@ -276,10 +294,15 @@ impl Volume {
         Ok(Answer::Done)
     }
 
-    pub(crate) fn release(&self, handle: Handle) -> Outcome {
+    pub(crate) fn release(self: Arc<Self>, handle: Handle) -> Outcome {
         let Some((closed, last)) = self.table.close(handle) else { return Ok(Answer::Done) };
-        if closed.how.write {
-            self.ends.notify_one();
+        if closed.how.write && let Some(path) = self.job_file(closed.ino) {
+            // A spec is picked up when it is closed: its writer ends now, not after the usual pause.
+            let volume = self.clone();
+            tokio::spawn(async move {
+                volume.end(vec![closed.ino]).await;
+                volume.tell_jobs(&path);
+            });
         }
         if last && self.ctx.state().inode(closed.ino).is_ok_and(|inode| inode.orphan.is_some()) {
             self.orphans.notify_one();

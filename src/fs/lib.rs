@@ -13,4 +13,4 @@ mod table;
 mod volume;
 
 pub use synthetic::{Control, JOBS_DIR, Node};
-pub use volume::{Mounted, Outcome, Volume};
+pub use volume::{JobHook, Mounted, Outcome, Volume};

@@ -2,11 +2,11 @@
 
 use crate::{
     error::{of_agreement, of_command},
-    synthetic::{CLUSTER_DIR, Synthetic},
+    synthetic::{CLUSTER_DIR, JOBS_DIR, Synthetic},
     volume::{Outcome, Volume},
 };
 use hydfs_mount::{Answer, Caller, FsError, How, Opened};
-use hydfs_types::{AgreementError, Command, CommandError, FileKind, Ino, ROOT_INO, Reply};
+use hydfs_types::{Attr, AgreementError, Command, CommandError, FileKind, Ino, ROOT_INO, Reply};
 
 impl Volume {
     /// The control tree cannot be changed, and its name in the root is taken.
@@ -67,6 +67,41 @@ impl Volume {
     pub(crate) async fn rename(&self, parent: Ino, name: Vec<u8>, to_parent: Ino, to_name: Vec<u8>, no_replace: bool, exchange: bool) -> Outcome {
         Self::writable(parent, &name)?;
         Self::writable(to_parent, &to_name)?;
-        self.propose(Command::Rename { parent, name, to_parent, to_name, no_replace, exchange }).await.map(|_| Answer::Done)
+        let target = (to_parent, to_name.clone());
+        self.propose(Command::Rename { parent, name, to_parent, to_name, no_replace, exchange }).await?;
+        let in_jobs = self.ctx.state().lookup(ROOT_INO, JOBS_DIR).is_ok_and(|jobs| jobs == target.0);
+        if in_jobs && let Ok(name) = std::str::from_utf8(&target.1) {
+            self.tell_jobs(&format!("/.jobs/{name}"));
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Makes an inode on somebody's behalf, for the stream processor.
+    pub async fn make_owned(&self, parent: Ino, name: &[u8], kind: FileKind, mode: u16, uid: u32, gid: u32) -> Outcome<Attr> {
+        let command = Command::Create { parent, name: name.to_vec(), kind, mode, uid, gid, rdev: 0, target: Vec::new(), grant: None };
+        Self::attr_of(self.propose(command).await?)
+    }
+
+    /// Removes a name that is no directory.
+    pub async fn remove(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
+        self.unlink(parent, name.to_vec(), false).await.map(|_| ())
+    }
+
+    /// All names of a directory that are text, with their agreed attributes.
+    pub async fn names_in(&self, dir: Ino) -> Outcome<Vec<(String, Attr)>> {
+        self.barrier().await?;
+        let state = self.ctx.state();
+        let mut all = Vec::new();
+        let mut cookie = 0;
+        loop {
+            let some = state.read_dir(dir, cookie, 1024).map_err(of_command)?;
+            let Some(last) = some.last() else { return Ok(all) };
+            cookie = last.cookie;
+            for entry in some {
+                if let (Ok(name), Ok(inode)) = (String::from_utf8(entry.name), state.inode(entry.ino)) {
+                    all.push((name, inode.attr));
+                }
+            }
+        }
     }
 }

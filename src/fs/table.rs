@@ -124,6 +124,15 @@ impl Table {
         }
     }
 
+    /// No descriptor is served any more.
+    pub fn close_all(&self) {
+        let mut inner = self.inner();
+        inner.handles.clear();
+        for used in inner.uses.values_mut() {
+            (used.handles, used.writing) = (0, 0);
+        }
+    }
+
     /// Inodes with a writer.
     pub fn with_writers(&self) -> Vec<Ino> {
         self.inner().uses.iter().filter(|(_, used)| used.writer.is_some()).map(|(ino, _)| *ino).collect()

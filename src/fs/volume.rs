@@ -30,8 +30,11 @@ pub struct Volume {
     pub(crate) control: OnceLock<Arc<dyn Control>>,
     pub(crate) kernel: OnceLock<Arc<dyn KernelCache>>,
     pub(crate) orphans: tokio::sync::Notify,
-    pub(crate) ends: tokio::sync::Notify,
+    pub(crate) job_hook: OnceLock<JobHook>,
 }
+
+/// Called with the path of a file in the directory of jobs that was closed after writing, or renamed there.
+pub type JobHook = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Volume {
     pub fn new(data: Arc<Data>, clock: Arc<dyn Clock>, disk: Arc<dyn Disk>) -> Arc<Self> {
@@ -45,7 +48,7 @@ impl Volume {
             control: OnceLock::new(),
             kernel: OnceLock::new(),
             orphans: tokio::sync::Notify::new(),
-            ends: tokio::sync::Notify::new(),
+            job_hook: OnceLock::new(),
         })
     }
 
@@ -57,6 +60,21 @@ impl Volume {
     /// Whom to tell what changed elsewhere. Once.
     pub fn set_kernel(&self, kernel: Arc<dyn KernelCache>) {
         drop(self.kernel.set(kernel));
+    }
+
+    /// Whom to tell of new specs. Once.
+    pub fn set_job_hook(&self, hook: JobHook) {
+        drop(self.job_hook.set(hook));
+    }
+
+    /// The agreed state, for a look.
+    pub fn state(&self) -> std::sync::RwLockReadGuard<'_, hydfs_state::State> {
+        self.ctx.state()
+    }
+
+    /// Attributes as of now.
+    pub async fn stat(&self, ino: Ino) -> Outcome<Attr> {
+        self.get_attr(ino).await
     }
 
     /// Takes note of what a command changed; never waits.
@@ -102,7 +120,7 @@ impl Volume {
             Request::Read { ino, handle, offset, len } => self.read(ino, handle, offset, len).await.map(Answer::Data),
             Request::Write { ino, handle, offset, data, append } => self.write(ino, handle, offset, data, append).await,
             Request::Flush { ino, .. } => self.flush(ino).await,
-            Request::Release { handle, .. } => self.release(handle),
+            Request::Release { handle, .. } => self.clone().release(handle),
             Request::Sync { ino, .. } => self.sync(ino).await,
             Request::OpenDir { ino } => self.open_dir(ino).await,
             Request::ReadDir { ino, cookie, limit, .. } => self.read_dir(ino, cookie, limit).await,

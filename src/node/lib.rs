@@ -1,22 +1,87 @@
 //! One member: wires transport, membership, agreement, data plane, file system and streaming together.
+//!
+//! The core runs on one thread: network, agreement, replicas and file-system calls. FUSE sessions and RainStorm have
+//! threads of their own and hand work to it.
 
 mod config;
+mod control;
+mod error;
+mod join;
+mod machine;
+mod member;
+mod router;
+mod steward;
+mod streaming;
 
 pub use config::{
-    CERTS_DEFAULT, CONTROL_SOCKET, Config, DATA_DEFAULT, Detection, FORMAT_FILE, MOUNT_DEFAULT,
-    MountPoint, PORT_DEFAULT, WORKER_PID_FILE,
+    CERTS_DEFAULT, CONTROL_SOCKET, Config, DATA_DEFAULT, Detection, FORMAT_FILE, MOUNT_DEFAULT, MountPoint, PORT_DEFAULT, WORKER_PID_FILE,
 };
+pub use error::Error;
+pub use member::Member;
 
-/// Why a member could not start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The member's parts are not wired together in this build.
-    #[error("this build cannot serve yet: the member's parts are not wired together")]
-    NotWired,
+use control::Door;
+use hydfs_fs::Mounted;
+use hydfs_mount::ServeConfig;
+use std::{
+    os::fd::{FromRawFd, OwnedFd},
+    sync::Arc,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs a member on this thread until SIGTERM, SIGINT, or until it has left the cluster.
+pub fn run(config: Config) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().thread_name("hydfs-core").enable_all().build()?;
+    runtime.block_on(serve(config))
 }
 
-/// Runs a member on this thread until SIGTERM or until it has left the cluster.
-pub fn run(config: Config) -> Result<(), Error> {
-    tracing::error!(member = config.name, "not wired");
-    Err(Error::NotWired)
+async fn serve(config: Config) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let starting = Member::start(config);
+    let member = tokio::select! {
+        biased;
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        member = starting => member?,
+    };
+    let door = hydfs_control::Server::start(member.config.control_socket(), Arc::new(Door(member.clone())))?;
+    let serving = mount(&member).await?;
+    let unmounted = async {
+        match &serving {
+            Some(serving) => serving.ended().await,
+            None => std::future::pending().await,
+        }
+    };
+    tracing::info!(name = member.config.name, addr = %member.config.advertise, "ready");
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => tracing::info!("SIGTERM: leaving"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: leaving"),
+        () = member.stop.notified() => tracing::info!("out of the cluster: stopping"),
+        () = unmounted => tracing::info!("unmounted: stopping"),
+    }
+    member.shut_down().await;
+    drop(door);
+    Ok(())
+}
+
+/// Serves the mount that the supervisor made, on this runtime.
+async fn mount(member: &Arc<Member>) -> Result<Option<hydfs_mount::Serving>, Error> {
+    let Some(point) = member.config.mount.clone() else { return Ok(None) };
+    let config = ServeConfig { op_timeout: member.config.op_timeout, path: Some(point.path), ..ServeConfig::default() };
+    let fd = own(point.fd);
+    let fs = Arc::new(Mounted(member.volume.clone()));
+    let runtime = tokio::runtime::Handle::current();
+    // The first answers to the kernel come from this runtime: it must not be blocked while they are waited for.
+    let serving = tokio::task::spawn_blocking(move || hydfs_mount::serve(fd, fs, runtime, &config)).await;
+    let serving = serving.map_err(|error| Error::Runtime(std::io::Error::other(error)))??;
+    member.volume.set_kernel(serving.notifier());
+    Ok(Some(serving))
+}
+
+/// Takes the descriptor that the supervisor passed over.
+#[allow(unsafe_code)]
+fn own(fd: std::os::fd::RawFd) -> OwnedFd {
+    // SAFETY: the supervisor opened this descriptor for this process alone and said its number; nothing else here uses it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }

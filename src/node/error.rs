@@ -1,0 +1,34 @@
+//! Why a member could not start or go on, in words for the person who started it.
+
+use std::path::PathBuf;
+
+/// An error that ends the member.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("data folder {}: {source}", path.display())]
+    Folder { path: PathBuf, source: hydfs_store::StoreError },
+    #[error(transparent)]
+    Transport(#[from] hydfs_transport::TransportError),
+    #[error("agreement log: {0}")]
+    Group(#[from] hydfs_agreement::Error),
+    #[error("agreement: {0}")]
+    Agreement(#[from] hydfs_types::AgreementError),
+    #[error("agreement: {0}")]
+    Change(#[from] hydfs_agreement::ChangeError),
+    #[error("record journal: {0}")]
+    Data(#[from] hydfs_data::DataError),
+    #[error("{0}")]
+    Membership(#[from] hydfs_membership::MembershipError),
+    #[error("mount: {0}")]
+    Mount(#[from] hydfs_mount::MountError),
+    #[error("control socket: {0}")]
+    Control(#[from] hydfs_control::Error),
+    #[error("{door} does not let this member in: {why}")]
+    Refused { door: String, why: String },
+    #[error("no member of the cluster could be reached through {doors} ({why}): check the address, or start the first member with --bootstrap")]
+    NoDoor { doors: String, why: String },
+    #[error("this data folder belongs to no cluster yet: give --join HOST:PORT of any member, or --bootstrap to make a new cluster")]
+    NoCluster,
+    #[error("cannot start a thread or runtime: {0}")]
+    Runtime(#[from] std::io::Error),
+}

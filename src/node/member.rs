@@ -1,0 +1,377 @@
+//! A running member: its parts, the order they start in, and how it stops.
+
+use crate::{
+    Config, Error,
+    join::{self, enter},
+    machine::{Followers, Machine},
+    router::Router,
+    steward::Steward,
+    streaming::Streaming,
+};
+use hydfs_agreement::{Group, Options as GroupOptions, Retention, Timing};
+use hydfs_control::Staging;
+use hydfs_data::{Context, Data, SharedState};
+use hydfs_fs::{JOBS_DIR, Mounted, Volume};
+use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
+use hydfs_store::{Folder, LogOptions};
+use hydfs_transport::{Identity, Quic, Who};
+use hydfs_types::{
+    Admission, Admitted, Agreement, AgreementError, ClusterId, Command, CommandError, FileKind, Incarnation, MemberId, Net,
+    ROOT_INO, Reply, SessionId, SystemClock, WriterEnd,
+};
+use std::{
+    sync::{Arc, Mutex, OnceLock},
+    time::Duration,
+};
+
+/// How long a joiner looks for a door, and a restarted member for a majority, before it gives up or says so again.
+const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(250);
+/// A clean stop takes at most this long per step.
+const STOP: Duration = Duration::from_secs(3);
+
+/// One member and all its parts.
+pub struct Member {
+    pub config: Config,
+    pub folder: Folder,
+    pub net: Arc<Quic>,
+    pub group: Arc<Group>,
+    pub ctx: Arc<Context>,
+    pub data: Arc<Data>,
+    pub volume: Arc<Volume>,
+    pub followers: Arc<Followers>,
+    pub staging: Arc<Staging>,
+    pub swim: OnceLock<Arc<Membership>>,
+    pub streaming: OnceLock<Arc<Streaming>>,
+    /// Rung when this member shall stop (it left, or was told to).
+    pub stop: tokio::sync::Notify,
+    admitted: Mutex<Option<Admitted>>,
+}
+
+/// Who the member is to the agreement group before its parts start.
+struct Place {
+    member: MemberId,
+    cluster: Option<ClusterId>,
+    admitted: Option<Admitted>,
+}
+
+impl Member {
+    /// Starts a member on the current runtime and returns once it is admitted and its state is current.
+    pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
+        let folder = Folder::open(&config.data, &config.name).map_err(|source| Error::Folder { path: config.data.clone(), source })?;
+        let identity = Identity::load(&config.certs, &config.name)?;
+        let router = Arc::new(Router::default());
+        let mut options = hydfs_transport::Options::new(config.listen, identity);
+        options.advertise = Some(config.advertise);
+        options.who = Who { cluster: folder.cluster(), member: folder.member(), incarnation: None };
+        let net = Quic::bind(options, router.clone())?;
+        let place = Self::place(&config, &folder, &net).await?;
+        let member = Self::assemble(config, folder, net, &place).await?;
+        router.set(&member);
+        member.enter_group(place).await?;
+        member.run().await?;
+        Ok(member)
+    }
+
+    /// Finds out who this member is: from its folder, by making a cluster, or by asking to be let in.
+    async fn place(config: &Config, folder: &Folder, net: &Arc<Quic>) -> Result<Place, Error> {
+        if let (Some(cluster), Some(member)) = (folder.cluster(), folder.member()) {
+            return Ok(Place { member, cluster: Some(cluster), admitted: None });
+        }
+        if config.bootstrap {
+            return Ok(Place { member: MemberId(1), cluster: None, admitted: None });
+        }
+        if config.join.is_empty() {
+            return Err(Error::NoCluster);
+        }
+        let (cluster, admitted) = enter(&**net, &config.join, &said(config, folder), PATIENCE).await?;
+        bind(config, folder, cluster, admitted.member)?;
+        net.set_who(Who { cluster: Some(cluster), member: Some(admitted.member), incarnation: Some(admitted.incarnation) });
+        Ok(Place { member: admitted.member, cluster: Some(cluster), admitted: Some(admitted) })
+    }
+
+    async fn assemble(config: Config, folder: Folder, net: Arc<Quic>, place: &Place) -> Result<Arc<Self>, Error> {
+        let state = SharedState::default();
+        let followers = Followers::new();
+        let log = LogOptions::new(folder.salt());
+        let resolve = {
+            let state = state.clone();
+            Arc::new(move |id| state.read().ok()?.member(id).map(|member| member.said.addr))
+        };
+        let group = Group::start(
+            GroupOptions {
+                me: place.member,
+                disk: folder.disk().clone(),
+                dir: Folder::RAFT.into(),
+                log,
+                net: net.clone(),
+                resolve,
+                clock: Arc::new(SystemClock),
+                timing: Timing::default(),
+                retention: Retention::default(),
+                session: SessionId(place.member.0 << 32 | folder.start_count()),
+                seed: rand::random(),
+            },
+            Box::new(Machine { state: state.clone(), followers: followers.clone() }),
+        )
+        .await?;
+        let ctx = Arc::new(Context::new(net.clone(), group.clone(), state));
+        let data = Data::open(ctx.clone(), folder.disk().clone(), log, folder.rebooted())?;
+        let volume = Volume::new(data.clone(), Arc::new(SystemClock), folder.disk().clone());
+        let staging = Staging::new(Arc::new(Mounted(volume.clone())));
+        Ok(Arc::new(Self {
+            config,
+            folder,
+            net,
+            group,
+            ctx,
+            data,
+            volume,
+            followers,
+            staging,
+            swim: OnceLock::new(),
+            streaming: OnceLock::new(),
+            stop: tokio::sync::Notify::new(),
+            admitted: Mutex::new(None),
+        }))
+    }
+
+    /// Becomes a member of the agreement group with a current state.
+    async fn enter_group(self: &Arc<Self>, place: Place) -> Result<(), Error> {
+        if place.cluster.is_none() {
+            let cluster = self.bootstrap().await?;
+            bind(&self.config, &self.folder, cluster, place.member)?;
+        }
+        let admitted = match place.admitted {
+            Some(admitted) => admitted,
+            None => self.ask_admission().await?,
+        };
+        self.become_incarnation(admitted);
+        // Nothing is served before the state here is as new as this admission (R12).
+        loop {
+            match self.group.barrier().await {
+                Ok(_) if self.ctx.state().cluster.alive.contains_key(&admitted.incarnation) => return Ok(()),
+                Ok(_) => {}
+                Err(AgreementError::Stopped(why)) => return Err(AgreementError::Stopped(why).into()),
+                Err(error) => tracing::info!(%error, "waiting for the agreement group"),
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Makes a new cluster with this member as its first.
+    async fn bootstrap(&self) -> Result<ClusterId, Error> {
+        if !self.group.has_log().await? {
+            self.group.bootstrap().await?;
+        }
+        let command = Command::Bootstrap { cluster: ClusterId(rand::random()), copies: self.config.copies };
+        match self.group.propose(command).await {
+            Ok(_) | Err(AgreementError::Refused(CommandError::Bootstrapped)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let jobs = Command::Create {
+            parent: ROOT_INO,
+            name: JOBS_DIR.to_vec(),
+            kind: FileKind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: Vec::new(),
+            grant: None,
+        };
+        match self.group.propose(jobs).await {
+            Ok(_) | Err(AgreementError::Refused(CommandError::Exists)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let cluster = self.ctx.state().cluster.id;
+        cluster.ok_or(Error::NoCluster)
+    }
+
+    /// Asks the group, through itself or any door, until it is admitted.
+    async fn ask_admission(&self) -> Result<Admitted, Error> {
+        let said = said(&self.config, &self.folder);
+        loop {
+            match self.group.propose(Command::Admit(said.clone())).await {
+                Ok(Reply::Admitted(admitted)) => return Ok(admitted),
+                Ok(other) => tracing::error!(?other, "unexpected answer to an admission"),
+                Err(AgreementError::Refused(why)) => return Err(AgreementError::Refused(why).into()),
+                Err(error) => tracing::info!(%error, "not admitted yet: waiting for a majority of the voters"),
+            }
+            if !self.config.join.is_empty()
+                && let Ok((_, admitted)) = enter(&*self.net, &self.config.join, &said, Duration::ZERO).await
+            {
+                return Ok(admitted);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn become_incarnation(&self, admitted: Admitted) {
+        tracing::info!(member = %admitted.member, incarnation = %admitted.incarnation, resumed = admitted.resumed, "admitted");
+        self.group.set_incarnation(admitted.incarnation);
+        self.ctx.set_me(admitted.incarnation);
+        let cluster = self.folder.cluster();
+        self.net.set_who(Who { cluster, member: Some(admitted.member), incarnation: Some(admitted.incarnation) });
+        *self.admitted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(admitted);
+    }
+
+    /// This member's id.
+    pub fn id(&self) -> MemberId {
+        self.admitted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).map(|admitted| admitted.member).unwrap_or_default()
+    }
+
+    /// Starts everything that follows the state.
+    async fn run(self: &Arc<Self>) -> Result<(), Error> {
+        drop(self.followers.data.set(self.data.clone()));
+        drop(self.followers.volume.set(self.volume.clone()));
+        self.data.start();
+        self.start_swim()?;
+        tokio::spawn(self.volume.clone().end_writers());
+        tokio::spawn(self.volume.clone().release_orphans());
+        tokio::spawn(Steward::new(self.clone()).run());
+        tokio::spawn(self.clone().follow_members());
+        self.own_up().await;
+        self.volume.set_control(crate::control::Tree::new(self));
+        let streaming = Streaming::start(self)?;
+        drop(self.streaming.set(streaming));
+        Ok(())
+    }
+
+    fn start_swim(&self) -> Result<(), Error> {
+        let me = self.ctx.me();
+        let generation = me.0 << 16 | (self.folder.start_count() & 0xff) << 8;
+        let identity = SwimIdentity::new(&self.config.name, self.net.local_addr(), generation)?;
+        let detection = self.config.detection;
+        let options = hydfs_membership::Options {
+            probe_period: detection.probe_period,
+            probe_rtt: detection.probe_rtt,
+            suspect_to_down: detection.suspicion,
+            ..hydfs_membership::Options::default()
+        };
+        let swim = Membership::start(self.net.clone(), identity, options, rand::random());
+        drop(self.swim.set(swim));
+        self.seed_swim();
+        Ok(())
+    }
+
+    /// Tells SWIM who should be there, and whether it suspects.
+    fn seed_swim(&self) {
+        let Some(swim) = self.swim.get() else { return };
+        let state = self.ctx.state();
+        let others = state.cluster.members.values().filter(|member| !member.left && member.said.name != self.config.name);
+        swim.seed_members(others.map(|member| Expected { name: member.said.name.as_str().into(), addr: member.said.addr }).collect());
+        swim.set_suspicion(state.cluster.settings.get("suspicion").is_none_or(|value| value != "off"));
+    }
+
+    /// What this member's earlier lives had in flight is settled: says so, so that it need not be kept (R5).
+    async fn own_up(&self) {
+        let fenced: Vec<WriterEnd> = {
+            let state = self.ctx.state();
+            let id = self.id();
+            let mine = |incarnation: Incarnation| state.cluster.lives.get(&incarnation).is_none_or(|life| life.member == id);
+            let left = state.names.writers.iter().filter(|(_, writer)| matches!(writer.phase, hydfs_state::WriterPhase::Fenced { .. }) && mine(writer.incarnation));
+            left.map(|(writer, _)| WriterEnd { writer: *writer, last: Default::default(), touched: Vec::new(), mtime: None }).collect()
+        };
+        if !fenced.is_empty() && let Err(error) = self.group.propose(Command::End { ends: fenced }).await {
+            tracing::info!(%error, "writers of an earlier life could not be settled");
+        }
+    }
+
+    /// Follows the agreed members: feeds SWIM, and comes back when the cluster has ended this member (fault M8).
+    async fn follow_members(self: Arc<Self>) {
+        let mut changes = self.followers.members.subscribe();
+        loop {
+            self.seed_swim();
+            let me = self.ctx.me();
+            let (ended, left) = {
+                let state = self.ctx.state();
+                let left = state.member(self.id()).is_some_and(|member| member.left);
+                (state.cluster.id.is_some() && !state.cluster.alive.contains_key(&me), left)
+            };
+            if left {
+                self.stop.notify_one();
+            } else if ended && let Err(error) = self.come_back().await {
+                tracing::error!(%error, "cannot rejoin; stopping");
+                self.stop.notify_one();
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The cluster has ended this incarnation while the process lived: asks for a new one.
+    async fn come_back(&self) -> Result<(), Error> {
+        tracing::warn!(incarnation = %self.ctx.me(), "the cluster took this member for dead: rejoining");
+        self.group.set_incarnation(Incarnation(0));
+        self.folder.count_start().map_err(|source| Error::Folder { path: self.config.data.clone(), source })?;
+        let admitted = self.ask_admission().await?;
+        self.become_incarnation(admitted);
+        Ok(())
+    }
+
+    /// Stops cleanly: what was written is out, leadership is handed on, the cluster need not find out.
+    pub async fn shut_down(self: &Arc<Self>) {
+        if let Some(streaming) = self.streaming.get() {
+            streaming.shut_down().await;
+        }
+        drop(tokio::time::timeout(STOP, self.volume.end_all()).await);
+        self.hand_over().await;
+        let leave = Command::Leave { incarnation: self.ctx.me(), forever: false };
+        match tokio::time::timeout(STOP, self.group.propose(leave)).await {
+            Ok(Ok(_)) => tracing::info!("left"),
+            Ok(Err(error)) => tracing::info!(%error, "left without saying so"),
+            Err(_) => tracing::info!("left without saying so: no majority"),
+        }
+        if let Some(swim) = self.swim.get() {
+            swim.leave();
+        }
+        if let Err(error) = self.group.shutdown().await {
+            tracing::warn!(%error, "the agreement log did not stop cleanly");
+        }
+        self.net.shutdown().await;
+    }
+
+    /// Hands leadership to the voter that has most of the log.
+    async fn hand_over(&self) {
+        if !self.group.is_leader() {
+            return;
+        }
+        let metrics = self.group.metrics();
+        let alive = |id: &MemberId| self.ctx.state().member(*id).is_some_and(|member| member.alive);
+        let next = metrics.matched.iter().filter(|(id, _)| metrics.voters.contains(id) && **id != self.id() && alive(id)).max_by_key(|(_, matched)| **matched);
+        if let Some((next, _)) = next
+            && let Err(error) = self.group.transfer_leader(*next).await
+        {
+            tracing::info!(%error, "leadership was not handed over");
+        }
+    }
+
+    /// What another member would testify about one.
+    pub async fn opinion_of(&self, other: &hydfs_types::MemberInfo, about: &str) -> Option<hydfs_membership::Opinion> {
+        let request = join::NodeRequest::Opinion { name: about.to_owned() };
+        match join::ask(&*self.net, other.said.addr, &request, Duration::from_secs(1)).await {
+            Ok(join::NodeResponse::Opinion(opinion)) => Some(opinion),
+            _ => None,
+        }
+    }
+}
+
+fn said(config: &Config, folder: &Folder) -> Admission {
+    Admission {
+        name: config.name.clone(),
+        addr: config.advertise,
+        zone: config.zone.clone(),
+        weight: config.weight,
+        storage: folder.storage(),
+        boot: folder.boot(),
+        start_count: folder.start_count(),
+    }
+}
+
+fn bind(config: &Config, folder: &Folder, cluster: ClusterId, member: MemberId) -> Result<(), Error> {
+    let done = folder.set_cluster(cluster).and_then(|()| folder.set_member(member));
+    done.map_err(|source| Error::Folder { path: config.data.clone(), source })
+}

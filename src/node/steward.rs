@@ -1,0 +1,189 @@
+//! The leader's daily work: turns evidence into agreed changes. Any member runs it; it acts only while it leads.
+//!
+//! Nothing is remembered that another leader needs: everything is read from the agreed state and from SWIM anew.
+
+use crate::member::Member;
+use futures_util::future::join_all;
+use hydfs_membership::SeenState;
+use hydfs_ring::{Ring, RingMember, plan};
+use hydfs_types::{Agreement, AgreementError, Command, CommandError, Incarnation, MapVersion, MemberId, MemberInfo};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+const TICK: Duration = Duration::from_millis(100);
+/// A new leader waits this long before it expires anybody (R1), and a member that was just admitted is believed to live.
+const GRACE: Duration = Duration::from_millis(1200);
+const NEWCOMER: Duration = Duration::from_secs(3);
+/// Slot changes in one command.
+const CHANGES_MAX: usize = 4096;
+/// A learner votes once it lacks no more than this many entries.
+const LAG_MAX: u64 = 500;
+
+/// The work and what it keeps between ticks, all of it only to save work.
+pub struct Steward {
+    member: Arc<Member>,
+    leading_since: Option<Instant>,
+    planned: Option<MapVersion>,
+    admitted: BTreeMap<(Incarnation, u64), Instant>,
+    expired: Vec<Instant>,
+}
+
+impl Steward {
+    pub fn new(member: Arc<Member>) -> Self {
+        Self { member, leading_since: None, planned: None, admitted: BTreeMap::new(), expired: Vec::new() }
+    }
+
+    /// Works for ever.
+    pub async fn run(mut self) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            self.note_newcomers();
+            if !self.member.group.leads_within(GRACE) {
+                self.leading_since = None;
+                continue;
+            }
+            let since = *self.leading_since.get_or_insert_with(|| {
+                self.planned = None;
+                Instant::now()
+            });
+            self.include_members().await;
+            self.choose_voters().await;
+            if since.elapsed() > GRACE {
+                self.expire_dead().await;
+            }
+            self.plan_slots().await;
+        }
+    }
+
+    fn note_newcomers(&mut self) {
+        let state = self.member.ctx.state();
+        let now: BTreeSet<_> = state.cluster.members.values().filter(|one| one.alive).map(|one| (one.incarnation, one.said.start_count)).collect();
+        self.admitted.retain(|key, _| now.contains(key));
+        for key in now {
+            self.admitted.entry(key).or_insert_with(Instant::now);
+        }
+    }
+
+    fn members(&self) -> Vec<MemberInfo> {
+        self.member.ctx.state().cluster.members.values().cloned().collect()
+    }
+
+    /// Every member gets the log.
+    async fn include_members(&self) {
+        let metrics = self.member.group.metrics();
+        for one in self.members() {
+            let known = metrics.voters.contains(&one.id) || metrics.learners.contains(&one.id);
+            let change = match (one.left, known) {
+                (false, false) if one.alive => self.member.group.add_learner(one.id, one.said.addr).await,
+                (true, true) if one.id != self.member.id() => self.member.group.remove(one.id).await,
+                _ => continue,
+            };
+            if let Err(error) = change {
+                tracing::info!(member = one.said.name, %error, "the agreement group was not changed yet");
+            }
+        }
+    }
+
+    /// 1 voter for one or two members, 3 for three or four, 5 from five on. A voter that is down keeps its vote.
+    async fn choose_voters(&self) {
+        let metrics = self.member.group.metrics();
+        let members = self.members();
+        let staying: Vec<&MemberInfo> = members.iter().filter(|one| !one.left).collect();
+        let target = match staying.len() {
+            0..=2 => 1,
+            3..=4 => 3,
+            _ => 5,
+        };
+        let mut voters: BTreeSet<MemberId> = metrics.voters.iter().copied().filter(|id| staying.iter().any(|one| one.id == *id)).collect();
+        let last = metrics.last.map_or(0, |index| index.0);
+        let ready = |id: &MemberId| metrics.matched.get(id).is_some_and(|at| at.is_some_and(|at| at.0 + LAG_MAX >= last));
+        for one in staying.iter().filter(|one| one.alive) {
+            if voters.len() < target && (ready(&one.id) || one.id == self.member.id()) {
+                voters.insert(one.id);
+            }
+        }
+        while voters.len() > target {
+            let spare = voters.iter().copied().rev().find(|id| *id != self.member.id());
+            let Some(spare) = spare else { break };
+            voters.remove(&spare);
+        }
+        let wanted = voters.len() == target && (voters != metrics.voters || metrics.joint);
+        if wanted && let Err(error) = self.member.group.set_voters(voters).await {
+            tracing::info!(%error, "voters were not changed yet");
+        }
+    }
+
+    /// Ends incarnations that SWIM has down here and at another member (two observers), at a bounded rate.
+    async fn expire_dead(&mut self) {
+        let Some(swim) = self.member.swim.get() else { return };
+        let down: BTreeMap<String, String> =
+            swim.view().into_iter().filter(|seen| seen.state == SeenState::Down).map(|seen| (seen.name, seen.evidence)).collect();
+        if down.is_empty() {
+            return;
+        }
+        let members = self.members();
+        let alive: Vec<&MemberInfo> = members.iter().filter(|one| one.alive).collect();
+        self.expired.retain(|at| at.elapsed() < GRACE);
+        let limit = 2.max(alive.len() / 10);
+        for suspect in alive.iter().filter(|one| down.contains_key(&one.said.name) && one.id != self.member.id()) {
+            let settled = self.admitted.get(&(suspect.incarnation, suspect.said.start_count)).is_some_and(|at| at.elapsed() > NEWCOMER);
+            if !settled || self.expired.len() >= limit {
+                continue;
+            }
+            let others: Vec<&&MemberInfo> =
+                alive.iter().filter(|one| one.id != suspect.id && one.id != self.member.id() && !down.contains_key(&one.said.name)).collect();
+            let opinions = join_all(others.iter().take(3).map(|one| self.member.opinion_of(one, &suspect.said.name))).await;
+            let heard: Vec<_> = opinions.into_iter().flatten().collect();
+            if !heard.is_empty() && !heard.iter().any(|opinion| opinion.down) || heard.is_empty() && !others.is_empty() {
+                continue;
+            }
+            let why = format!("{}: {}", suspect.said.name, down.get(&suspect.said.name).map(String::as_str).unwrap_or_default());
+            tracing::warn!(member = suspect.said.name, incarnation = %suspect.incarnation, why, "expiring a dead member");
+            self.expired.push(Instant::now());
+            let command = Command::Expire { incarnations: vec![suspect.incarnation], why };
+            if let Err(error) = self.member.group.propose(command).await {
+                tracing::warn!(%error, "a dead member could not be expired yet");
+            }
+        }
+    }
+
+    /// Brings slot configs a step nearer to what the ring wants.
+    async fn plan_slots(&mut self) {
+        let (map, changes) = {
+            let state = self.member.ctx.state();
+            let map = state.cluster.map;
+            if self.planned == Some(map) {
+                return;
+            }
+            let alive: BTreeSet<Incarnation> = state.cluster.alive.keys().copied().collect();
+            let full = state.cluster.members.values().filter(|one| one.alive && one.full).map(|one| one.incarnation).collect();
+            let on_ring: Vec<RingMember> = state
+                .cluster
+                .members
+                .values()
+                .filter(|one| one.alive)
+                .map(|one| RingMember {
+                    name: one.said.name.clone(),
+                    weight_percent: one.said.weight,
+                    zone: one.said.zone.clone(),
+                    incarnation: one.incarnation,
+                })
+                .collect();
+            let ring = Ring::new(&on_ring);
+            (map, plan(&state.cluster.slots, &alive, &full, &ring, usize::from(state.cluster.copies), CHANGES_MAX))
+        };
+        if changes.is_empty() {
+            self.planned = Some(map);
+            return;
+        }
+        tracing::info!(slots = changes.len(), "moving slots");
+        match self.member.group.propose(Command::Configure { changes }).await {
+            Ok(_) | Err(AgreementError::Refused(CommandError::Changed)) => {}
+            Err(error) => tracing::info!(%error, "slots were not moved yet"),
+        }
+    }
+}

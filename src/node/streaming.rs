@@ -1,0 +1,408 @@
+//! RainStorm's seams over this member: files through the volume in-process, members and jobs through the agreed state.
+//!
+//! RainStorm computes on a runtime of its own; everything that touches the data plane is handed to the member's core
+//! runtime, where the rules of the data plane hold.
+
+use crate::{Error, member::Member};
+use bytes::Bytes;
+use hydfs_data::{FileWriter, Target};
+use hydfs_fs::Volume;
+use hydfs_mount::FsError;
+use hydfs_state::Body;
+use hydfs_types::{
+    Agreement, AgreementError, Attempt, Attr, BoxFuture, Clock, Command, FileKind, Frame, Ino, JobCommand, JobId, JobInfo, LogIndex,
+    MemberId, Net, Op, Peer, ROOT_INO, Reply, Seq, SystemClock, WriterId,
+};
+use rainstorm::{CallError, Cluster, Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::{runtime, sync::watch};
+
+/// Longest wait of a storage call.
+const CALL: Duration = Duration::from_secs(29);
+/// Threads that tasks compute on.
+const THREADS: usize = 2;
+
+/// RainStorm on this member.
+pub struct Streaming {
+    rainstorm: Arc<Rainstorm>,
+    runtime: Mutex<Option<runtime::Runtime>>,
+}
+
+impl Streaming {
+    /// Starts it beside the member.
+    pub fn start(member: &Arc<Member>) -> Result<Arc<Self>, Error> {
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("rainstorm").enable_all().build()?;
+        let core = runtime::Handle::current();
+        let mut options = rainstorm::Options::new(member.config.data.join(hydfs_store::Folder::CACHE));
+        options.allow_root_jobs = member.config.allow_root_jobs;
+        let storage = Arc::new(Files { volume: member.volume.clone(), member: member.clone(), core, writers: Mutex::default() });
+        let cluster = Arc::new(Members { member: member.clone(), leader: follow_leader(member) });
+        let guard = runtime.enter();
+        let rainstorm = Rainstorm::start(storage, cluster, options);
+        drop(guard);
+        let closed = rainstorm.clone();
+        member.volume.set_job_hook(Arc::new(move |path| closed.spec_closed(path)));
+        Ok(Arc::new(Self { rainstorm, runtime: Mutex::new(Some(runtime)) }))
+    }
+
+    fn runtime(&self) -> MutexGuard<'_, Option<runtime::Runtime>> {
+        self.runtime.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Answers a frame of another member.
+    pub async fn serve(&self, member: &Member, from: Peer, frame: Frame) -> Frame {
+        let service = frame.service;
+        let from = from.member.or_else(|| member.ctx.state().member_named(&from.name).map(|one| one.id)).unwrap_or_default();
+        let answer = {
+            let runtime = self.runtime();
+            runtime.as_ref().map(|runtime| runtime.spawn(self.rainstorm.serve(from, frame)))
+        };
+        match answer {
+            Some(task) => task.await.unwrap_or(Frame { service, head: Bytes::new(), body: Bytes::new() }),
+            None => Frame { service, head: Bytes::new(), body: Bytes::new() },
+        }
+    }
+
+    /// Stops tasks and their processes.
+    pub async fn shut_down(&self) {
+        self.rainstorm.shutdown();
+        if let Some(runtime) = self.runtime().take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The leader, named as this member only once the local state is as new as its leadership.
+fn follow_leader(member: &Arc<Member>) -> watch::Receiver<Option<MemberId>> {
+    let (told, leader) = watch::channel(None);
+    let member = member.clone();
+    let mut leadership = member.group.watch_leader();
+    tokio::spawn(async move {
+        loop {
+            let now = leadership.borrow_and_update().1;
+            if now != Some(member.id()) || member.group.barrier().await.is_ok() {
+                told.send_replace(now);
+            } else {
+                told.send_replace(None);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+            if leadership.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    leader
+}
+
+/// [`Cluster`] over the agreed state.
+struct Members {
+    member: Arc<Member>,
+    leader: watch::Receiver<Option<MemberId>>,
+}
+
+impl Cluster for Members {
+    fn me(&self) -> MemberId {
+        self.member.id()
+    }
+
+    fn members(&self) -> Vec<(MemberId, String)> {
+        let state = self.member.ctx.state();
+        state.cluster.members.values().filter(|one| one.alive).map(|one| (one.id, one.said.name.clone())).collect()
+    }
+
+    fn call(&self, to: MemberId, frame: Frame, deadline: Duration) -> BoxFuture<'static, Result<Frame, CallError>> {
+        let addr = self.member.ctx.state().member(to).map(|one| one.said.addr);
+        let net = self.member.net.clone();
+        Box::pin(async move {
+            let addr = addr.ok_or_else(|| CallError { to, why: "no such member".into() })?;
+            let answer = net.call(addr, frame, deadline).await.map_err(|error| CallError { to, why: error.to_string() })?;
+            if answer.head.is_empty() {
+                return Err(CallError { to, why: "it does not run tasks yet".into() });
+            }
+            Ok(answer)
+        })
+    }
+
+    fn leader(&self) -> watch::Receiver<Option<MemberId>> {
+        self.leader.clone()
+    }
+
+    fn jobs(&self) -> Vec<JobInfo> {
+        self.member.ctx.state().jobs.values().cloned().collect()
+    }
+
+    fn changes(&self) -> watch::Receiver<LogIndex> {
+        self.member.followers.jobs.subscribe()
+    }
+
+    fn propose(&self, command: JobCommand) -> BoxFuture<'_, Result<Reply, AgreementError>> {
+        self.member.group.propose(Command::Job(command))
+    }
+}
+
+/// [`Storage`] over the volume.
+struct Files {
+    volume: Arc<Volume>,
+    member: Arc<Member>,
+    core: runtime::Handle,
+    writers: Mutex<BTreeMap<WriterId, Arc<FileWriter>>>,
+}
+
+impl Files {
+    /// Runs on the core runtime, under the deadline of every call.
+    fn on_core<T: Send + 'static>(&self, work: impl Future<Output = StorageResult<T>> + Send + 'static) -> BoxFuture<'static, StorageResult<T>> {
+        let task = self.core.spawn(async move {
+            let late = || StorageError::Unavailable("no answer in time".into());
+            tokio::time::timeout(CALL, work).await.unwrap_or_else(|_| Err(late()))
+        });
+        Box::pin(async move { task.await.unwrap_or_else(|error| Err(StorageError::Unavailable(error.to_string()))) })
+    }
+
+    fn writers(&self) -> MutexGuard<'_, BTreeMap<WriterId, Arc<FileWriter>>> {
+        self.writers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn writer(&self, sink: &Sink) -> Option<Arc<FileWriter>> {
+        self.writers().get(&sink.id).cloned()
+    }
+}
+
+fn of_fs(path: &str, error: FsError) -> StorageError {
+    match error {
+        FsError::NotFound | FsError::Stale => StorageError::NotFound(path.into()),
+        FsError::Denied | FsError::NotPermitted(_) => StorageError::Denied(path.into()),
+        FsError::Exists | FsError::IsDirectory | FsError::NotDirectory | FsError::NameTooLong | FsError::Invalid(_) => {
+            StorageError::Invalid(format!("{path}: {error}"))
+        }
+        other => StorageError::Unavailable(format!("{path}: {other}")),
+    }
+}
+
+fn may(attr: &Attr, owner: Owner, bit: u16) -> bool {
+    let shift = if owner.uid == attr.uid {
+        6
+    } else if owner.gid == attr.gid {
+        3
+    } else {
+        0
+    };
+    owner.uid == 0 || attr.mode >> shift & bit != 0
+}
+
+/// Follows a path as this user would: every directory must be enterable.
+async fn walk(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Attr> {
+    let mut attr = volume.stat(ROOT_INO).await.map_err(|error| of_fs(path, error))?;
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        if attr.kind == FileKind::Directory && !may(&attr, owner, 1) {
+            return Err(StorageError::Denied(path.into()));
+        }
+        attr = volume.lookup(attr.ino, name.as_bytes()).await.map_err(|error| of_fs(path, error))?;
+    }
+    Ok(attr)
+}
+
+fn split(path: &str) -> (&str, &str) {
+    let path = path.trim_end_matches('/');
+    let at = path.rfind('/').unwrap_or_default();
+    (&path[..at], path[at..].trim_start_matches('/'))
+}
+
+fn entry(volume: &Volume, name: &str, attr: &Attr) -> Entry {
+    let state = volume.state();
+    let inode = state.inode(attr.ino).ok();
+    let busy = inode.is_some_and(|inode| matches!(&inode.body, Body::File(file) if !file.writers.is_empty()));
+    Entry {
+        name: name.into(),
+        ino: attr.ino,
+        kind: attr.kind,
+        generation: inode.map_or(0, |inode| inode.data_version),
+        size: attr.size,
+        uid: attr.uid,
+        gid: attr.gid,
+        busy,
+    }
+}
+
+/// Makes what is missing: a directory, or (with `grant` none) a file.
+async fn ensure(volume: &Volume, path: &str, owner: Owner, kind: FileKind) -> StorageResult<Attr> {
+    match walk(volume, path, Owner::ROOT).await {
+        Err(StorageError::NotFound(_)) => {}
+        found => return found,
+    }
+    let (dir, name) = split(path);
+    let parent = Box::pin(ensure(volume, dir, owner, FileKind::Directory)).await?;
+    if !may(&parent, owner, 2) && owner.uid != 0 && !dir.starts_with("/.jobs") {
+        return Err(StorageError::Denied(path.into()));
+    }
+    let mode = if kind == FileKind::Directory { 0o755 } else { 0o644 };
+    match volume.make_owned(parent.ino, name.as_bytes(), kind, mode, owner.uid, owner.gid).await {
+        Ok(attr) => Ok(attr),
+        Err(FsError::Exists) => walk(volume, path, Owner::ROOT).await,
+        Err(error) => Err(of_fs(path, error)),
+    }
+}
+
+impl Storage for Files {
+    fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StorageResult<Vec<Entry>>> {
+        let (volume, dir) = (self.volume.clone(), dir.to_owned());
+        self.on_core(async move {
+            let attr = walk(&volume, &dir, Owner::ROOT).await?;
+            let names = volume.names_in(attr.ino).await.map_err(|error| of_fs(&dir, error))?;
+            Ok(names.into_iter().map(|(name, attr)| entry(&volume, &name, &attr)).collect())
+        })
+    }
+
+    fn stat<'a>(&'a self, path: &'a str) -> BoxFuture<'a, StorageResult<Entry>> {
+        let (volume, path) = (self.volume.clone(), path.to_owned());
+        self.on_core(async move {
+            let attr = walk(&volume, &path, Owner::ROOT).await?;
+            Ok(entry(&volume, split(&path).1, &attr))
+        })
+    }
+
+    fn pin<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<Source>> {
+        let (volume, path) = (self.volume.clone(), path.to_owned());
+        self.on_core(async move { pinned(&volume, &path, owner).await })
+    }
+
+    fn read<'a>(&'a self, source: &'a Source, offset: u64, len: u32) -> BoxFuture<'a, StorageResult<Bytes>> {
+        let (volume, source) = (self.volume.clone(), source.clone());
+        self.on_core(async move { read(&volume, &source, offset, len).await })
+    }
+
+    fn read_small<'a>(&'a self, path: &'a str, owner: Owner, limit: usize) -> BoxFuture<'a, StorageResult<Bytes>> {
+        let (volume, path) = (self.volume.clone(), path.to_owned());
+        self.on_core(async move {
+            let source = pinned(&volume, &path, owner).await?;
+            if source.len > limit as u64 {
+                return Err(StorageError::Invalid(format!("{path}: {} bytes are over the limit of {limit}", source.len)));
+            }
+            let mut all = Vec::with_capacity(source.len as usize);
+            while (all.len() as u64) < source.len {
+                let piece = read(&volume, &source, all.len() as u64, 1 << 20).await?;
+                if piece.is_empty() {
+                    return Err(StorageError::Changed(path));
+                }
+                all.extend_from_slice(&piece);
+            }
+            Ok(all.into())
+        })
+    }
+
+    fn make_dir<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<()>> {
+        let (volume, path) = (self.volume.clone(), path.to_owned());
+        self.on_core(async move { ensure(&volume, &path, owner, FileKind::Directory).await.map(|_| ()) })
+    }
+
+    fn open_sink<'a>(&'a self, path: &'a str, owner: Owner, job: JobId, attempt: Attempt) -> BoxFuture<'a, StorageResult<Sink>> {
+        let (volume, member, path) = (self.volume.clone(), self.member.clone(), path.to_owned());
+        let opened = self.on_core(async move {
+            let attr = ensure(&volume, &path, owner, FileKind::Regular).await?;
+            if attr.kind != FileKind::Regular {
+                return Err(StorageError::Invalid(format!("{path}: not a regular file")));
+            }
+            if !may(&attr, owner, 2) {
+                return Err(StorageError::Denied(path));
+            }
+            let grant = Command::Grant { ino: attr.ino, incarnation: member.ctx.me(), job: Some((job, attempt)) };
+            match member.group.propose(grant).await {
+                Ok(Reply::Granted(granted)) => Ok((attr.ino, Arc::new(member.data.writer(attr.ino, granted.writer)))),
+                Ok(other) => Err(StorageError::Unavailable(format!("unexpected answer {other:?}"))),
+                Err(AgreementError::Refused(_) | AgreementError::Expired) => Err(StorageError::Ended),
+                Err(error) => Err(StorageError::Unavailable(error.to_string())),
+            }
+        });
+        Box::pin(async move {
+            let (ino, writer) = opened.await?;
+            let sink = Sink { id: writer.writer, ino };
+            self.writers().insert(sink.id, writer);
+            Ok(sink)
+        })
+    }
+
+    fn append<'a>(&'a self, sink: &'a Sink, payload: Bytes) -> BoxFuture<'a, StorageResult<Seq>> {
+        let writer = self.writer(sink);
+        self.on_core(async move {
+            let writer = writer.ok_or(StorageError::Ended)?;
+            let seq = writer.push(Target::Tail, Op::Append, payload, SystemClock.now(), false).map_err(of_data)?;
+            writer.acknowledged(seq).await.map_err(of_data)?;
+            Ok(seq)
+        })
+    }
+
+    fn durable<'a>(&'a self, sink: &'a Sink, _seq: Seq) -> BoxFuture<'a, StorageResult<()>> {
+        let writer = self.writer(sink);
+        self.on_core(async move { writer.ok_or(StorageError::Ended)?.sync().await.map_err(of_data) })
+    }
+
+    fn close_sink(&self, sink: Sink) -> BoxFuture<'_, ()> {
+        self.writers().remove(&sink.id);
+        Box::pin(async {})
+    }
+
+    fn append_text<'a>(&'a self, path: &'a str, owner: Owner, text: Bytes) -> BoxFuture<'a, StorageResult<()>> {
+        let (volume, path) = (self.volume.clone(), path.to_owned());
+        self.on_core(async move {
+            let attr = ensure(&volume, &path, owner, FileKind::Regular).await?;
+            volume.put(attr.ino, None, text, false).await.map_err(|error| of_fs(&path, error))
+        })
+    }
+
+    fn remove<'a>(&'a self, path: &'a str, only: Option<Ino>) -> BoxFuture<'a, StorageResult<()>> {
+        let (volume, path) = (self.volume.clone(), path.to_owned());
+        self.on_core(async move {
+            let attr = match walk(&volume, &path, Owner::ROOT).await {
+                Ok(attr) => attr,
+                Err(StorageError::NotFound(_)) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            if only.is_some_and(|only| only != attr.ino) {
+                return Ok(());
+            }
+            let (dir, name) = split(&path);
+            let parent = walk(&volume, dir, Owner::ROOT).await?;
+            match volume.remove(parent.ino, name.as_bytes()).await {
+                Ok(()) | Err(FsError::NotFound) => Ok(()),
+                Err(error) => Err(of_fs(&path, error)),
+            }
+        })
+    }
+}
+
+async fn pinned(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Source> {
+    let attr = walk(volume, path, owner).await?;
+    if attr.kind != FileKind::Regular {
+        return Err(StorageError::Invalid(format!("{path}: not a regular file")));
+    }
+    if !may(&attr, owner, 4) {
+        return Err(StorageError::Denied(path.into()));
+    }
+    let generation = volume.state().inode(attr.ino).map_or(0, |inode| inode.data_version);
+    Ok(Source { ino: attr.ino, generation, len: attr.size })
+}
+
+async fn read(volume: &Volume, source: &Source, offset: u64, len: u32) -> StorageResult<Bytes> {
+    let name = || source.ino.to_string();
+    let wanted = u64::from(len).min(source.len.saturating_sub(offset)) as u32;
+    if wanted == 0 {
+        return Ok(Bytes::new());
+    }
+    let bytes = volume.read_fixed(source.ino, offset, wanted).await.map_err(|error| of_fs(&name(), error))?;
+    if bytes.len() < wanted as usize {
+        return Err(StorageError::Changed(name()));
+    }
+    Ok(bytes)
+}
+
+fn of_data(error: hydfs_data::DataError) -> StorageError {
+    match error {
+        hydfs_data::DataError::WriterEnded(_) | hydfs_data::DataError::Retired(_) => StorageError::Ended,
+        other => StorageError::Unavailable(other.to_string()),
+    }
+}
