@@ -78,6 +78,10 @@ impl State {
         if alive && self.cluster.members[&id].said.boot == said.boot {
             self.member_mut(id).said = said.clone();
             self.map_changed();
+            self.give_up_unread(id, events);
+            let index = self.index;
+            let life = self.cluster.lives.get_mut(&incarnation);
+            life.expect("a live incarnation has a life").admitted = index;
             // The process that held them is gone, and with it the seqs that they had given out.
             let held = self.names.writers.iter().filter(|(_, writer)| {
                 writer.incarnation == incarnation && writer.phase == WriterPhase::Open
@@ -113,7 +117,21 @@ impl State {
         }
     }
 
+    /// What was fenced before a member's last admission, it had the time to read since.
+    fn give_up_unread(&mut self, id: MemberId, events: &mut Vec<Event>) {
+        let Some(member) = self.cluster.members.get(&id) else {
+            return;
+        };
+        let last = self
+            .cluster
+            .lives
+            .get(&member.incarnation)
+            .map(|life| life.admitted);
+        self.read_fenced(id, last.unwrap_or_default(), events);
+    }
+
     fn new_life(&mut self, id: MemberId, said: &Admission, events: &mut Vec<Event>) -> Admitted {
+        self.give_up_unread(id, events);
         let incarnation = Incarnation(issue(&mut self.cluster.next_incarnation));
         let member = MemberInfo {
             id,
@@ -129,6 +147,7 @@ impl State {
             member: id,
             boot: said.boot,
             started: said.start_count,
+            admitted: self.index,
         };
         self.cluster.lives.insert(incarnation, life);
         let changed = if self.cluster.slots.is_empty() {

@@ -1,7 +1,7 @@
 //! Consistency of the agreed state, for tests and the simulator's oracle. Never called while serving.
 
 use crate::{Body, FileBody, Segment, State, WriterPhase, segment_index, slot_of};
-use hydfs_types::{FileKind, Ino, ROOT_INO, SLOTS};
+use hydfs_types::{FileKind, Ino, ROOT_INO, SLOTS, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
 type Finding = Result<(), String>;
@@ -219,6 +219,9 @@ impl State {
                 "{ino}: the last segment {id} is full"
             );
         }
+        let known = |id: &&WriterId| self.names.writers.contains_key(id);
+        let lost = file.unread.iter().find(|id| !known(id));
+        must!(lost.is_none(), "{ino}: {lost:?} is gone unread");
         for id in &file.writers {
             let writer = self
                 .names
@@ -287,7 +290,7 @@ impl State {
             );
         }
         for (id, seq) in &segment.through {
-            must!(phase(id).is_some(), "{id} is gone");
+            must!(phase(id).is_some(), "{id} of a base is gone");
             let job = self.names.writers[id].job;
             must!(
                 job.is_none_or(|job| *seq <= job.watermark),
@@ -313,7 +316,18 @@ impl State {
             let waits = waits
                 .clone()
                 .any(|s| s.ended.contains_key(id) || s.fenced.contains(id));
-            must!(live || waits, "{id} is remembered for nothing");
+            let unread = file.unread.contains(id);
+            must!(live || waits || unread, "{id} is remembered for nothing");
+            must!(
+                !unread || writer.is_unread(),
+                "{id} has been read: {writer:?}"
+            );
+            let owner = self.cluster.lives.get(&writer.incarnation);
+            must!(
+                owner.is_some(),
+                "{id} belongs to the unknown {}",
+                writer.incarnation
+            );
         }
         Ok(())
     }

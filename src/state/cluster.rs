@@ -123,20 +123,18 @@ impl State {
         self.cluster.map = MapVersion(self.index.0);
     }
 
-    /// Forgets ended incarnations that no slot config names any more.
+    /// Forgets ended incarnations that nothing names any more.
     pub(crate) fn prune_lives(&mut self) {
         let cluster = &mut self.cluster;
         if cluster.lives.len() == cluster.alive.len() {
             return;
         }
-        let named: BTreeSet<_> = cluster
-            .slots
-            .values()
-            .flat_map(|config| config.acting.iter().map(|a| a.incarnation))
-            .collect();
-        let alive = &cluster.alive;
-        cluster.lives.retain(|incarnation, _| {
-            alive.contains_key(incarnation) || named.contains(incarnation)
-        });
+        let acting = cluster.slots.values().flat_map(|config| &config.acting);
+        let mut named: BTreeSet<_> = acting.map(|acting| acting.incarnation).collect();
+        named.extend(cluster.members.values().map(|member| member.incarnation));
+        named.extend(self.names.writers.values().map(|writer| writer.incarnation));
+        cluster
+            .lives
+            .retain(|incarnation, _| named.contains(incarnation));
     }
 }

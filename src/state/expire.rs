@@ -1,7 +1,7 @@
 //! The end of incarnations (R1): one command ends everything they held.
 
 use crate::{Event, State, WriterPhase};
-use hydfs_types::{CommandError, Incarnation, Reply};
+use hydfs_types::{CommandError, Incarnation, LogIndex, Reply};
 use std::collections::BTreeSet;
 
 impl State {
@@ -26,15 +26,17 @@ impl State {
             .values_mut()
             .find(|m| m.incarnation == incarnation)
             .ok_or(CommandError::Ended(incarnation))?;
-        if forever && !member.left {
-            member.left = true;
-            if !member.alive {
-                self.map_changed();
-                events.push(Event::Members);
-                return Ok(Reply::Done);
-            }
+        let (id, alive, news) = (member.id, member.alive, forever && !member.left);
+        member.left |= forever;
+        if news && !alive {
+            self.map_changed();
+            events.push(Event::Members);
         }
         self.end_incarnations(&BTreeSet::from([incarnation]), events);
+        if forever {
+            let all = LogIndex(self.index.0 + 1);
+            self.read_fenced(id, all, events);
+        }
         Ok(Reply::Done)
     }
 

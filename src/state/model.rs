@@ -35,7 +35,7 @@ pub struct Cluster {
     /// One per slot once the first member is admitted.
     pub slots: BTreeMap<SlotId, SlotConfig>,
     pub settings: BTreeMap<String, String>,
-    /// Every live incarnation, and ended ones that some slot config still names (R12).
+    /// Every live incarnation, the latest of every member, and those that a slot config or a writer still names (R12).
     pub lives: BTreeMap<Incarnation, Life>,
     /// Next id to issue; 0 stands for 1 (here and in the other counters).
     pub next_member: u64,
@@ -50,6 +50,8 @@ pub struct Life {
     pub boot: BootId,
     /// Start count of the data folder when it was first admitted.
     pub started: u64,
+    /// Its latest admission, resumes included.
+    pub admitted: LogIndex,
 }
 
 /// Inodes, segments and writers (shard 0).
@@ -103,6 +105,8 @@ pub struct FileBody {
     pub size_min: u64,
     /// Live writers.
     pub writers: BTreeSet<WriterId>,
+    /// Fenced writers of which nothing waits, kept until their owners have read what became of them (R5).
+    pub unread: BTreeSet<WriterId>,
 }
 
 /// A directory.
@@ -142,7 +146,8 @@ pub struct Segment {
     pub fenced: BTreeSet<WriterId>,
 }
 
-/// A writer. It stays while its file has a segment that mentions it.
+/// A writer. It stays while it is live, while a segment of its file waits for it, and while its owner may want to read
+/// where a fence ended it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Writer {
     pub ino: Ino,

@@ -75,7 +75,9 @@ impl State {
         let phase = match writer.phase {
             WriterPhase::Open => true,
             WriterPhase::Closed { last } => seq <= last,
-            WriterPhase::Fenced { at } => item.map.0 >= at.0,
+            WriterPhase::Fenced { at } => {
+                item.map.0 >= at.0 && (segment.fenced.contains(&id) || seq == segment.merged(id))
+            }
         };
         phase && seq >= segment.merged(id) && writer.job.is_none_or(|job| seq <= job.watermark)
     }

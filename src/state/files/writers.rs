@@ -1,7 +1,7 @@
 //! Writers after their end: fences, closed job writers, and when they are forgotten.
 
-use crate::{Event, Namespace, Segment, State, WriterPhase};
-use hydfs_types::{Ino, Seq, WriterId};
+use crate::{Event, Namespace, Segment, State, Writer, WriterPhase};
+use hydfs_types::{Ino, LogIndex, MemberId, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Segment {
@@ -13,6 +13,13 @@ impl Segment {
     /// No record of an ended writer waits here.
     pub(crate) fn settled(&self) -> bool {
         self.ended.is_empty() && self.fenced.is_empty()
+    }
+}
+
+impl Writer {
+    /// A fence ended it, and its owner has not read yet what became of its records (R5). Tasks of jobs never do.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.job.is_none() && !self.read && matches!(self.phase, WriterPhase::Fenced { .. })
     }
 }
 
@@ -68,6 +75,27 @@ impl State {
         self.writers_ended(&ended, events);
     }
 
+    /// What was fenced before this index counts as read by its owner.
+    pub(crate) fn read_fenced(
+        &mut self,
+        owner: MemberId,
+        before: LogIndex,
+        events: &mut Vec<Event>,
+    ) {
+        let lives = &self.cluster.lives;
+        let mut ended = Ended::new();
+        for (id, writer) in &mut self.names.writers {
+            let own = lives
+                .get(&writer.incarnation)
+                .is_some_and(|life| life.member == owner);
+            if own && matches!(writer.phase, WriterPhase::Fenced { at } if at < before) {
+                writer.read = true;
+                ended.entry(writer.ino).or_default().insert(*id);
+            }
+        }
+        self.writers_ended(&ended, events);
+    }
+
     /// Forgets those that nothing waits for and tells that the files may have become clean.
     pub(crate) fn writers_ended(&mut self, ended: &Ended, events: &mut Vec<Event>) {
         for (ino, writers) in ended {
@@ -104,7 +132,7 @@ impl Namespace {
         ino
     }
 
-    /// Forgets ended writers of a file that no segment waits for: these, and those that only a base names.
+    /// Forgets ended writers of a file that nothing waits for: these, and those that only a base names.
     pub(crate) fn forget_writers(&mut self, ino: Ino, ended: &BTreeSet<WriterId>) {
         let Ok(file) = self.regular(ino) else { return };
         let segments: Vec<_> = file.segments.values().copied().collect();
@@ -114,15 +142,9 @@ impl Namespace {
             kept.extend(segment.ended.keys().chain(&segment.fenced));
             gone.extend(segment.through.keys());
         }
-        // What became of a fenced writer's records is kept until its owner has read it (R5): see `Command::End`.
-        let unread = |id: &WriterId| {
-            self.writers.get(id).is_some_and(|writer| {
-                writer.job.is_none()
-                    && !writer.read
-                    && matches!(writer.phase, WriterPhase::Fenced { .. })
-            })
-        };
-        gone.retain(|writer| !kept.contains(writer) && !unread(writer));
+        gone.retain(|writer| !kept.contains(writer));
+        let unread = |id: &WriterId| self.writers.get(id).is_some_and(Writer::is_unread);
+        let (unread, gone): (BTreeSet<_>, BTreeSet<_>) = gone.into_iter().partition(unread);
         for writer in &gone {
             self.writers.remove(writer);
         }
@@ -133,5 +155,8 @@ impl Namespace {
                 .expect("files name segments that exist");
             segment.through.retain(|writer, _| !gone.contains(writer));
         }
+        let file = self.file_mut(ino);
+        file.unread.retain(|writer| !gone.contains(writer));
+        file.unread.extend(unread);
     }
 }

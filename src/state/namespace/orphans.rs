@@ -50,6 +50,7 @@ impl State {
         names.bytes -= inode.attr.stored;
         if let Body::File(file) = inode.body {
             let mut writers = file.writers;
+            writers.extend(file.unread);
             for id in file.segments.into_values() {
                 let segment = names.take_segment(id, events);
                 writers.extend(segment.ended.keys());

@@ -1,0 +1,247 @@
+//! R13: attempts, job epochs, watermarks.
+
+use crate::bench::Bench;
+use hydfs_state::{Event, WriterPhase};
+use hydfs_types::*;
+
+const JOB: JobId = JobId(1);
+
+fn start(name: &str, spec: u64, generation: u64) -> Command {
+    Command::Job(JobCommand::Start {
+        name: name.to_owned(),
+        spec: Ino(spec),
+        generation,
+        uid: 1,
+        gid: 2,
+        phase: JobPhase::Running,
+        message: String::new(),
+    })
+}
+
+fn restart(from: u32) -> Command {
+    Command::Job(JobCommand::Restart {
+        job: JOB,
+        from: Attempt(from),
+        why: "test".to_owned(),
+    })
+}
+
+fn commit(attempt: u32, epoch: u64, watermarks: &[(WriterId, u64)], done: bool) -> Command {
+    Command::Job(JobCommand::Commit(JobCommit {
+        job: JOB,
+        attempt: Attempt(attempt),
+        epoch: JobEpoch(epoch),
+        watermarks: watermarks
+            .iter()
+            .map(|(writer, seq)| (*writer, Seq(*seq)))
+            .collect(),
+        positions: vec![epoch as u8],
+        progress: vec![],
+        done,
+    }))
+}
+
+fn phase(phase: JobPhase) -> Command {
+    Command::Job(JobCommand::SetPhase {
+        job: JOB,
+        phase,
+        message: "why".to_owned(),
+    })
+}
+
+/// A running job with a writer of attempt 1 by incarnation 1.
+fn running() -> (Bench, Ino, WriterId, SegmentId) {
+    let mut bench = Bench::new(2);
+    assert_eq!(bench.ok(start("job", 50, 1)), Reply::Job(JOB));
+    let ino = bench.make(ROOT_INO, "out", FileKind::Regular);
+    let writer = grant(&mut bench, ino, 1);
+    let segment = bench.segment_at(ino, 0);
+    (bench, ino, writer, segment)
+}
+
+fn grant(bench: &mut Bench, ino: Ino, attempt: u32) -> WriterId {
+    let command = Command::Grant {
+        ino,
+        incarnation: Incarnation(1),
+        job: Some((JOB, Attempt(attempt))),
+    };
+    match bench.ok(command) {
+        Reply::Granted(granted) => granted.writer,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_spec_is_one_job() {
+    let mut bench = Bench::new(1);
+    assert_eq!(bench.ok(start("job", 50, 1)), Reply::Job(JOB));
+    assert_eq!(bench.ok(start("job", 50, 1)), Reply::Job(JOB));
+    assert!(bench.events.is_empty());
+    assert_eq!(bench.refused(start("job", 50, 2)), CommandError::Exists);
+    assert_eq!(
+        bench.refused(Command::Job(JobCommand::Forget { job: JOB })),
+        CommandError::Busy
+    );
+    bench.ok(phase(JobPhase::Cancelled));
+    assert_eq!(bench.refused(phase(JobPhase::Running)), CommandError::NoJob);
+    assert_eq!(bench.ok(start("job", 50, 2)), Reply::Job(JobId(2)));
+    bench.ok(Command::Job(JobCommand::Forget { job: JOB }));
+    assert_eq!(bench.state.jobs.len(), 1);
+}
+
+#[test]
+fn a_commit_is_a_compare_and_swap() {
+    let (mut bench, _, writer, _) = running();
+    assert_eq!(
+        bench.refused(commit(2, 1, &[], false)),
+        CommandError::Changed
+    );
+    assert_eq!(
+        bench.refused(commit(1, 2, &[], false)),
+        CommandError::Changed
+    );
+    assert_eq!(
+        bench.refused(commit(1, 1, &[(WriterId(99), 1)], false)),
+        CommandError::Changed
+    );
+    assert_eq!(bench.ok(commit(1, 1, &[(writer, 5)], false)), Reply::Done);
+    assert_eq!(bench.state.jobs[&JOB].positions, [1]);
+    assert_eq!(
+        bench.ok(commit(1, 1, &[(writer, 5)], false)),
+        Reply::Done,
+        "the same again"
+    );
+    assert!(bench.events.is_empty());
+    assert_eq!(
+        bench.refused(commit(1, 2, &[(writer, 4)], false)),
+        CommandError::Changed,
+        "watermarks never go back"
+    );
+    bench.ok(phase(JobPhase::Paused));
+    assert_eq!(
+        bench.refused(commit(1, 2, &[(writer, 6)], false)),
+        CommandError::NoJob
+    );
+}
+
+#[test]
+fn only_what_is_committed_can_be_merged() {
+    let (mut bench, ino, writer, segment) = running();
+    let early = bench.item(segment, &[(writer, 1)], 10);
+    assert_eq!(bench.merge(early), MergeOutcome::Refused);
+    bench.ok(commit(1, 1, &[(writer, 5)], false));
+    let over = bench.item(segment, &[(writer, 6)], 10);
+    assert_eq!(bench.merge(over), MergeOutcome::Refused);
+    let good = bench.item(segment, &[(writer, 5)], 10);
+    assert_eq!(bench.merge(good), MergeOutcome::Merged(SegmentVersion(1)));
+    bench.end(writer, 9, &[(segment, None)]);
+    assert!(
+        bench.state.is_clean_file(ino),
+        "records above the watermark are void"
+    );
+}
+
+#[test]
+fn a_restart_fences_at_the_watermark() {
+    let (mut bench, ino, writer, segment) = running();
+    bench.ok(commit(1, 1, &[(writer, 5)], false));
+    let unaware = bench.item(segment, &[(writer, 3)], 10);
+    assert_eq!(bench.ok(restart(1)), Reply::Job(JOB));
+    assert_eq!(bench.state.jobs[&JOB].attempt, Attempt(2));
+    assert_eq!(bench.refused(restart(1)), CommandError::Changed);
+    assert_eq!(
+        bench.state.cluster.map.0 + 1,
+        bench.state.index.0,
+        "listings have to know of the fence"
+    );
+    assert_eq!(bench.merge(unaware), MergeOutcome::Refused);
+    let old = Command::Grant {
+        ino,
+        incarnation: Incarnation(1),
+        job: Some((JOB, Attempt(1))),
+    };
+    assert_eq!(bench.refused(old), CommandError::NoJob);
+    assert_eq!(
+        bench.refused(commit(2, 2, &[(writer, 6)], false)),
+        CommandError::Changed
+    );
+    let next = grant(&mut bench, ino, 2);
+    assert_ne!(next, writer);
+    let over = bench.item(segment, &[(writer, 6)], 10);
+    assert_eq!(bench.merge(over), MergeOutcome::Refused);
+    let good = bench.item(segment, &[(writer, 5)], 10);
+    assert!(matches!(bench.merge(good), MergeOutcome::Merged(_)));
+    assert!(bench.state.writer(writer).is_none());
+    bench.ok(commit(2, 2, &[(next, 1)], false));
+}
+
+#[test]
+fn uncommitted_writers_vanish_with_a_restart() {
+    let (mut bench, ino, writer, _) = running();
+    bench.ok(restart(1));
+    assert!(bench.state.writer(writer).is_none() && bench.state.is_clean_file(ino));
+}
+
+#[test]
+fn the_last_commit_closes_the_writers() {
+    let (mut bench, ino, writer, segment) = running();
+    bench.ok(commit(1, 1, &[(writer, 5)], true));
+    assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Done);
+    assert_eq!(
+        bench.state.writer(writer).unwrap().phase,
+        WriterPhase::Closed { last: Seq(5) }
+    );
+    assert!(bench.events.contains(&Event::Writers(ino)) && bench.events.contains(&Event::Job(JOB)));
+    assert_eq!(
+        bench.ok(commit(1, 1, &[(writer, 5)], true)),
+        Reply::Done,
+        "the same again, after the end"
+    );
+    let item = bench.item(segment, &[(writer, 5)], 50);
+    bench.merge(item);
+    assert!(bench.state.is_clean_file(ino));
+    assert_eq!(bench.attr(ino).size, 50);
+}
+
+#[test]
+fn a_cancelled_job_ends_its_writers() {
+    let (mut bench, ino, writer, segment) = running();
+    bench.ok(Command::Extend {
+        ino,
+        starts: vec![SEGMENT_BYTES],
+    });
+    bench.ok(commit(1, 1, &[(writer, 5)], false));
+    bench.ok(phase(JobPhase::Failed));
+    // Which segments hold its last records is not known: one empty merge each says so.
+    let item = bench.item(segment, &[(writer, 5)], 50);
+    bench.merge(item);
+    assert!(!bench.state.is_clean_file(ino));
+    let second = bench.segment_at(ino, SEGMENT_BYTES);
+    let mut nothing = bench.item(second, &[(writer, 5)], 0);
+    nothing.cut.digest = bench.state.segment(second).unwrap().digest;
+    assert_eq!(
+        bench.merge(nothing),
+        MergeOutcome::Merged(SegmentVersion(0))
+    );
+    assert!(bench.state.is_clean_file(ino) && bench.state.writer(writer).is_none());
+}
+
+#[test]
+fn an_expired_member_ends_its_tasks() {
+    let (mut bench, ino, writer, segment) = running();
+    bench.ok(commit(1, 1, &[(writer, 5)], false));
+    bench.admit(crate::bench::admission("n1", 1, 99, 2));
+    assert!(
+        bench
+            .state
+            .segment(segment)
+            .unwrap()
+            .fenced
+            .contains(&writer)
+    );
+    assert!(!bench.state.is_clean_file(ino));
+    bench.ok(restart(1));
+    let item = bench.item(segment, &[(writer, 5)], 50);
+    assert!(matches!(bench.merge(item), MergeOutcome::Merged(_)));
+    assert!(bench.state.is_clean_file(ino));
+}
