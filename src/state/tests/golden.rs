@@ -1,9 +1,14 @@
-//! Commands as bytes. A change here is a change of the agreement log: old members cannot read it.
+//! Commands and the snapshot as bytes. A change here is a change of the agreement log: old members cannot read it.
 
+use hydfs_state::State;
 use hydfs_types::*;
 
-fn golden(command: Command, wanted: &str) {
-    let envelope = Envelope {
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn envelope(command: Command) -> Envelope {
+    Envelope {
         session: SessionId(300),
         seq: 2,
         done_through: 1,
@@ -13,20 +18,187 @@ fn golden(command: Command, wanted: &str) {
             nsec: 5,
         },
         command,
-    };
+    }
+}
+
+#[track_caller]
+fn golden(command: Command, wanted: &str) {
+    let envelope = envelope(command);
     let bytes = encode(&envelope);
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, wanted, "{:?}", envelope.command);
+    assert_eq!(hex(&bytes), wanted, "{:?}", envelope.command);
     assert_eq!(decode::<Envelope>(&bytes).unwrap(), envelope);
 }
 
+fn admission() -> Admission {
+    Admission {
+        name: "n1".to_owned(),
+        addr: ([127, 0, 0, 1], 7000).into(),
+        zone: "z".to_owned(),
+        weight: 100,
+        storage: StorageId([1; 16]),
+        boot: BootId([2; 16]),
+        start_count: 3,
+    }
+}
+
 #[test]
-fn commands_keep_their_bytes() {
+fn cluster_commands_keep_their_bytes() {
     golden(
         Command::Bootstrap {
             cluster: ClusterId([0xab; 16]),
             copies: 3,
         },
-        "",
+        "0100ac0202010480c49fd50c0500abababababababababababababababab03",
     );
+    golden(
+        Command::Admit(admission()),
+        "0100ac0202010480c49fd50c0501026e31007f000001d836017a64010101010101010101010101010101010202020202020202020202020202020203",
+    );
+    golden(
+        Command::Expire {
+            incarnations: vec![Incarnation(7)],
+            why: "lease".to_owned(),
+        },
+        "0100ac0202010480c49fd50c05020107056c65617365",
+    );
+    let acting = vec![
+        Acting {
+            incarnation: Incarnation(1),
+            synced: true,
+        },
+        Acting {
+            incarnation: Incarnation(2),
+            synced: false,
+        },
+    ];
+    let change = SlotChange {
+        slot: SlotId(4095),
+        expected: SlotEpoch(9),
+        acting,
+        leader: Incarnation(1),
+    };
+    golden(
+        Command::Configure {
+            changes: vec![change],
+        },
+        "0100ac0202010480c49fd50c050401ff1f09020101020001",
+    );
+}
+
+#[test]
+fn namespace_commands_keep_their_bytes() {
+    let create = Command::Create {
+        parent: ROOT_INO,
+        name: b"name".to_vec(),
+        kind: FileKind::Regular,
+        mode: 0o644,
+        uid: 1000,
+        gid: 1000,
+        rdev: 0,
+        target: vec![],
+        grant: Some(Incarnation(4)),
+    };
+    golden(
+        create,
+        "0100ac0202010480c49fd50c050801046e616d6500a403e807e80700000104",
+    );
+    let rename = Command::Rename {
+        parent: ROOT_INO,
+        name: b"a".to_vec(),
+        to_parent: Ino(5),
+        to_name: b"b".to_vec(),
+        no_replace: true,
+        exchange: false,
+    };
+    golden(rename, "0100ac0202010480c49fd50c050b0101610501620100");
+    let set = SetAttr {
+        mode: Some(0o600),
+        mtime: Some(Time { sec: -1, nsec: 2 }),
+        settled: Some((WriterId(3), Seq(4))),
+        ..SetAttr::default()
+    };
+    golden(
+        Command::SetAttr { ino: Ino(6), set },
+        "0100ac0202010480c49fd50c050c060180030000000101020000010304",
+    );
+}
+
+#[test]
+fn file_commands_keep_their_bytes() {
+    let cut = SegmentCut {
+        base: SegmentVersion(3),
+        digest: Digest([0xcd; 32]),
+        len: 100,
+    };
+    let item = MergeItem {
+        segment: SegmentId(8),
+        slot_epoch: SlotEpoch(2),
+        map: MapVersion(77),
+        through: vec![(WriterId(5), Seq(6))],
+        cut,
+        then: Then::SetLen(100),
+    };
+    golden(
+        Command::Merge {
+            incarnation: Incarnation(4),
+            items: vec![item],
+        },
+        "0100ac0202010480c49fd50c0513040108024d01050603cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd640264",
+    );
+    let touched = vec![Touched {
+        segment: SegmentId(8),
+        cut: Some(cut),
+    }];
+    let end = WriterEnd {
+        writer: WriterId(5),
+        last: Seq(6),
+        touched,
+        mtime: None,
+    };
+    golden(
+        Command::End { ends: vec![end] },
+        "0100ac0202010480c49fd50c051201050601080103cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd6400",
+    );
+    let truncate = Command::Truncate {
+        ino: Ino(6),
+        size: 1 << 20,
+        sole: Some((WriterId(5), Seq(6))),
+        versions: vec![(SegmentId(8), SegmentVersion(3))],
+    };
+    golden(truncate, "0100ac0202010480c49fd50c051406808040010506010803");
+    let commit = JobCommit {
+        job: JobId(1),
+        attempt: Attempt(2),
+        epoch: JobEpoch(3),
+        watermarks: vec![(WriterId(5), Seq(6))],
+        positions: vec![1, 2],
+        progress: vec![3],
+        done: true,
+    };
+    golden(
+        Command::Job(JobCommand::Commit(commit)),
+        "0100ac0202010480c49fd50c051502010203010506020102010301",
+    );
+}
+
+#[test]
+fn a_small_state_keeps_its_bytes() {
+    let mut state = State::default();
+    let bootstrap = envelope(Command::Bootstrap {
+        cluster: ClusterId([0xab; 16]),
+        copies: 3,
+    });
+    let bootstrap = Envelope {
+        incarnation: Incarnation(0),
+        ..bootstrap
+    };
+    state
+        .apply(LogIndex(1), &bootstrap, &mut Vec::new())
+        .unwrap();
+    let bytes = state.snapshot();
+    assert_eq!(
+        hex(&bytes),
+        "01000180c49fd50c0501abababababababababababababababab03010000000000000001010101ed0300000200000080c49fd50c0580c49fd50c0580c49fd50c0580c49fd50c05008a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f1000101000000000000000000000200000000004048905f"
+    );
+    assert_eq!(State::restore(&bytes), Ok(state));
 }
