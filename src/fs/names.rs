@@ -5,7 +5,7 @@ use crate::{
     synthetic::{CLUSTER_DIR, JOBS_DIR, Synthetic},
     volume::{Outcome, Volume},
 };
-use hydfs_mount::{Answer, Caller, FsError, How, Opened};
+use hydfs_mount::{Answer, Caller, FsError, How};
 use hydfs_types::{Attr, AgreementError, Command, CommandError, FileKind, Ino, ROOT_INO, Reply};
 
 impl Volume {
@@ -38,7 +38,7 @@ impl Volume {
                     let writer = std::sync::Arc::new(self.data.writer(ino, granted.writer));
                     self.table.with(ino, |used| used.writer = Some(writer));
                 }
-                Ok(Answer::Created(created.attr, Opened { handle, direct: false, keep_cache: true }))
+                Ok(Answer::Created(created.attr, Self::opened(handle, how)))
             }
             Ok(other) => Err(FsError::Unreachable(format!("unexpected answer of the agreement group: {other:?}"))),
             Err(AgreementError::Refused(CommandError::Exists)) if !how.exclusive => {

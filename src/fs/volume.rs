@@ -270,7 +270,13 @@ impl Volume {
             self.table.close(handle);
             return Err(error);
         }
-        Ok(Opened { handle, direct: false, keep_cache: true })
+        Ok(Self::opened(handle, how))
+    }
+
+    /// How the kernel shall treat a descriptor. One that appends bypasses the page cache: through it the kernel cuts a
+    /// write at the border of a page that it does not have, and half a record is none.
+    pub(crate) fn opened(handle: hydfs_mount::Handle, how: How) -> Opened {
+        Opened { handle, direct: how.append, keep_cache: !how.append }
     }
 
     pub(crate) fn data_error(error: hydfs_data::DataError) -> FsError {
