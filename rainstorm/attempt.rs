@@ -29,6 +29,8 @@ pub struct Context {
     pub plan: Plan,
     pub sources: Vec<Arc<Pinned>>,
     pub chunk_bytes: u32,
+    /// The life of the member that handed it out: nobody else may let its barriers through.
+    pub coordinator: u64,
     places: Vec<Vec<MemberId>>,
     inboxes: BTreeMap<TaskId, Arc<Inbox>>,
     /// Tasks of this member that have not ended in an earlier attempt.
@@ -51,7 +53,7 @@ struct State {
 impl Context {
     /// Prepares this member's part of an attempt; nothing runs yet.
     pub fn new(storage: Arc<dyn Storage>, cluster: Arc<dyn Cluster>, options: Arc<Options>, deploy: Deploy) -> Result<Arc<Self>> {
-        let Deploy { info, positions, places } = deploy;
+        let Deploy { info, positions, places, lives: _, coordinator } = deploy;
         let broken = |what: String| Error::Spec(format!("/.jobs/{}: {what}", info.name));
         let spec = Spec::parse(&positions.spec, positions.json).map_err(|fault| broken(fault.what))?;
         let plan = Plan::resolve(&spec, &info.name, &positions.sources).map_err(|fault| broken(fault.what))?;
@@ -92,6 +94,7 @@ impl Context {
             plan,
             sources,
             chunk_bytes: positions.chunk_bytes,
+            coordinator,
             places,
             inboxes,
             tasks,

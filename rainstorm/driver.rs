@@ -82,14 +82,18 @@ impl Driver {
                 let restart = JobCommand::Restart { job: id, from: info.attempt, why: why.clone() };
                 match self.cluster.propose(restart).await {
                     Ok(_) => {}
-                    Err(AgreementError::Refused(_)) if self.job(id).is_some_and(|job| job.attempt != info.attempt) => {}
+                    // Only an attempt that this driver raised itself is its own.
+                    Err(AgreementError::Refused(_)) if self.job(id).is_some_and(|job| job.attempt != info.attempt) => continue,
                     Err(error) => {
                         tracing::warn!(job = %id, %error, "cannot restart the job yet");
                         time::sleep(Duration::from_millis(200)).await;
                         continue;
                     }
                 }
-                let Some(again) = self.job(id).filter(|job| job.phase == JobPhase::Running) else { return };
+                let Some(again) = self.job(id) else { return };
+                if again.attempt.0 != info.attempt.0 + 1 {
+                    continue;
+                }
                 info = again;
             }
             let epoch = info.epoch;
@@ -213,7 +217,14 @@ impl Driver {
 
     async fn deploy(&self, run: &Run) -> Result<(), End> {
         let info = JobInfo { positions: Vec::new(), progress: Vec::new(), ..run.info.clone() };
-        let deploy = Deploy { info, positions: run.positions.clone(), places: run.places.clone() };
+        let hello = |member| async move {
+            match self.insist(member, Request::Hello).await? {
+                Response::Life(life) => Ok((member, life)),
+                other => Err(refused(member, other)),
+            }
+        };
+        let lives = try_join_all(run.members_running().into_iter().map(hello)).await?.into_iter().collect();
+        let deploy = Deploy { info, positions: run.positions.clone(), places: run.places.clone(), lives, coordinator: self.options.life };
         let request = Request::Deploy(Box::new(deploy));
         let to = |member| {
             let request = request.clone();
@@ -229,7 +240,8 @@ impl Driver {
 
     /// Waits until all tasks on `member` have passed a barrier.
     async fn pass(&self, info: &JobInfo, member: MemberId, barrier: u64) -> Result<Vec<Report>, End> {
-        let request = Request::Barrier { job: info.id, attempt: info.attempt, barrier };
+        let (job, attempt, coordinator) = (info.id, info.attempt, self.options.life);
+        let request = Request::Barrier { job, attempt, barrier, coordinator };
         loop {
             match self.insist(member, request.clone()).await? {
                 Response::Passed(reports) => return Ok(reports),

@@ -4,6 +4,7 @@ use crate::plan::NodeId;
 use crate::position::{Positions, TaskPosition};
 use hydfs_types::{Attempt, JobId, JobInfo, MemberId, Seq, WriterId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A task of a job: node and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,21 +27,29 @@ pub struct Deploy {
     pub positions: Positions,
     /// Per node, per task: the member that runs it.
     pub places: Vec<Vec<MemberId>>,
+    /// The life of each of them. A member that started again never runs tasks of an attempt handed to its
+    /// earlier life: their pushes and reports would repeat what others have taken already.
+    pub lives: BTreeMap<MemberId, u64>,
+    /// The life of the member that coordinates.
+    pub coordinator: u64,
 }
 
 /// A request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
-    /// Run the tasks of this attempt that are yours. Idempotent. Answer: `Done`, `Over` or `Failed`.
+    /// Run the tasks of this attempt that are yours. Idempotent. Answer: `Done`, `Unknown` (deployed to an
+    /// earlier life, or dropped since), `Over` or `Failed`.
     Deploy(Box<Deploy>),
     /// Let barrier `barrier` through and tell when all your tasks have passed it with everything durable.
-    /// Also the sign of life of the coordinator. Answer: `Passed`, `Waiting`, `Unknown` or `Failed`.
-    Barrier { job: JobId, attempt: Attempt, barrier: u64 },
+    /// Also the sign of life of the coordinator. Answer: `Passed`, `Waiting`, `Unknown`, `Over` or `Failed`.
+    Barrier { job: JobId, attempt: Attempt, barrier: u64, coordinator: u64 },
     /// Lines (the frame's body) or a barrier from one task to another. Idempotent by `seq`.
     /// Answer: `Done`, `Full` or `Unknown`.
     Push { job: JobId, attempt: Attempt, from: TaskId, to: TaskId, seq: u64, what: Push },
     /// A spec was closed here; for the leader. Answer: `Done`.
     SpecClosed { path: String },
+    /// Which life of the member is this? Answer: `Life`.
+    Hello,
 }
 
 /// What a push carries.
@@ -59,7 +68,7 @@ pub enum Response {
     Full,
     /// No such attempt here (yet, or any more).
     Unknown,
-    /// A later attempt runs here.
+    /// A later attempt runs here, or this one has another coordinator.
     Over,
     /// Not yet; ask again.
     Waiting,
@@ -71,6 +80,7 @@ pub enum Response {
     },
     /// Not understood.
     Bad(String),
+    Life(u64),
 }
 
 /// One task at one barrier.

@@ -9,7 +9,7 @@ use crate::options::Options;
 use crate::seams::{Cluster, Storage};
 use bytes::Bytes;
 use hydfs_types::{Attempt, JobId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time;
@@ -19,17 +19,22 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// How often an attempt's right to live is checked, beside changes of the job table.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
 
+/// Jobs remembered before those that the job table forgot are forgotten here, too.
+const SEEN_MAX: usize = 10_000;
+
 /// The attempts on this member, at most one per job.
 pub struct Worker {
     storage: Arc<dyn Storage>,
     cluster: Arc<dyn Cluster>,
     options: Arc<Options>,
     attempts: Mutex<BTreeMap<JobId, Arc<Context>>>,
+    /// The last attempt of each job that ever ran here in this life: none runs twice.
+    seen: Mutex<BTreeMap<JobId, Attempt>>,
 }
 
 impl Worker {
     pub fn new(storage: Arc<dyn Storage>, cluster: Arc<dyn Cluster>, options: Arc<Options>) -> Self {
-        Self { storage, cluster, options, attempts: Mutex::new(BTreeMap::new()) }
+        Self { storage, cluster, options, attempts: Mutex::default(), seen: Mutex::default() }
     }
 
     fn attempts(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Context>>> {
@@ -44,7 +49,8 @@ impl Worker {
     pub async fn handle(self: &Arc<Self>, request: Request, body: Bytes) -> Response {
         match request {
             Request::Deploy(deploy) => self.deploy(*deploy),
-            Request::Barrier { job, attempt, barrier } => match self.attempt(job, attempt) {
+            Request::Barrier { job, attempt, barrier, coordinator } => match self.attempt(job, attempt) {
+                Some(context) if context.coordinator != coordinator => Response::Over,
                 Some(context) => context.barrier(barrier, PATIENCE).await,
                 None => Response::Unknown,
             },
@@ -66,17 +72,19 @@ impl Worker {
                 }
             }
             Request::SpecClosed { .. } => Response::Done,
+            Request::Hello => Response::Life(self.options.life),
         }
     }
 
     fn deploy(self: &Arc<Self>, deploy: Deploy) -> Response {
         let (job, attempt) = (deploy.info.id, deploy.info.attempt);
         let outdated = self.cluster.jobs().iter().any(|known| known.id == job && known.attempt > attempt);
-        let held = self.attempts().get(&job).map(|context| context.info.attempt);
+        let held = self.attempts().get(&job).map(|context| (context.info.attempt, context.coordinator));
         match held {
             _ if outdated => return Response::Over,
-            Some(held) if held > attempt => return Response::Over,
-            Some(held) if held == attempt => return Response::Done,
+            Some((held, by)) if held == attempt && by == deploy.coordinator => return Response::Done,
+            Some((held, _)) if held >= attempt => return Response::Over,
+            _ if deploy.lives.get(&self.cluster.me()) != Some(&self.options.life) => return Response::Unknown,
             _ => {}
         }
         let context = Context::new(self.storage.clone(), self.cluster.clone(), self.options.clone(), deploy);
@@ -86,8 +94,8 @@ impl Worker {
         };
         {
             let mut attempts = self.attempts();
-            if attempts.get(&job).is_some_and(|other| other.info.attempt >= attempt) {
-                return Response::Over;
+            if !self.is_new(job, attempt) {
+                return Response::Unknown;
             }
             if let Some(old) = attempts.insert(job, context.clone()) {
                 old.stop();
@@ -96,6 +104,19 @@ impl Worker {
         context.start();
         tokio::spawn(watch(Arc::downgrade(self), context));
         Response::Done
+    }
+
+    /// Whether the attempt never ran here; from now on it did.
+    fn is_new(&self, job: JobId, attempt: Attempt) -> bool {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= SEEN_MAX {
+            let known: BTreeSet<JobId> = self.cluster.jobs().iter().map(|job| job.id).collect();
+            seen.retain(|job, _| known.contains(job));
+        }
+        let last = seen.entry(job).or_default();
+        let new = *last < attempt;
+        *last = attempt.max(*last);
+        new
     }
 
     /// Drops everything.

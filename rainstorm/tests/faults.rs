@@ -1,4 +1,5 @@
 //! The predecessor's faults that a job's author would notice, each shown absent.
+#![allow(clippy::unwrap_used)]
 
 mod data;
 mod world;
@@ -382,25 +383,38 @@ async fn fault_r17_late_repeated_unknown_and_broken_messages_are_answered() {
         options.uncommitted_bytes_max = 16 << 10;
     })
     .await;
-    let input = signs(20_000);
+    let input = signs(40_000);
     world.write("/data/signs.csv", input.as_bytes(), 0);
     world.spec("count.toml", COUNT, 0);
-    let mut sent = 0_u64;
-    let mut random = 7_u64;
-    while world.job("count").is_none_or(|job| job.phase == JobPhase::Running) && sent < 20_000 {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // Protocol version 1, a request, numbers that hit this job and its tasks every now and then.
-        let mut head = vec![1, 0, (random >> 33) as u8 % 5];
-        head.extend((0..(random >> 40) % 12).map(|at| (random >> (at * 4)) as u8 & 3));
-        let frame = Frame { service: Service::Streaming, head: head.into(), body: "late,1\nx".into() };
-        let Some(rain) = world.rain(MemberId(1 + random % 3)) else { continue };
-        // A push for a full inbox is answered later; the others at once.
+    world.knobs.read_delay_ms.store(4, Relaxed);
+    let (begin, mut kills, mut sent) = (Instant::now(), 0, 0_u64);
+    while world.job("count").is_none_or(|job| job.phase == JobPhase::Running) {
+        let random = world.random(u64::MAX);
+        let (to, frame) = match world.taped() {
+            // A request once more, at its member or at another one, with its answer lost.
+            Some((to, frame)) if random % 4 > 0 => (to, frame),
+            Some((_, frame)) if random % 8 > 0 => (MemberId(1 + random % 3), frame),
+            _ => {
+                // Protocol version 1, a request of any kind, and bytes; of job 99 where they make sense.
+                let mut head = vec![1, 0, (random >> 33) as u8 % 5, 99];
+                head.extend((0..(random >> 40) % 12).map(|at| (random >> at) as u8));
+                (MemberId(1 + random % 3), Frame { service: Service::Streaming, head: head.into(), body: "x".into() })
+            }
+        };
+        if kills < 20 && begin.elapsed() > Duration::from_millis(60 * (kills + 1)) {
+            kills += 1;
+            world.kill(to).await;
+            world.revive(to);
+        }
+        let Some(rain) = world.rain(to) else { continue };
         let answer = tokio::time::timeout(Duration::from_secs(5), rain.serve(MemberId(9), frame)).await;
         assert_eq!(answer.unwrap().service, Service::Streaming);
         sent += 1;
     }
-    assert!(sent > 0);
-    world.ended("count").await;
+    assert!(sent > 100, "{sent}");
+    world.done("count").await;
+    assert_eq!(world.sorted("/.jobs/count/output"), counted(&input));
+    world.check();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,5 @@
 //! The sample jobs over a cluster in memory: right without faults, and byte for byte as right with them.
+#![allow(clippy::unwrap_used)]
 
 mod data;
 mod world;

@@ -26,6 +26,7 @@ impl Cluster for Member {
         Box::pin(async move {
             world.counts.calls.fetch_add(1, Relaxed);
             world.counts.wire_bytes.fetch_add(frame.body.len() as u64, Relaxed);
+            world.tape(to, &frame);
             let lost = |why: &str| Err(CallError { to, why: why.into() });
             if world.happens(&world.knobs.lost_calls) {
                 return lost("lost on the way");

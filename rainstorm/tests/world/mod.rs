@@ -5,9 +5,9 @@
 mod cluster;
 mod storage;
 
-use hydfs_types::{Attempt, Ino, JobId, JobInfo, JobPhase, LogIndex, MemberId, Seq, WriterId};
+use hydfs_types::{Attempt, Frame, Ino, JobId, JobInfo, JobPhase, LogIndex, MemberId, Seq, WriterId};
 use rainstorm::{Options, Rainstorm};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub struct World {
     pub knobs: Knobs,
     random: AtomicU64,
     pub counts: Counts,
+    /// The last requests that were made.
+    tape: Mutex<VecDeque<(MemberId, Frame)>>,
     _dir: tempfile::TempDir,
 }
 
@@ -116,6 +118,7 @@ impl World {
             knobs: Knobs::default(),
             random: AtomicU64::new(0x9e37_79b9_7f4a_7c15),
             counts: Counts::default(),
+            tape: Mutex::default(),
             _dir: dir,
         });
         for id in 1..=members {
@@ -163,7 +166,8 @@ impl World {
             life.number
         };
         let member = Arc::new(Member { world: self.clone(), id, life });
-        let rain = Rainstorm::start(member.clone(), member, self.options.clone());
+        let options = Options { life: life * 1000 + id.0, ..self.options.clone() };
+        let rain = Rainstorm::start(member.clone(), member, options);
         self.lock().members.get_mut(&id).unwrap().rain = Some(rain);
         self.bump();
     }
@@ -189,6 +193,20 @@ impl World {
             let next = next.get(self.random(next.len() as u64) as usize).copied();
             self.leader.send_replace(next);
         }
+    }
+
+    fn tape(&self, to: MemberId, frame: &Frame) {
+        let mut tape = self.tape.lock().unwrap();
+        tape.push_back((to, frame.clone()));
+        if tape.len() > 200 {
+            tape.pop_front();
+        }
+    }
+
+    /// One of the last requests.
+    pub fn taped(&self) -> Option<(MemberId, Frame)> {
+        let tape = self.tape.lock().unwrap();
+        tape.get(self.random(tape.len() as u64) as usize).cloned()
     }
 
     pub fn alive(&self) -> Vec<MemberId> {
