@@ -52,16 +52,37 @@ struct State {
 
 impl Context {
     /// Prepares this member's part of an attempt; nothing runs yet.
-    pub fn new(storage: Arc<dyn Storage>, cluster: Arc<dyn Cluster>, options: Arc<Options>, deploy: Deploy) -> Result<Arc<Self>> {
-        let Deploy { info, positions, places, lives: _, coordinator } = deploy;
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        cluster: Arc<dyn Cluster>,
+        options: Arc<Options>,
+        deploy: Deploy,
+    ) -> Result<Arc<Self>> {
+        let Deploy {
+            info,
+            positions,
+            places,
+            lives: _,
+            coordinator,
+        } = deploy;
         let broken = |what: String| Error::Spec(format!("/.jobs/{}: {what}", info.name));
-        let spec = Spec::parse(&positions.spec, positions.json).map_err(|fault| broken(fault.what))?;
-        let plan = Plan::resolve(&spec, &info.name, &positions.sources).map_err(|fault| broken(fault.what))?;
-        let shape = |rows: &[usize]| plan.steps.iter().map(|step| step.tasks as usize).eq(rows.iter().copied());
+        let spec =
+            Spec::parse(&positions.spec, positions.json).map_err(|fault| broken(fault.what))?;
+        let plan = Plan::resolve(&spec, &info.name, &positions.sources)
+            .map_err(|fault| broken(fault.what))?;
+        let shape = |rows: &[usize]| {
+            plan.steps
+                .iter()
+                .map(|step| step.tasks as usize)
+                .eq(rows.iter().copied())
+        };
         let sizes: Vec<usize> = places.iter().map(Vec::len).collect();
         let task_sizes: Vec<usize> = positions.tasks.iter().map(Vec::len).collect();
         if !shape(&sizes) || !shape(&task_sizes) {
-            return Err(Error::Attempt(format!("job {}: places or positions are not those of its plan", info.id)));
+            return Err(Error::Attempt(format!(
+                "job {}: places or positions are not those of its plan",
+                info.id
+            )));
         }
         let me = cluster.me();
         let ended = |id: TaskId| positions.tasks[id.node as usize][id.task as usize].ended;
@@ -69,13 +90,22 @@ impl Context {
         let mut inboxes = BTreeMap::new();
         for (node, step) in plan.steps.iter().enumerate() {
             for task in 0..step.tasks {
-                let id = TaskId { node: node as NodeId, task };
+                let id = TaskId {
+                    node: node as NodeId,
+                    task,
+                };
                 if places[node][task as usize] != me || ended(id) {
                     continue;
                 }
                 tasks.insert(id, positions.tasks[node][task as usize]);
-                let feeders = plan.feeders(id.node, task).into_iter().map(|(node, task)| TaskId { node, task });
-                inboxes.insert(id, Arc::new(Inbox::new(feeders.map(|from| (from, ended(from))))));
+                let feeders = plan
+                    .feeders(id.node, task)
+                    .into_iter()
+                    .map(|(node, task)| TaskId { node, task });
+                inboxes.insert(
+                    id,
+                    Arc::new(Inbox::new(feeders.map(|from| (from, ended(from))))),
+                );
             }
         }
         let sources = positions.sources.into_iter().map(Arc::new).collect();
@@ -119,7 +149,9 @@ impl Context {
     pub fn spawn(self: &Arc<Self>, work: impl Future<Output = Result<()>> + Send + 'static) {
         let context = self.clone();
         let mut state = self.lock();
-        let Some(running) = &mut state.running else { return };
+        let Some(running) = &mut state.running else {
+            return;
+        };
         while running.try_join_next().is_some() {}
         running.spawn(async move {
             let error = match AssertUnwindSafe(work).catch_unwind().await {
@@ -135,7 +167,9 @@ impl Context {
     fn fail(&self, error: &Error) {
         let running = {
             let mut state = self.lock();
-            state.failure.get_or_insert_with(|| (error.is_final(), error.to_string()));
+            state
+                .failure
+                .get_or_insert_with(|| (error.is_final(), error.to_string()));
             state.running.take()
         };
         self.changed.notify_waiters();
@@ -157,8 +191,11 @@ impl Context {
     /// The attempt may not go on: the job table says so, or its coordinator is silent.
     pub fn is_over(&self) -> bool {
         let silent = self.lock().heard.elapsed() > self.options.contact_timeout;
-        let known = self.cluster.jobs().into_iter().find(|job| job.id == self.info.id);
-        silent || known.is_some_and(|job| job.attempt > self.info.attempt || job.phase != JobPhase::Running)
+        let known = self.cluster.job(self.info.id);
+        silent
+            || known.is_some_and(|job| {
+                job.attempt > self.info.attempt || job.phase != JobPhase::Running
+            })
     }
 
     /// Lets barrier `id` through and waits a while for all tasks to report it.
@@ -168,7 +205,8 @@ impl Context {
             state.heard = Instant::now();
             state.reports.retain(|&barrier, _| barrier >= id);
         }
-        self.asked.send_if_modified(|asked| std::mem::replace(asked, id.max(*asked)) < id);
+        self.asked
+            .send_if_modified(|asked| std::mem::replace(asked, id.max(*asked)) < id);
         let until = Instant::now() + patience;
         loop {
             let changed = self.changed.notified();
@@ -186,9 +224,16 @@ impl Context {
     fn answer(&self, id: u64) -> Option<Response> {
         let state = self.lock();
         if let Some((is_final, why)) = &state.failure {
-            return Some(Response::Failed { is_final: *is_final, why: why.clone() });
+            return Some(Response::Failed {
+                is_final: *is_final,
+                why: why.clone(),
+            });
         }
-        let before = state.ended.values().filter(|&&barrier| barrier < id).count();
+        let before = state
+            .ended
+            .values()
+            .filter(|&&barrier| barrier < id)
+            .count();
         let reports = state.reports.get(&id).map_or(&[][..], Vec::as_slice);
         if reports.len() + before >= self.tasks.len() {
             return Some(Response::Passed(reports.to_vec()));
@@ -223,18 +268,32 @@ impl Context {
 
     /// The member that runs a task.
     pub fn place(&self, id: TaskId) -> Result<MemberId> {
-        let place = self.places.get(id.node as usize).and_then(|tasks| tasks.get(id.task as usize));
-        place.copied().ok_or_else(|| Error::Attempt(format!("task {id} has no place")))
+        let place = self
+            .places
+            .get(id.node as usize)
+            .and_then(|tasks| tasks.get(id.task as usize));
+        place
+            .copied()
+            .ok_or_else(|| Error::Attempt(format!("task {id} has no place")))
     }
 
     pub fn owner(&self) -> Owner {
-        Owner { uid: self.info.uid, gid: self.info.gid }
+        Owner {
+            uid: self.info.uid,
+            gid: self.info.gid,
+        }
     }
 
     /// What a writer of this attempt needs to know.
     pub fn target(&self, path: String) -> Target {
         let (job, attempt) = (self.info.id, self.info.attempt);
-        Target { storage: self.storage.clone(), path, owner: self.owner(), job, attempt }
+        Target {
+            storage: self.storage.clone(),
+            path,
+            owner: self.owner(),
+            job,
+            attempt,
+        }
     }
 
     /// What the paths of a task's state files begin with.

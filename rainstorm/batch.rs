@@ -18,7 +18,9 @@ pub struct Batch {
 impl Batch {
     /// Lines separated by `\n`; empty bytes are one empty line. This is also the form on the wire.
     pub fn from_lines(bytes: Bytes) -> Self {
-        let mut ends: Vec<u32> = memchr::memchr_iter(b'\n', &bytes).map(|at| at as u32).collect();
+        let mut ends: Vec<u32> = memchr::memchr_iter(b'\n', &bytes)
+            .map(|at| at as u32)
+            .collect();
         ends.push(bytes.len() as u32);
         Self { bytes, ends }
     }
@@ -44,7 +46,11 @@ impl Batch {
 
     /// Offsets of one line.
     pub fn range(&self, index: usize) -> Range<usize> {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] as usize + 1 };
+        let start = if index == 0 {
+            0
+        } else {
+            self.ends[index - 1] as usize + 1
+        };
         start..self.ends[index] as usize
     }
 
@@ -101,8 +107,13 @@ impl Lines {
         }
         let from = batch.range(lines.start).start;
         let base = self.bytes.len();
-        self.bytes.extend_from_slice(&batch.bytes[from..batch.range(lines.end - 1).end]);
-        self.ends.extend(batch.ends[lines].iter().map(|&end| (end as usize - from + base) as u32));
+        self.bytes
+            .extend_from_slice(&batch.bytes[from..batch.range(lines.end - 1).end]);
+        self.ends.extend(
+            batch.ends[lines]
+                .iter()
+                .map(|&end| (end as usize - from + base) as u32),
+        );
     }
 
     /// The lines so far as a batch, if there are any; the builder is empty again.
@@ -111,7 +122,10 @@ impl Lines {
             return None;
         }
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));
-        Some(Batch { bytes, ends: std::mem::take(&mut self.ends) })
+        Some(Batch {
+            bytes,
+            ends: std::mem::take(&mut self.ends),
+        })
     }
 }
 

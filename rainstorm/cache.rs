@@ -12,13 +12,20 @@ static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
 
 /// The path of an executable file with this content below `dir`, made if missing. Blocks on the disk.
 pub fn publish(dir: &Path, content: &[u8]) -> io::Result<PathBuf> {
-    let name: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let name: String = Sha256::digest(content)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let path = dir.join(&name);
     if fs::read(&path).is_ok_and(|held| held == content) {
         return Ok(path);
     }
     fs::create_dir_all(dir)?;
-    let temp = dir.join(format!(".{name}.{}.{}", std::process::id(), NEXT_TEMP.fetch_add(1, Ordering::Relaxed)));
+    let temp = dir.join(format!(
+        ".{name}.{}.{}",
+        std::process::id(),
+        NEXT_TEMP.fetch_add(1, Ordering::Relaxed)
+    ));
     let made = write(&temp, content).and_then(|()| fs::rename(&temp, &path));
     if made.is_err() {
         // The error that matters is the one above.
@@ -49,7 +56,10 @@ mod tests {
         fs::write(&new, b"half of i").unwrap();
         assert_eq!(publish(&cache, b"#!/bin/sh\necho new\n").unwrap(), new);
         assert_eq!(fs::read(&new).unwrap(), b"#!/bin/sh\necho new\n");
-        assert_eq!(fs::metadata(&new).unwrap().permissions().mode() & 0o777, 0o755);
+        assert_eq!(
+            fs::metadata(&new).unwrap().permissions().mode() & 0o777,
+            0o755
+        );
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 2);
     }
 }

@@ -57,21 +57,34 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
     let mut changes = driver.cluster.changes();
     loop {
         let busy: BTreeSet<JobId> = driven.values().copied().collect();
-        for job in driver.cluster.jobs() {
-            if job.phase != JobPhase::Running || busy.contains(&job.id) {
+        for job in driver.cluster.jobs_running() {
+            if busy.contains(&job.id) {
                 continue;
             }
             let mut known = registered.lock().unwrap_or_else(PoisonError::into_inner);
-            let prepared = known.get_mut(&(job.spec, job.generation)).and_then(Option::take);
+            let prepared = known
+                .get_mut(&(job.spec, job.generation))
+                .and_then(Option::take);
             let prepared = prepared.filter(|_| job.attempt == FIRST_ATTEMPT);
-            driven.insert(drivers.spawn(driver.clone().drive(job.id, prepared)).id(), job.id);
+            driven.insert(
+                drivers.spawn(driver.clone().drive(job.id, prepared)).id(),
+                job.id,
+            );
         }
         while looking.len() < INTAKES_MAX
-            && let Some(path) = waiting.iter().find(|path| !looking.values().any(|other| other == *path)).cloned()
+            && let Some(path) = waiting
+                .iter()
+                .find(|path| !looking.values().any(|other| other == *path))
+                .cloned()
         {
             waiting.remove(&path);
             let look = look(driver.clone(), registered.clone(), path.clone());
-            looking.insert(intakes.spawn(async { drop(time::timeout(INTAKE_DEADLINE, look).await) }).id(), path);
+            looking.insert(
+                intakes
+                    .spawn(async { drop(time::timeout(INTAKE_DEADLINE, look).await) })
+                    .id(),
+                path,
+            );
         }
         tokio::select! {
             biased;
@@ -89,17 +102,34 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
 
 /// Specs in `/.jobs` that nobody writes and the job table does not know.
 async fn unknown_specs(driver: &Driver) -> Vec<String> {
-    let known: BTreeSet<(Ino, u64)> = driver.cluster.jobs().iter().map(|job| (job.spec, job.generation)).collect();
+    let known: BTreeSet<(Ino, u64)> = driver
+        .cluster
+        .jobs()
+        .iter()
+        .map(|job| (job.spec, job.generation))
+        .collect();
     let listed = time::timeout(Duration::from_secs(5), driver.storage.list("/.jobs")).await;
     let entries = listed.ok().and_then(Result::ok).unwrap_or_default();
-    let new = entries.into_iter().filter(|e| e.kind == FileKind::Regular && !e.busy && e.size > 0 && !known.contains(&(e.ino, e.generation)));
-    new.map(|entry| format!("/.jobs/{}", entry.name)).filter(|path| job_name(path).is_some()).collect()
+    let new = entries.into_iter().filter(|e| {
+        e.kind == FileKind::Regular
+            && !e.busy
+            && e.size > 0
+            && !known.contains(&(e.ino, e.generation))
+    });
+    new.map(|entry| format!("/.jobs/{}", entry.name))
+        .filter(|path| job_name(path).is_some())
+        .collect()
 }
 
 /// Registers the job of a spec, unless it is known, or a job of that name still runs (then a later scan does).
 async fn look(driver: Driver, registered: Registered, path: String) {
-    let Some((name, _)) = job_name(&path) else { return };
-    let (Ok(source), Ok(entry)) = (driver.storage.pin(&path, Owner::ROOT).await, driver.storage.stat(&path).await) else {
+    let Some((name, _)) = job_name(&path) else {
+        return;
+    };
+    let (Ok(source), Ok(entry)) = (
+        driver.storage.pin(&path, Owner::ROOT).await,
+        driver.storage.stat(&path).await,
+    ) else {
         return;
     };
     let generation = source.generation;
@@ -112,9 +142,18 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     if entry.ino != source.ino || source.len == 0 || is_known(&driver.cluster.jobs()) {
         return;
     }
-    let owner = Owner { uid: entry.uid, gid: entry.gid };
-    let file = SpecFile { path: path.clone(), name: name.to_owned(), owner, source: source.clone() };
-    let (phase, message, positions) = match prepare(&*driver.storage, &driver.options, &file).await {
+    let owner = Owner {
+        uid: entry.uid,
+        gid: entry.gid,
+    };
+    let file = SpecFile {
+        path: path.clone(),
+        name: name.to_owned(),
+        owner,
+        source: source.clone(),
+    };
+    let (phase, message, positions) = match prepare(&*driver.storage, &driver.options, &file).await
+    {
         Ok((positions, plan)) => {
             if let Err(error) = make_room(&driver, &file, plan.outputs()).await {
                 tracing::warn!(path, %error, "cannot make the job's folder yet");
@@ -122,7 +161,9 @@ async fn look(driver: Driver, registered: Registered, path: String) {
             }
             (JobPhase::Running, String::new(), Some(positions))
         }
-        Err(error @ (Error::Spec(_) | Error::Job(_))) => (JobPhase::Failed, error.to_string(), None),
+        Err(error @ (Error::Spec(_) | Error::Job(_))) => {
+            (JobPhase::Failed, error.to_string(), None)
+        }
         Err(error) => {
             tracing::warn!(path, %error, "cannot read the spec or its sources yet");
             return;
@@ -130,9 +171,20 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     };
     tracing::info!(path, ?phase, message, "spec");
     let key = (source.ino, generation);
-    registered.lock().unwrap_or_else(PoisonError::into_inner).insert(key, positions);
+    registered
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(key, positions);
     let Owner { uid, gid } = owner;
-    let start = JobCommand::Start { name: name.to_owned(), spec: source.ino, generation, uid, gid, phase, message };
+    let start = JobCommand::Start {
+        name: name.to_owned(),
+        spec: source.ino,
+        generation,
+        uid,
+        gid,
+        phase,
+        message,
+    };
     match driver.cluster.propose(start).await {
         Ok(Reply::Job(id)) => tracing::info!(path, job = %id, "job registered"),
         Ok(other) => tracing::warn!(path, ?other, "unexpected answer to a job's start"),
@@ -142,8 +194,15 @@ async fn look(driver: Driver, registered: Registered, path: String) {
 
 /// The folder of a job, without the default output of an earlier job of that name. Nothing of the new job is
 /// there yet, and the old file is named by its inode: a late call removes nothing of a successor's.
-async fn make_room(driver: &Driver, file: &SpecFile, mut outputs: impl Iterator<Item = &str>) -> Result<(), Error> {
-    driver.storage.make_dir(&format!("/.jobs/{}", file.name), file.owner).await?;
+async fn make_room(
+    driver: &Driver,
+    file: &SpecFile,
+    mut outputs: impl Iterator<Item = &str>,
+) -> Result<(), Error> {
+    driver
+        .storage
+        .make_dir(&format!("/.jobs/{}", file.name), file.owner)
+        .await?;
     let output = default_output(&file.name);
     if outputs.any(|path| path == output)
         && let Ok(old) = driver.storage.stat(&output).await

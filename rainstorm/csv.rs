@@ -13,7 +13,9 @@ pub struct Fields<'a> {
 
 /// The raw fields of `line`; a carriage return at its end is not part of the last one.
 pub fn fields(line: &[u8]) -> Fields<'_> {
-    Fields { rest: Some(line.strip_suffix(b"\r").unwrap_or(line)) }
+    Fields {
+        rest: Some(line.strip_suffix(b"\r").unwrap_or(line)),
+    }
 }
 
 impl<'a> Iterator for Fields<'a> {
@@ -21,7 +23,11 @@ impl<'a> Iterator for Fields<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.rest?;
-        let from = if rest.first() == Some(&b'"') { quoted_len(rest) } else { 0 };
+        let from = if rest.first() == Some(&b'"') {
+            quoted_len(rest)
+        } else {
+            0
+        };
         match memchr(b',', &rest[from..]) {
             Some(comma) => {
                 self.rest = Some(&rest[from + comma + 1..]);
@@ -59,7 +65,11 @@ pub fn value(raw: &[u8]) -> Cow<'_, [u8]> {
     }
     let end = quoted_len(raw);
     let closed = end > 1 && end <= raw.len() && raw[end - 1] == b'"' && closes(&raw[..end]);
-    let inner = if closed { &raw[1..end - 1] } else { &raw[1..end] };
+    let inner = if closed {
+        &raw[1..end - 1]
+    } else {
+        &raw[1..end]
+    };
     let tail = &raw[end..];
     if tail.is_empty() && memchr(b'"', inner).is_none() {
         return Cow::Borrowed(inner);
@@ -125,7 +135,10 @@ mod tests {
 
     #[test]
     fn quoted_commas_and_doubled_quotes() {
-        assert_eq!(values(br#"1,"a, b","say ""hi""",last"#), [&b"1"[..], b"a, b", b"say \"hi\"", b"last"]);
+        assert_eq!(
+            values(br#"1,"a, b","say ""hi""",last"#),
+            [&b"1"[..], b"a, b", b"say \"hi\"", b"last"]
+        );
         assert_eq!(values(b"a,,\r"), [&b"a"[..], b"", b""]);
         assert_eq!(values(b""), [&b""[..]]);
         assert_eq!(values(br#""open, to the end"#), [&b"open, to the end"[..]]);

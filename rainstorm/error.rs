@@ -34,7 +34,9 @@ impl Error {
         match self {
             Self::Spec(_) | Self::Job(_) => true,
             Self::Storage(error) => !error.is_temporary(),
-            Self::Call(_) | Self::Agreement(_) | Self::Frame(_) | Self::Over | Self::Attempt(_) => false,
+            Self::Call(_) | Self::Agreement(_) | Self::Frame(_) | Self::Over | Self::Attempt(_) => {
+                false
+            }
         }
     }
 }

@@ -35,7 +35,13 @@ pub struct Exec {
 impl Exec {
     /// An operator that runs `program` as `spec` says.
     pub fn new(spec: ExecSpec, program: Program) -> Self {
-        Self { spec, program, running: None, batches: 0, retries: 0 }
+        Self {
+            spec,
+            program,
+            running: None,
+            batches: 0,
+            retries: 0,
+        }
     }
 
     /// Batches run again since the last call.
@@ -50,7 +56,12 @@ impl Exec {
         for run in 0..RUNS {
             if run > 0 {
                 self.retries += 1;
-                tracing::warn!(operator = self.spec.path, run, why, "operator failed, its batch is run again");
+                tracing::warn!(
+                    operator = self.spec.path,
+                    run,
+                    why,
+                    "operator failed, its batch is run again"
+                );
                 time::sleep(Duration::from_millis(50 << run)).await;
             }
             self.batches += 1;
@@ -58,32 +69,47 @@ impl Exec {
             match time::timeout(limit, self.run(batch)).await {
                 Ok(Ok(text)) => return split(text, out),
                 Ok(Err(error)) => why = error,
-                Err(_) => why = format!("no end of the batch after timeout_ms = {}", self.spec.timeout_ms),
+                Err(_) => {
+                    why = format!(
+                        "no end of the batch after timeout_ms = {}",
+                        self.spec.timeout_ms
+                    )
+                }
             }
             if let Some(running) = self.running.take() {
                 why = running.last_words(why).await;
             }
         }
         let remedy = "mend the operator and save the spec again";
-        Err(Error::Job(format!("operator {} failed {RUNS} times on one batch: {why}; {remedy}", self.spec.path)))
+        Err(Error::Job(format!(
+            "operator {} failed {RUNS} times on one batch: {why}; {remedy}",
+            self.spec.path
+        )))
     }
 
     fn check(&self, batch: &Batch) -> Result<()> {
         let bytes = batch.bytes();
         let fail = |what: &str| {
             let remedy = "use `contract = \"batch\"`";
-            Err(Error::Job(format!("operator {}: {what}; {remedy}", self.spec.path)))
+            Err(Error::Job(format!(
+                "operator {}: {what}; {remedy}",
+                self.spec.path
+            )))
         };
         match self.spec.contract {
             Contract::Batch => Ok(()),
-            Contract::Lines => match memchr_iter(MARK, bytes).any(|at| at == 0 || bytes[at - 1] == b'\n') {
+            Contract::Lines => match memchr_iter(MARK, bytes)
+                .any(|at| at == 0 || bytes[at - 1] == b'\n')
+            {
                 true => fail("a line begins with the byte 0x1e, which marks the end of a batch"),
                 false => Ok(()),
             },
             Contract::Argv => match memchr(0, bytes) {
                 Some(_) => fail("a NUL byte cannot be in an argument"),
                 None if batch.lines().any(|line| line.len() > ARGUMENT_BYTES_MAX) => {
-                    fail(&format!("a line longer than {ARGUMENT_BYTES_MAX} bytes does not fit into an argument"))
+                    fail(&format!(
+                        "a line longer than {ARGUMENT_BYTES_MAX} bytes does not fit into an argument"
+                    ))
                 }
                 None => Ok(()),
             },
@@ -142,12 +168,18 @@ fn pieces(batch: &Batch) -> Vec<Bytes> {
 fn split(mut text: Bytes, out: &mut Vec<Batch>) -> Result<()> {
     while !text.is_empty() {
         let end = match text.len() > OUTPUT_BATCH_BYTES {
-            true => memchr(b'\n', &text[OUTPUT_BATCH_BYTES..]).map_or(text.len(), |at| OUTPUT_BATCH_BYTES + at + 1),
+            true => memchr(b'\n', &text[OUTPUT_BATCH_BYTES..])
+                .map_or(text.len(), |at| OUTPUT_BATCH_BYTES + at + 1),
             false => text.len(),
         };
         let batch = Batch::from_text(text.split_to(end));
-        if batch.as_ref().is_some_and(|batch| batch.lines().any(|line| line.len() > LINE_BYTES_MAX)) {
-            return Err(Error::Job(format!("an operator wrote a line of more than {LINE_BYTES_MAX} bytes")));
+        if batch
+            .as_ref()
+            .is_some_and(|batch| batch.lines().any(|line| line.len() > LINE_BYTES_MAX))
+        {
+            return Err(Error::Job(format!(
+                "an operator wrote a line of more than {LINE_BYTES_MAX} bytes"
+            )));
         }
         out.extend(batch);
     }

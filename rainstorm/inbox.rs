@@ -14,7 +14,10 @@ use tokio::sync::Notify;
 pub enum Item {
     Lines(Batch),
     /// Everything before it belongs to the job epoch that it ends; `last`: the channel ends with it.
-    Barrier { id: u64, last: bool },
+    Barrier {
+        id: u64,
+        last: bool,
+    },
 }
 
 /// Whether an item was taken.
@@ -61,11 +64,24 @@ pub fn window(channels: usize) -> u64 {
 impl Inbox {
     /// An inbox fed by tasks, each with whether it has ended in an earlier attempt.
     pub fn new(feeders: impl IntoIterator<Item = (TaskId, bool)>) -> Self {
-        let channel = |(id, ended)| (id, Channel { ended, ..Channel::default() });
+        let channel = |(id, ended)| {
+            (
+                id,
+                Channel {
+                    ended,
+                    ..Channel::default()
+                },
+            )
+        };
         let channels: BTreeMap<TaskId, Channel> = feeders.into_iter().map(channel).collect();
         let window = window(channels.len());
         let state = Mutex::new(State { channels, turn: 0 });
-        Self { state, window, arrived: Notify::new(), freed: Notify::new() }
+        Self {
+            state,
+            window,
+            arrived: Notify::new(),
+            freed: Notify::new(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -75,7 +91,9 @@ impl Inbox {
     /// Takes an item if its channel has room. Seqs begin at 0; one taken before is answered `Taken` again.
     pub fn offer(&self, from: TaskId, seq: u64, item: &Item) -> Offer {
         let mut state = self.lock();
-        let Some(channel) = state.channels.get_mut(&from) else { return Offer::Stranger };
+        let Some(channel) = state.channels.get_mut(&from) else {
+            return Offer::Stranger;
+        };
         if seq < channel.next || channel.items.contains_key(&seq) {
             return Offer::Taken;
         }
@@ -117,15 +135,26 @@ impl Inbox {
         let mut state = self.lock();
         let count = state.channels.len();
         let turn = state.turn;
-        let order: Vec<TaskId> = state.channels.keys().copied().cycle().skip(turn).take(count).collect();
+        let order: Vec<TaskId> = state
+            .channels
+            .keys()
+            .copied()
+            .cycle()
+            .skip(turn)
+            .take(count)
+            .collect();
         let mut freed = false;
         let mut found = None;
         for id in order {
-            let Some(channel) = state.channels.get_mut(&id) else { continue };
+            let Some(channel) = state.channels.get_mut(&id) else {
+                continue;
+            };
             if channel.passed.is_some() || channel.ended {
                 continue;
             }
-            let Some(item) = channel.items.remove(&channel.next) else { continue };
+            let Some(item) = channel.items.remove(&channel.next) else {
+                continue;
+            };
             channel.next += 1;
             freed = true;
             match item {
@@ -164,7 +193,10 @@ fn aligned(state: &mut State) -> Result<Option<Item>, String> {
         }
     }
     let Some(id) = barrier else { return Ok(None) };
-    state.channels.values_mut().for_each(|channel| channel.passed = None);
+    state
+        .channels
+        .values_mut()
+        .for_each(|channel| channel.passed = None);
     let last = state.channels.values().all(|channel| channel.ended);
     Ok(Some(Item::Barrier { id, last }))
 }
@@ -230,6 +262,12 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         inbox.next().await.unwrap();
-        assert_eq!(tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap(), Offer::Taken);
+        assert_eq!(
+            tokio::time::timeout(Duration::from_secs(5), waiting)
+                .await
+                .unwrap()
+                .unwrap(),
+            Offer::Taken
+        );
     }
 }

@@ -16,10 +16,16 @@ pub fn legacy_spec(op1: &str, op2: &str, src: &str, dest: &str, num_tasks: u32) 
     }
     for (what, text) in [("OP1", op1), ("OP2", op2), ("SRC", src), ("DEST", dest)] {
         if text.trim().is_empty() {
-            return wrong(format!("{what} is empty; the command is: rainstorm OP1 OP2 SRC DEST NUM_TASKS"));
+            return wrong(format!(
+                "{what} is empty; the command is: rainstorm OP1 OP2 SRC DEST NUM_TASKS"
+            ));
         }
     }
-    let format = if src.ends_with(".csv") { "csv" } else { "lines" };
+    let format = if src.ends_with(".csv") {
+        "csv"
+    } else {
+        "lines"
+    };
     let first = operator("OP1", op1)?;
     let (second, sums) = match op2.strip_prefix("aggregate:") {
         Some(path) => (operator("OP2", path)?, true),
@@ -42,7 +48,10 @@ pub fn legacy_spec(op1: &str, op2: &str, src: &str, dest: &str, num_tasks: u32) 
             "\n[[stage]]\nname = \"total\"\nfrom = \"second\"\nop = {{ sum = {{ by = 1, of = 2 }} }}\ntasks = {num_tasks}\n"
         ));
     }
-    text.push_str(&format!("\n[[sink]]\nfrom = \"{last}\"\npath = {}\n{sink}", quoted(dest)));
+    text.push_str(&format!(
+        "\n[[sink]]\nfrom = \"{last}\"\npath = {}\n{sink}",
+        quoted(dest)
+    ));
     match Spec::parse(&text, false) {
         Ok(_) => Ok(text),
         Err(fault) => wrong(format!("{}; {}", fault.what, fault.remedy)),
@@ -50,7 +59,10 @@ pub fn legacy_spec(op1: &str, op2: &str, src: &str, dest: &str, num_tasks: u32) 
 }
 
 fn operator(what: &str, word: &str) -> Result<String> {
-    let column = |text: &str| text.parse::<usize>().map_or_else(|_| quoted(text), |number| number.to_string());
+    let column = |text: &str| {
+        text.parse::<usize>()
+            .map_or_else(|_| quoted(text), |number| number.to_string())
+    };
     Ok(match word.split_once(':') {
         Some(("filter", text)) => format!("{{ filter = {{ contains = {} }} }}", quoted(text)),
         Some(("select", names)) => {
@@ -59,10 +71,16 @@ fn operator(what: &str, word: &str) -> Result<String> {
         }
         Some(("count", name)) => format!("{{ count = {{ by = {} }} }}", column(name)),
         Some((other, _)) if !other.contains('/') => {
-            let known = "`filter:TEXT`, `select:COLUMNS`, `count:COLUMN` or the path of an executable";
-            return Err(Error::Spec(format!("{what} is `{word}`, and `{other}:` is no operator; use {known}")));
+            let known =
+                "`filter:TEXT`, `select:COLUMNS`, `count:COLUMN` or the path of an executable";
+            return Err(Error::Spec(format!(
+                "{what} is `{word}`, and `{other}:` is no operator; use {known}"
+            )));
         }
-        _ => format!("{{ exec = {{ path = {}, contract = \"argv\" }} }}", quoted(word)),
+        _ => format!(
+            "{{ exec = {{ path = {}, contract = \"argv\" }} }}",
+            quoted(word)
+        ),
     })
 }
 
@@ -81,11 +99,22 @@ mod tests {
             assert!(error.to_string().contains("use 1 to 64"), "{error}");
         }
         assert!(legacy_spec("", "/bin/b", "/in", "/out", 1).is_err());
-        assert!(legacy_spec("sort:x", "/bin/b", "/in", "/out", 1).unwrap_err().to_string().contains("no operator"));
+        assert!(
+            legacy_spec("sort:x", "/bin/b", "/in", "/out", 1)
+                .unwrap_err()
+                .to_string()
+                .contains("no operator")
+        );
         assert!(legacy_spec("/../a", "/bin/b", "/in", "/out", 1).is_err());
         let text = legacy_spec("filter:a\"b", "count:Cat, egory", "/in.csv", "/out", 3).unwrap();
-        assert!(text.contains("format = \"csv\"") && text.contains("json"), "{text}");
+        assert!(
+            text.contains("format = \"csv\"") && text.contains("json"),
+            "{text}"
+        );
         let text = legacy_spec("/bin/op 1", "aggregate:/bin/b", "/in", "/out", 10).unwrap();
-        assert!(text.contains("sum = { by = 1, of = 2 }") && text.contains("\"/bin/op 1\""), "{text}");
+        assert!(
+            text.contains("sum = { by = 1, of = 2 }") && text.contains("\"/bin/op 1\""),
+            "{text}"
+        );
     }
 }

@@ -40,6 +40,8 @@ pub use legacy::legacy_spec;
 pub use options::Options;
 pub use position::Progress;
 pub use prepare::job_name;
-pub use seams::{CallError, Cluster, Entry, Owner, Sink, Source, Storage, StorageError, StorageResult};
+pub use seams::{
+    CallError, Cluster, Entry, Owner, Sink, Source, Storage, StorageError, StorageResult,
+};
 pub use service::Rainstorm;
 pub use status::{phase_word, progress, progress_text, status_text};

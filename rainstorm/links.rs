@@ -48,7 +48,10 @@ struct Channel {
 
 enum Peer {
     Here(Arc<Inbox>),
-    There { member: MemberId, window: Arc<Semaphore> },
+    There {
+        member: MemberId,
+        window: Arc<Semaphore>,
+    },
 }
 
 impl Links {
@@ -59,9 +62,16 @@ impl Links {
         for &(node, route) in &step.next {
             let tasks = context.step(node).tasks;
             let all = (0..tasks).filter(|&task| route != Route::Straight || task == me.task);
-            let channels: Vec<Channel> = all.map(|task| channel(&context, me, TaskId { node, task })).collect::<Result<_>>()?;
+            let channels: Vec<Channel> = all
+                .map(|task| channel(&context, me, TaskId { node, task }))
+                .collect::<Result<_>>()?;
             let pending = channels.iter().map(|_| Lines::default()).collect();
-            edges.push(Edge { route, turn: me.task as usize % channels.len().max(1), channels, pending });
+            edges.push(Edge {
+                route,
+                turn: me.task as usize % channels.len().max(1),
+                channels,
+                pending,
+            });
         }
         let mut outputs = Vec::new();
         for path in &step.sinks {
@@ -71,7 +81,13 @@ impl Links {
             }
             outputs.push(output);
         }
-        Ok(Self { edges, outputs, me, context, rows_out: 0 })
+        Ok(Self {
+            edges,
+            outputs,
+            me,
+            context,
+            rows_out: 0,
+        })
     }
 
     /// Passes a batch on.
@@ -87,7 +103,9 @@ impl Links {
                     let turn = edge.turn;
                     edge.turn = (turn + 1) % edge.channels.len();
                     for piece in fit(batch.clone())? {
-                        edge.channels[turn].send(&self.context, self.me, Item::Lines(piece)).await?;
+                        edge.channels[turn]
+                            .send(&self.context, self.me, Item::Lines(piece))
+                            .await?;
                     }
                 }
             }
@@ -101,10 +119,14 @@ impl Links {
             for (channel, pending) in edge.channels.iter_mut().zip(&mut edge.pending) {
                 if let Some(batch) = pending.take() {
                     for piece in fit(batch)? {
-                        channel.send(&self.context, self.me, Item::Lines(piece)).await?;
+                        channel
+                            .send(&self.context, self.me, Item::Lines(piece))
+                            .await?;
                     }
                 }
-                channel.send(&self.context, self.me, Item::Barrier { id, last }).await?;
+                channel
+                    .send(&self.context, self.me, Item::Barrier { id, last })
+                    .await?;
             }
         }
         let mut marks = Vec::new();
@@ -122,7 +144,13 @@ impl Links {
 }
 
 impl Edge {
-    async fn scatter(&mut self, context: &Arc<Context>, me: TaskId, column: usize, batch: &Batch) -> Result<()> {
+    async fn scatter(
+        &mut self,
+        context: &Arc<Context>,
+        me: TaskId,
+        column: usize,
+        batch: &Batch,
+    ) -> Result<()> {
         let enough = (BATCH_BYTES * 4 / self.channels.len()).min(BATCH_BYTES);
         for line in batch.lines() {
             let key = csv::value(csv::field(line, column).unwrap_or_default());
@@ -132,7 +160,9 @@ impl Edge {
                 && let Some(batch) = self.pending[at].take()
             {
                 for piece in fit(batch)? {
-                    self.channels[at].send(context, me, Item::Lines(piece)).await?;
+                    self.channels[at]
+                        .send(context, me, Item::Lines(piece))
+                        .await?;
                 }
             }
         }
@@ -149,7 +179,10 @@ fn fit(batch: Batch) -> Result<Vec<Batch>> {
     let mut lines = Lines::default();
     for line in batch.lines() {
         if line.len() > LINE_BYTES_MAX {
-            let what = format!("a line of {} bytes is longer than {LINE_BYTES_MAX}", line.len());
+            let what = format!(
+                "a line of {} bytes is longer than {LINE_BYTES_MAX}",
+                line.len()
+            );
             return Err(Error::Job(format!("{what}; cut it into shorter lines")));
         }
         if lines.bytes() + line.len() >= LINE_BYTES_MAX {
@@ -177,7 +210,10 @@ fn channel(context: &Arc<Context>, me: TaskId, to: TaskId) -> Result<Channel> {
         Some(inbox) => Peer::Here(inbox),
         None => {
             let window = window(context.plan.feeders(to.node, to.task).len());
-            Peer::There { member, window: Arc::new(Semaphore::new(window as usize)) }
+            Peer::There {
+                member,
+                window: Arc::new(Semaphore::new(window as usize)),
+            }
         }
     };
     debug_assert_ne!(me, to);
@@ -191,10 +227,17 @@ impl Channel {
         match &self.peer {
             Peer::Here(inbox) => match inbox.put(me, seq, item).await {
                 Offer::Taken => Ok(()),
-                Offer::Full | Offer::Stranger => Err(Error::Attempt(format!("task {} does not know task {me}", self.to))),
+                Offer::Full | Offer::Stranger => Err(Error::Attempt(format!(
+                    "task {} does not know task {me}",
+                    self.to
+                ))),
             },
             Peer::There { member, window } => {
-                let permit = window.clone().acquire_owned().await.map_err(|_| Error::Over)?;
+                let permit = window
+                    .clone()
+                    .acquire_owned()
+                    .await
+                    .map_err(|_| Error::Over)?;
                 let (context, to, member) = (context.clone(), self.to, *member);
                 context.clone().spawn(async move {
                     let pushed = push(&context, me, to, member, seq, item).await;
@@ -207,12 +250,26 @@ impl Channel {
     }
 }
 
-async fn push(context: &Context, from: TaskId, to: TaskId, member: MemberId, seq: u64, item: Item) -> Result<()> {
+async fn push(
+    context: &Context,
+    from: TaskId,
+    to: TaskId,
+    member: MemberId,
+    seq: u64,
+    item: Item,
+) -> Result<()> {
     let (what, body) = match item {
         Item::Lines(batch) => (Push::Lines, batch.bytes().clone()),
         Item::Barrier { id, last } => (Push::Barrier { id, last }, Bytes::new()),
     };
-    let request = Request::Push { job: context.info.id, attempt: context.info.attempt, from, to, seq, what };
+    let request = Request::Push {
+        job: context.info.id,
+        attempt: context.info.attempt,
+        from,
+        to,
+        seq,
+        what,
+    };
     let frame = Frame::new(Service::Streaming, &request, body);
     let mut heard = Instant::now();
     let mut pause = Duration::from_millis(5);
@@ -223,12 +280,16 @@ async fn push(context: &Context, from: TaskId, to: TaskId, member: MemberId, seq
                 heard = Instant::now();
                 "it is full".to_owned()
             }
-            Ok(Response::Failed { why, .. } | Response::Bad(why)) => return Err(Error::Attempt(why)),
+            Ok(Response::Failed { why, .. } | Response::Bad(why)) => {
+                return Err(Error::Attempt(why));
+            }
             Ok(other) => format!("it answered {other:?}"),
             Err(error) => error.to_string(),
         };
         if heard.elapsed() > PEER_SILENCE {
-            return Err(Error::Attempt(format!("task {from} cannot reach task {to} on {member}: {why}")));
+            return Err(Error::Attempt(format!(
+                "task {from} cannot reach task {to} on {member}: {why}"
+            )));
         }
         time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(200));
@@ -247,8 +308,15 @@ mod tests {
         lines.push(&long);
         lines.push(b"b");
         let pieces = fit(lines.take().unwrap()).unwrap();
-        assert_eq!(pieces.iter().map(Batch::count).collect::<Vec<_>>(), [1, 1, 1]);
-        assert!(pieces.iter().all(|piece| piece.bytes().len() <= hydfs_types::FRAME_BODY_BYTES_MAX));
+        assert_eq!(
+            pieces.iter().map(Batch::count).collect::<Vec<_>>(),
+            [1, 1, 1]
+        );
+        assert!(
+            pieces
+                .iter()
+                .all(|piece| piece.bytes().len() <= hydfs_types::FRAME_BODY_BYTES_MAX)
+        );
         let mut over = long;
         over.push(b'x');
         assert!(fit(Batch::from_lines(over.into())).unwrap_err().is_final());
@@ -256,6 +324,9 @@ mod tests {
 
     #[test]
     fn the_hash_of_a_key_never_changes() {
-        assert_eq!([hash(b""), hash(b"key")], [17058014651485797458, 7349868639289661739]);
+        assert_eq!(
+            [hash(b""), hash(b"key")],
+            [17058014651485797458, 7349868639289661739]
+        );
     }
 }

@@ -42,10 +42,22 @@ pub enum Request {
     Deploy(Box<Deploy>),
     /// Let barrier `barrier` through and tell when all your tasks have passed it with everything durable.
     /// Also the sign of life of the coordinator. Answer: `Passed`, `Waiting`, `Unknown`, `Over` or `Failed`.
-    Barrier { job: JobId, attempt: Attempt, barrier: u64, coordinator: u64 },
+    Barrier {
+        job: JobId,
+        attempt: Attempt,
+        barrier: u64,
+        coordinator: u64,
+    },
     /// Lines (the frame's body) or a barrier from one task to another. Idempotent by `seq`.
     /// Answer: `Done`, `Full` or `Unknown`.
-    Push { job: JobId, attempt: Attempt, from: TaskId, to: TaskId, seq: u64, what: Push },
+    Push {
+        job: JobId,
+        attempt: Attempt,
+        from: TaskId,
+        to: TaskId,
+        seq: u64,
+        what: Push,
+    },
     /// A spec was closed here; for the leader. Answer: `Done`.
     SpecClosed { path: String },
     /// Which life of the member is this? Answer: `Life`.
@@ -57,7 +69,10 @@ pub enum Request {
 pub enum Push {
     /// The body: lines separated by `\n`.
     Lines,
-    Barrier { id: u64, last: bool },
+    Barrier {
+        id: u64,
+        last: bool,
+    },
 }
 
 /// An answer.

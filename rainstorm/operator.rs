@@ -15,7 +15,10 @@ pub enum Operator {
     Filter(Box<Filter>),
     Select(Vec<usize>),
     Template(Vec<(Vec<u8>, Option<usize>)>),
-    Map { column: Option<usize>, mapping: Mapping },
+    Map {
+        column: Option<usize>,
+        mapping: Mapping,
+    },
     Sum(Sum),
     Exec(Box<Exec>),
 }
@@ -25,10 +28,15 @@ impl Operator {
     pub fn built_in(op: &Op) -> Option<Self> {
         Some(match op {
             Op::Pass => Self::Pass,
-            Op::Filter { column, test, not } => Self::Filter(Box::new(Filter::new(*column, test.clone(), *not))),
+            Op::Filter { column, test, not } => {
+                Self::Filter(Box::new(Filter::new(*column, test.clone(), *not)))
+            }
             Op::Select(columns) => Self::Select(columns.clone()),
             Op::Template(pieces) => Self::Template(pieces.clone()),
-            Op::Map { column, mapping } => Self::Map { column: *column, mapping: mapping.clone() },
+            Op::Map { column, mapping } => Self::Map {
+                column: *column,
+                mapping: mapping.clone(),
+            },
             Op::Sum { by, of, json } => Self::Sum(Sum::new(*by, *of, *json)),
             Op::Exec(_) => return None,
         })
@@ -40,8 +48,12 @@ impl Operator {
             Self::Pass => out.push(batch),
             Self::Filter(filter) => out.extend(filter.apply(batch)),
             Self::Select(columns) => out.extend(each(&batch, |line, to| select(columns, line, to))),
-            Self::Template(pieces) => out.extend(each(&batch, |line, to| template(pieces, line, to))),
-            Self::Map { column, mapping } => out.extend(each(&batch, |line, to| map(*column, mapping, line, to))),
+            Self::Template(pieces) => {
+                out.extend(each(&batch, |line, to| template(pieces, line, to)))
+            }
+            Self::Map { column, mapping } => {
+                out.extend(each(&batch, |line, to| map(*column, mapping, line, to)))
+            }
             Self::Sum(sum) => sum.apply(&batch)?,
             Self::Exec(exec) => exec.apply(&batch, out).await?,
         }
@@ -68,14 +80,21 @@ pub struct Filter {
 impl Filter {
     fn new(column: Option<usize>, test: Test, not: bool) -> Self {
         let finder = match &test {
-            Test::Contains(text) | Test::Equals(text) if !text.is_empty() && !text.contains(&b'\n') => {
+            Test::Contains(text) | Test::Equals(text)
+                if !text.is_empty() && !text.contains(&b'\n') =>
+            {
                 // A quote inside a CSV field is doubled in the file; a trailing return may be stripped from a line.
                 let literal = column.is_none() || !text.contains(&b'"');
                 literal.then(|| memmem::Finder::new(text).into_owned())
             }
             _ => None,
         };
-        Self { column, test, not, finder }
+        Self {
+            column,
+            test,
+            not,
+            finder,
+        }
     }
 
     fn matches(&self, line: &[u8]) -> bool {
@@ -140,13 +159,20 @@ fn select(columns: &[usize], line: &[u8], out: &mut Vec<u8>) {
     let mut found: [&[u8]; 16] = [b""; 16];
     let few = last < found.len();
     if few {
-        csv::fields(line).take(last + 1).zip(&mut found).for_each(|(raw, slot)| *slot = raw);
+        csv::fields(line)
+            .take(last + 1)
+            .zip(&mut found)
+            .for_each(|(raw, slot)| *slot = raw);
     }
     for (at, &column) in columns.iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }
-        let raw = if few { found[column] } else { csv::field(line, column).unwrap_or_default() };
+        let raw = if few {
+            found[column]
+        } else {
+            csv::field(line, column).unwrap_or_default()
+        };
         out.extend_from_slice(raw);
     }
 }
@@ -162,7 +188,9 @@ fn template(pieces: &[(Vec<u8>, Option<usize>)], line: &[u8], out: &mut Vec<u8>)
 }
 
 fn map(column: Option<usize>, mapping: &Mapping, line: &[u8], out: &mut Vec<u8>) {
-    let Some(column) = column else { return change(mapping, line, out) };
+    let Some(column) = column else {
+        return change(mapping, line, out);
+    };
     for (at, raw) in csv::fields(line).enumerate() {
         if at > 0 {
             out.push(b',');
@@ -180,7 +208,11 @@ fn map(column: Option<usize>, mapping: &Mapping, line: &[u8], out: &mut Vec<u8>)
 fn change(mapping: &Mapping, text: &[u8], out: &mut Vec<u8>) {
     let cased = |upper: bool| {
         let text = String::from_utf8_lossy(text);
-        if upper { text.to_uppercase() } else { text.to_lowercase() }
+        if upper {
+            text.to_uppercase()
+        } else {
+            text.to_lowercase()
+        }
     };
     match mapping {
         Mapping::Upper => out.extend_from_slice(cased(true).as_bytes()),
@@ -189,7 +221,11 @@ fn change(mapping: &Mapping, text: &[u8], out: &mut Vec<u8>) {
         Mapping::Replace(regex, with) => {
             let changed = regex.replace_all(text, with.as_slice());
             // A line end would make two lines of one.
-            out.extend(changed.iter().map(|&byte| if byte == b'\n' { b' ' } else { byte }));
+            out.extend(
+                changed
+                    .iter()
+                    .map(|&byte| if byte == b'\n' { b' ' } else { byte }),
+            );
         }
         Mapping::Template(_) => out.extend_from_slice(text),
     }
@@ -206,7 +242,10 @@ mod tests {
         let batch = Batch::from_text(Bytes::from_static(text.as_bytes())).unwrap();
         operator.apply(batch, &mut out).await.unwrap();
         operator.finish(&mut out);
-        let text: Vec<String> = out.iter().map(|batch| String::from_utf8(batch.bytes().to_vec()).unwrap()).collect();
+        let text: Vec<String> = out
+            .iter()
+            .map(|batch| String::from_utf8(batch.bytes().to_vec()).unwrap())
+            .collect();
         text.join("\n")
     }
 
@@ -218,16 +257,41 @@ mod tests {
     async fn filters() {
         let text = "a,x\nb,\"x, y\"\nxx,c\nd,x\n";
         let contains = || Test::Contains(b"x".to_vec());
-        assert_eq!(run(filter(None, contains(), false), text).await, "a,x\nb,\"x, y\"\nxx,c\nd,x");
-        assert_eq!(run(filter(Some(1), contains(), false), text).await, "a,x\nb,\"x, y\"\nd,x");
+        assert_eq!(
+            run(filter(None, contains(), false), text).await,
+            "a,x\nb,\"x, y\"\nxx,c\nd,x"
+        );
+        assert_eq!(
+            run(filter(Some(1), contains(), false), text).await,
+            "a,x\nb,\"x, y\"\nd,x"
+        );
         assert_eq!(run(filter(Some(1), contains(), true), text).await, "xx,c");
-        assert_eq!(run(filter(Some(1), Test::Equals(b"x".to_vec()), false), text).await, "a,x\nd,x");
-        assert_eq!(run(filter(Some(1), Test::Equals(b"x, y".to_vec()), false), text).await, "b,\"x, y\"");
+        assert_eq!(
+            run(filter(Some(1), Test::Equals(b"x".to_vec()), false), text).await,
+            "a,x\nd,x"
+        );
+        assert_eq!(
+            run(filter(Some(1), Test::Equals(b"x, y".to_vec()), false), text).await,
+            "b,\"x, y\""
+        );
         let regex = regex::bytes::Regex::new("^[ab],").unwrap();
-        assert_eq!(run(filter(None, Test::Regex(regex), false), text).await, "a,x\nb,\"x, y\"");
-        assert_eq!(run(filter(None, Test::Contains(b"nowhere".to_vec()), false), text).await, "");
+        assert_eq!(
+            run(filter(None, Test::Regex(regex), false), text).await,
+            "a,x\nb,\"x, y\""
+        );
+        assert_eq!(
+            run(
+                filter(None, Test::Contains(b"nowhere".to_vec()), false),
+                text
+            )
+            .await,
+            ""
+        );
         let quote = Test::Equals(b"a\"b".to_vec());
-        assert_eq!(run(filter(Some(0), quote, false), "\"a\"\"b\",1\nab,2\n").await, "\"a\"\"b\",1");
+        assert_eq!(
+            run(filter(Some(0), quote, false), "\"a\"\"b\",1\nab,2\n").await,
+            "\"a\"\"b\",1"
+        );
     }
 
     #[tokio::test]
@@ -237,14 +301,34 @@ mod tests {
         assert_eq!(run(Op::Select(vec![2, 20]), text).await, "x,\n,");
         let pieces = vec![(b"<".to_vec(), Some(1)), (b">".to_vec(), None)];
         assert_eq!(run(Op::Template(pieces), text).await, "<a, b>\n<c>");
-        let upper = Op::Map { column: Some(1), mapping: Mapping::Upper };
+        let upper = Op::Map {
+            column: Some(1),
+            mapping: Mapping::Upper,
+        };
         assert_eq!(run(upper, text).await, "1,\"A, B\",x\n2,C");
         let regex = regex::bytes::Regex::new(r"(\d),").unwrap();
-        let replace = Op::Map { column: None, mapping: Mapping::Replace(regex, b"${1}0,".to_vec()) };
+        let replace = Op::Map {
+            column: None,
+            mapping: Mapping::Replace(regex, b"${1}0,".to_vec()),
+        };
         assert_eq!(run(replace, text).await, "10,\"a, b\",x\n20,c");
-        let count = Op::Sum { by: 1, of: None, json: false };
-        assert_eq!(run(count, "1,b\n2,\"x,y\"\n3,b\n4\n").await, ",1\nb,2\n\"x,y\",1");
-        let sum = Op::Sum { by: 0, of: Some(1), json: true };
-        assert_eq!(run(sum, "a,2\nb,3\na,-7\n").await, "{\n  \"a\": -5,\n  \"b\": 3\n}");
+        let count = Op::Sum {
+            by: 1,
+            of: None,
+            json: false,
+        };
+        assert_eq!(
+            run(count, "1,b\n2,\"x,y\"\n3,b\n4\n").await,
+            ",1\nb,2\n\"x,y\",1"
+        );
+        let sum = Op::Sum {
+            by: 0,
+            of: Some(1),
+            json: true,
+        };
+        assert_eq!(
+            run(sum, "a,2\nb,3\na,-7\n").await,
+            "{\n  \"a\": -5,\n  \"b\": 3\n}"
+        );
     }
 }

@@ -41,7 +41,12 @@ pub struct StateFile {
 impl StateFile {
     /// Its path in the folder of job `info`.
     pub fn path(&self, info: &JobInfo, node: NodeId, task: u32) -> String {
-        format!("{}{node}-{task}.{}.{}", state_prefix(info), self.attempt.0, self.number)
+        format!(
+            "{}{node}-{task}.{}.{}",
+            state_prefix(info),
+            self.attempt.0,
+            self.number
+        )
     }
 }
 

@@ -33,22 +33,33 @@ pub fn job_name(path: &str) -> Option<(&str, bool)> {
         None => (file.strip_suffix(".json")?, true),
     };
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ' | '+');
-    let usual = !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(good);
+    let usual =
+        !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(good);
     usual.then_some((name, json))
 }
 
 /// Reads, checks and pins. `Error::Spec` is for the author of the spec; `Error::Storage` may pass.
-pub async fn prepare(storage: &dyn Storage, options: &Options, file: &SpecFile) -> Result<(Positions, Plan)> {
+pub async fn prepare(
+    storage: &dyn Storage,
+    options: &Options,
+    file: &SpecFile,
+) -> Result<(Positions, Plan)> {
     let json = file.path.ends_with(".json");
     if file.source.len > SPEC_BYTES_MAX as u64 {
-        let what = format!("{}:1:1: the spec has {} bytes; keep it below {SPEC_BYTES_MAX}", file.path, file.source.len);
+        let what = format!(
+            "{}:1:1: the spec has {} bytes; keep it below {SPEC_BYTES_MAX}",
+            file.path, file.source.len
+        );
         return Err(Error::Spec(what));
     }
-    let bytes = storage.read(&file.source, 0, file.source.len as u32).await?;
+    let bytes = storage
+        .read(&file.source, 0, file.source.len as u32)
+        .await?;
     let text = match String::from_utf8(bytes.to_vec()) {
         Ok(text) => text,
         Err(error) => {
-            let good = String::from_utf8_lossy(&bytes[..error.utf8_error().valid_up_to()]).into_owned();
+            let good =
+                String::from_utf8_lossy(&bytes[..error.utf8_error().valid_up_to()]).into_owned();
             let fault = Fault::new(good.len(), "the spec is not UTF-8 text", "save it as UTF-8");
             return Err(Error::Spec(fault.located(&file.path, &good)));
         }
@@ -69,19 +80,37 @@ pub async fn prepare(storage: &dyn Storage, options: &Options, file: &SpecFile) 
         let Op::Exec(exec) = &step.op else { continue };
         if file.owner.uid == 0 && !options.allow_root_jobs {
             let what = "executables may not run as root, who owns this spec";
-            let remedy = "chown the spec to another user, or set `allow_root_jobs = true` on every member";
+            let remedy =
+                "chown the spec to another user, or set `allow_root_jobs = true` on every member";
             return Err(located(Fault::new(exec.at, what, remedy)));
         }
         match storage.pin(&exec.path, file.owner).await {
             Ok(_) => {}
             Err(error) if error.is_temporary() => return Err(error.into()),
             Err(error) => {
-                return Err(located(Fault::new(exec.at, error.to_string(), "copy the executable there first")));
+                return Err(located(Fault::new(
+                    exec.at,
+                    error.to_string(),
+                    "copy the executable there first",
+                )));
             }
         }
     }
-    let tasks = plan.steps.iter().map(|step| vec![TaskPosition::default(); step.tasks as usize]).collect();
-    Ok((Positions { spec: text, json, sources, chunk_bytes: options.chunk_bytes, tasks }, plan))
+    let tasks = plan
+        .steps
+        .iter()
+        .map(|step| vec![TaskPosition::default(); step.tasks as usize])
+        .collect();
+    Ok((
+        Positions {
+            spec: text,
+            json,
+            sources,
+            chunk_bytes: options.chunk_bytes,
+            tasks,
+        },
+        plan,
+    ))
 }
 
 enum Fail {
@@ -89,26 +118,49 @@ enum Fail {
     Later(StorageError),
 }
 
-async fn pin(storage: &dyn Storage, spec: &SourceSpec, owner: Owner) -> std::result::Result<Pinned, Fail> {
+async fn pin(
+    storage: &dyn Storage,
+    spec: &SourceSpec,
+    owner: Owner,
+) -> std::result::Result<Pinned, Fail> {
     let wrong = |error: StorageError| match error.is_temporary() {
         true => Fail::Later(error),
-        false => Fail::Fault(Fault::new(spec.at, error.to_string(), "name a file that is there and readable")),
+        false => Fail::Fault(Fault::new(
+            spec.at,
+            error.to_string(),
+            "name a file that is there and readable",
+        )),
     };
     let source = storage.pin(&spec.path, owner).await.map_err(wrong)?;
     if spec.format == Format::Lines {
-        return Ok(Pinned { source, data_at: 0, columns: None });
+        return Ok(Pinned {
+            source,
+            data_at: 0,
+            columns: None,
+        });
     }
-    let head = storage.read(&source, 0, source.len.min(HEADER_BYTES_MAX) as u32).await.map_err(wrong)?;
+    let head = storage
+        .read(&source, 0, source.len.min(HEADER_BYTES_MAX) as u32)
+        .await
+        .map_err(wrong)?;
     let end = memchr::memchr(b'\n', &head);
     if head.is_empty() || (end.is_none() && source.len > HEADER_BYTES_MAX) {
         let what = format!("{} has no CSV header in its first line", spec.path);
-        return Err(Fail::Fault(Fault::new(spec.at, what, "add one, or use `format = \"lines\"`")));
+        return Err(Fail::Fault(Fault::new(
+            spec.at,
+            what,
+            "add one, or use `format = \"lines\"`",
+        )));
     }
     let line = &head[..end.unwrap_or(head.len())];
     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let names = csv::fields(line).map(|raw| String::from_utf8_lossy(&csv::value(raw)).into_owned());
     let data_at = end.map_or(source.len, |end| end as u64 + 1);
-    Ok(Pinned { columns: Some(names.collect()), data_at, source })
+    Ok(Pinned {
+        columns: Some(names.collect()),
+        data_at,
+        source,
+    })
 }
 
 const _: () = assert!(HEADER_BYTES_MAX as usize <= LINE_BYTES_MAX);
@@ -121,7 +173,14 @@ mod tests {
     fn names_of_specs() {
         assert_eq!(job_name("/.jobs/a-1.toml"), Some(("a-1", false)));
         assert_eq!(job_name("/.jobs/a.b.json"), Some(("a.b", true)));
-        for other in ["/.jobs/.a.toml", "/.jobs/a.toml~", "/.jobs/4913", "/.jobs/a/b.toml", "/a.toml", "/.jobs/.toml"] {
+        for other in [
+            "/.jobs/.a.toml",
+            "/.jobs/a.toml~",
+            "/.jobs/4913",
+            "/.jobs/a/b.toml",
+            "/a.toml",
+            "/.jobs/.toml",
+        ] {
             assert_eq!(job_name(other), None, "{other}");
         }
     }

@@ -60,7 +60,9 @@ impl Program {
     fn spawn(&self, spec: &ExecSpec, argument: Option<&[u8]>) -> io::Result<Running> {
         let mut command = std::process::Command::new(&self.path);
         command.args(&spec.args).env_clear().current_dir("/");
-        command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LANG", "C.UTF-8");
+        command
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("LANG", "C.UTF-8");
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         let stdin = match argument {
             Some(argument) => {
@@ -69,8 +71,15 @@ impl Program {
             }
             None => Stdio::piped(),
         };
-        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let limits = Limits { memory_bytes: spec.memory_mb << 20, open_files: 256, processes: 1024 };
+        command
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let limits = Limits {
+            memory_bytes: spec.memory_mb << 20,
+            open_files: 256,
+            processes: 1024,
+        };
         sandbox::confine(&mut command, self.owner, limits);
         let mut child = Command::from(command).kill_on_drop(true).spawn()?;
         let missing = || io::Error::other("a pipe of the process is missing");
@@ -87,7 +96,13 @@ impl Program {
                 kept.drain(..over);
             }
         });
-        Ok(Running { stdin: child.stdin.take(), child, stdout, stderr, stderr_done: Some(stderr_done) })
+        Ok(Running {
+            stdin: child.stdin.take(),
+            child,
+            stdout,
+            stderr,
+            stderr_done: Some(stderr_done),
+        })
     }
 }
 
@@ -110,7 +125,9 @@ impl Running {
     /// All of stdout.
     pub async fn collect(&mut self) -> Result<Bytes, String> {
         let mut all = Vec::new();
-        drain(&mut self.stdout, &mut all, None).await.map(|()| all.into())
+        drain(&mut self.stdout, &mut all, None)
+            .await
+            .map(|()| all.into())
     }
 
     /// Writes `text` and the line `mark`, and returns what comes before the same line on stdout.
@@ -155,7 +172,11 @@ impl Running {
         }
         let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&stderr);
-        if text.trim().is_empty() { why } else { format!("{why}; stderr: {}", text.trim()) }
+        if text.trim().is_empty() {
+            why
+        } else {
+            format!("{why}; stderr: {}", text.trim())
+        }
     }
 }
 
@@ -171,18 +192,27 @@ impl Drop for Running {
 }
 
 /// Reads until the end, or until the last line is `mark`.
-async fn drain(stdout: &mut ChildStdout, all: &mut Vec<u8>, mark: Option<&[u8]>) -> Result<(), String> {
+async fn drain(
+    stdout: &mut ChildStdout,
+    all: &mut Vec<u8>,
+    mark: Option<&[u8]>,
+) -> Result<(), String> {
     let mut size = 16 << 10;
     loop {
         all.reserve(size);
         size = (size * 2).min(1 << 20);
-        let count = stdout.read_buf(all).await.map_err(|error| format!("cannot read its output: {error}"))?;
+        let count = stdout
+            .read_buf(all)
+            .await
+            .map_err(|error| format!("cannot read its output: {error}"))?;
         match (count, mark) {
             (0, None) => return Ok(()),
             (0, Some(_)) => return Err("it ended before the end of the batch".into()),
             (_, Some(mark)) if ends_with_line(all, mark) => return Ok(()),
             _ if all.len() > OUTPUT_BYTES_MAX => {
-                return Err(format!("it wrote more than {OUTPUT_BYTES_MAX} bytes for one batch"));
+                return Err(format!(
+                    "it wrote more than {OUTPUT_BYTES_MAX} bytes for one batch"
+                ));
             }
             _ => {}
         }
@@ -190,6 +220,11 @@ async fn drain(stdout: &mut ChildStdout, all: &mut Vec<u8>, mark: Option<&[u8]>)
 }
 
 fn ends_with_line(all: &[u8], line: &[u8]) -> bool {
-    let Some(before) = all.strip_suffix(b"\n").and_then(|all| all.strip_suffix(line)) else { return false };
+    let Some(before) = all
+        .strip_suffix(b"\n")
+        .and_then(|all| all.strip_suffix(line))
+    else {
+        return false;
+    };
     before.is_empty() || before.ends_with(b"\n")
 }

@@ -30,8 +30,21 @@ pub struct Reader {
 
 impl Reader {
     /// A reader that goes on at `chunk`, which is one of its own.
-    pub fn new(storage: Arc<dyn Storage>, pinned: Arc<Pinned>, chunk_bytes: u32, tasks: u32, chunk: u64) -> Self {
-        Self { storage, pinned, chunk_bytes: chunk_bytes.max(1).into(), tasks: tasks.max(1).into(), chunk, ahead: None }
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        pinned: Arc<Pinned>,
+        chunk_bytes: u32,
+        tasks: u32,
+        chunk: u64,
+    ) -> Self {
+        Self {
+            storage,
+            pinned,
+            chunk_bytes: chunk_bytes.max(1).into(),
+            tasks: tasks.max(1).into(),
+            chunk,
+            ahead: None,
+        }
     }
 
     /// Next chunk that has not been handed out.
@@ -45,7 +58,9 @@ impl Reader {
     }
 
     fn start(&self, chunk: u64) -> u64 {
-        self.pinned.data_at.saturating_add(chunk.saturating_mul(self.chunk_bytes))
+        self.pinned
+            .data_at
+            .saturating_add(chunk.saturating_mul(self.chunk_bytes))
     }
 
     /// The lines of the next chunk, `None` if no line begins in it; the one after it is read meanwhile.
@@ -55,7 +70,9 @@ impl Reader {
         if self.start(after) < self.pinned.source.len {
             self.ahead = Some(self.spawn(after));
         }
-        let batch = current.await.map_err(|error| Error::Attempt(format!("a reader stopped: {error}")))??;
+        let batch = current
+            .await
+            .map_err(|error| Error::Attempt(format!("a reader stopped: {error}")))??;
         self.chunk = after;
         Ok(batch)
     }
@@ -76,11 +93,20 @@ impl Drop for Reader {
 }
 
 /// The lines whose first byte is in `start..end`.
-async fn read_chunk(storage: &dyn Storage, pinned: &Pinned, start: u64, end: u64) -> Result<Option<Batch>> {
+async fn read_chunk(
+    storage: &dyn Storage,
+    pinned: &Pinned,
+    start: u64,
+    end: u64,
+) -> Result<Option<Batch>> {
     let len = pinned.source.len;
     let end = end.min(len);
     // One byte before the chunk tells whether a line begins at its first byte.
-    let from = if start > pinned.data_at { start - 1 } else { start };
+    let from = if start > pinned.data_at {
+        start - 1
+    } else {
+        start
+    };
     let want = (end + OVERLAP_BYTES).min(len) - from;
     let mut bytes = read(storage, pinned, from, want).await?;
     let first = match from < start {
@@ -102,7 +128,9 @@ async fn read_chunk(storage: &dyn Storage, pinned: &Pinned, start: u64, end: u64
             break searched;
         }
         if searched > LINE_BYTES_MAX + (end - from) as usize {
-            let what = format!("a line of the source near byte {end} is longer than {LINE_BYTES_MAX} bytes");
+            let what = format!(
+                "a line of the source near byte {end} is longer than {LINE_BYTES_MAX} bytes"
+            );
             return Err(Error::Job(format!("{what}; cut it into shorter lines")));
         }
         let more = read(storage, pinned, at, (1 << 20).min(len - at)).await?;
@@ -117,6 +145,10 @@ async fn read(storage: &dyn Storage, pinned: &Pinned, offset: u64, len: u64) -> 
     let bytes = storage.read(&pinned.source, offset, len as u32).await?;
     match bytes.len() as u64 == len {
         true => Ok(bytes),
-        false => Err(Error::Attempt(format!("{} of {len} bytes read at {offset} of {}", bytes.len(), pinned.source.ino))),
+        false => Err(Error::Attempt(format!(
+            "{} of {len} bytes read at {offset} of {}",
+            bytes.len(),
+            pinned.source.ino
+        ))),
     }
 }

@@ -47,18 +47,28 @@ fn restrict(limits: Limits) -> io::Result<()> {
 }
 
 fn limit(what: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
-    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut now = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: both calls get a valid, initialised struct.
     unsafe {
         check(libc::getrlimit(what, &raw mut now))?;
         let most = most.min(now.rlim_max);
-        let wanted = libc::rlimit { rlim_cur: most, rlim_max: most };
+        let wanted = libc::rlimit {
+            rlim_cur: most,
+            rlim_max: most,
+        };
         check(libc::setrlimit(what, &raw const wanted))
     }
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Kills a process and everything in its session that did not leave its group. The process must be our child

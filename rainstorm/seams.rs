@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use hydfs_types::{
-    AgreementError, Attempt, BoxFuture, FileKind, Frame, Ino, JobCommand, JobId, JobInfo, LogIndex,
-    MemberId, Reply, Seq, WriterId,
+    AgreementError, Attempt, BoxFuture, FileKind, Frame, Ino, JobCommand, JobId, JobInfo, JobPhase,
+    LogIndex, MemberId, Reply, Seq, WriterId,
 };
 use std::time::Duration;
 use tokio::sync::watch;
@@ -95,9 +95,19 @@ pub trait Storage: Send + Sync + 'static {
     /// Merges what is pending and fixes the content as of now. Needs read permission.
     fn pin<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<Source>>;
     /// Up to `len` bytes at `offset`; fewer only at the pinned end. `Changed` if those bytes are gone.
-    fn read<'a>(&'a self, source: &'a Source, offset: u64, len: u32) -> BoxFuture<'a, StorageResult<Bytes>>;
+    fn read<'a>(
+        &'a self,
+        source: &'a Source,
+        offset: u64,
+        len: u32,
+    ) -> BoxFuture<'a, StorageResult<Bytes>>;
     /// A whole file of at most `limit` bytes, merged; `Invalid` if it is larger.
-    fn read_small<'a>(&'a self, path: &'a str, owner: Owner, limit: usize) -> BoxFuture<'a, StorageResult<Bytes>>;
+    fn read_small<'a>(
+        &'a self,
+        path: &'a str,
+        owner: Owner,
+        limit: usize,
+    ) -> BoxFuture<'a, StorageResult<Bytes>>;
     /// Makes a directory and its parents; those that exist are fine.
     fn make_dir<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<()>>;
     /// A new writer of this attempt on a file, which is made (with its parents, owned by `owner`) if missing.
@@ -118,7 +128,12 @@ pub trait Storage: Send + Sync + 'static {
     /// attempt, by `Restart`, `SetPhase` or the last `Commit`.
     fn close_sink(&self, sink: Sink) -> BoxFuture<'_, ()>;
     /// Appends text to an ordinary file (a job's log), visible at once, outside any job epoch. Made if missing.
-    fn append_text<'a>(&'a self, path: &'a str, owner: Owner, text: Bytes) -> BoxFuture<'a, StorageResult<()>>;
+    fn append_text<'a>(
+        &'a self,
+        path: &'a str,
+        owner: Owner,
+        text: Bytes,
+    ) -> BoxFuture<'a, StorageResult<()>>;
     /// Removes a file, if `only` is given then only that inode. A missing or other file is fine.
     fn remove<'a>(&'a self, path: &'a str, only: Option<Ino>) -> BoxFuture<'a, StorageResult<()>>;
 }
@@ -137,12 +152,28 @@ pub trait Cluster: Send + Sync + 'static {
     /// Members whose incarnation lives, in order of id, with their names.
     fn members(&self) -> Vec<(MemberId, String)>;
     /// One call of `Service::Streaming`, answered by the peer's [`crate::Rainstorm::serve`].
-    fn call(&self, to: MemberId, frame: Frame, deadline: Duration) -> BoxFuture<'static, Result<Frame, CallError>>;
+    fn call(
+        &self,
+        to: MemberId,
+        frame: Frame,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Frame, CallError>>;
     /// The leader of the agreement group as far as known. It names *this* member only while [`Cluster::jobs`]
     /// holds everything that was committed before it became leader.
     fn leader(&self) -> watch::Receiver<Option<MemberId>>;
     /// The agreed job table as this member has it.
     fn jobs(&self) -> Vec<JobInfo>;
+    /// One job of it. Asked often: implement it without copying the table.
+    fn job(&self, id: JobId) -> Option<JobInfo> {
+        self.jobs().into_iter().find(|job| job.id == id)
+    }
+    /// The jobs of it whose phase is `Running`. Asked often, as `job`.
+    fn jobs_running(&self) -> Vec<JobInfo> {
+        self.jobs()
+            .into_iter()
+            .filter(|job| job.phase == JobPhase::Running)
+            .collect()
+    }
     /// Changes whenever the job table or the set of living members did.
     fn changes(&self) -> watch::Receiver<LogIndex>;
     /// Proposes a command (retried inside under one identity) and returns once it is applied here too.

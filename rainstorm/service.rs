@@ -27,13 +27,31 @@ pub struct Rainstorm {
 
 impl Rainstorm {
     /// Starts on the current tokio runtime.
-    pub fn start(storage: Arc<dyn Storage>, cluster: Arc<dyn Cluster>, options: Options) -> Arc<Self> {
+    pub fn start(
+        storage: Arc<dyn Storage>,
+        cluster: Arc<dyn Cluster>,
+        options: Options,
+    ) -> Arc<Self> {
         let options = Arc::new(options);
-        let worker = Arc::new(Worker::new(storage.clone(), cluster.clone(), options.clone()));
+        let worker = Arc::new(Worker::new(
+            storage.clone(),
+            cluster.clone(),
+            options.clone(),
+        ));
         let (closed, notices) = mpsc::channel(NOTICES_MAX);
-        let driver = Driver { storage, cluster: cluster.clone(), options, worker: worker.clone() };
+        let driver = Driver {
+            storage,
+            cluster: cluster.clone(),
+            options,
+            worker: worker.clone(),
+        };
         let coordinator = Mutex::new(Some(tokio::spawn(coordinator::run(driver, notices))));
-        Arc::new(Self { cluster, worker, closed, coordinator })
+        Arc::new(Self {
+            cluster,
+            worker,
+            closed,
+            coordinator,
+        })
     }
 
     /// Answers a frame of `Service::Streaming` from another member. Malformed ones are answered, too.
@@ -59,7 +77,9 @@ impl Rainstorm {
         let leader = *self.cluster.leader().borrow();
         match leader {
             Some(leader) if leader != self.cluster.me() => {
-                let notice = frame(&Request::SpecClosed { path: path.to_owned() });
+                let notice = frame(&Request::SpecClosed {
+                    path: path.to_owned(),
+                });
                 let call = self.cluster.call(leader, notice, Duration::from_secs(2));
                 tokio::spawn(async move {
                     if let Err(error) = call.await {
@@ -74,7 +94,11 @@ impl Rainstorm {
 
     /// Stops coordinating and drops all tasks and their processes.
     pub fn shutdown(&self) {
-        let coordinator = self.coordinator.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let coordinator = self
+            .coordinator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(coordinator) = coordinator {
             coordinator.abort();
         }

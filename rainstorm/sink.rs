@@ -30,13 +30,23 @@ pub struct Writer {
 
 impl Writer {
     pub fn new(target: Target) -> Self {
-        Self { target, sink: None, last: None }
+        Self {
+            target,
+            sink: None,
+            last: None,
+        }
     }
 
     /// Makes the file and the writer now.
     pub async fn open(&mut self) -> Result<&Sink> {
         if self.sink.is_none() {
-            let Target { storage, path, owner, job, attempt } = &self.target;
+            let Target {
+                storage,
+                path,
+                owner,
+                job,
+                attempt,
+            } = &self.target;
             self.sink = Some(storage.open_sink(path, *owner, *job, *attempt).await?);
         }
         self.sink.as_ref().ok_or(Error::Over)
@@ -54,7 +64,11 @@ impl Writer {
     /// What has to become durable for everything so far to count.
     pub fn mark(&self) -> Option<Mark> {
         let (sink, seq) = (self.sink.clone()?, self.last?);
-        Some(Mark { storage: self.target.storage.clone(), sink, seq })
+        Some(Mark {
+            storage: self.target.storage.clone(),
+            sink,
+            seq,
+        })
     }
 
     /// Frees what the member keeps for it.
@@ -90,7 +104,11 @@ pub struct Output {
 
 impl Output {
     pub fn new(target: Target, alone: bool) -> Self {
-        Self { writer: Writer::new(target), buffer: Vec::new(), alone }
+        Self {
+            writer: Writer::new(target),
+            buffer: Vec::new(),
+            alone,
+        }
     }
 
     /// Makes the file even if nothing is ever written.
@@ -109,7 +127,11 @@ impl Output {
                 self.line(line).await?;
             }
         }
-        if self.buffer.len() >= RECORD_BYTES { self.flush().await } else { Ok(()) }
+        if self.buffer.len() >= RECORD_BYTES {
+            self.flush().await
+        } else {
+            Ok(())
+        }
     }
 
     async fn line(&mut self, line: &[u8]) -> Result<()> {
@@ -120,10 +142,17 @@ impl Output {
         while rest.len() >= PAYLOAD_BYTES_MAX {
             if !self.alone {
                 let path = &self.writer.target.path;
-                let what = format!("a line of {} bytes for {path}, which several tasks write", line.len());
-                return Err(Error::Job(format!("{what}; set `tasks = 1` for the last stage, or keep lines below 1 MiB")));
+                let what = format!(
+                    "a line of {} bytes for {path}, which several tasks write",
+                    line.len()
+                );
+                return Err(Error::Job(format!(
+                    "{what}; set `tasks = 1` for the last stage, or keep lines below 1 MiB"
+                )));
             }
-            self.writer.append(Bytes::copy_from_slice(&rest[..PAYLOAD_BYTES_MAX])).await?;
+            self.writer
+                .append(Bytes::copy_from_slice(&rest[..PAYLOAD_BYTES_MAX]))
+                .await?;
             rest = &rest[PAYLOAD_BYTES_MAX..];
         }
         self.buffer.extend_from_slice(rest);

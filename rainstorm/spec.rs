@@ -111,22 +111,44 @@ pub struct ExecSpec {
 /// What a stage does.
 #[derive(Debug, Clone)]
 pub enum OpSpec {
-    Filter { column: Option<Column>, test: Test, not: bool },
+    Filter {
+        column: Option<Column>,
+        test: Test,
+        not: bool,
+    },
     Select(Vec<Column>),
-    Map { column: Option<Column>, mapping: Mapping, columns: Option<Vec<String>> },
+    Map {
+        column: Option<Column>,
+        mapping: Mapping,
+        columns: Option<Vec<String>>,
+    },
     /// Lines (or the numbers in `of`) per value of `by`.
-    Sum { by: Column, of: Option<Column> },
-    Exec { exec: ExecSpec, columns: Option<Vec<String>> },
+    Sum {
+        by: Column,
+        of: Option<Column>,
+    },
+    Exec {
+        exec: ExecSpec,
+        columns: Option<Vec<String>>,
+    },
 }
 
 impl Spec {
     /// Reads a spec; `json` by its ending.
     pub fn parse(text: &str, json: bool) -> Result<Self, Fault> {
-        let root = if json { parse_json(text)? } else { parse_toml(text)? };
+        let root = if json {
+            parse_json(text)?
+        } else {
+            parse_toml(text)?
+        };
         let keys = ["version", "job", "source", "stage", "sink"];
         let table = Table::of(&root, "the spec", &keys)?;
         if table.get("version").is_none() {
-            return Err(Fault::new(0, "the spec has no `version`", "begin it with `version = 1`"));
+            return Err(Fault::new(
+                0,
+                "the spec has no `version`",
+                "begin it with `version = 1`",
+            ));
         }
         table.int("version", 1, 1, 1)?;
         let spec = Self {
@@ -136,30 +158,52 @@ impl Spec {
             sinks: parts(&table, "sink", sink)?,
         };
         if spec.sources.is_empty() {
-            return Err(Fault::new(0, "the spec has no source", "add a `[[source]]` with `name` and `path`"));
+            return Err(Fault::new(
+                0,
+                "the spec has no source",
+                "add a `[[source]]` with `name` and `path`",
+            ));
         }
         if spec.stages.is_empty() {
-            return Err(Fault::new(0, "the spec has no stage", "add a `[[stage]]` with `name`, `from` and `op`"));
+            return Err(Fault::new(
+                0,
+                "the spec has no stage",
+                "add a `[[stage]]` with `name`, `from` and `op`",
+            ));
         }
         Ok(spec)
     }
 }
 
 fn job(table: &Table<'_>) -> Result<u64, Fault> {
-    let Some(node) = table.get("job") else { return Ok(50) };
+    let Some(node) = table.get("job") else {
+        return Ok(50);
+    };
     let job = Table::of(node, "[job]", &["epoch_ms", "on_error"])?;
     if let Some((word, at)) = job.text("on_error")?
         && word != "fail"
     {
-        return Err(Fault::new(at, format!("`on_error = \"{word}\"` is unknown"), "the only choice so far is \"fail\""));
+        return Err(Fault::new(
+            at,
+            format!("`on_error = \"{word}\"` is unknown"),
+            "the only choice so far is \"fail\"",
+        ));
     }
     Ok(job.int("epoch_ms", 50, 5, 60_000)? as u64)
 }
 
-fn parts<T>(table: &Table<'_>, key: &str, read: impl Fn(&Node) -> Result<T, Fault>) -> Result<Vec<T>, Fault> {
+fn parts<T>(
+    table: &Table<'_>,
+    key: &str,
+    read: impl Fn(&Node) -> Result<T, Fault>,
+) -> Result<Vec<T>, Fault> {
     let items = table.list(key)?;
     if let Some(over) = items.get(PARTS_MAX) {
-        return Err(Fault::new(over.at, format!("more than {PARTS_MAX} of [[{key}]]"), "split the job in two"));
+        return Err(Fault::new(
+            over.at,
+            format!("more than {PARTS_MAX} of [[{key}]]"),
+            "split the job in two",
+        ));
     }
     items.iter().map(read).collect()
 }
@@ -167,43 +211,93 @@ fn parts<T>(table: &Table<'_>, key: &str, read: impl Fn(&Node) -> Result<T, Faul
 fn source(node: &Node) -> Result<SourceSpec, Fault> {
     let table = Table::of(node, "[[source]]", &["name", "path", "format"])?;
     let (path, path_at) = table.need_text("path")?;
-    let format = word(&table, "format", &[("lines", Format::Lines), ("csv", Format::Csv)])?;
-    Ok(SourceSpec { at: path_at, name: name(&table)?, path: clean_path(&path, path_at)?, format })
+    let format = word(
+        &table,
+        "format",
+        &[("lines", Format::Lines), ("csv", Format::Csv)],
+    )?;
+    Ok(SourceSpec {
+        at: path_at,
+        name: name(&table)?,
+        path: clean_path(&path, path_at)?,
+        format,
+    })
 }
 
 fn stage(node: &Node) -> Result<StageSpec, Fault> {
-    let table = Table::of(node, "[[stage]]", &["name", "from", "op", "tasks", "partition", "key"])?;
+    let table = Table::of(
+        node,
+        "[[stage]]",
+        &["name", "from", "op", "tasks", "partition", "key"],
+    )?;
     let (from, from_at) = table.need_text("from")?;
     let Some(op) = table.get("op") else {
-        return Err(Fault::new(node.at, "[[stage]] has no `op`", "add for example `op = { filter = { contains = \"x\" } }`"));
+        return Err(Fault::new(
+            node.at,
+            "[[stage]] has no `op`",
+            "add for example `op = { filter = { contains = \"x\" } }`",
+        ));
     };
     let op = operation(op)?;
     let key = table.get("key").map(column).transpose()?;
-    let partition = word(&table, "partition", &[("round-robin", false), ("key", true)])?;
+    let partition = word(
+        &table,
+        "partition",
+        &[("round-robin", false), ("key", true)],
+    )?;
     let by_key = match (&op, partition, key) {
         (OpSpec::Sum { by, .. }, _, None) => Some(by.clone()),
         (OpSpec::Sum { by, .. }, _, Some(key)) if key.name == by.name => Some(key),
         (OpSpec::Sum { .. }, _, Some(key)) => {
-            return Err(Fault::new(key.at, "`key` is not the column that is counted by", "leave `key` out"));
+            return Err(Fault::new(
+                key.at,
+                "`key` is not the column that is counted by",
+                "leave `key` out",
+            ));
         }
         (_, true, None) => {
-            return Err(Fault::new(node.at, "`partition = \"key\"` without a key", "add `key = \"column\"`"));
+            return Err(Fault::new(
+                node.at,
+                "`partition = \"key\"` without a key",
+                "add `key = \"column\"`",
+            ));
         }
         (_, false, Some(key)) => {
-            return Err(Fault::new(key.at, "`key` without `partition = \"key\"`", "add `partition = \"key\"`"));
+            return Err(Fault::new(
+                key.at,
+                "`key` without `partition = \"key\"`",
+                "add `partition = \"key\"`",
+            ));
         }
         (_, _, key) => key,
     };
     let tasks = table.int("tasks", 1, 1, TASKS_MAX)? as u32;
-    Ok(StageSpec { at: node.at, name: name(&table)?, from, from_at, op, tasks, by_key })
+    Ok(StageSpec {
+        at: node.at,
+        name: name(&table)?,
+        from,
+        from_at,
+        op,
+        tasks,
+        by_key,
+    })
 }
 
 fn sink(node: &Node) -> Result<SinkSpec, Fault> {
     let table = Table::of(node, "[[sink]]", &["from", "path", "format"])?;
     let (from, from_at) = table.need_text("from")?;
-    let path = table.text("path")?.map(|(path, at)| clean_path(&path, at)).transpose()?;
+    let path = table
+        .text("path")?
+        .map(|(path, at)| clean_path(&path, at))
+        .transpose()?;
     let json = word(&table, "format", &[("lines", false), ("json", true)])?;
-    Ok(SinkSpec { at: node.at, from, from_at, path, json })
+    Ok(SinkSpec {
+        at: node.at,
+        from,
+        from_at,
+        path,
+        json,
+    })
 }
 
 fn operation(node: &Node) -> Result<OpSpec, Fault> {
@@ -215,18 +309,28 @@ fn operation(node: &Node) -> Result<OpSpec, Fault> {
         "map" => map(node),
         "count" => {
             let table = Table::of(node, "`count`", &["by"])?;
-            Ok(OpSpec::Sum { by: need_column(&table, "by")?, of: None })
+            Ok(OpSpec::Sum {
+                by: need_column(&table, "by")?,
+                of: None,
+            })
         }
         "sum" => {
             let table = Table::of(node, "`sum`", &["by", "of"])?;
-            Ok(OpSpec::Sum { by: need_column(&table, "by")?, of: Some(need_column(&table, "of")?) })
+            Ok(OpSpec::Sum {
+                by: need_column(&table, "by")?,
+                of: Some(need_column(&table, "of")?),
+            })
         }
         _ => exec(node),
     }
 }
 
 fn filter(node: &Node) -> Result<OpSpec, Fault> {
-    let table = Table::of(node, "`filter`", &["column", "contains", "equals", "regex", "not"])?;
+    let table = Table::of(
+        node,
+        "`filter`",
+        &["column", "contains", "equals", "regex", "not"],
+    )?;
     let column = table.get("column").map(column).transpose()?;
     let (key, what) = table.one_of(&["contains", "equals", "regex"])?;
     let text = table.need_text(key)?.0;
@@ -235,39 +339,81 @@ fn filter(node: &Node) -> Result<OpSpec, Fault> {
         "equals" => Test::Equals(text.into_bytes()),
         _ => Test::Regex(regex(&text, what.at)?),
     };
-    Ok(OpSpec::Filter { column, test, not: table.flag("not")? })
+    Ok(OpSpec::Filter {
+        column,
+        test,
+        not: table.flag("not")?,
+    })
 }
 
 fn select(node: &Node) -> Result<OpSpec, Fault> {
     let table = Table::of(node, "`select`", &["columns"])?;
-    let columns: Vec<Column> = table.list("columns")?.iter().map(column).collect::<Result<_, _>>()?;
+    let columns: Vec<Column> = table
+        .list("columns")?
+        .iter()
+        .map(column)
+        .collect::<Result<_, _>>()?;
     if columns.is_empty() {
-        return Err(Fault::new(node.at, "`select` names no column", "add `columns = [\"a\", \"b\"]`"));
+        return Err(Fault::new(
+            node.at,
+            "`select` names no column",
+            "add `columns = [\"a\", \"b\"]`",
+        ));
     }
     Ok(OpSpec::Select(columns))
 }
 
 fn map(node: &Node) -> Result<OpSpec, Fault> {
-    let table = Table::of(node, "`map`", &["template", "case", "trim", "replace", "with", "column", "columns"])?;
+    let table = Table::of(
+        node,
+        "`map`",
+        &[
+            "template", "case", "trim", "replace", "with", "column", "columns",
+        ],
+    )?;
     let (key, what) = table.one_of(&["template", "case", "trim", "replace"])?;
     let column = table.get("column").map(column).transpose()?;
     if let Some(with) = table.get("with").filter(|_| key != "replace") {
-        return Err(Fault::new(with.at, "`with` without `replace`", "leave it out"));
+        return Err(Fault::new(
+            with.at,
+            "`with` without `replace`",
+            "leave it out",
+        ));
     }
     let mapping = match key {
         "template" => match &column {
-            Some(column) => return Err(Fault::new(column.at, "`column` with `template`", "leave `column` out")),
+            Some(column) => {
+                return Err(Fault::new(
+                    column.at,
+                    "`column` with `template`",
+                    "leave `column` out",
+                ));
+            }
             None => Mapping::Template(template(&table.need_text(key)?.0, what.at)?),
         },
-        "case" => word(&table, key, &[("upper", Mapping::Upper), ("lower", Mapping::Lower)])?,
+        "case" => word(
+            &table,
+            key,
+            &[("upper", Mapping::Upper), ("lower", Mapping::Lower)],
+        )?,
         "trim" if table.flag(key)? => Mapping::Trim,
-        "trim" => return Err(Fault::new(what.at, "`trim = false` does nothing", "leave the stage out")),
+        "trim" => {
+            return Err(Fault::new(
+                what.at,
+                "`trim = false` does nothing",
+                "leave the stage out",
+            ));
+        }
         _ => {
             let with = table.text("with")?.map_or(String::new(), |(with, _)| with);
             Mapping::Replace(regex(&table.need_text(key)?.0, what.at)?, with.into_bytes())
         }
     };
-    Ok(OpSpec::Map { column, mapping, columns: table.texts("columns")? })
+    Ok(OpSpec::Map {
+        column,
+        mapping,
+        columns: table.texts("columns")?,
+    })
 }
 
 /// `{name}` and `{2}` are columns, `{{` and `}}` are braces.
@@ -283,11 +429,21 @@ fn template(text: &str, at: usize) -> Result<Pieces, Fault> {
             rest = &rest[2..];
             continue;
         }
-        let inner = rest.strip_prefix('{').and_then(|inner| inner.split_once('}'));
+        let inner = rest
+            .strip_prefix('{')
+            .and_then(|inner| inner.split_once('}'));
         let Some((name, after)) = inner else {
-            return Err(Fault::new(at, "a brace of the template is not closed or not opened", "write {{ or }} for a brace"));
+            return Err(Fault::new(
+                at,
+                "a brace of the template is not closed or not opened",
+                "write {{ or }} for a brace",
+            ));
         };
-        let name = name.parse::<usize>().ok().filter(|&number| number > 0).map_or(Ok(name.to_owned()), Err);
+        let name = name
+            .parse::<usize>()
+            .ok()
+            .filter(|&number| number > 0)
+            .map_or(Ok(name.to_owned()), Err);
         pieces.push((std::mem::take(&mut literal), Some(Column { at, name })));
         rest = after;
     }
@@ -297,9 +453,24 @@ fn template(text: &str, at: usize) -> Result<Pieces, Fault> {
 }
 
 fn exec(node: &Node) -> Result<OpSpec, Fault> {
-    let table = Table::of(node, "`exec`", &["path", "contract", "args", "columns", "timeout_ms", "memory_mb"])?;
+    let table = Table::of(
+        node,
+        "`exec`",
+        &[
+            "path",
+            "contract",
+            "args",
+            "columns",
+            "timeout_ms",
+            "memory_mb",
+        ],
+    )?;
     let (path, at) = table.need_text("path")?;
-    let contracts = [("lines", Contract::Lines), ("batch", Contract::Batch), ("argv", Contract::Argv)];
+    let contracts = [
+        ("lines", Contract::Lines),
+        ("batch", Contract::Batch),
+        ("argv", Contract::Argv),
+    ];
     let exec = ExecSpec {
         at,
         path: clean_path(&path, at)?,
@@ -311,13 +482,20 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
     if exec.args.iter().any(|arg| arg.contains('\0')) {
         return Err(Fault::new(at, "an argument holds a NUL byte", "remove it"));
     }
-    Ok(OpSpec::Exec { exec, columns: table.texts("columns")? })
+    Ok(OpSpec::Exec {
+        exec,
+        columns: table.texts("columns")?,
+    })
 }
 
 fn need_column(table: &Table<'_>, key: &str) -> Result<Column, Fault> {
     match table.get(key) {
         Some(node) => column(node),
-        None => Err(Fault::new(table.at, format!("`{key}` is missing"), format!("add `{key} = \"column\"`"))),
+        None => Err(Fault::new(
+            table.at,
+            format!("`{key}` is missing"),
+            format!("add `{key} = \"column\"`"),
+        )),
     }
 }
 
@@ -327,7 +505,11 @@ fn column(node: &Node) -> Result<Column, Fault> {
         Value::Int(number @ 1..=65_536) => Err(*number as usize),
         other => {
             let what = format!("a column is {}", other.kind());
-            return Err(Fault::new(node.at, what, "write its name in quotes, or its number from 1"));
+            return Err(Fault::new(
+                node.at,
+                what,
+                "write its name in quotes, or its number from 1",
+            ));
         }
     };
     Ok(Column { at: node.at, name })
@@ -335,11 +517,17 @@ fn column(node: &Node) -> Result<Column, Fault> {
 
 /// One of a few words; the first if absent.
 fn word<T: Clone>(table: &Table<'_>, key: &str, words: &[(&str, T)]) -> Result<T, Fault> {
-    let Some((text, at)) = table.text(key)? else { return Ok(words[0].1.clone()) };
+    let Some((text, at)) = table.text(key)? else {
+        return Ok(words[0].1.clone());
+    };
     let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
     match words.iter().find(|(name, _)| *name == text) {
         Some((_, value)) => Ok(value.clone()),
-        None => Err(Fault::new(at, format!("`{key} = \"{text}\"` is unknown"), nearest(&text, &names))),
+        None => Err(Fault::new(
+            at,
+            format!("`{key} = \"{text}\"` is unknown"),
+            nearest(&text, &names),
+        )),
     }
 }
 
@@ -348,26 +536,54 @@ fn name(table: &Table<'_>) -> Result<String, Fault> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.len() > 64 || !name.chars().all(good) {
         let what = format!("`name = \"{name}\"` is not a name");
-        return Err(Fault::new(at, what, "use 1 to 64 letters, digits, `_` and `-`"));
+        return Err(Fault::new(
+            at,
+            what,
+            "use 1 to 64 letters, digits, `_` and `-`",
+        ));
     }
     Ok(name)
 }
 
 fn regex(text: &str, at: usize) -> Result<regex::bytes::Regex, Fault> {
-    regex::bytes::RegexBuilder::new(text).size_limit(8 << 20).build().map_err(|error| {
-        let why = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
-        Fault::new(at, format!("not a valid regular expression: {why}"), "mend it, or use `contains`")
-    })
+    regex::bytes::RegexBuilder::new(text)
+        .size_limit(8 << 20)
+        .build()
+        .map_err(|error| {
+            let why = error
+                .to_string()
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .trim()
+                .to_owned();
+            Fault::new(
+                at,
+                format!("not a valid regular expression: {why}"),
+                "mend it, or use `contains`",
+            )
+        })
 }
 
 /// A path from the file system's root, with or without the leading `/`.
 fn clean_path(path: &str, at: usize) -> Result<String, Fault> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
     if parts.is_empty() || parts.contains(&"..") || path.contains('\0') {
-        return Err(Fault::new(at, format!("`{path}` is not a path"), "write it from the file system's root, without `..`"));
+        return Err(Fault::new(
+            at,
+            format!("`{path}` is not a path"),
+            "write it from the file system's root, without `..`",
+        ));
     }
     if parts[0] == ".cluster" {
-        return Err(Fault::new(at, "`/.cluster` is not for jobs", "use another folder"));
+        return Err(Fault::new(
+            at,
+            "`/.cluster` is not for jobs",
+            "use another folder",
+        ));
     }
     Ok(format!("/{}", parts.join("/")))
 }

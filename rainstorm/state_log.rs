@@ -25,7 +25,12 @@ pub struct StateLog {
 impl StateLog {
     /// `target.path` is the prefix of the task's files; `file` is the one that an earlier attempt left.
     pub fn new(target: Target, file: Option<StateFile>) -> Self {
-        Self { target, writer: None, file, files: 0 }
+        Self {
+            target,
+            writer: None,
+            file,
+            files: 0,
+        }
     }
 
     /// Appends what changed; returns the file as it then is and what has to become durable.
@@ -35,25 +40,39 @@ impl StateLog {
         if fresh && sum.is_unchanged() {
             return Ok((self.file, None));
         }
-        let Some(delta) = sum.delta(fresh) else { return Ok((self.file, self.writer.as_ref().and_then(Writer::mark))) };
+        let Some(delta) = sum.delta(fresh) else {
+            return Ok((self.file, self.writer.as_ref().and_then(Writer::mark)));
+        };
         if fresh {
             self.files += 1;
             let attempt = self.target.attempt;
             let path = format!("{}{}.{}", self.target.path, attempt.0, self.files);
-            let old = self.writer.replace(Writer::new(Target { path, owner: Owner::ROOT, ..self.target.clone() }));
+            let old = self.writer.replace(Writer::new(Target {
+                path,
+                owner: Owner::ROOT,
+                ..self.target.clone()
+            }));
             if let Some(old) = old {
                 old.close().await;
             }
-            self.file = Some(StateFile { attempt, number: self.files, bytes: 0 });
+            self.file = Some(StateFile {
+                attempt,
+                number: self.files,
+                bytes: 0,
+            });
         }
-        let (Some(writer), Some(file)) = (&mut self.writer, &mut self.file) else { return Err(Error::Over) };
+        let (Some(writer), Some(file)) = (&mut self.writer, &mut self.file) else {
+            return Err(Error::Over);
+        };
         let mut frame = BytesMut::with_capacity(delta.len() + 4);
         frame.put_u32_le(delta.len() as u32);
         frame.extend_from_slice(&delta);
         let mut frame = frame.freeze();
         file.bytes += frame.len() as u64;
         while !frame.is_empty() {
-            writer.append(frame.split_to(frame.len().min(PAYLOAD_BYTES_MAX))).await?;
+            writer
+                .append(frame.split_to(frame.len().min(PAYLOAD_BYTES_MAX)))
+                .await?;
         }
         Ok((self.file, writer.mark()))
     }
@@ -66,22 +85,38 @@ impl StateLog {
 }
 
 /// Reads the committed bytes of a state file back.
-pub async fn restore(storage: &dyn Storage, path: &str, file: StateFile, sum: &mut Sum) -> Result<()> {
+pub async fn restore(
+    storage: &dyn Storage,
+    path: &str,
+    file: StateFile,
+    sum: &mut Sum,
+) -> Result<()> {
     let source = storage.pin(path, Owner::ROOT).await?;
     if source.len < file.bytes {
-        let what = format!("{path} holds {} of {} committed bytes of state", source.len, file.bytes);
+        let what = format!(
+            "{path} holds {} of {} committed bytes of state",
+            source.len, file.bytes
+        );
         return Err(Error::Attempt(what));
     }
     let mut pending = BytesMut::new();
     let mut at = 0;
     while at < file.bytes {
-        let bytes: Bytes = storage.read(&source, at, (file.bytes - at).min(4 << 20) as u32).await?;
+        let bytes: Bytes = storage
+            .read(&source, at, (file.bytes - at).min(4 << 20) as u32)
+            .await?;
         if bytes.is_empty() {
-            return Err(Error::Attempt(format!("{path} ends at {at} of {}", file.bytes)));
+            return Err(Error::Attempt(format!(
+                "{path} ends at {at} of {}",
+                file.bytes
+            )));
         }
         at += bytes.len() as u64;
         pending.extend_from_slice(&bytes);
-        while let Some(len) = pending.first_chunk::<4>().map(|len| u32::from_le_bytes(*len) as usize) {
+        while let Some(len) = pending
+            .first_chunk::<4>()
+            .map(|len| u32::from_le_bytes(*len) as usize)
+        {
             if pending.len() < len + 4 {
                 break;
             }
@@ -91,6 +126,9 @@ pub async fn restore(storage: &dyn Storage, path: &str, file: StateFile, sum: &m
     }
     match pending.is_empty() {
         true => Ok(()),
-        false => Err(Error::Job(format!("{path} is not a state file: {} bytes are left over", pending.len()))),
+        false => Err(Error::Job(format!(
+            "{path} is not a state file: {} bytes are left over",
+            pending.len()
+        ))),
     }
 }

@@ -26,7 +26,10 @@ pub fn status_text(job: &JobInfo) -> String {
         job.changed
     );
     if !job.message.is_empty() {
-        text.push_str(&format!("message = {}\n", job.message.trim().replace('\n', "\n  ")));
+        text.push_str(&format!(
+            "message = {}\n",
+            job.message.trim().replace('\n', "\n  ")
+        ));
     }
     text
 }
@@ -36,8 +39,19 @@ pub fn progress_text(job: &JobInfo) -> String {
     let Some(progress) = progress(job) else {
         return "rows_in = 0\nrows_out = 0\n".to_owned();
     };
-    let Progress { rows_in, rows_out, bytes_in, bytes_total, retries, tasks, tasks_ended } = progress;
-    let percent = (100 * bytes_in).checked_div(bytes_total).unwrap_or(100).min(100);
+    let Progress {
+        rows_in,
+        rows_out,
+        bytes_in,
+        bytes_total,
+        retries,
+        tasks,
+        tasks_ended,
+    } = progress;
+    let percent = (100 * bytes_in)
+        .checked_div(bytes_total)
+        .unwrap_or(100)
+        .min(100);
     format!(
         "percent = {percent}\nrows_in = {rows_in}\nrows_out = {rows_out}\nbytes_in = {bytes_in}\n\
          bytes_total = {bytes_total}\nretries = {retries}\ntasks = {tasks}\ntasks_ended = {tasks_ended}\n"
@@ -46,5 +60,7 @@ pub fn progress_text(job: &JobInfo) -> String {
 
 /// Counters of the last committed job epoch; `None` before the first.
 pub fn progress(job: &JobInfo) -> Option<Progress> {
-    (!job.progress.is_empty()).then(|| hydfs_types::decode(&job.progress).ok()).flatten()
+    (!job.progress.is_empty())
+        .then(|| hydfs_types::decode(&job.progress).ok())
+        .flatten()
 }

@@ -29,7 +29,14 @@ struct Total {
 impl Sum {
     /// Adds up column `of` (or counts lines) per value of column `by`.
     pub fn new(by: usize, of: Option<usize>, json: bool) -> Self {
-        Self { by, of, json, totals: HashMap::new(), changed: Vec::new(), bytes: 0 }
+        Self {
+            by,
+            of,
+            json,
+            totals: HashMap::new(),
+            changed: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// Takes lines in.
@@ -44,7 +51,9 @@ impl Sum {
         }
         if self.bytes > SUM_BYTES_MAX {
             let what = format!("one task holds {} different keys", self.totals.len());
-            return Err(Error::Job(format!("{what}, more than {SUM_BYTES_MAX} bytes; give the stage more `tasks`")));
+            return Err(Error::Job(format!(
+                "{what}, more than {SUM_BYTES_MAX} bytes; give the stage more `tasks`"
+            )));
         }
         Ok(())
     }
@@ -52,11 +61,22 @@ impl Sum {
     fn add(&mut self, key: &[u8], add: i64) -> Result<()> {
         let Some(total) = self.totals.get_mut(key) else {
             self.bytes += key.len() + ENTRY_BYTES;
-            self.totals.insert(key.into(), Total { value: add, changed: true });
+            self.totals.insert(
+                key.into(),
+                Total {
+                    value: add,
+                    changed: true,
+                },
+            );
             self.changed.push(key.into());
             return Ok(());
         };
-        let overflow = || Error::Job(format!("the sum of key `{}` overflows 64 bits", String::from_utf8_lossy(key)));
+        let overflow = || {
+            Error::Job(format!(
+                "the sum of key `{}` overflows 64 bits",
+                String::from_utf8_lossy(key)
+            ))
+        };
         total.value = total.value.checked_add(add).ok_or_else(overflow)?;
         if !std::mem::replace(&mut total.changed, true) {
             self.changed.push(key.into());
@@ -76,7 +96,10 @@ impl Sum {
             keys = self.totals.keys().cloned().collect();
         }
         keys.sort_unstable();
-        let list: Vec<(&[u8], i64)> = keys.iter().filter_map(|key| Some((&**key, self.totals.get(key)?.value))).collect();
+        let list: Vec<(&[u8], i64)> = keys
+            .iter()
+            .filter_map(|key| Some((&**key, self.totals.get(key)?.value)))
+            .collect();
         (!list.is_empty()).then(|| hydfs_types::encode(&list))
     }
 
@@ -95,7 +118,13 @@ impl Sum {
         let list: Vec<(Vec<u8>, i64)> = hydfs_types::decode(delta)?;
         for (key, value) in list {
             let len = key.len();
-            let old = self.totals.insert(key.into(), Total { value, changed: false });
+            let old = self.totals.insert(
+                key.into(),
+                Total {
+                    value,
+                    changed: false,
+                },
+            );
             self.bytes += if old.is_none() { len + ENTRY_BYTES } else { 0 };
         }
         Ok(())
@@ -103,7 +132,11 @@ impl Sum {
 
     /// The result, sorted by key: lines `key,total`, or the lines of one JSON document.
     pub fn finish(&mut self, out: &mut Vec<Batch>) {
-        let mut totals: Vec<(Box<[u8]>, i64)> = self.totals.drain().map(|(key, total)| (key, total.value)).collect();
+        let mut totals: Vec<(Box<[u8]>, i64)> = self
+            .totals
+            .drain()
+            .map(|(key, total)| (key, total.value))
+            .collect();
         totals.sort_unstable();
         let mut lines = Lines::default();
         if self.json {
@@ -138,7 +171,10 @@ fn number(line: &[u8], column: usize) -> Result<i64> {
     let text = std::str::from_utf8(&value).ok().map(str::trim);
     text.and_then(|text| text.parse().ok()).ok_or_else(|| {
         let shown = String::from_utf8_lossy(&line[..line.len().min(200)]);
-        Error::Job(format!("column {} of `{shown}` is not a whole number; filter such lines out", column + 1))
+        Error::Job(format!(
+            "column {} of `{shown}` is not a whole number; filter such lines out",
+            column + 1
+        ))
     })
 }
 
@@ -150,7 +186,8 @@ mod tests {
     #[test]
     fn deltas_restore_the_totals() {
         let feed = |sum: &mut Sum, text: &'static str| {
-            sum.apply(&Batch::from_lines(Bytes::from_static(text.as_bytes()))).unwrap();
+            sum.apply(&Batch::from_lines(Bytes::from_static(text.as_bytes())))
+                .unwrap();
         };
         let mut sum = Sum::new(0, None, false);
         feed(&mut sum, "a\nb\na");
@@ -161,7 +198,9 @@ mod tests {
         assert!(second.len() < first.len() + 8);
         for deltas in [vec![first, second], vec![sum.delta(true).unwrap()]] {
             let mut again = Sum::new(0, None, false);
-            deltas.iter().for_each(|delta| again.restore(delta).unwrap());
+            deltas
+                .iter()
+                .for_each(|delta| again.restore(delta).unwrap());
             let mut out = Vec::new();
             again.finish(&mut out);
             assert_eq!(out[0].bytes(), "a,2\nb,2\nc,1");
@@ -171,7 +210,12 @@ mod tests {
 
     #[test]
     fn a_number_that_is_none_fails_the_job() {
-        let error = Sum::new(0, Some(1), false).apply(&Batch::from_lines(Bytes::from_static(b"k,1.5"))).unwrap_err();
-        assert!(error.is_final() && error.to_string().contains("column 2"), "{error}");
+        let error = Sum::new(0, Some(1), false)
+            .apply(&Batch::from_lines(Bytes::from_static(b"k,1.5")))
+            .unwrap_err();
+        assert!(
+            error.is_final() && error.to_string().contains("column 2"),
+            "{error}"
+        );
     }
 }

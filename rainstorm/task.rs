@@ -33,7 +33,15 @@ pub async fn run(context: Arc<Context>, id: TaskId, start: TaskPosition) -> Resu
         Input::Node(_) => In::Tasks(context.inbox(id).ok_or(Error::Over)?),
     };
     let links = Links::open(context.clone(), id).await?;
-    let task = Task { context, id, operator, state, links, position: start, counters: Counters::default() };
+    let task = Task {
+        context,
+        id,
+        operator,
+        state,
+        links,
+        position: start,
+        counters: Counters::default(),
+    };
     task.work(input).await
 }
 
@@ -96,11 +104,19 @@ impl Task {
     }
 
     /// Saves and passes the barrier on; what is returned reports it once everything is durable.
-    async fn barrier(&mut self, id: u64, last: bool) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
+    async fn barrier(
+        &mut self,
+        id: u64,
+        last: bool,
+    ) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
         let mut marks = self.links.barrier(id, last).await?;
         if last {
             // A task that has ended never runs again: its state is not needed.
-            self.position = TaskPosition { ended: true, state: None, ..self.position };
+            self.position = TaskPosition {
+                ended: true,
+                state: None,
+                ..self.position
+            };
             if let Some(state) = self.state.take() {
                 state.close().await;
             }
@@ -114,12 +130,22 @@ impl Task {
         if let Operator::Exec(exec) = &mut self.operator {
             counters.retries = exec.take_retries();
         }
-        let report = Report { id: self.id, position: self.position, watermarks: Vec::new(), counters };
+        let report = Report {
+            id: self.id,
+            position: self.position,
+            watermarks: Vec::new(),
+            counters,
+        };
         Ok(conclude(self.context.clone(), id, report, marks))
     }
 }
 
-async fn conclude(context: Arc<Context>, barrier: u64, mut report: Report, marks: Vec<Mark>) -> Result<()> {
+async fn conclude(
+    context: Arc<Context>,
+    barrier: u64,
+    mut report: Report,
+    marks: Vec<Mark>,
+) -> Result<()> {
     report.watermarks = futures_util::future::try_join_all(marks.iter().map(Mark::durable)).await?;
     context.report(barrier, report);
     Ok(())
@@ -129,7 +155,10 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: TaskPosition) -> Re
     let op = &context.step(id.node).op;
     let mut operator = match (op, Operator::built_in(op)) {
         (_, Some(operator)) => operator,
-        (Op::Exec(spec), None) => Operator::Exec(Box::new(Exec::new(spec.clone(), program(context, id, &spec.path).await?))),
+        (Op::Exec(spec), None) => Operator::Exec(Box::new(Exec::new(
+            spec.clone(),
+            program(context, id, &spec.path).await?,
+        ))),
         (_, None) => return Err(Error::Job(format!("task {id} has no operator"))),
     };
     if let (Operator::Sum(sum), Some(file)) = (&mut operator, start.state) {
@@ -142,20 +171,35 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: TaskPosition) -> Re
 async fn program(context: &Context, id: TaskId, path: &str) -> Result<Program> {
     let owner = context.owner();
     if !sandbox::can_become(owner) {
-        let what = format!("operator {path}: this member cannot run programs as user {}", owner.uid);
-        return Err(Error::Job(format!("{what}; run it as root, or drop the spec as the user that it runs as")));
+        let what = format!(
+            "operator {path}: this member cannot run programs as user {}",
+            owner.uid
+        );
+        return Err(Error::Job(format!(
+            "{what}; run it as root, or drop the spec as the user that it runs as"
+        )));
     }
-    let content = context.storage.read_small(path, owner, EXECUTABLE_BYTES_MAX).await?;
+    let content = context
+        .storage
+        .read_small(path, owner, EXECUTABLE_BYTES_MAX)
+        .await?;
     let dir = context.options.cache_dir.clone();
     let published = tokio::task::spawn_blocking(move || cache::publish(&dir, &content)).await;
-    let failed = |why: String| Error::Attempt(format!("cannot keep a copy of operator {path}: {why}"));
-    let local = published.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
+    let failed =
+        |why: String| Error::Attempt(format!("cannot keep a copy of operator {path}: {why}"));
+    let local = published
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
     let env = vec![
         ("HYDFS_JOB", context.info.name.clone()),
         ("HYDFS_STAGE", context.step(id.node).name.clone()),
         ("HYDFS_TASK", id.task.to_string()),
     ];
-    Ok(Program { path: local, owner, env })
+    Ok(Program {
+        path: local,
+        owner,
+        env,
+    })
 }
 
 /// A reader that lets barriers through when they are asked for and due.
@@ -178,7 +222,13 @@ impl Paced {
         // A task begins at the chunk of its own number.
         let chunk = start.chunk.max(id.task.into());
         Ok(Self {
-            reader: Reader::new(context.storage.clone(), pinned, context.chunk_bytes, tasks, chunk),
+            reader: Reader::new(
+                context.storage.clone(),
+                pinned,
+                context.chunk_bytes,
+                tasks,
+                chunk,
+            ),
             asked: context.asked(),
             passed: 0,
             at: Instant::now(),
@@ -198,7 +248,10 @@ impl Paced {
                 self.passed = asked;
                 self.at = Instant::now();
                 self.bytes = 0;
-                return Ok(Item::Barrier { id: asked, last: done });
+                return Ok(Item::Barrier {
+                    id: asked,
+                    last: done,
+                });
             }
             if must_wait {
                 self.asked.changed().await.map_err(|_| Error::Over)?;

@@ -33,8 +33,18 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(storage: Arc<dyn Storage>, cluster: Arc<dyn Cluster>, options: Arc<Options>) -> Self {
-        Self { storage, cluster, options, attempts: Mutex::default(), seen: Mutex::default() }
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        cluster: Arc<dyn Cluster>,
+        options: Arc<Options>,
+    ) -> Self {
+        Self {
+            storage,
+            cluster,
+            options,
+            attempts: Mutex::default(),
+            seen: Mutex::default(),
+        }
     }
 
     fn attempts(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<Context>>> {
@@ -42,20 +52,38 @@ impl Worker {
     }
 
     fn attempt(&self, job: JobId, attempt: Attempt) -> Option<Arc<Context>> {
-        self.attempts().get(&job).filter(|context| context.info.attempt == attempt).cloned()
+        self.attempts()
+            .get(&job)
+            .filter(|context| context.info.attempt == attempt)
+            .cloned()
     }
 
     /// Answers a request; `SpecClosed` is not for it.
     pub async fn handle(self: &Arc<Self>, request: Request, body: Bytes) -> Response {
         match request {
             Request::Deploy(deploy) => self.deploy(*deploy),
-            Request::Barrier { job, attempt, barrier, coordinator } => match self.attempt(job, attempt) {
+            Request::Barrier {
+                job,
+                attempt,
+                barrier,
+                coordinator,
+            } => match self.attempt(job, attempt) {
                 Some(context) if context.coordinator != coordinator => Response::Over,
                 Some(context) => context.barrier(barrier, PATIENCE).await,
                 None => Response::Unknown,
             },
-            Request::Push { job, attempt, from, to, seq, what } => {
-                let Some(context) = self.attempt(job, attempt).filter(|context| context.is_running()) else {
+            Request::Push {
+                job,
+                attempt,
+                from,
+                to,
+                seq,
+                what,
+            } => {
+                let Some(context) = self
+                    .attempt(job, attempt)
+                    .filter(|context| context.is_running())
+                else {
                     return Response::Unknown;
                 };
                 let Some(inbox) = context.inbox(to) else {
@@ -68,7 +96,9 @@ impl Worker {
                 match time::timeout(PATIENCE, inbox.put(from, seq, item)).await {
                     Ok(Offer::Taken) => Response::Done,
                     Ok(Offer::Full) | Err(_) => Response::Full,
-                    Ok(Offer::Stranger) => Response::Bad(format!("task {to} of {job} takes nothing from {from}")),
+                    Ok(Offer::Stranger) => {
+                        Response::Bad(format!("task {to} of {job} takes nothing from {from}"))
+                    }
                 }
             }
             Request::SpecClosed { .. } => Response::Done,
@@ -78,19 +108,39 @@ impl Worker {
 
     fn deploy(self: &Arc<Self>, deploy: Deploy) -> Response {
         let (job, attempt) = (deploy.info.id, deploy.info.attempt);
-        let outdated = self.cluster.jobs().iter().any(|known| known.id == job && known.attempt > attempt);
-        let held = self.attempts().get(&job).map(|context| (context.info.attempt, context.coordinator));
+        let outdated = self
+            .cluster
+            .job(job)
+            .is_some_and(|known| known.attempt > attempt);
+        let held = self
+            .attempts()
+            .get(&job)
+            .map(|context| (context.info.attempt, context.coordinator));
         match held {
             _ if outdated => return Response::Over,
-            Some((held, by)) if held == attempt && by == deploy.coordinator => return Response::Done,
+            Some((held, by)) if held == attempt && by == deploy.coordinator => {
+                return Response::Done;
+            }
             Some((held, _)) if held >= attempt => return Response::Over,
-            _ if deploy.lives.get(&self.cluster.me()) != Some(&self.options.life) => return Response::Unknown,
+            _ if deploy.lives.get(&self.cluster.me()) != Some(&self.options.life) => {
+                return Response::Unknown;
+            }
             _ => {}
         }
-        let context = Context::new(self.storage.clone(), self.cluster.clone(), self.options.clone(), deploy);
+        let context = Context::new(
+            self.storage.clone(),
+            self.cluster.clone(),
+            self.options.clone(),
+            deploy,
+        );
         let context = match context {
             Ok(context) => context,
-            Err(error) => return Response::Failed { is_final: error.is_final(), why: error.to_string() },
+            Err(error) => {
+                return Response::Failed {
+                    is_final: error.is_final(),
+                    why: error.to_string(),
+                };
+            }
         };
         {
             let mut attempts = self.attempts();
@@ -128,7 +178,10 @@ impl Worker {
     fn forget(&self, context: &Arc<Context>) {
         context.stop();
         let mut attempts = self.attempts();
-        if attempts.get(&context.info.id).is_some_and(|held| Arc::ptr_eq(held, context)) {
+        if attempts
+            .get(&context.info.id)
+            .is_some_and(|held| Arc::ptr_eq(held, context))
+        {
             attempts.remove(&context.info.id);
         }
     }
@@ -138,7 +191,9 @@ impl Worker {
 async fn watch(worker: std::sync::Weak<Worker>, context: Arc<Context>) {
     let mut changes = context.cluster.changes();
     while let Some(worker) = worker.upgrade() {
-        let held = worker.attempt(context.info.id, context.info.attempt).is_some_and(|held| Arc::ptr_eq(&held, &context));
+        let held = worker
+            .attempt(context.info.id, context.info.attempt)
+            .is_some_and(|held| Arc::ptr_eq(&held, &context));
         if !held || context.is_over() {
             worker.forget(&context);
             return;

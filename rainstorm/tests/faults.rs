@@ -21,7 +21,10 @@ fn exec_job(exec: &str, tasks: u32) -> String {
 }
 
 fn numbers(count: u64) -> Vec<u8> {
-    (1..=count).map(|n| format!("{n}\n")).collect::<String>().into_bytes()
+    (1..=count)
+        .map(|n| format!("{n}\n"))
+        .collect::<String>()
+        .into_bytes()
 }
 
 const ECHO: &str = r#"#!/bin/sh
@@ -42,7 +45,10 @@ async fn fault_r3_done_means_that_everything_is_readable() {
     let running = world.until("filter", 10, |_| true).await;
     assert!(matches!(running.phase, JobPhase::Running | JobPhase::Done));
     world.done("filter").await;
-    assert_eq!(world.lines("/.jobs/filter/output").len(), filtered(&input).len());
+    assert_eq!(
+        world.lines("/.jobs/filter/output").len(),
+        filtered(&input).len()
+    );
     world.check();
 }
 
@@ -50,23 +56,54 @@ async fn fault_r3_done_means_that_everything_is_readable() {
 async fn fault_r4_a_failing_operator_is_retried_and_then_fails_the_job_with_its_stderr() {
     let world = World::start(3, |_| {}).await;
     world.write("/in", &numbers(100), 0);
-    world.write("/bin/bad.sh", b"#!/bin/sh\ncat >/dev/null\necho half\necho no such luck >&2\nexit 3\n", 0);
-    world.write("/bin/dies.sh", b"#!/bin/sh\nread line\necho gone >&2\nkill -9 $$\n", 0);
+    world.write(
+        "/bin/bad.sh",
+        b"#!/bin/sh\ncat >/dev/null\necho half\necho no such luck >&2\nexit 3\n",
+        0,
+    );
+    world.write(
+        "/bin/dies.sh",
+        b"#!/bin/sh\nread line\necho gone >&2\nkill -9 $$\n",
+        0,
+    );
     world.write("/bin/slow.sh", b"#!/bin/sh\nexec sleep 60\n", 0);
-    world.spec("bad.toml", &exec_job("path = \"/bin/bad.sh\", contract = \"batch\"", 1), 0);
+    world.spec(
+        "bad.toml",
+        &exec_job("path = \"/bin/bad.sh\", contract = \"batch\"", 1),
+        0,
+    );
     world.spec("dies.toml", &exec_job("path = \"/bin/dies.sh\"", 2), 0);
-    world.spec("slow.toml", &exec_job("path = \"/bin/slow.sh\", timeout_ms = 50", 1), 0);
+    world.spec(
+        "slow.toml",
+        &exec_job("path = \"/bin/slow.sh\", timeout_ms = 50", 1),
+        0,
+    );
     for (name, words) in [
-        ("bad", &["failed 4 times", "exit status: 3", "no such luck"][..]),
+        (
+            "bad",
+            &["failed 4 times", "exit status: 3", "no such luck"][..],
+        ),
         ("dies", &["failed 4 times", "signal: 9", "gone"]),
         ("slow", &["timeout_ms = 50"]),
     ] {
         let job = world.ended(name).await;
         assert_eq!(job.phase, JobPhase::Failed);
-        words.iter().for_each(|word| assert!(job.message.contains(word), "{}", job.message));
-        assert!(world.log(name).contains(&job.message), "{}", world.log(name));
+        words
+            .iter()
+            .for_each(|word| assert!(job.message.contains(word), "{}", job.message));
+        assert!(
+            world.log(name).contains(&job.message),
+            "{}",
+            world.log(name)
+        );
         assert!(rainstorm::status_text(&job).contains("status = failed\n"));
-        assert_eq!(world.read(&format!("/.jobs/{name}/output")).unwrap_or_default(), b"", "half results are never seen");
+        assert_eq!(
+            world
+                .read(&format!("/.jobs/{name}/output"))
+                .unwrap_or_default(),
+            b"",
+            "half results are never seen"
+        );
     }
     world.check();
 }
@@ -82,9 +119,17 @@ async fn fault_r4_an_operator_that_fails_once_loses_and_doubles_nothing() {
         dir.path().display()
     );
     world.write("/bin/flaky.sh", script.as_bytes(), 0);
-    world.spec("flaky.toml", &exec_job("path = \"/bin/flaky.sh\", contract = \"batch\"", 3), 0);
+    world.spec(
+        "flaky.toml",
+        &exec_job("path = \"/bin/flaky.sh\", contract = \"batch\"", 3),
+        0,
+    );
     let job = world.done("flaky").await;
-    let mut got: Vec<u64> = world.lines("/.jobs/flaky/output").iter().map(|line| line.parse().unwrap()).collect();
+    let mut got: Vec<u64> = world
+        .lines("/.jobs/flaky/output")
+        .iter()
+        .map(|line| line.parse().unwrap())
+        .collect();
     got.sort_unstable();
     assert!(got == (1..=20_000).collect::<Vec<_>>());
     assert_eq!(rainstorm::progress(&job).unwrap().retries, 3);
@@ -128,9 +173,15 @@ async fn fault_r6_without_a_leader_work_stops_bounded_and_goes_on_later() {
     world.leader.send_replace(None);
     // Whatever was under way comes to rest.
     sleep(Duration::from_millis(600)).await;
-    let rest = (world.counts.read_bytes.load(Relaxed), world.counts.appended_bytes.load(Relaxed));
+    let rest = (
+        world.counts.read_bytes.load(Relaxed),
+        world.counts.appended_bytes.load(Relaxed),
+    );
     sleep(Duration::from_millis(1000)).await;
-    let later = (world.counts.read_bytes.load(Relaxed), world.counts.appended_bytes.load(Relaxed));
+    let later = (
+        world.counts.read_bytes.load(Relaxed),
+        world.counts.appended_bytes.load(Relaxed),
+    );
     assert_eq!(rest, later, "members go on without a coordinator");
     assert_eq!(world.job("filter").unwrap().phase, JobPhase::Running);
     world.leader.send_replace(Some(leader));
@@ -146,7 +197,11 @@ async fn fault_r7_eight_jobs_at_once_never_mix() {
     for (job, input) in inputs.iter().enumerate() {
         world.write(&format!("/data/{job}.csv"), input.as_bytes(), 0);
         let sample = if job % 2 == 0 { FILTER } else { COUNT };
-        world.spec(&format!("job{job}.toml"), &sample.replace("/data/signs.csv", &format!("/data/{job}.csv")), 0);
+        world.spec(
+            &format!("job{job}.toml"),
+            &sample.replace("/data/signs.csv", &format!("/data/{job}.csv")),
+            0,
+        );
     }
     for (job, input) in inputs.iter().enumerate() {
         world.done(&format!("job{job}")).await;
@@ -168,23 +223,52 @@ async fn fault_r8_the_result_is_one_json_document_and_nothing_partial() {
     .await;
     let input = signs(10_000);
     world.write("/data/signs.csv", input.as_bytes(), 0);
-    let text = format!("{COUNT}\n[[sink]]\nfrom = \"categories\"\npath = \"/out/counts.json\"\nformat = \"json\"\n");
+    let text = format!(
+        "{COUNT}\n[[sink]]\nfrom = \"categories\"\npath = \"/out/counts.json\"\nformat = \"json\"\n"
+    );
     world.spec("json.toml", &text, 0);
     world.until("json", 20, |job| job.epoch.0 >= 3).await;
-    assert_eq!(world.read("/out/counts.json").unwrap_or_default(), b"", "a partial answer is visible");
+    assert_eq!(
+        world.read("/out/counts.json").unwrap_or_default(),
+        b"",
+        "a partial answer is visible"
+    );
     world.done("json").await;
-    let document: serde_json::Value = serde_json::from_slice(&world.read("/out/counts.json").unwrap()).unwrap();
-    let rows = input.lines().skip(1).map(data::split).filter(|row| row[3].contains("Telespar"));
+    let document: serde_json::Value =
+        serde_json::from_slice(&world.read("/out/counts.json").unwrap()).unwrap();
+    let rows = input
+        .lines()
+        .skip(1)
+        .map(data::split)
+        .filter(|row| row[3].contains("Telespar"));
     let keys: BTreeSet<String> = rows.map(|row| row[4].clone()).map(unquoted).collect();
-    assert_eq!(document.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(), keys);
-    let total: u64 = document.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
-    let want: u64 = counted(&input).iter().map(|line| line.rsplit(',').next().unwrap().parse::<u64>().unwrap()).sum();
+    assert_eq!(
+        document
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<BTreeSet<_>>(),
+        keys
+    );
+    let total: u64 = document
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|count| count.as_u64().unwrap())
+        .sum();
+    let want: u64 = counted(&input)
+        .iter()
+        .map(|line| line.rsplit(',').next().unwrap().parse::<u64>().unwrap())
+        .sum();
     assert_eq!(total, want);
     world.check();
 }
 
 fn unquoted(field: String) -> String {
-    let inner = field.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let inner = field
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
     inner.map_or(field.clone(), |inner| inner.replace("\"\"", "\""))
 }
 
@@ -196,27 +280,83 @@ async fn fault_r9_a_broken_spec_says_where_and_what_to_do_and_starts_nothing() {
     world.write("/bin/op", b"#!/bin/sh\n", 0);
     let with = |from: &str, to: &str| FILTER.replace(from, to);
     let cases = [
-        ("key", with("tasks = 3\n\n", "tsks = 3\n\n"), ".toml:13:1: unknown key `tsks` in [[stage]]; did you mean `tasks`?"),
-        ("zero", with("tasks = 3\n\n", "tasks = 0\n\n"), ".toml:13:9: `tasks = 0` of [[stage]] is out of range; use 1 to 64"),
-        ("many", with("tasks = 3\n\n", "tasks = 85013\n\n"), "use 1 to 64"),
-        ("column", with("\"Sign_Post\"", "\"Sing_Post\""), ".toml:12:28: there is no column `Sing_Post`; did you mean `Sign_Post`?"),
-        ("from", with("from = \"posts\"", "from = \"post\""), ".toml:17:8: `from = \"post\"` names no source, and no stage above; did you mean `posts`?"),
-        ("file", with("signs.csv", "sings.csv"), ".toml:6:8: /data/sings.csv: no such file or directory; name a file"),
+        (
+            "key",
+            with("tasks = 3\n\n", "tsks = 3\n\n"),
+            ".toml:13:1: unknown key `tsks` in [[stage]]; did you mean `tasks`?",
+        ),
+        (
+            "zero",
+            with("tasks = 3\n\n", "tasks = 0\n\n"),
+            ".toml:13:9: `tasks = 0` of [[stage]] is out of range; use 1 to 64",
+        ),
+        (
+            "many",
+            with("tasks = 3\n\n", "tasks = 85013\n\n"),
+            "use 1 to 64",
+        ),
+        (
+            "column",
+            with("\"Sign_Post\"", "\"Sing_Post\""),
+            ".toml:12:28: there is no column `Sing_Post`; did you mean `Sign_Post`?",
+        ),
+        (
+            "from",
+            with("from = \"posts\"", "from = \"post\""),
+            ".toml:17:8: `from = \"post\"` names no source, and no stage above; did you mean `posts`?",
+        ),
+        (
+            "file",
+            with("signs.csv", "sings.csv"),
+            ".toml:6:8: /data/sings.csv: no such file or directory; name a file",
+        ),
         ("syntax", with("version = 1", "version = "), ".toml:2:"),
         ("version", with("version = 1", "version = 2"), "use 1 to 1"),
         ("op", with("{ filter", "{ filtre"), "did you mean `filter`?"),
-        ("regex", with("equals = \"Punched Telespar\"", "regex = \"(\""), "not a valid regular expression"),
-        ("path", with("/data/signs.csv", "/data/../x"), "without `..`"),
-        ("own", format!("{FILTER}[[sink]]\nfrom = \"columns\"\npath = \"data/signs.csv\"\n"), "is a source or another sink"),
-        ("root", exec_job("path = \"/bin/op\"", 1), "may not run as root"),
-        ("noexec", exec_job("path = \"/bin/none\"", 1), "no such file"),
+        (
+            "regex",
+            with("equals = \"Punched Telespar\"", "regex = \"(\""),
+            "not a valid regular expression",
+        ),
+        (
+            "path",
+            with("/data/signs.csv", "/data/../x"),
+            "without `..`",
+        ),
+        (
+            "own",
+            format!("{FILTER}[[sink]]\nfrom = \"columns\"\npath = \"data/signs.csv\"\n"),
+            "is a source or another sink",
+        ),
+        (
+            "root",
+            exec_job("path = \"/bin/op\"", 1),
+            "may not run as root",
+        ),
+        (
+            "noexec",
+            exec_job("path = \"/bin/none\"", 1),
+            "no such file",
+        ),
         ("binary", "version = 1\n\u{0}".to_owned(), "not valid TOML"),
-        ("empty", "version = 1\n".to_owned(), "the spec has no source"),
+        (
+            "empty",
+            "version = 1\n".to_owned(),
+            "the spec has no source",
+        ),
     ];
     for (name, text, _) in &cases {
-        world.spec(&format!("{name}.toml"), text, if *name == "noexec" { 7 } else { 0 });
+        world.spec(
+            &format!("{name}.toml"),
+            text,
+            if *name == "noexec" { 7 } else { 0 },
+        );
     }
-    world.spec("json.json", "{\"version\": 1,\n \"stage\": [{\"nam\": 1}]}", 0);
+    world.spec(
+        "json.json",
+        "{\"version\": 1,\n \"stage\": [{\"nam\": 1}]}",
+        0,
+    );
     world.spec(".hidden.toml", "x", 0);
     world.spec("backup.toml~", "x", 0);
     world.spec("4913", "x", 0);
@@ -224,14 +364,32 @@ async fn fault_r9_a_broken_spec_says_where_and_what_to_do_and_starts_nothing() {
         let job = world.ended(name).await;
         assert_eq!(job.phase, JobPhase::Failed, "{name}");
         assert!(job.message.contains(words), "{name}: {}", job.message);
-        assert!(job.message.starts_with(&format!("/.jobs/{name}.toml:")), "{}", job.message);
-        assert!(!world.paths().iter().any(|path| path.starts_with(&format!("/.jobs/{name}/"))), "{:?}", world.paths());
+        assert!(
+            job.message.starts_with(&format!("/.jobs/{name}.toml:")),
+            "{}",
+            job.message
+        );
+        assert!(
+            !world
+                .paths()
+                .iter()
+                .any(|path| path.starts_with(&format!("/.jobs/{name}/"))),
+            "{:?}",
+            world.paths()
+        );
     }
     let job = world.ended("json").await;
-    assert!(job.message.starts_with("/.jobs/json.json:2:13: unknown key `nam`"), "{}", job.message);
+    assert!(
+        job.message
+            .starts_with("/.jobs/json.json:2:13: unknown key `nam`"),
+        "{}",
+        job.message
+    );
     assert_eq!(world.jobs_count(), cases.len() + 1);
     world.spec("key.toml", FILTER, 0);
-    world.until("key", 10, |job| job.phase == JobPhase::Done).await;
+    world
+        .until("key", 10, |job| job.phase == JobPhase::Done)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -243,13 +401,20 @@ async fn fault_r10_the_source_is_read_as_it_was_and_in_ranges() {
     world.spec("filter.toml", FILTER, 0);
     world.until("filter", 10, |_| true).await;
     for row in 0..200 {
-        world.extend("/data/signs.csv", format!("{row},late,1,Punched Telespar,late,late\n").as_bytes());
+        world.extend(
+            "/data/signs.csv",
+            format!("{row},late,1,Punched Telespar,late,late\n").as_bytes(),
+        );
     }
     world.done("filter").await;
     data::check_order(&world, "/.jobs/filter/output", &input, 3);
     let read = world.counts.read_bytes.load(Relaxed);
     // Each chunk once, with its overlap: no worker reads the whole file.
-    assert!(read < 8 * input.len() as u64, "{read} bytes read of {}", input.len());
+    assert!(
+        read < 8 * input.len() as u64,
+        "{read} bytes read of {}",
+        input.len()
+    );
     world.check();
 }
 
@@ -258,8 +423,16 @@ async fn fault_r11_the_next_job_runs_the_new_code() {
     let world = World::start(2, |_| {}).await;
     world.write("/in", b"x\n", 0);
     for (name, word) in [("one", "old"), ("two", "new")] {
-        world.write("/bin/op", format!("#!/bin/sh\ncat >/dev/null\necho {word}\n").as_bytes(), 0);
-        world.spec(&format!("{name}.toml"), &exec_job("path = \"/bin/op\", contract = \"batch\"", 1), 0);
+        world.write(
+            "/bin/op",
+            format!("#!/bin/sh\ncat >/dev/null\necho {word}\n").as_bytes(),
+            0,
+        );
+        world.spec(
+            &format!("{name}.toml"),
+            &exec_job("path = \"/bin/op\", contract = \"batch\"", 1),
+            0,
+        );
         world.done(name).await;
         assert_eq!(world.lines(&format!("/.jobs/{name}/output")), [word]);
     }
@@ -281,9 +454,15 @@ async fn fault_r12_a_record_of_16_mib_passes_an_operator_and_the_network() {
     world.done("big").await;
     let output = world.read("/.jobs/big/output").unwrap();
     assert_eq!(output.len(), input.len());
-    let mut lines: Vec<usize> = output.split(|&byte| byte == b'\n').map(<[u8]>::len).collect();
+    let mut lines: Vec<usize> = output
+        .split(|&byte| byte == b'\n')
+        .map(<[u8]>::len)
+        .collect();
     lines.sort_unstable();
-    assert_eq!((lines.len(), &lines[11_000..]), (11_003, &[5, 10, 16 << 20][..]));
+    assert_eq!(
+        (lines.len(), &lines[11_000..]),
+        (11_003, &[5, 10, 16 << 20][..])
+    );
     assert!(world.counts.wire_bytes.load(Relaxed) >= 16 << 20);
     world.check();
 }
@@ -293,11 +472,23 @@ async fn fault_r12_an_argument_that_is_too_long_is_refused_with_a_remedy() {
     let world = World::start(1, |_| {}).await;
     world.write("/bin/op", b"#!/bin/sh\nprintf '%s\\n' \"$1\" | tr a b\n", 0);
     world.write("/in", &[vec![b'a'; 200_000], b"\n".to_vec()].concat(), 0);
-    world.spec("long.toml", &exec_job("path = \"/bin/op\", contract = \"argv\"", 1), 0);
+    world.spec(
+        "long.toml",
+        &exec_job("path = \"/bin/op\", contract = \"argv\"", 1),
+        0,
+    );
     let job = world.ended("long").await;
-    assert!(job.message.contains("use `contract = \"batch\"`"), "{}", job.message);
+    assert!(
+        job.message.contains("use `contract = \"batch\"`"),
+        "{}",
+        job.message
+    );
     world.write("/in", &b"aaa\nca\n".repeat(30_000), 0);
-    world.spec("short.toml", &exec_job("path = \"/bin/op\", contract = \"argv\"", 1), 0);
+    world.spec(
+        "short.toml",
+        &exec_job("path = \"/bin/op\", contract = \"argv\"", 1),
+        0,
+    );
     world.done("short").await;
     assert!(world.read("/.jobs/short/output").unwrap() == b"bbb\ncb\n".repeat(30_000));
 }
@@ -310,7 +501,10 @@ async fn fault_r13_one_process_works_for_all_batches_of_a_task() {
     world.spec("echo.toml", &exec_job("path = \"/bin/echo.sh\"", 2), 0);
     world.done("echo").await;
     let lines = world.lines("/.jobs/echo/output");
-    let processes: BTreeSet<&str> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
+    let processes: BTreeSet<&str> = lines
+        .iter()
+        .map(|line| line.split(' ').next().unwrap())
+        .collect();
     assert_eq!((lines.len(), processes.len()), (3_000, 2));
     world.check();
 }
@@ -321,14 +515,25 @@ async fn fault_r14_an_operator_runs_as_the_owner_of_its_spec() {
     world.write("/in", b"x\n", 0);
     let script = b"#!/bin/sh\ncat >/dev/null\nid -u; id -g; id -G; ulimit -n; ulimit -c; grep NoNewPrivs /proc/self/status\n";
     world.write("/bin/who", script, 0);
-    world.spec("who.toml", &exec_job("path = \"/bin/who\", contract = \"batch\"", 1), 65_534);
+    world.spec(
+        "who.toml",
+        &exec_job("path = \"/bin/who\", contract = \"batch\"", 1),
+        65_534,
+    );
     let job = world.ended("who").await;
     match rustix_is_root() {
         true => {
             assert_eq!(job.phase, JobPhase::Done, "{}", job.message);
-            assert_eq!(world.lines("/.jobs/who/output"), ["65534", "65534", "65534", "256", "0", "NoNewPrivs:\t1"]);
+            assert_eq!(
+                world.lines("/.jobs/who/output"),
+                ["65534", "65534", "65534", "256", "0", "NoNewPrivs:\t1"]
+            );
         }
-        false => assert!(job.message.contains("cannot run programs as user 65534"), "{}", job.message),
+        false => assert!(
+            job.message.contains("cannot run programs as user 65534"),
+            "{}",
+            job.message
+        ),
     }
 }
 
@@ -343,9 +548,17 @@ async fn fault_r15_a_stage_passes_on_what_it_puts_out_and_no_more() {
     world.write("/data/signs.csv", input.as_bytes(), 0);
     world.spec("count.toml", COUNT, 0);
     world.done("count").await;
-    let passed: usize = input.lines().skip(1).filter(|line| data::split(line)[3].contains("Telespar")).map(|line| line.len() + 1).sum();
+    let passed: usize = input
+        .lines()
+        .skip(1)
+        .filter(|line| data::split(line)[3].contains("Telespar"))
+        .map(|line| line.len() + 1)
+        .sum();
     let wire = world.counts.wire_bytes.load(Relaxed);
-    assert!(wire <= passed as u64, "{wire} bytes on the wire, {passed} in lines that pass the filter");
+    assert!(
+        wire <= passed as u64,
+        "{wire} bytes on the wire, {passed} in lines that pass the filter"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -359,7 +572,11 @@ async fn fault_r16_a_new_attempt_repeats_only_what_was_not_committed() {
     let dir = tempfile::tempdir().unwrap();
     let script = format!("#!/bin/sh\nexec tee -a {}/seen\n", dir.path().display());
     world.write("/bin/tee.sh", script.as_bytes(), 0);
-    world.spec("tee.toml", &exec_job("path = \"/bin/tee.sh\", contract = \"batch\"", 2), 0);
+    world.spec(
+        "tee.toml",
+        &exec_job("path = \"/bin/tee.sh\", contract = \"batch\"", 2),
+        0,
+    );
     for epoch in [3, 6, 9] {
         world.until("tee", 20, |job| job.epoch.0 >= epoch).await;
         let leader = world.leader.borrow().unwrap();
@@ -369,10 +586,16 @@ async fn fault_r16_a_new_attempt_repeats_only_what_was_not_committed() {
     let job = world.done("tee").await;
     assert!(job.attempt.0 >= 4, "{job:?}");
     assert_eq!(world.lines("/.jobs/tee/output").len(), 40_000);
-    let seen = std::fs::read_to_string(dir.path().join("seen")).unwrap().lines().count();
+    let seen = std::fs::read_to_string(dir.path().join("seen"))
+        .unwrap()
+        .lines()
+        .count();
     // Per restart and task: what was read since the last commit and what was under way.
     let most = 40_000 + (job.attempt.0 as usize - 1) * 2 * 3 * (8 << 10) / 4;
-    assert!((40_000..most).contains(&seen), "{seen} lines were worked on, at most {most} expected");
+    assert!(
+        (40_000..most).contains(&seen),
+        "{seen} lines were worked on, at most {most} expected"
+    );
     world.check();
 }
 
@@ -388,7 +611,10 @@ async fn fault_r17_late_repeated_unknown_and_broken_messages_are_answered() {
     world.spec("count.toml", COUNT, 0);
     world.knobs.read_delay_ms.store(4, Relaxed);
     let (begin, mut kills, mut sent) = (Instant::now(), 0, 0_u64);
-    while world.job("count").is_none_or(|job| job.phase == JobPhase::Running) {
+    while world
+        .job("count")
+        .is_none_or(|job| job.phase == JobPhase::Running)
+    {
         let random = world.random(u64::MAX);
         let (to, frame) = match world.taped() {
             // A request once more, at its member or at another one, with its answer lost.
@@ -398,7 +624,14 @@ async fn fault_r17_late_repeated_unknown_and_broken_messages_are_answered() {
                 // Protocol version 1, a request of any kind, and bytes; of job 99 where they make sense.
                 let mut head = vec![1, 0, (random >> 33) as u8 % 5, 99];
                 head.extend((0..(random >> 40) % 12).map(|at| (random >> at) as u8));
-                (MemberId(1 + random % 3), Frame { service: Service::Streaming, head: head.into(), body: "x".into() })
+                (
+                    MemberId(1 + random % 3),
+                    Frame {
+                        service: Service::Streaming,
+                        head: head.into(),
+                        body: "x".into(),
+                    },
+                )
             }
         };
         if kills < 20 && begin.elapsed() > Duration::from_millis(60 * (kills + 1)) {
@@ -407,7 +640,8 @@ async fn fault_r17_late_repeated_unknown_and_broken_messages_are_answered() {
             world.revive(to);
         }
         let Some(rain) = world.rain(to) else { continue };
-        let answer = tokio::time::timeout(Duration::from_secs(5), rain.serve(MemberId(9), frame)).await;
+        let answer =
+            tokio::time::timeout(Duration::from_secs(5), rain.serve(MemberId(9), frame)).await;
         assert_eq!(answer.unwrap().service, Service::Streaming);
         sent += 1;
     }
@@ -430,7 +664,11 @@ async fn a_paused_job_stands_still_and_a_cancelled_one_ends() {
     world.knobs.read_delay_ms.store(2, Relaxed);
     world.spec("filter.toml", FILTER, 0);
     let job = world.until("filter", 10, |job| job.epoch.0 >= 2).await.id;
-    let set = |phase| JobCommand::SetPhase { job, phase, message: String::new() };
+    let set = |phase| JobCommand::SetPhase {
+        job,
+        phase,
+        message: String::new(),
+    };
     world.command(set(JobPhase::Paused));
     let paused = world.job("filter").unwrap().epoch;
     let begin = Instant::now();
@@ -443,7 +681,31 @@ async fn a_paused_job_stands_still_and_a_cancelled_one_ends() {
     world.command(set(JobPhase::Cancelled));
     assert_eq!(world.ended("filter").await.phase, JobPhase::Cancelled);
     world.spec("filter.toml", FILTER, 0);
-    world.until("filter", 30, |job| job.phase == JobPhase::Done).await;
+    world
+        .until("filter", 30, |job| job.phase == JobPhase::Done)
+        .await;
     data::check_order(&world, "/.jobs/filter/output", &input, 3);
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_wait_for_a_slow_one_are_not_forgotten() {
+    let world = World::start(3, |options| {
+        options.contact_timeout = Duration::from_millis(700)
+    })
+    .await;
+    world.write("/in", &numbers(3), 0);
+    world.write("/bin/slow", b"#!/bin/sh\nsleep 2\nexec cat\n", 0);
+    // Of three tasks one has all the lines.
+    world.spec(
+        "slow.toml",
+        &exec_job("path = \"/bin/slow\", contract = \"batch\"", 3),
+        0,
+    );
+    let job = world.done("slow").await;
+    assert_eq!(
+        (job.attempt.0, world.lines("/.jobs/slow/output").len()),
+        (1, 3)
+    );
     world.check();
 }

@@ -20,11 +20,21 @@ async fn both_sample_jobs_over_100_000_rows_equal_the_reference() {
     let job = world.done("filter").await;
     data::check_order(&world, "/.jobs/filter/output", &input, 3);
     let progress = rainstorm::progress(&job).unwrap();
-    assert_eq!((progress.rows_in, progress.rows_out), (100_000, filtered(&input).len() as u64));
-    assert!(rainstorm::progress_text(&job).starts_with("percent = 100\n"), "{}", rainstorm::progress_text(&job));
+    assert_eq!(
+        (progress.rows_in, progress.rows_out),
+        (100_000, filtered(&input).len() as u64)
+    );
+    assert!(
+        rainstorm::progress_text(&job).starts_with("percent = 100\n"),
+        "{}",
+        rainstorm::progress_text(&job)
+    );
     for name in ["count", "again"] {
         world.done(name).await;
-        assert_eq!(world.sorted(&format!("/.jobs/{name}/output")), counted(&input));
+        assert_eq!(
+            world.sorted(&format!("/.jobs/{name}/output")),
+            counted(&input)
+        );
     }
     world.check();
 }
@@ -35,8 +45,10 @@ async fn a_json_spec_a_small_input_and_an_empty_one() {
     world.write("/in.csv", b"a,b\n1,\"x, y\"\n2,z", 0);
     world.write("/empty.csv", b"a,b\n", 0);
     let spec = |path: &str| {
-        format!(r#"{{"version": 1, "source": [{{"name": "in", "path": "{path}", "format": "csv"}}],
-            "stage": [{{"name": "s", "from": "in", "op": {{"select": {{"columns": ["b", 1]}}}}, "tasks": 2}}]}}"#)
+        format!(
+            r#"{{"version": 1, "source": [{{"name": "in", "path": "{path}", "format": "csv"}}],
+            "stage": [{{"name": "s", "from": "in", "op": {{"select": {{"columns": ["b", 1]}}}}, "tasks": 2}}]}}"#
+        )
     };
     world.spec("small.json", &spec("/in.csv"), 0);
     world.spec("empty.json", &spec("/empty.csv"), 0);
@@ -62,11 +74,17 @@ async fn fault_r1_the_leader_dies_twenty_times_and_the_output_is_the_same() {
     let mut kills = 0;
     while kills < 20 {
         let before = world.until("filter", 60, |_| true).await.epoch;
-        let job = world.until("filter", 60, |job| job.epoch > before || job.phase != JobPhase::Running).await;
+        let job = world
+            .until("filter", 60, |job| {
+                job.epoch > before || job.phase != JobPhase::Running
+            })
+            .await;
         if job.phase != JobPhase::Running {
             break;
         }
-        let Some(leader) = *world.leader.borrow() else { continue };
+        let Some(leader) = *world.leader.borrow() else {
+            continue;
+        };
         world.kill(leader).await;
         world.revive(leader);
         kills += 1;
@@ -77,7 +95,11 @@ async fn fault_r1_the_leader_dies_twenty_times_and_the_output_is_the_same() {
     world.done("count").await;
     data::check_order(&world, "/.jobs/filter/output", &input, 3);
     assert_eq!(world.sorted("/.jobs/count/output"), counted(&input));
-    assert!(!world.paths().iter().any(|path| path.contains("/state/")), "{:?}", world.paths());
+    assert!(
+        !world.paths().iter().any(|path| path.contains("/state/")),
+        "{:?}",
+        world.paths()
+    );
     world.check();
 }
 
@@ -96,7 +118,13 @@ async fn fault_r2_members_die_at_random_points_and_no_line_is_missing() {
         world.knobs.lost_proposals.store(20, Relaxed);
         world.spec("filter.toml", FILTER, 0);
         world.spec("count.toml", COUNT, 0);
-        let running = || ["filter", "count"].iter().any(|name| world.job(name).is_none_or(|job| job.phase == JobPhase::Running));
+        let running = || {
+            ["filter", "count"].iter().any(|name| {
+                world
+                    .job(name)
+                    .is_none_or(|job| job.phase == JobPhase::Running)
+            })
+        };
         let mut kills = 0;
         while running() && kills < 12 {
             tokio::time::sleep(std::time::Duration::from_millis(20 + world.random(150))).await;
@@ -109,7 +137,11 @@ async fn fault_r2_members_die_at_random_points_and_no_line_is_missing() {
         world.done("filter").await;
         world.done("count").await;
         data::check_order(&world, "/.jobs/filter/output", &input, 3);
-        assert_eq!(world.sorted("/.jobs/count/output"), counted(&input), "seed {seed}");
+        assert_eq!(
+            world.sorted("/.jobs/count/output"),
+            counted(&input),
+            "seed {seed}"
+        );
         assert!(kills > 2, "seed {seed}");
         world.check();
     }

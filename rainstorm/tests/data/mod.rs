@@ -9,8 +9,21 @@ pub const COUNT: &str = include_str!("../../../scripts/samples/count.toml");
 
 /// Rows as `scripts/sample-data` makes them: quoted fields with commas and doubled quotes among them.
 pub fn signs(rows: u64) -> String {
-    let posts = ["Punched Telespar", "Unpunched Telespar", "Wood", "Streetlight", "Pole, Utility"];
-    let categories = ["Stop", "Yield", "Speed Limit", "Warning, \"Curve\"", "Street Name", "Parking, No"];
+    let posts = [
+        "Punched Telespar",
+        "Unpunched Telespar",
+        "Wood",
+        "Streetlight",
+        "Pole, Utility",
+    ];
+    let categories = [
+        "Stop",
+        "Yield",
+        "Speed Limit",
+        "Warning, \"Curve\"",
+        "Street Name",
+        "Parking, No",
+    ];
     let quote = |text: &str| match text.contains([',', '"']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
         false => text.to_owned(),
@@ -21,9 +34,19 @@ pub fn signs(rows: u64) -> String {
         state = state * 1_103_515_245 % 2_147_483_648 + 12_345;
         let pick = |shift: u64, of: usize| (state >> shift) as usize % of;
         let (post, category) = (posts[pick(4, 5)], categories[pick(9, 6)]);
-        let notes = if pick(13, 3) == 0 { format!("\"seen, noted {row}\"") } else { format!("n{row}") };
+        let notes = if pick(13, 3) == 0 {
+            format!("\"seen, noted {row}\"")
+        } else {
+            format!("n{row}")
+        };
         let size = 12 + 6 * pick(16, 4);
-        out.push_str(&format!("{row},R{}-{},{size},{},{},{notes}\n", pick(5, 9), pick(7, 5), quote(post), quote(category)));
+        out.push_str(&format!(
+            "{row},R{}-{},{size},{},{},{notes}\n",
+            pick(5, 9),
+            pick(7, 5),
+            quote(post),
+            quote(category)
+        ));
     }
     out
 }
@@ -44,17 +67,29 @@ pub fn split(line: &str) -> Vec<String> {
 
 /// What the filter job puts out, in the order of the input.
 pub fn filtered(input: &str) -> Vec<String> {
-    let rows = input.lines().skip(1).map(split).filter(|row| row[3] == "Punched Telespar");
+    let rows = input
+        .lines()
+        .skip(1)
+        .map(split)
+        .filter(|row| row[3] == "Punched Telespar");
     rows.map(|row| format!("{},{}", row[0], row[4])).collect()
 }
 
 /// What the count job puts out, sorted.
 pub fn counted(input: &str) -> Vec<String> {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    for row in input.lines().skip(1).map(split).filter(|row| row[3].contains("Telespar")) {
+    for row in input
+        .lines()
+        .skip(1)
+        .map(split)
+        .filter(|row| row[3].contains("Telespar"))
+    {
         *counts.entry(row[4].clone()).or_default() += 1;
     }
-    let mut lines: Vec<String> = counts.into_iter().map(|(key, count)| format!("{key},{count}")).collect();
+    let mut lines: Vec<String> = counts
+        .into_iter()
+        .map(|(key, count)| format!("{key},{count}"))
+        .collect();
     lines.sort();
     lines
 }
@@ -66,7 +101,12 @@ pub fn check_order(world: &World, path: &str, input: &str, tasks: u64) {
     sorted.sort();
     let mut want = filtered(input);
     want.sort();
-    assert!(sorted == want, "{path}: {} lines, {} expected", sorted.len(), want.len());
+    assert!(
+        sorted == want,
+        "{path}: {} lines, {} expected",
+        sorted.len(),
+        want.len()
+    );
     let data_at = input.find('\n').unwrap() + 1;
     let mut at = data_at;
     let mut task_of = BTreeMap::new();
@@ -79,6 +119,9 @@ pub fn check_order(world: &World, path: &str, input: &str, tasks: u64) {
     for line in &output {
         let row: u64 = line.split(',').next().unwrap().parse().unwrap();
         let before = last.insert(task_of[&row], row);
-        assert!(before.is_none_or(|before| before < row), "{path}: row {row} after {before:?}");
+        assert!(
+            before.is_none_or(|before| before < row),
+            "{path}: row {row} after {before:?}"
+        );
     }
 }

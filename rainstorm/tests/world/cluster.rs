@@ -2,8 +2,8 @@
 
 use super::{Inner, Member};
 use hydfs_types::{
-    AgreementError, Attempt, BoxFuture, CommandError, Frame, JobCommand, JobEpoch, JobId, JobInfo, JobPhase, LogIndex,
-    MemberId, Reply, Time,
+    AgreementError, Attempt, BoxFuture, CommandError, Frame, JobCommand, JobEpoch, JobId, JobInfo,
+    JobPhase, LogIndex, MemberId, Reply, Time,
 };
 use rainstorm::{CallError, Cluster};
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,20 +18,40 @@ impl Cluster for Member {
 
     fn members(&self) -> Vec<(MemberId, String)> {
         let inner = self.world.lock();
-        inner.members.iter().filter(|(_, life)| life.listed).map(|(id, _)| (*id, format!("vm{}", id.0))).collect()
+        inner
+            .members
+            .iter()
+            .filter(|(_, life)| life.listed)
+            .map(|(id, _)| (*id, format!("vm{}", id.0)))
+            .collect()
     }
 
-    fn call(&self, to: MemberId, frame: Frame, deadline: Duration) -> BoxFuture<'static, Result<Frame, CallError>> {
+    fn call(
+        &self,
+        to: MemberId,
+        frame: Frame,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Frame, CallError>> {
         let (world, from) = (self.world.clone(), self.id);
         Box::pin(async move {
             world.counts.calls.fetch_add(1, Relaxed);
-            world.counts.wire_bytes.fetch_add(frame.body.len() as u64, Relaxed);
+            world
+                .counts
+                .wire_bytes
+                .fetch_add(frame.body.len() as u64, Relaxed);
             world.tape(to, &frame);
-            let lost = |why: &str| Err(CallError { to, why: why.into() });
+            let lost = |why: &str| {
+                Err(CallError {
+                    to,
+                    why: why.into(),
+                })
+            };
             if world.happens(&world.knobs.lost_calls) {
                 return lost("lost on the way");
             }
-            let Some(rain) = world.rain(to) else { return lost("it is down") };
+            let Some(rain) = world.rain(to) else {
+                return lost("it is down");
+            };
             let answered = timeout(deadline, tokio::spawn(rain.serve(from, frame))).await;
             if world.happens(&world.knobs.lost_calls) || world.rain(to).is_none() {
                 return lost("its answer is lost");
@@ -58,9 +78,15 @@ impl Cluster for Member {
     fn propose(&self, command: JobCommand) -> BoxFuture<'_, Result<Reply, AgreementError>> {
         Box::pin(async move {
             self.alive().await;
-            let no_quorum = || AgreementError::NoQuorum { millis: 300, why: "planted".into() };
+            let no_quorum = || AgreementError::NoQuorum {
+                millis: 300,
+                why: "planted".into(),
+            };
             let mut leader = self.world.leader.subscribe();
-            if timeout(Duration::from_millis(300), leader.wait_for(Option::is_some)).await.is_err() {
+            if timeout(Duration::from_millis(300), leader.wait_for(Option::is_some))
+                .await
+                .is_err()
+            {
                 return Err(no_quorum());
             }
             if self.world.happens(&self.world.knobs.lost_proposals) {
@@ -82,8 +108,20 @@ impl Cluster for Member {
 /// The job commands as the state machine has them.
 pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandError> {
     match command {
-        JobCommand::Start { name, spec, generation, uid, gid, phase, message } => {
-            if let Some(job) = inner.jobs.values().find(|job| job.spec == spec && job.generation == generation) {
+        JobCommand::Start {
+            name,
+            spec,
+            generation,
+            uid,
+            gid,
+            phase,
+            message,
+        } => {
+            if let Some(job) = inner
+                .jobs
+                .values()
+                .find(|job| job.spec == spec && job.generation == generation)
+            {
                 return Ok(Reply::Job(job.id));
             }
             inner.next_job += 1;
@@ -91,9 +129,25 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
             let (attempt, epoch) = (Attempt(1), JobEpoch(0));
             let (started, changed) = (Time::default(), Time::default());
             let (positions, progress) = (Vec::new(), Vec::new());
-            inner.jobs.insert(id, JobInfo {
-                id, name, spec, generation, uid, gid, phase, message, attempt, epoch, positions, progress, started, changed,
-            });
+            inner.jobs.insert(
+                id,
+                JobInfo {
+                    id,
+                    name,
+                    spec,
+                    generation,
+                    uid,
+                    gid,
+                    phase,
+                    message,
+                    attempt,
+                    epoch,
+                    positions,
+                    progress,
+                    started,
+                    changed,
+                },
+            );
             Ok(Reply::Job(id))
         }
         JobCommand::Restart { job, from, .. } => {
@@ -107,7 +161,10 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
         }
         JobCommand::Commit(commit) => {
             let known = inner.jobs.get_mut(&commit.job).ok_or(CommandError::NoJob)?;
-            if known.attempt != commit.attempt || known.epoch.0 + 1 != commit.epoch.0 || known.phase != JobPhase::Running {
+            if known.attempt != commit.attempt
+                || known.epoch.0 + 1 != commit.epoch.0
+                || known.phase != JobPhase::Running
+            {
                 return Err(CommandError::Changed);
             }
             known.epoch = commit.epoch;
@@ -118,8 +175,13 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
             }
             for (id, seq) in commit.watermarks {
                 let writer = inner.writers.get_mut(&id).unwrap();
-                if writer.job != Some((commit.job, commit.attempt)) || writer.durable < seq.0 || seq.0 < writer.watermark {
-                    inner.violations.push(format!("commit of {id} {seq}: durable {}", writer.durable));
+                if writer.job != Some((commit.job, commit.attempt))
+                    || writer.durable < seq.0
+                    || seq.0 < writer.watermark
+                {
+                    inner
+                        .violations
+                        .push(format!("commit of {id} {seq}: durable {}", writer.durable));
                 }
                 writer.watermark = seq.0;
             }
@@ -128,9 +190,16 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
             }
             Ok(Reply::Done)
         }
-        JobCommand::SetPhase { job, phase, message } => {
+        JobCommand::SetPhase {
+            job,
+            phase,
+            message,
+        } => {
             let known = inner.jobs.get_mut(&job).ok_or(CommandError::NoJob)?;
-            if matches!(known.phase, JobPhase::Done | JobPhase::Failed | JobPhase::Cancelled) {
+            if matches!(
+                known.phase,
+                JobPhase::Done | JobPhase::Failed | JobPhase::Cancelled
+            ) {
                 return Err(CommandError::NoJob);
             }
             known.phase = phase;
@@ -140,11 +209,18 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
             }
             Ok(Reply::Done)
         }
-        JobCommand::Forget { job } => inner.jobs.remove(&job).map(|_| Reply::Done).ok_or(CommandError::NoJob),
+        JobCommand::Forget { job } => inner
+            .jobs
+            .remove(&job)
+            .map(|_| Reply::Done)
+            .ok_or(CommandError::NoJob),
     }
 }
 
 fn end_writers(inner: &mut Inner, job: JobId) {
-    let mine = inner.writers.values_mut().filter(|writer| writer.job.is_some_and(|(of, _)| of == job));
+    let mine = inner
+        .writers
+        .values_mut()
+        .filter(|writer| writer.job.is_some_and(|(of, _)| of == job));
     mine.for_each(|writer| writer.ended = true);
 }

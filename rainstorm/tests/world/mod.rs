@@ -5,7 +5,9 @@
 mod cluster;
 mod storage;
 
-use hydfs_types::{Attempt, Frame, Ino, JobId, JobInfo, JobPhase, LogIndex, MemberId, Seq, WriterId};
+use hydfs_types::{
+    Attempt, Frame, Ino, JobId, JobInfo, JobPhase, LogIndex, MemberId, Seq, WriterId,
+};
 use rainstorm::{Options, Rainstorm};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -137,14 +139,17 @@ impl World {
     }
 
     pub fn random(&self, below: u64) -> u64 {
-        let mut x = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mut x = self
+            .random
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (x ^ (x >> 31)) % below.max(1)
     }
 
     pub fn seed(&self, seed: u64) {
-        self.random.store(seed.wrapping_mul(0x2545_f491_4f6c_dd1d), Ordering::Relaxed);
+        self.random
+            .store(seed.wrapping_mul(0x2545_f491_4f6c_dd1d), Ordering::Relaxed);
     }
 
     fn happens(&self, knob: &AtomicU64) -> bool {
@@ -165,8 +170,15 @@ impl World {
             life.listed = true;
             life.number
         };
-        let member = Arc::new(Member { world: self.clone(), id, life });
-        let options = Options { life: life * 1000 + id.0, ..self.options.clone() };
+        let member = Arc::new(Member {
+            world: self.clone(),
+            id,
+            life,
+        });
+        let options = Options {
+            life: life * 1000 + id.0,
+            ..self.options.clone()
+        };
         let rain = Rainstorm::start(member.clone(), member, options);
         self.lock().members.get_mut(&id).unwrap().rain = Some(rain);
         self.bump();
@@ -189,7 +201,13 @@ impl World {
         self.lock().members.get_mut(&id).unwrap().listed = false;
         self.bump();
         if led {
-            let next = self.lock().members.iter().filter(|(_, life)| life.up).map(|(id, _)| *id).collect::<Vec<_>>();
+            let next = self
+                .lock()
+                .members
+                .iter()
+                .filter(|(_, life)| life.up)
+                .map(|(id, _)| *id)
+                .collect::<Vec<_>>();
             let next = next.get(self.random(next.len() as u64) as usize).copied();
             self.leader.send_replace(next);
         }
@@ -210,11 +228,19 @@ impl World {
     }
 
     pub fn alive(&self) -> Vec<MemberId> {
-        self.lock().members.iter().filter(|(_, life)| life.up).map(|(id, _)| *id).collect()
+        self.lock()
+            .members
+            .iter()
+            .filter(|(_, life)| life.up)
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     pub fn rain(&self, id: MemberId) -> Option<Arc<Rainstorm>> {
-        self.lock().members.get(&id).and_then(|life| life.rain.clone())
+        self.lock()
+            .members
+            .get(&id)
+            .and_then(|life| life.rain.clone())
     }
 
     /// Writes a whole file.
@@ -248,7 +274,12 @@ impl World {
     }
 
     pub fn job(&self, name: &str) -> Option<JobInfo> {
-        self.lock().jobs.values().rev().find(|job| job.name == name).cloned()
+        self.lock()
+            .jobs
+            .values()
+            .rev()
+            .find(|job| job.name == name)
+            .cloned()
     }
 
     /// A command from elsewhere: the job's control file.
@@ -263,7 +294,10 @@ impl World {
 
     /// Waits for the end of a job.
     pub async fn ended(&self, name: &str) -> JobInfo {
-        self.until(name, 60, |job| !matches!(job.phase, JobPhase::Running | JobPhase::Paused)).await
+        self.until(name, 60, |job| {
+            !matches!(job.phase, JobPhase::Running | JobPhase::Paused)
+        })
+        .await
     }
 
     pub async fn done(&self, name: &str) -> JobInfo {
@@ -272,7 +306,12 @@ impl World {
         job
     }
 
-    pub async fn until(&self, name: &str, seconds: u64, good: impl Fn(&JobInfo) -> bool) -> JobInfo {
+    pub async fn until(
+        &self,
+        name: &str,
+        seconds: u64,
+        good: impl Fn(&JobInfo) -> bool,
+    ) -> JobInfo {
         let mut changes = self.changes.subscribe();
         let limit = Instant::now() + Duration::from_secs(seconds);
         loop {
@@ -282,12 +321,17 @@ impl World {
                 return job;
             }
             let waited = tokio::time::timeout_at(limit, changes.changed()).await;
-            assert!(waited.is_ok(), "{name}: not in time: {job:?}\n{}", self.log(name));
+            assert!(
+                waited.is_ok(),
+                "{name}: not in time: {job:?}\n{}",
+                self.log(name)
+            );
         }
     }
 
     pub fn log(&self, name: &str) -> String {
-        String::from_utf8_lossy(&self.read(&format!("/.jobs/{name}/log")).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&self.read(&format!("/.jobs/{name}/log")).unwrap_or_default())
+            .into_owned()
     }
 
     /// What a reader sees: merged and committed bytes.
@@ -298,9 +342,14 @@ impl World {
     }
 
     pub fn lines(&self, path: &str) -> Vec<String> {
-        let bytes = self.read(path).unwrap_or_else(|| panic!("{path} is missing"));
+        let bytes = self
+            .read(path)
+            .unwrap_or_else(|| panic!("{path} is missing"));
         let text = String::from_utf8(bytes).unwrap();
-        assert!(text.is_empty() || text.ends_with('\n'), "{path} ends inside a line");
+        assert!(
+            text.is_empty() || text.ends_with('\n'),
+            "{path} ends inside a line"
+        );
         text.lines().map(str::to_owned).collect()
     }
 
@@ -327,13 +376,24 @@ impl Inner {
         self.files.entry(path.to_owned()).or_insert_with(|| {
             *next += 1;
             let (base, pending) = (Vec::new(), Vec::new());
-            File { ino: Ino(100 + *next), base, generation: 0, rewritten: 0, uid, gid: uid, busy: false, pending }
+            File {
+                ino: Ino(100 + *next),
+                base,
+                generation: 0,
+                rewritten: 0,
+                uid,
+                gid: uid,
+                busy: false,
+                pending,
+            }
         })
     }
 
     /// Moves what is eligible from pending to the base, and drops what never will be.
     fn merge(&mut self, path: &str) {
-        let Some(file) = self.files.get_mut(path) else { return };
+        let Some(file) = self.files.get_mut(path) else {
+            return;
+        };
         let pending = std::mem::take(&mut file.pending);
         for (id, seq, payload) in pending {
             let writer = &self.writers[&id];

@@ -27,7 +27,12 @@ impl Member {
         if self.world.random(4) == 0 {
             sleep(Duration::from_millis(1)).await;
         }
-        let up = self.world.lock().members.get(&self.id).is_some_and(|life| life.up && life.number == self.life);
+        let up = self
+            .world
+            .lock()
+            .members
+            .get(&self.id)
+            .is_some_and(|life| life.up && life.number == self.life);
         if !up {
             std::future::pending::<()>().await;
         }
@@ -40,7 +45,10 @@ impl Storage for Member {
             self.alive().await;
             let inner = self.world.lock();
             let below = format!("{dir}/");
-            let inside = inner.files.iter().filter(|(path, _)| path.strip_prefix(&below).is_some_and(|rest| !rest.contains('/')));
+            let inside = inner.files.iter().filter(|(path, _)| {
+                path.strip_prefix(&below)
+                    .is_some_and(|rest| !rest.contains('/'))
+            });
             Ok(inside.map(|(path, file)| entry(path, file)).collect())
         })
     }
@@ -49,7 +57,11 @@ impl Storage for Member {
         Box::pin(async move {
             self.alive().await;
             let inner = self.world.lock();
-            inner.files.get(path).map(|file| entry(path, file)).ok_or_else(|| StorageError::NotFound(path.into()))
+            inner
+                .files
+                .get(path)
+                .map(|file| entry(path, file))
+                .ok_or_else(|| StorageError::NotFound(path.into()))
         })
     }
 
@@ -58,12 +70,24 @@ impl Storage for Member {
             self.alive().await;
             let mut inner = self.world.lock();
             inner.merge(path);
-            let file = inner.files.get(path).ok_or_else(|| StorageError::NotFound(path.into()))?;
-            Ok(Source { ino: file.ino, generation: file.generation, len: file.base.len() as u64 })
+            let file = inner
+                .files
+                .get(path)
+                .ok_or_else(|| StorageError::NotFound(path.into()))?;
+            Ok(Source {
+                ino: file.ino,
+                generation: file.generation,
+                len: file.base.len() as u64,
+            })
         })
     }
 
-    fn read<'a>(&'a self, source: &'a Source, offset: u64, len: u32) -> BoxFuture<'a, StorageResult<Bytes>> {
+    fn read<'a>(
+        &'a self,
+        source: &'a Source,
+        offset: u64,
+        len: u32,
+    ) -> BoxFuture<'a, StorageResult<Bytes>> {
         Box::pin(async move {
             self.alive().await;
             let delay = self.world.knobs.read_delay_ms.load(Relaxed);
@@ -75,12 +99,22 @@ impl Storage for Member {
             let file = file.filter(|file| file.rewritten <= source.generation);
             let file = file.ok_or_else(|| StorageError::Changed(source.ino.to_string()))?;
             let end = (offset + u64::from(len)).min(source.len);
-            self.world.counts.read_bytes.fetch_add(end - offset, Relaxed);
-            Ok(Bytes::copy_from_slice(&file.base[offset as usize..end as usize]))
+            self.world
+                .counts
+                .read_bytes
+                .fetch_add(end - offset, Relaxed);
+            Ok(Bytes::copy_from_slice(
+                &file.base[offset as usize..end as usize],
+            ))
         })
     }
 
-    fn read_small<'a>(&'a self, path: &'a str, owner: Owner, limit: usize) -> BoxFuture<'a, StorageResult<Bytes>> {
+    fn read_small<'a>(
+        &'a self,
+        path: &'a str,
+        owner: Owner,
+        limit: usize,
+    ) -> BoxFuture<'a, StorageResult<Bytes>> {
         Box::pin(async move {
             let source = self.pin(path, owner).await?;
             match source.len as usize <= limit {
@@ -97,18 +131,39 @@ impl Storage for Member {
         })
     }
 
-    fn open_sink<'a>(&'a self, path: &'a str, owner: Owner, job: JobId, attempt: Attempt) -> BoxFuture<'a, StorageResult<Sink>> {
+    fn open_sink<'a>(
+        &'a self,
+        path: &'a str,
+        owner: Owner,
+        job: JobId,
+        attempt: Attempt,
+    ) -> BoxFuture<'a, StorageResult<Sink>> {
         Box::pin(async move {
             self.alive().await;
             let mut inner = self.world.lock();
-            if inner.jobs.get(&job).is_none_or(|known| known.attempt != attempt) {
+            if inner
+                .jobs
+                .get(&job)
+                .is_none_or(|known| known.attempt != attempt)
+            {
                 return Err(StorageError::Ended);
             }
             let ino = inner.file(path, owner.uid).ino;
             inner.next_writer += 1;
             let id = WriterId(inner.next_writer);
             let job = Some((job, attempt));
-            inner.writers.insert(id, Writer { ino, job, watermark: 0, received: 0, durable: 0, ended: false, broken: false });
+            inner.writers.insert(
+                id,
+                Writer {
+                    ino,
+                    job,
+                    watermark: 0,
+                    received: 0,
+                    durable: 0,
+                    ended: false,
+                    broken: false,
+                },
+            );
             Ok(Sink { id, ino })
         })
     }
@@ -119,7 +174,9 @@ impl Storage for Member {
             let fails = self.world.happens(&self.world.knobs.failed_appends);
             let mut inner = self.world.lock();
             if payload.is_empty() || payload.len() > 1 << 20 {
-                inner.violations.push(format!("record of {} bytes", payload.len()));
+                inner
+                    .violations
+                    .push(format!("record of {} bytes", payload.len()));
             }
             let writer = inner.writers.get_mut(&sink.id).unwrap();
             if writer.ended {
@@ -134,12 +191,19 @@ impl Storage for Member {
             }
             let seq = Seq(writer.received);
             if reused {
-                inner.violations.push(format!("{} used after it failed", sink.id));
+                inner
+                    .violations
+                    .push(format!("{} used after it failed", sink.id));
             }
-            self.world.counts.appended_bytes.fetch_add(payload.len() as u64, Relaxed);
+            self.world
+                .counts
+                .appended_bytes
+                .fetch_add(payload.len() as u64, Relaxed);
             if reached {
                 let file = inner.files.values_mut().find(|file| file.ino == sink.ino);
-                file.ok_or_else(|| StorageError::NotFound("removed".into()))?.pending.push((sink.id, seq, payload));
+                file.ok_or_else(|| StorageError::NotFound("removed".into()))?
+                    .pending
+                    .push((sink.id, seq, payload));
             }
             if fails {
                 self.world.counts.failed_appends.fetch_add(1, Relaxed);
@@ -169,7 +233,12 @@ impl Storage for Member {
         Box::pin(async move { self.alive().await })
     }
 
-    fn append_text<'a>(&'a self, path: &'a str, _owner: Owner, text: Bytes) -> BoxFuture<'a, StorageResult<()>> {
+    fn append_text<'a>(
+        &'a self,
+        path: &'a str,
+        _owner: Owner,
+        text: Bytes,
+    ) -> BoxFuture<'a, StorageResult<()>> {
         Box::pin(async move {
             self.alive().await;
             self.world.extend(path, &text);
@@ -181,7 +250,11 @@ impl Storage for Member {
         Box::pin(async move {
             self.alive().await;
             let mut inner = self.world.lock();
-            if inner.files.get(path).is_some_and(|file| only.is_none_or(|ino| ino == file.ino)) {
+            if inner
+                .files
+                .get(path)
+                .is_some_and(|file| only.is_none_or(|ino| ino == file.ino))
+            {
                 inner.files.remove(path);
             }
             Ok(())

@@ -1,0 +1,85 @@
+//! What `docs/JOBS.md` shows is run: its spec, each operator of its table, its Python, the predecessor's command.
+#![allow(clippy::unwrap_used)]
+
+mod data;
+mod world;
+
+use hydfs_types::JobPhase;
+use world::World;
+
+const JOBS: &str = include_str!("../../docs/JOBS.md");
+
+/// The first code block of a language.
+fn block(language: &str) -> &'static str {
+    let after = JOBS.split_once(&format!("```{language}\n")).unwrap().1;
+    after.split_once("```").unwrap().0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_examples_of_the_job_reference_run() {
+    let world = World::start(3, |_| {}).await;
+    let input = data::signs(500);
+    world.write("/data/signs.csv", input.as_bytes(), 0);
+    world.write("/in", b"Name,Amount,b\nx,1,y\nz,2,\"q, r\"\n", 0);
+    world.write("/bin/op.py", block("python").as_bytes(), 0);
+    world.spec("example.toml", block("toml"), 0);
+    let rows = JOBS
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `{ ")?.split_once(" }` |"));
+    let ops: Vec<&str> = rows.map(|(op, _)| op).collect();
+    assert_eq!(ops.len(), 11);
+    for (at, op) in ops.iter().enumerate() {
+        let text = format!(
+            "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nformat = \"csv\"\n\
+             [[stage]]\nname = \"op\"\nfrom = \"in\"\nop = {{ {op} }}\n"
+        );
+        world.spec(&format!("op{at}.toml"), &text, 0);
+    }
+    world.done("example").await;
+    assert!(
+        world
+            .read("/out/counts.json")
+            .unwrap()
+            .starts_with(b"{\n  \"")
+    );
+    for (at, op) in ops.iter().enumerate() {
+        let job = world.ended(&format!("op{at}")).await;
+        assert_eq!(job.phase, JobPhase::Done, "{op}: {}", job.message);
+    }
+    assert_eq!(
+        world.lines(&format!("/.jobs/op{}/output", ops.len() - 1)),
+        ["X,1,Y", "Z,2,\"Q, R\""]
+    );
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_of_the_predecessor_runs() {
+    let world = World::start(3, |options| options.chunk_bytes = 4 << 10).await;
+    let input: String = (0..4000)
+        .map(|n| format!("word{} w{}\n", n % 7, n % 3))
+        .collect();
+    world.write("/in", input.as_bytes(), 0);
+    world.write(
+        "/bin/split",
+        b"#!/bin/sh\nprintf '%s\\n' \"$1\" | tr ' ' '\\n'\n",
+        0,
+    );
+    world.write(
+        "/bin/ones",
+        b"#!/bin/sh\nprintf '%s\\n' \"$1\" | sed 's/$/,1/'\n",
+        0,
+    );
+    let text = rainstorm::legacy_spec("/bin/split", "aggregate:/bin/ones", "/in", "/out/words", 3)
+        .unwrap();
+    world.spec("words.toml", &text, 0);
+    world.done("words").await;
+    let document: serde_json::Value =
+        serde_json::from_slice(&world.read("/out/words").unwrap()).unwrap();
+    assert_eq!(document.as_object().unwrap().len(), 10);
+    assert_eq!(
+        (&document["word0"], &document["w0"]),
+        (&572.into(), &1334.into())
+    );
+    world.check();
+}
