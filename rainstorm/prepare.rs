@@ -12,7 +12,7 @@ use crate::spec::{Format, SPEC_BYTES_MAX, SourceSpec, Spec};
 use crate::spec_tree::Fault;
 
 /// Most bytes of a CSV header.
-const HEADER_BYTES_MAX: u64 = 1 << 20;
+const HEADER_BYTES_MAX: u64 = 64 << 10;
 
 /// A spec file.
 #[derive(Debug, Clone)]

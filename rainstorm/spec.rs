@@ -1,6 +1,7 @@
 //! The job spec as written: what TOML or JSON says, checked key by key. What the names in it mean (columns,
 //! stages, files) is resolved by `plan`. `docs/JOBS.md` is its reference.
 
+use crate::spec_op::operation;
 use crate::spec_tree::{Fault, Node, Table, Value, nearest, parse_json, parse_toml};
 
 /// Largest spec file in bytes: its text travels with each committed job epoch.
@@ -300,206 +301,8 @@ fn sink(node: &Node) -> Result<SinkSpec, Fault> {
     })
 }
 
-fn operation(node: &Node) -> Result<OpSpec, Fault> {
-    let keys = ["filter", "select", "map", "count", "sum", "exec"];
-    let (key, node) = Table::of(node, "`op`", &keys)?.one_of(&keys)?;
-    match key {
-        "filter" => filter(node),
-        "select" => select(node),
-        "map" => map(node),
-        "count" => {
-            let table = Table::of(node, "`count`", &["by"])?;
-            Ok(OpSpec::Sum {
-                by: need_column(&table, "by")?,
-                of: None,
-            })
-        }
-        "sum" => {
-            let table = Table::of(node, "`sum`", &["by", "of"])?;
-            Ok(OpSpec::Sum {
-                by: need_column(&table, "by")?,
-                of: Some(need_column(&table, "of")?),
-            })
-        }
-        _ => exec(node),
-    }
-}
-
-fn filter(node: &Node) -> Result<OpSpec, Fault> {
-    let table = Table::of(
-        node,
-        "`filter`",
-        &["column", "contains", "equals", "regex", "not"],
-    )?;
-    let column = table.get("column").map(column).transpose()?;
-    let (key, what) = table.one_of(&["contains", "equals", "regex"])?;
-    let text = table.need_text(key)?.0;
-    let test = match key {
-        "contains" => Test::Contains(text.into_bytes()),
-        "equals" => Test::Equals(text.into_bytes()),
-        _ => Test::Regex(regex(&text, what.at)?),
-    };
-    Ok(OpSpec::Filter {
-        column,
-        test,
-        not: table.flag("not")?,
-    })
-}
-
-fn select(node: &Node) -> Result<OpSpec, Fault> {
-    let table = Table::of(node, "`select`", &["columns"])?;
-    let columns: Vec<Column> = table
-        .list("columns")?
-        .iter()
-        .map(column)
-        .collect::<Result<_, _>>()?;
-    if columns.is_empty() {
-        return Err(Fault::new(
-            node.at,
-            "`select` names no column",
-            "add `columns = [\"a\", \"b\"]`",
-        ));
-    }
-    Ok(OpSpec::Select(columns))
-}
-
-fn map(node: &Node) -> Result<OpSpec, Fault> {
-    let table = Table::of(
-        node,
-        "`map`",
-        &[
-            "template", "case", "trim", "replace", "with", "column", "columns",
-        ],
-    )?;
-    let (key, what) = table.one_of(&["template", "case", "trim", "replace"])?;
-    let column = table.get("column").map(column).transpose()?;
-    if let Some(with) = table.get("with").filter(|_| key != "replace") {
-        return Err(Fault::new(
-            with.at,
-            "`with` without `replace`",
-            "leave it out",
-        ));
-    }
-    let mapping = match key {
-        "template" => match &column {
-            Some(column) => {
-                return Err(Fault::new(
-                    column.at,
-                    "`column` with `template`",
-                    "leave `column` out",
-                ));
-            }
-            None => Mapping::Template(template(&table.need_text(key)?.0, what.at)?),
-        },
-        "case" => word(
-            &table,
-            key,
-            &[("upper", Mapping::Upper), ("lower", Mapping::Lower)],
-        )?,
-        "trim" if table.flag(key)? => Mapping::Trim,
-        "trim" => {
-            return Err(Fault::new(
-                what.at,
-                "`trim = false` does nothing",
-                "leave the stage out",
-            ));
-        }
-        _ => {
-            let with = table.text("with")?.map_or(String::new(), |(with, _)| with);
-            Mapping::Replace(regex(&table.need_text(key)?.0, what.at)?, with.into_bytes())
-        }
-    };
-    Ok(OpSpec::Map {
-        column,
-        mapping,
-        columns: table.texts("columns")?,
-    })
-}
-
-/// `{name}` and `{2}` are columns, `{{` and `}}` are braces.
-fn template(text: &str, at: usize) -> Result<Pieces, Fault> {
-    let mut pieces = Vec::new();
-    let mut literal = Vec::new();
-    let mut rest = text;
-    while let Some(brace) = rest.find(['{', '}']) {
-        literal.extend_from_slice(&rest.as_bytes()[..brace]);
-        rest = &rest[brace..];
-        if rest.starts_with("{{") || rest.starts_with("}}") {
-            literal.push(rest.as_bytes()[0]);
-            rest = &rest[2..];
-            continue;
-        }
-        let inner = rest
-            .strip_prefix('{')
-            .and_then(|inner| inner.split_once('}'));
-        let Some((name, after)) = inner else {
-            return Err(Fault::new(
-                at,
-                "a brace of the template is not closed or not opened",
-                "write {{ or }} for a brace",
-            ));
-        };
-        let name = name
-            .parse::<usize>()
-            .ok()
-            .filter(|&number| number > 0)
-            .map_or(Ok(name.to_owned()), Err);
-        pieces.push((std::mem::take(&mut literal), Some(Column { at, name })));
-        rest = after;
-    }
-    literal.extend_from_slice(rest.as_bytes());
-    pieces.push((literal, None));
-    Ok(pieces)
-}
-
-fn exec(node: &Node) -> Result<OpSpec, Fault> {
-    let table = Table::of(
-        node,
-        "`exec`",
-        &[
-            "path",
-            "contract",
-            "args",
-            "columns",
-            "timeout_ms",
-            "memory_mb",
-        ],
-    )?;
-    let (path, at) = table.need_text("path")?;
-    let contracts = [
-        ("lines", Contract::Lines),
-        ("batch", Contract::Batch),
-        ("argv", Contract::Argv),
-    ];
-    let exec = ExecSpec {
-        at,
-        path: clean_path(&path, at)?,
-        contract: word(&table, "contract", &contracts)?,
-        args: table.texts("args")?.unwrap_or_default(),
-        timeout_ms: table.int("timeout_ms", 30_000, 1, 3_600_000)? as u64,
-        memory_mb: table.int("memory_mb", 2_048, 16, 1 << 20)? as u64,
-    };
-    if exec.args.iter().any(|arg| arg.contains('\0')) {
-        return Err(Fault::new(at, "an argument holds a NUL byte", "remove it"));
-    }
-    Ok(OpSpec::Exec {
-        exec,
-        columns: table.texts("columns")?,
-    })
-}
-
-fn need_column(table: &Table<'_>, key: &str) -> Result<Column, Fault> {
-    match table.get(key) {
-        Some(node) => column(node),
-        None => Err(Fault::new(
-            table.at,
-            format!("`{key}` is missing"),
-            format!("add `{key} = \"column\"`"),
-        )),
-    }
-}
-
-fn column(node: &Node) -> Result<Column, Fault> {
+/// A column by name or number.
+pub fn column(node: &Node) -> Result<Column, Fault> {
     let name = match &node.value {
         Value::Text(name) => Ok(name.clone()),
         Value::Int(number @ 1..=65_536) => Err(*number as usize),
@@ -516,7 +319,7 @@ fn column(node: &Node) -> Result<Column, Fault> {
 }
 
 /// One of a few words; the first if absent.
-fn word<T: Clone>(table: &Table<'_>, key: &str, words: &[(&str, T)]) -> Result<T, Fault> {
+pub fn word<T: Clone>(table: &Table<'_>, key: &str, words: &[(&str, T)]) -> Result<T, Fault> {
     let Some((text, at)) = table.text(key)? else {
         return Ok(words[0].1.clone());
     };
@@ -545,28 +348,8 @@ fn name(table: &Table<'_>) -> Result<String, Fault> {
     Ok(name)
 }
 
-fn regex(text: &str, at: usize) -> Result<regex::bytes::Regex, Fault> {
-    regex::bytes::RegexBuilder::new(text)
-        .size_limit(8 << 20)
-        .build()
-        .map_err(|error| {
-            let why = error
-                .to_string()
-                .lines()
-                .last()
-                .unwrap_or_default()
-                .trim()
-                .to_owned();
-            Fault::new(
-                at,
-                format!("not a valid regular expression: {why}"),
-                "mend it, or use `contains`",
-            )
-        })
-}
-
 /// A path from the file system's root, with or without the leading `/`.
-fn clean_path(path: &str, at: usize) -> Result<String, Fault> {
+pub fn clean_path(path: &str, at: usize) -> Result<String, Fault> {
     let parts: Vec<&str> = path
         .split('/')
         .filter(|part| !part.is_empty() && *part != ".")

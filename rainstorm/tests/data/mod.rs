@@ -125,3 +125,18 @@ pub fn check_order(world: &World, path: &str, input: &str, tasks: u64) {
         );
     }
 }
+
+/// A job of one executable over `/in`.
+pub fn exec_job(exec: &str, tasks: u32) -> String {
+    format!(
+        "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\n\
+         [[stage]]\nname = \"op\"\nfrom = \"in\"\nop = {{ exec = {{ {exec} }} }}\ntasks = {tasks}\n"
+    )
+}
+
+pub fn numbers(count: u64) -> Vec<u8> {
+    (1..=count)
+        .map(|n| format!("{n}\n"))
+        .collect::<String>()
+        .into_bytes()
+}

@@ -1,0 +1,230 @@
+//! The coordinator's way through one attempt: deploy, barrier, commit, and again.
+
+use crate::attempt::frame;
+use crate::driver::Driver;
+use crate::error::{Error, Result};
+use crate::message::{Deploy, Report, Request, Response};
+use crate::position::Positions;
+use crate::run::{End, Run, refused};
+use futures_util::future::try_join_all;
+use hydfs_types::{
+    AgreementError, JobCommand, JobCommit, JobEpoch, JobInfo, MemberId, Reply, Seq, WriterId,
+};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
+
+/// Deadline of one call to a member; it answers well before.
+const CALL_DEADLINE: Duration = Duration::from_secs(2);
+/// Members that wait for others at a barrier are called this often.
+const CONTACT_EVERY: Duration = Duration::from_millis(500);
+/// How long a proposal without an answer is looked after.
+const PROPOSE_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Driver {
+    /// Hands the attempt out and commits job epochs until the job is done.
+    pub async fn epochs(&self, run: &mut Run) -> Result<(), End> {
+        self.deploy(run).await?;
+        for barrier in 1.. {
+            let members = run.members_running();
+            let missing = watch::Sender::new(members.len());
+            let asked = members
+                .iter()
+                .map(|&member| self.pass(&run.info, member, barrier, &missing));
+            let reports: Vec<Report> = try_join_all(asked).await?.into_iter().flatten().collect();
+            let old = run.positions.clone();
+            let watermarks = run.merge(&reports);
+            let done = run.positions.tasks.iter().flatten().all(|task| task.ended);
+            if done || !watermarks.is_empty() || run.positions != old {
+                self.commit(run, watermarks, done).await?;
+                self.drop_old_states(run, &old);
+            }
+            if done {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn deploy(&self, run: &Run) -> Result<(), End> {
+        let info = JobInfo {
+            positions: Vec::new(),
+            progress: Vec::new(),
+            ..run.info.clone()
+        };
+        let hello = |member| async move {
+            match self.insist(member, Request::Hello).await? {
+                Response::Life(life) => Ok((member, life)),
+                other => Err(refused(member, other)),
+            }
+        };
+        let lives = try_join_all(run.members_running().into_iter().map(hello))
+            .await?
+            .into_iter()
+            .collect();
+        let deploy = Deploy {
+            info,
+            positions: run.positions.clone(),
+            places: run.places.clone(),
+            lives,
+            coordinator: self.options.life,
+        };
+        let request = Request::Deploy(Box::new(deploy));
+        let to = |member| {
+            let request = request.clone();
+            async move {
+                match self.insist(member, request).await? {
+                    Response::Done => Ok(()),
+                    other => Err(refused(member, other)),
+                }
+            }
+        };
+        try_join_all(run.members_running().into_iter().map(to))
+            .await
+            .map(drop)
+    }
+
+    /// Waits until all tasks on `member` have passed a barrier, and then until those of the other `missing`
+    /// members have: it is told meanwhile that its coordinator lives, and we learn if it fails.
+    async fn pass(
+        &self,
+        info: &JobInfo,
+        member: MemberId,
+        barrier: u64,
+        missing: &watch::Sender<usize>,
+    ) -> Result<Vec<Report>, End> {
+        let mut others = missing.subscribe();
+        let mut counted = false;
+        let (job, attempt, coordinator) = (info.id, info.attempt, self.options.life);
+        let request = Request::Barrier {
+            job,
+            attempt,
+            barrier,
+            coordinator,
+        };
+        loop {
+            match self.insist(member, request.clone()).await? {
+                Response::Passed(reports) => {
+                    if !std::mem::replace(&mut counted, true) {
+                        missing.send_modify(|missing| *missing -= 1);
+                    }
+                    if time::timeout(CONTACT_EVERY, others.wait_for(|missing| *missing == 0))
+                        .await
+                        .is_ok()
+                    {
+                        return Ok(reports);
+                    }
+                }
+                Response::Waiting => {}
+                other => return Err(refused(member, other)),
+            }
+        }
+    }
+
+    /// Calls until there is an answer, or the member has been silent for too long.
+    async fn insist(&self, member: MemberId, request: Request) -> Result<Response, End> {
+        if member == self.cluster.me() {
+            return Ok(self.worker.handle(request, bytes::Bytes::new()).await);
+        }
+        let frame = frame(&request);
+        let begin = Instant::now();
+        loop {
+            let why = match self
+                .cluster
+                .call(member, frame.clone(), CALL_DEADLINE)
+                .await
+            {
+                Ok(answer) => match answer.message() {
+                    Ok(response) => return Ok(response),
+                    Err(error) => error.to_string(),
+                },
+                Err(error) => error.to_string(),
+            };
+            if begin.elapsed() > self.options.member_timeout {
+                let why = format!("member {member} does not answer: {why}");
+                return Err(End::Again {
+                    why,
+                    blame: Some(member),
+                });
+            }
+            time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn commit(
+        &self,
+        run: &mut Run,
+        watermarks: Vec<(WriterId, Seq)>,
+        done: bool,
+    ) -> Result<(), End> {
+        let (job, attempt) = (run.info.id, run.info.attempt);
+        let epoch = JobEpoch(run.info.epoch.0 + 1);
+        let commit = JobCommand::Commit(JobCommit {
+            job,
+            attempt,
+            epoch,
+            watermarks,
+            positions: hydfs_types::encode(&run.positions).to_vec(),
+            progress: hydfs_types::encode(&run.progress).to_vec(),
+            done,
+        });
+        self.agree(commit, || {
+            self.job(job)
+                .is_some_and(|job| job.attempt == attempt && job.epoch == epoch)
+        })
+        .await?;
+        run.info.epoch = epoch;
+        Ok(())
+    }
+
+    /// Proposes until it is answered. A refusal of what an unanswered try already did is success.
+    pub async fn agree(
+        &self,
+        command: JobCommand,
+        is_done: impl Fn() -> bool,
+    ) -> Result<Reply, End> {
+        let begin = Instant::now();
+        loop {
+            match self.cluster.propose(command.clone()).await {
+                Ok(reply) => return Ok(reply),
+                Err(AgreementError::Refused(_)) if is_done() => return Ok(Reply::Done),
+                Err(AgreementError::Refused(_)) => return Err(End::Over),
+                Err(error) if begin.elapsed() > PROPOSE_PATIENCE => {
+                    return Err(Error::from(error).into());
+                }
+                Err(error) => tracing::debug!(%error, "a proposal is repeated"),
+            }
+            time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn drop_old_states(&self, run: &Run, old: &Positions) {
+        let paths = |positions: &Positions| -> BTreeSet<String> {
+            let files = positions
+                .tasks
+                .iter()
+                .enumerate()
+                .flat_map(|(node, tasks)| {
+                    let file = move |(task, position): (usize, &crate::position::TaskPosition)| {
+                        Some(position.state?.path(&run.info, node as u16, task as u32))
+                    };
+                    tasks.iter().enumerate().filter_map(file)
+                });
+            files.collect()
+        };
+        let gone: Vec<String> = paths(old)
+            .difference(&paths(&run.positions))
+            .cloned()
+            .collect();
+        if !gone.is_empty() {
+            let storage = self.storage.clone();
+            tokio::spawn(async move {
+                for path in gone {
+                    // What stays is removed at the job's end.
+                    drop(storage.remove(&path, None).await);
+                }
+            });
+        }
+    }
+}

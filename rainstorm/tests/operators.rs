@@ -1,0 +1,250 @@
+//! Executables as operators: the predecessor's faults with them, each shown absent.
+#![allow(clippy::unwrap_used)]
+
+mod data;
+mod world;
+
+use data::{exec_job, numbers};
+use hydfs_types::JobPhase;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use world::World;
+
+const ECHO: &str = r#"#!/bin/sh
+while IFS= read -r line; do
+  case "$line" in
+    "$(printf '\036')"*) printf '%s\n' "$line" ;;
+    *) printf '%s %s\n' "$$" "$line" ;;
+  esac
+done
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r4_a_failing_operator_is_retried_and_then_fails_the_job_with_its_stderr() {
+    let world = World::start(3, |_| {}).await;
+    world.write("/in", &numbers(100), 0);
+    world.write(
+        "/bin/bad.sh",
+        b"#!/bin/sh\ncat >/dev/null\necho half\necho no such luck >&2\nexit 3\n",
+        0,
+    );
+    world.write(
+        "/bin/dies.sh",
+        b"#!/bin/sh\nread line\necho gone >&2\nkill -9 $$\n",
+        0,
+    );
+    world.write("/bin/slow.sh", b"#!/bin/sh\nexec sleep 60\n", 0);
+    world.spec(
+        "bad.toml",
+        &exec_job("path = \"/bin/bad.sh\", contract = \"batch\"", 1),
+        0,
+    );
+    world.spec("dies.toml", &exec_job("path = \"/bin/dies.sh\"", 2), 0);
+    world.spec(
+        "slow.toml",
+        &exec_job("path = \"/bin/slow.sh\", timeout_ms = 50", 1),
+        0,
+    );
+    for (name, words) in [
+        (
+            "bad",
+            &["failed 4 times", "exit status: 3", "no such luck"][..],
+        ),
+        ("dies", &["failed 4 times", "signal: 9", "gone"]),
+        ("slow", &["timeout_ms = 50"]),
+    ] {
+        let job = world.ended(name).await;
+        assert_eq!(job.phase, JobPhase::Failed);
+        words
+            .iter()
+            .for_each(|word| assert!(job.message.contains(word), "{}", job.message));
+        assert!(
+            world.log(name).contains(&job.message),
+            "{}",
+            world.log(name)
+        );
+        assert!(rainstorm::status_text(&job).contains("status = failed\n"));
+        assert_eq!(
+            world
+                .read(&format!("/.jobs/{name}/output"))
+                .unwrap_or_default(),
+            b"",
+            "half results are never seen"
+        );
+    }
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r4_an_operator_that_fails_once_loses_and_doubles_nothing() {
+    let world = World::start(3, |options| options.chunk_bytes = 4 << 10).await;
+    world.write("/in", &numbers(20_000), 0);
+    let dir = tempfile::tempdir().unwrap();
+    // Writes half of its answer, then dies; from the second run of a task on it goes well.
+    let script = format!(
+        "#!/bin/sh\nmark={}/$HYDFS_TASK\nif [ -e $mark ]; then exec cat; fi\n: >$mark\nhead -n 10\nexit 1\n",
+        dir.path().display()
+    );
+    world.write("/bin/flaky.sh", script.as_bytes(), 0);
+    world.spec(
+        "flaky.toml",
+        &exec_job("path = \"/bin/flaky.sh\", contract = \"batch\"", 3),
+        0,
+    );
+    let job = world.done("flaky").await;
+    let mut got: Vec<u64> = world
+        .lines("/.jobs/flaky/output")
+        .iter()
+        .map(|line| line.parse().unwrap())
+        .collect();
+    got.sort_unstable();
+    assert!(got == (1..=20_000).collect::<Vec<_>>());
+    assert_eq!(rainstorm::progress(&job).unwrap().retries, 3);
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r11_the_next_job_runs_the_new_code() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/in", b"x\n", 0);
+    for (name, word) in [("one", "old"), ("two", "new")] {
+        world.write(
+            "/bin/op",
+            format!("#!/bin/sh\ncat >/dev/null\necho {word}\n").as_bytes(),
+            0,
+        );
+        world.spec(
+            &format!("{name}.toml"),
+            &exec_job("path = \"/bin/op\", contract = \"batch\"", 1),
+            0,
+        );
+        world.done(name).await;
+        assert_eq!(world.lines(&format!("/.jobs/{name}/output")), [word]);
+    }
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r12_a_record_of_16_mib_passes_an_operator_and_the_network() {
+    let world = World::start(3, |_| {}).await;
+    // The long line begins in the second chunk: its task is not on the member that writes.
+    let mut input = b"short\n".repeat(11_000);
+    input.resize(input.len() + (16 << 20), b'x');
+    input.extend_from_slice(b"\nnul \0 byte\n");
+    world.write("/in", &input, 0);
+    world.write("/bin/cat", b"#!/bin/sh\nexec cat\n", 0);
+    let text = exec_job("path = \"/bin/cat\", contract = \"lines\"", 2)
+        + "[[stage]]\nname = \"one\"\nfrom = \"op\"\nop = { filter = { contains = \"\" } }\n";
+    world.spec("big.toml", &text, 0);
+    world.done("big").await;
+    let output = world.read("/.jobs/big/output").unwrap();
+    assert_eq!(output.len(), input.len());
+    let mut lines: Vec<usize> = output
+        .split(|&byte| byte == b'\n')
+        .map(<[u8]>::len)
+        .collect();
+    lines.sort_unstable();
+    assert_eq!(
+        (lines.len(), &lines[11_000..]),
+        (11_003, &[5, 10, 16 << 20][..])
+    );
+    assert!(world.counts.wire_bytes.load(Relaxed) >= 16 << 20);
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r12_an_argument_that_is_too_long_is_refused_with_a_remedy() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/bin/op", b"#!/bin/sh\nprintf '%s\\n' \"$1\" | tr a b\n", 0);
+    world.write("/in", &[vec![b'a'; 200_000], b"\n".to_vec()].concat(), 0);
+    world.spec(
+        "long.toml",
+        &exec_job("path = \"/bin/op\", contract = \"argv\"", 1),
+        0,
+    );
+    let job = world.ended("long").await;
+    assert!(
+        job.message.contains("use `contract = \"batch\"`"),
+        "{}",
+        job.message
+    );
+    world.write("/in", &b"aaa\nca\n".repeat(30_000), 0);
+    world.spec(
+        "short.toml",
+        &exec_job("path = \"/bin/op\", contract = \"argv\"", 1),
+        0,
+    );
+    world.done("short").await;
+    assert!(world.read("/.jobs/short/output").unwrap() == b"bbb\ncb\n".repeat(30_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r13_one_process_works_for_all_batches_of_a_task() {
+    let world = World::start(2, |options| options.chunk_bytes = 1 << 10).await;
+    world.write("/in", &numbers(3_000), 0);
+    world.write("/bin/echo.sh", ECHO.as_bytes(), 0);
+    world.spec("echo.toml", &exec_job("path = \"/bin/echo.sh\"", 2), 0);
+    world.done("echo").await;
+    let lines = world.lines("/.jobs/echo/output");
+    let processes: BTreeSet<&str> = lines
+        .iter()
+        .map(|line| line.split(' ').next().unwrap())
+        .collect();
+    assert_eq!((lines.len(), processes.len()), (3_000, 2));
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r14_an_operator_runs_as_the_owner_of_its_spec() {
+    let world = World::start(1, |options| options.allow_root_jobs = false).await;
+    world.write("/in", b"x\n", 0);
+    let script = b"#!/bin/sh\ncat >/dev/null\nid -u; id -g; id -G; ulimit -n; ulimit -c; grep NoNewPrivs /proc/self/status\n";
+    world.write("/bin/who", script, 0);
+    world.spec(
+        "who.toml",
+        &exec_job("path = \"/bin/who\", contract = \"batch\"", 1),
+        65_534,
+    );
+    let job = world.ended("who").await;
+    match is_root() {
+        true => {
+            assert_eq!(job.phase, JobPhase::Done, "{}", job.message);
+            assert_eq!(
+                world.lines("/.jobs/who/output"),
+                ["65534", "65534", "65534", "256", "0", "NoNewPrivs:\t1"]
+            );
+        }
+        false => assert!(
+            job.message.contains("cannot run programs as user 65534"),
+            "{}",
+            job.message
+        ),
+    }
+}
+
+fn is_root() -> bool {
+    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_wait_for_a_slow_one_are_not_forgotten() {
+    let world = World::start(3, |options| {
+        options.contact_timeout = Duration::from_millis(700)
+    })
+    .await;
+    world.write("/in", &numbers(3), 0);
+    world.write("/bin/slow", b"#!/bin/sh\nsleep 2\nexec cat\n", 0);
+    // Of three tasks one has all the lines.
+    world.spec(
+        "slow.toml",
+        &exec_job("path = \"/bin/slow\", contract = \"batch\"", 3),
+        0,
+    );
+    let job = world.done("slow").await;
+    assert_eq!(
+        (job.attempt.0, world.lines("/.jobs/slow/output").len()),
+        (1, 3)
+    );
+    world.check();
+}
