@@ -199,7 +199,9 @@ fn metrics(member: &Member) -> String {
     let mut put = |name: &str, help: &str, kind: &str, value: u64| {
         writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}").expect("text in memory");
     };
-    member.net.counters().each(|name, help, value| put(name, help, "counter", value));
+    if let Some(counters) = member.net.counters() {
+        counters.each(|name, help, value| put(name, help, "counter", value));
+    }
     for (name, help, value) in member.ctx.counters.read() {
         put(name, help, "counter", value);
     }

@@ -10,6 +10,7 @@ mod join;
 mod machine;
 mod member;
 mod router;
+mod seams;
 mod steward;
 mod streaming;
 
@@ -18,6 +19,8 @@ pub use config::{
 };
 pub use error::Error;
 pub use member::Member;
+pub use router::Router;
+pub use seams::{Seams, Wire};
 
 use control::Door;
 use hydfs_fs::Mounted;

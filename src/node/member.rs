@@ -5,6 +5,7 @@ use crate::{
     join::{self, enter},
     machine::{Followers, Machine},
     router::Router,
+    seams::{Part, Seams, Wire, part_seed},
     steward::Steward,
     streaming::Streaming,
 };
@@ -16,9 +17,10 @@ use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
 use hydfs_store::{Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
 use hydfs_types::{
-    Admission, Admitted, Agreement, AgreementError, ClusterId, Command, CommandError, FileKind, Incarnation, MemberId, Net,
-    ROOT_INO, Reply, SessionId, SystemClock, WriterEnd,
+    Admission, Admitted, Agreement, AgreementError, ClusterId, Command, CommandError, FileKind, Incarnation, MemberId, ROOT_INO,
+    Reply, SessionId, SystemClock, WriterEnd,
 };
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
     sync::{Arc, Mutex, OnceLock},
     time::Duration,
@@ -34,7 +36,7 @@ const STOP: Duration = Duration::from_secs(3);
 pub struct Member {
     pub config: Config,
     pub folder: Folder,
-    pub net: Arc<Quic>,
+    pub net: Arc<dyn Wire>,
     pub group: Arc<Group>,
     pub ctx: Arc<Context>,
     pub data: Arc<Data>,
@@ -46,6 +48,8 @@ pub struct Member {
     /// Rung when this member shall stop (it left, or was told to).
     pub stop: tokio::sync::Notify,
     admitted: Mutex<Option<Admitted>>,
+    seed: u64,
+    streams: bool,
 }
 
 /// Who the member is to the agreement group before its parts start.
@@ -65,8 +69,15 @@ impl Member {
         options.advertise = Some(config.advertise);
         options.who = Who { cluster: folder.cluster(), member: folder.member(), incarnation: None };
         let net = Quic::bind(options, router.clone())?;
-        let place = Self::place(&config, &folder, &net).await?;
-        let member = Self::assemble(config, folder, net, &place).await?;
+        let log = LogOptions::new(folder.salt());
+        let seams = Seams { folder, net, log, clock: Arc::new(SystemClock), seed: rand::random(), streaming: true };
+        Self::assemble(config, seams, router).await
+    }
+
+    /// As [`Member::start`], from parts that are handed in; `router` is what the network hands frames to.
+    pub async fn assemble(config: Config, seams: Seams, router: Arc<Router>) -> Result<Arc<Self>, Error> {
+        let place = Self::place(&config, &seams.folder, &*seams.net).await?;
+        let member = Self::parts(config, seams, &place).await?;
         router.set(&member);
         member.enter_group(place).await?;
         member.run().await?;
@@ -74,7 +85,7 @@ impl Member {
     }
 
     /// Finds out who this member is: from its folder, by making a cluster, or by asking to be let in.
-    async fn place(config: &Config, folder: &Folder, net: &Arc<Quic>) -> Result<Place, Error> {
+    async fn place(config: &Config, folder: &Folder, net: &dyn Wire) -> Result<Place, Error> {
         if let (Some(cluster), Some(member)) = (folder.cluster(), folder.member()) {
             return Ok(Place { member, cluster: Some(cluster), admitted: None });
         }
@@ -84,16 +95,16 @@ impl Member {
         if config.join.is_empty() {
             return Err(Error::NoCluster);
         }
-        let (cluster, admitted) = enter(&**net, &config.join, &said(config, folder), PATIENCE).await?;
+        let (cluster, admitted) = enter(net, &config.join, &said(config, folder), PATIENCE).await?;
         bind(config, folder, cluster, admitted.member)?;
-        net.set_who(Who { cluster: Some(cluster), member: Some(admitted.member), incarnation: Some(admitted.incarnation) });
+        net.known_as(Some(cluster), admitted.member, admitted.incarnation);
         Ok(Place { member: admitted.member, cluster: Some(cluster), admitted: Some(admitted) })
     }
 
-    async fn assemble(config: Config, folder: Folder, net: Arc<Quic>, place: &Place) -> Result<Arc<Self>, Error> {
+    async fn parts(config: Config, seams: Seams, place: &Place) -> Result<Arc<Self>, Error> {
         let state = SharedState::default();
         let followers = Followers::new();
-        let log = LogOptions::new(folder.salt());
+        let Seams { folder, net, log, clock, seed, streaming } = seams;
         let resolve = {
             let state = state.clone();
             Arc::new(move |id| state.read().ok()?.member(id).map(|member| member.said.addr))
@@ -106,18 +117,18 @@ impl Member {
                 log,
                 net: net.clone(),
                 resolve,
-                clock: Arc::new(SystemClock),
+                clock: clock.clone(),
                 timing: Timing::default(),
                 retention: Retention::default(),
                 session: SessionId(place.member.0 << 32 | folder.start_count()),
-                seed: rand::random(),
+                seed: part_seed(seed, Part::Group),
             },
             Box::new(Machine { state: state.clone(), followers: followers.clone() }),
         )
         .await?;
         let ctx = Arc::new(Context::new(net.clone(), group.clone(), state));
         let data = Data::open(ctx.clone(), folder.disk().clone(), log, folder.rebooted())?;
-        let volume = Volume::new(data.clone(), Arc::new(SystemClock), folder.disk().clone());
+        let volume = Volume::new(data.clone(), clock, folder.disk().clone());
         let staging = Staging::new(Arc::new(Mounted(volume.clone())));
         Ok(Arc::new(Self {
             config,
@@ -133,6 +144,8 @@ impl Member {
             streaming: OnceLock::new(),
             stop: tokio::sync::Notify::new(),
             admitted: Mutex::new(None),
+            seed,
+            streams: streaming,
         }))
     }
 
@@ -164,7 +177,7 @@ impl Member {
         if !self.group.has_log().await? {
             self.group.bootstrap().await?;
         }
-        let command = Command::Bootstrap { cluster: ClusterId(rand::random()), copies: self.config.copies };
+        let command = Command::Bootstrap { cluster: ClusterId(StdRng::seed_from_u64(part_seed(self.seed, Part::Cluster)).random()), copies: self.config.copies };
         match self.group.propose(command).await {
             Ok(_) | Err(AgreementError::Refused(CommandError::Bootstrapped)) => {}
             Err(error) => return Err(error.into()),
@@ -211,8 +224,7 @@ impl Member {
         tracing::info!(member = %admitted.member, incarnation = %admitted.incarnation, resumed = admitted.resumed, "admitted");
         self.group.set_incarnation(admitted.incarnation);
         self.ctx.set_me(admitted.incarnation);
-        let cluster = self.folder.cluster();
-        self.net.set_who(Who { cluster, member: Some(admitted.member), incarnation: Some(admitted.incarnation) });
+        self.net.known_as(self.folder.cluster(), admitted.member, admitted.incarnation);
         *self.admitted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(admitted);
     }
 
@@ -233,8 +245,9 @@ impl Member {
         tokio::spawn(self.clone().follow_members());
         self.own_up().await;
         self.volume.set_control(crate::control::Tree::new(self));
-        let streaming = Streaming::start(self)?;
-        drop(self.streaming.set(streaming));
+        if self.streams {
+            drop(self.streaming.set(Streaming::start(self)?));
+        }
         Ok(())
     }
 
@@ -249,7 +262,7 @@ impl Member {
             suspect_to_down: detection.suspicion,
             ..hydfs_membership::Options::default()
         };
-        let swim = Membership::start(self.net.clone(), identity, options, rand::random());
+        let swim = Membership::start(self.net.clone(), identity, options, part_seed(self.seed, Part::Swim));
         drop(self.swim.set(swim));
         self.seed_swim();
         Ok(())
@@ -331,7 +344,7 @@ impl Member {
         if let Err(error) = self.group.shutdown().await {
             tracing::warn!(%error, "the agreement log did not stop cleanly");
         }
-        self.net.shutdown().await;
+        self.net.close().await;
     }
 
     /// Hands leadership to the voter that has most of the log.

@@ -11,7 +11,7 @@ use hydfs_mount::FsError;
 use hydfs_state::Body;
 use hydfs_types::{
     Agreement, AgreementError, Attempt, Attr, BoxFuture, Clock, Command, FileKind, Frame, Ino, JobCommand, JobId, JobInfo, LogIndex,
-    MemberId, Net, Op, Peer, ROOT_INO, Reply, Seq, SystemClock, WriterId,
+    MemberId, Op, Peer, ROOT_INO, Reply, Seq, SystemClock, WriterId,
 };
 use rainstorm::{CallError, Cluster, Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
 use std::{
