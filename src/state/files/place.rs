@@ -1,7 +1,7 @@
 //! Where an offset of a file stands: in a segment, or where the next one would begin.
 
 use crate::{FileBody, Namespace};
-use hydfs_types::{Digest, SEGMENT_BYTES, SLOTS, SegmentId, SlotId};
+use hydfs_types::{Digest, SEGMENT_BYTES, SegmentId, SlotId};
 
 /// Largest size of a file in bytes, as the kernel has it.
 pub const FILE_BYTES_MAX: u64 = i64::MAX as u64;
@@ -22,11 +22,7 @@ pub enum Place {
 
 /// The slot of a file's segment: the key itself places the first, the key and the index the others.
 pub fn slot_of(key: &Digest, segment_index: u64) -> SlotId {
-    let position = match segment_index {
-        0 => key.position(),
-        index => Digest::of(&[&key.0[..], &index.to_le_bytes()].concat()).position(),
-    };
-    SlotId((position % u64::from(SLOTS)) as u32)
+    hydfs_ring::segment_slot(key, segment_index)
 }
 
 /// The index that places a segment on the ring.

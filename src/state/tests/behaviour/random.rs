@@ -52,7 +52,9 @@ fn member(state: &State, raw: [u8; 5]) -> Command {
         .values()
         .find(|m| m.said.storage.0[0] == storage);
     let starts = known.map_or(1, |m| m.said.start_count + u64::from(raw[1] % 4));
-    let boot = known.map_or(storage, |m| m.said.boot.0[0] + u8::from(raw[2] % 3 == 0));
+    let boot = known.map_or(storage, |m| {
+        m.said.boot.0[0] + u8::from(raw[2].is_multiple_of(3))
+    });
     Command::Admit(admission(
         &format!("n{}", (raw[3] % 6).min(storage)),
         storage,
@@ -165,13 +167,13 @@ fn end(state: &State, raw: [u8; 5]) -> Command {
         .filter(|(_, segment)| segment.ino == ino);
     let touched = segments.map(|(segment, known)| Touched {
         segment: *segment,
-        cut: (raw[1] % 2 == 0).then(|| SegmentCut {
+        cut: (raw[1].is_multiple_of(2)).then(|| SegmentCut {
             base: known.version,
             digest: known.digest.after_set_len(u64::from(raw[2])),
             len: known.len + u64::from(raw[2]),
         }),
     });
-    let mtime = (raw[3] % 2 == 0).then(|| Time {
+    let mtime = (raw[3].is_multiple_of(2)).then(|| Time {
         sec: i64::from(raw[4]) * 20,
         nsec: 5,
     });
@@ -203,7 +205,7 @@ fn truncate(state: &State, raw: [u8; 5]) -> Command {
 
 fn job(state: &State, raw: [u8; 5]) -> Command {
     let id = pick(state.jobs.keys().copied(), raw[0]).unwrap_or(JobId(1));
-    let Some(job) = state.jobs.get(&id).filter(|_| raw[1] % 8 > 0) else {
+    let Some(job) = state.jobs.get(&id).filter(|_| !raw[1].is_multiple_of(8)) else {
         let (name, spec) = (format!("j{}", raw[2] % 3), Ino(u64::from(raw[3] % 4)));
         let (phase, message) = (JobPhase::Running, String::new());
         return Command::Job(JobCommand::Start {
@@ -224,7 +226,7 @@ fn job(state: &State, raw: [u8; 5]) -> Command {
     Command::Job(match raw[1] % 8 {
         1 => JobCommand::Restart {
             job: id,
-            from: Attempt(job.attempt.0 + u32::from(raw[2] % 5 == 0)),
+            from: Attempt(job.attempt.0 + u32::from(raw[2].is_multiple_of(5))),
             why: String::new(),
         },
         2 => JobCommand::SetPhase {
@@ -243,14 +245,14 @@ fn job(state: &State, raw: [u8; 5]) -> Command {
                 .collect(),
             positions: vec![],
             progress: vec![],
-            done: raw[3] % 6 == 0,
+            done: raw[3].is_multiple_of(6),
         }),
     })
 }
 
 fn grant(state: &State, raw: [u8; 5]) -> Command {
     let job = pick(state.jobs.values().map(|job| (job.id, job.attempt)), raw[1])
-        .filter(|_| raw[2] % 3 == 0);
+        .filter(|_| raw[2].is_multiple_of(3));
     Command::Grant {
         ino: file(state, raw[0]),
         incarnation: incarnation(state, raw[3]),
@@ -273,17 +275,18 @@ fn create(state: &State, raw: [u8; 5]) -> Command {
         gid: u32::from(raw[3]),
         rdev: 0,
         target: b"t".to_vec(),
-        grant: (kind == FileKind::Regular && raw[4] % 2 == 0).then(|| incarnation(state, raw[4])),
+        grant: (kind == FileKind::Regular && raw[4].is_multiple_of(2))
+            .then(|| incarnation(state, raw[4])),
     }
 }
 
 fn command(state: &State, (kind, raw): Raw) -> Command {
     // Clusters without anybody refuse everything: most histories keep somebody alive.
-    let many = state.cluster.alive.len() > 1 || raw[4] % 8 == 0;
+    let many = state.cluster.alive.len() > 1 || raw[4].is_multiple_of(8);
     match kind % 40 {
         0..=2 => member(state, raw),
         3 if many => Command::Expire {
-            incarnations: raw[..1 + usize::from(raw[2] % 4 == 0)]
+            incarnations: raw[..1 + usize::from(raw[2].is_multiple_of(4))]
                 .iter()
                 .map(|by| incarnation(state, *by))
                 .collect(),
@@ -291,7 +294,7 @@ fn command(state: &State, (kind, raw): Raw) -> Command {
         },
         4 if many => Command::Leave {
             incarnation: incarnation(state, raw[0]),
-            forever: raw[1] % 2 == 0,
+            forever: raw[1].is_multiple_of(2),
         },
         3 | 4 => member(state, raw),
         5 | 6 => configure(state, raw),
@@ -305,14 +308,14 @@ fn command(state: &State, (kind, raw): Raw) -> Command {
         15..=17 => Command::Unlink {
             parent: directory(state, raw[0]),
             name: name(raw[1]),
-            dir: raw[2] % 3 == 0,
+            dir: raw[2].is_multiple_of(3),
         },
         18..=20 => Command::Rename {
             parent: directory(state, raw[0]),
             name: name(raw[1]),
             to_parent: directory(state, raw[2]),
             to_name: name(raw[3]),
-            no_replace: raw[4] % 5 == 0,
+            no_replace: raw[4].is_multiple_of(5),
             exchange: raw[4] % 4 == 1,
         },
         21 => Command::SetAttr {
@@ -446,7 +449,7 @@ proptest! {
             prop_assert_eq!(&twin.apply(bench.state.index, &envelope, &mut events), &answer);
             prop_assert_eq!(&events, &bench.events);
             retries.push((envelope, answer));
-            if raw.0 % 8 == 0 {
+            if raw.0.is_multiple_of(8) {
                 // A retry of any earlier command, once for both.
                 let (envelope, answer) = retries[usize::from(raw.1[0]) % retries.len()].clone();
                 let again = bench.send(&envelope);
