@@ -1,4 +1,5 @@
 //! Commands and the snapshot as bytes. A change here is a change of the agreement log: old members cannot read it.
+#![allow(clippy::unwrap_used)]
 
 use hydfs_state::State;
 use hydfs_types::*;

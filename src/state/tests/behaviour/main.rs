@@ -1,4 +1,5 @@
 //! The agreed state from outside: commands in, answers, events and reads out.
+#![allow(clippy::unwrap_used)]
 
 mod bench;
 mod cluster;
