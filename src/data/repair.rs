@@ -242,6 +242,10 @@ impl Replica {
     }
 
     /// Pulls the base of a segment at the version that the state has now, and puts it in place when it is whole and on disk.
+    ///
+    /// The source may move on meanwhile: some of the bytes are then of a later version. All cuts from the pulled version on
+    /// are redone here in order, each at fixed offsets, so the outcome is the same, and a busy segment does not starve its
+    /// learner.
     pub(crate) async fn pull_from(&self, source: Incarnation, slot: SlotId, segment: SegmentId) -> Result<(), DataError> {
         let turn = self.turn(segment);
         let _turn = turn.lock().await;
@@ -257,11 +261,15 @@ impl Replica {
             let read = ReadBase { slot, epoch, map: self.ctx.map(), segment, version: target.version, offset, len };
             let (answer, bytes) = self.ctx.call(source, &DataRequest::ReadBase(read), Bytes::new(), ROUND).await?;
             let DataResponse::Bytes { version, .. } = answer else { return Err(refused(answer)) };
-            if version != target.version {
+            if version < target.version {
                 return Err(Refusal::Behind.into());
             }
-            if bytes.is_empty() {
+            if bytes.is_empty() && version == target.version {
                 return Err(DataError::Malformed("a base ended early".into()));
+            }
+            if bytes.is_empty() {
+                // It was cut since: the redo of that cut will say so here, too.
+                break;
             }
             adopting.write(offset, &bytes)?;
             offset += bytes.len() as u64;
