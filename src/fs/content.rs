@@ -322,7 +322,12 @@ impl Volume {
                 writer.flush().await.map_err(Self::data_error)?;
             }
             self.barrier().await?;
-            let (command, boundary) = self.truncate_command(ino, size)?;
+            let (mut command, boundary) = self.truncate_command(ino, size)?;
+            if let Some(segment) = boundary.filter(|_| size > 0 && self.table.writer(ino).is_some()) {
+                // What this mount wrote below the new end has to be in the base before it is cut.
+                self.data.reader.look(&[segment]).await.map_err(Self::data_error)?;
+                command = self.truncate_command(ino, size)?.0;
+            }
             match self.ctx.agreement.propose(command).await {
                 Ok(_) => return Ok(()),
                 Err(AgreementError::Refused(CommandError::Busy)) => {
@@ -383,6 +388,9 @@ impl Volume {
     }
 
     pub(crate) async fn allocate(&self, ino: Ino, _handle: Handle, offset: u64, len: u64, keep_size: bool, punch: bool) -> Outcome {
+        if len == 0 {
+            return Err(FsError::Invalid("a range of no bytes".into()));
+        }
         let end = offset.checked_add(len).filter(|end| *end <= OFFSET_MAX).ok_or(FsError::TooLarge)?;
         self.barrier().await?;
         let size = self.fresh(ino).await?.size;
