@@ -47,6 +47,11 @@ impl Cluster {
 
     /// The same with further words for `scripts/cluster up` and variables for the members.
     pub fn up_with(n: usize, words: &[&str], envs: &[(&str, &str)]) -> Option<Self> {
+        Self::up_prepared(n, words, envs, |_| {})
+    }
+
+    /// The same; `prepare` gets the cluster's folder before anything of it is made.
+    pub fn up_prepared(n: usize, words: &[&str], envs: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Option<Self> {
         if !may_mount() {
             println!("skipped: needs root and /dev/fuse");
             return None;
@@ -56,6 +61,7 @@ impl Cluster {
         let dir = folder.path().join("c");
         let envs = envs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let cluster = Self { n, folder: Some(folder), dir, envs, _turn: turn };
+        prepare(cluster.dir());
         let count = n.to_string();
         let mut up = vec!["up", "-n", &count];
         up.extend(words);
@@ -256,6 +262,11 @@ pub fn may_mount() -> bool {
     root && fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok()
 }
 
+/// A UDP port of this machine that nobody has now.
+pub fn free_port() -> u16 {
+    std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
+}
+
 /// Waits for a condition; fails the test after the deadline. Returns how long it took.
 pub fn until(what: &str, deadline: Duration, condition: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
@@ -301,4 +312,31 @@ pub fn retry<T>(what: &str, deadline: Duration, mut work: impl FnMut() -> std::i
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// An extended attribute; `None` where it is not there or the mount does not answer.
+pub fn xattr(path: &Path, name: &str) -> Option<String> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
+    let name = std::ffi::CString::new(name).ok()?;
+    let mut value = vec![0_u8; 65_536];
+    // SAFETY: both names end with a zero byte, and the buffer is as long as it is said to be.
+    #[allow(unsafe_code)]
+    let len = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(len).ok()?);
+    Some(text(&value))
+}
+
+/// The members that keep a copy of a file, by number.
+pub fn replicas(path: &Path) -> Vec<usize> {
+    let names = xattr(path, "user.hydfs.replicas").unwrap_or_default();
+    names.split_whitespace().filter_map(|name| name.strip_prefix('n')?.parse().ok()).collect()
+}
+
+/// Writes a whole file and returns once fsync has acknowledged it.
+pub fn write_synced(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut file = fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
