@@ -25,6 +25,8 @@ use tokio::{
 const STOP_WAIT: Duration = Duration::from_secs(10);
 /// How long an unmount may take while the worker still serves what it writes back.
 const UNMOUNT_WAIT: Duration = Duration::from_secs(5);
+/// A second signal within so long of the first says nothing new.
+const PATIENCE: Duration = Duration::from_secs(1);
 const PID_FILE: &str = "supervisor.pid";
 
 /// Runs a member until a signal or the worker's end.
@@ -116,21 +118,21 @@ async fn stop(worker: &mut Child, path: Option<&Path>, stops: &mut Stops) -> Res
         send(worker, libc::SIGTERM);
         timeout(STOP_WAIT, worker.wait()).await
     };
-    let in_time = tokio::select! {
+    let why = tokio::select! {
         biased;
-        done = quietly => done.is_ok(),
-        // Asked twice: whoever waits has run out of patience.
-        () = stops.next() => false,
+        done = quietly => match done {
+            Ok(_) => {
+                tracing::info!("stopped");
+                return Ok(());
+            }
+            Err(_) => format!("within {} s", STOP_WAIT.as_secs()),
+        },
+        () = stops.insist() => "before it was asked again".to_owned(),
     };
-    if in_time {
-        tracing::info!("stopped");
-        return Ok(());
-    }
     send(worker, libc::SIGKILL);
     let _gone = worker.wait().await;
     Err(Failure::new(format!(
-        "the worker did not stop within {} s and was killed: nothing acknowledged is lost, other members see it as dead",
-        STOP_WAIT.as_secs()
+        "the worker did not stop {why} and was killed: nothing acknowledged is lost, other members see it as dead"
     ))
     .code(DIED))
 }
@@ -194,6 +196,13 @@ impl Stops {
             terminate: of(SignalKind::terminate())?,
             interrupt: of(SignalKind::interrupt())?,
         })
+    }
+
+    /// Asked again, by somebody who has run out of patience. Some senders, timeout(1) for one, send twice at once.
+    async fn insist(&mut self) {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::timeout_at(until, self.next()).await.is_ok() {}
+        self.next().await;
     }
 
     async fn next(&mut self) {
