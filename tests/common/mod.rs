@@ -274,7 +274,7 @@ pub fn until(what: &str, deadline: Duration, condition: impl FnMut() -> bool) ->
     began.elapsed()
 }
 
-fn poll(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub fn poll(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let began = Instant::now();
     loop {
         if condition() {
