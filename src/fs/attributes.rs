@@ -7,7 +7,7 @@ use crate::{
 use hydfs_data::FileWriter;
 use hydfs_mount::{Answer, Change, FsError, SetTime};
 use hydfs_state::Body;
-use hydfs_types::{Attr, Command, Ino, Reply, SegmentId, SetAttr, SetXattrMode};
+use hydfs_types::{Attr, Command, Ino, Reply, SegmentId, SetAttr, SetXattrMode, XATTR_BYTES_MAX};
 use std::sync::Arc;
 
 /// What stands between the agreed attributes of a file and the truth.
@@ -115,6 +115,9 @@ impl Volume {
 
     pub(crate) async fn set_xattr(&self, ino: Ino, name: Vec<u8>, value: Vec<u8>, create: bool, replace: bool) -> Outcome {
         Self::settable(&name)?;
+        if value.len() > XATTR_BYTES_MAX {
+            return Err(FsError::TooBig);
+        }
         let mode = match (create, replace) {
             (true, _) => SetXattrMode::Create,
             (_, true) => SetXattrMode::Replace,

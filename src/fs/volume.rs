@@ -209,7 +209,8 @@ impl Volume {
     async fn open_dir(&self, ino: Ino) -> Outcome {
         if !Synthetic::is(ino) {
             self.barrier().await?;
-            self.ctx.state().inode(ino).map_err(crate::error::of_command)?;
+            let state = self.ctx.state();
+            let Body::Directory(_) = state.inode(ino).map_err(crate::error::of_command)?.body else { return Err(FsError::NotDirectory) };
         }
         Ok(Answer::Opened(Opened { handle: 0, direct: false, keep_cache: false }))
     }

@@ -43,8 +43,9 @@ impl State {
         } else {
             set.atime.unwrap_or(attr.atime)
         };
+        // Asked for by name: also back from a future that somebody had set.
         attr.mtime = if set.mtime_now {
-            now.after(attr.mtime)
+            now
         } else {
             set.mtime.unwrap_or(attr.mtime)
         };
