@@ -321,6 +321,17 @@ mod tests {
     }
 
     #[test]
+    fn fault_s6_a_clock_that_jumps_back_reorders_nothing() {
+        let mut segment = LocalSegment::new(SlotId(0));
+        for (seq, sec) in [(1, 100), (2, 50), (3, -7), (4, 99)] {
+            let head = RecordHead { time: Time { sec, nsec: 0 }, ..head(1, seq, seq - 1, 1) };
+            assert_eq!(take(&mut segment, head), Arrival::New);
+        }
+        let order: Vec<u64> = segment.pending().map(|p| p.head.seq.0).collect();
+        assert_eq!(order, [1, 2, 3, 4]);
+    }
+
+    #[test]
     fn pulled_records_precede_direct_ones() {
         let mut segment = LocalSegment::new(SlotId(0));
         take(&mut segment, head(2, 1, 0, 4));
