@@ -252,8 +252,10 @@ pub enum Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opened {
     pub handle: Handle,
-    /// No page cache: synthetic files.
+    /// No page cache: synthetic files, and whatever others may change at any time.
     pub direct: bool,
+    /// Programs may map it shared. A kernel that cannot do that without its page cache (before 6.6) gets to use it.
+    pub mappable: bool,
     /// The pages that the kernel still has are good.
     pub keep_cache: bool,
 }

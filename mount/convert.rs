@@ -1,6 +1,6 @@
 //! Between the kernel's words and ours: attributes, times, open flags, names. No decisions, no I/O.
 
-use crate::{FsError, How, Opened, SetTime};
+use crate::{FsError, How, Opened, SetTime, kernel};
 use fuser::{FileAttr, FileType, FopenFlags, INodeNo, OpenFlags, TimeOrNow};
 use hydfs_types::{Attr, FileKind, Ino, Time};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -130,11 +130,9 @@ pub(crate) fn how(flags: i32) -> How {
 
 pub(crate) fn open_flags(from: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_DIRECT_IO, from.direct);
-    flags.set(
-        FopenFlags::FOPEN_KEEP_CACHE,
-        from.keep_cache && !from.direct,
-    );
+    let direct = from.direct && (!from.mappable || kernel::maps_direct_handles());
+    flags.set(FopenFlags::FOPEN_DIRECT_IO, direct);
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, from.keep_cache && !direct);
     flags
 }
 

@@ -3,6 +3,7 @@
 
 use crate::answer::Shape;
 use fuser::{InitFlags, KernelConfig};
+use std::sync::OnceLock;
 
 /// Bytes of the largest write and read-ahead request.
 pub(crate) const IO_BYTES_MAX: u32 = 1 << 20;
@@ -37,6 +38,24 @@ const WANTED: [InitFlags; 10] = [
 /// anyway, and the attributes would have been gathered for nothing.
 const PLUS: InitFlags = InitFlags::FUSE_DO_READDIRPLUS.union(InitFlags::FUSE_READDIRPLUS_AUTO);
 
+/// The first kernel that shares mappings of handles without page cache, see FUSE_DIRECT_IO_ALLOW_MMAP above. Asked of the
+/// kernel's version: a worker that takes a mount over does not negotiate again.
+const MAPS_DIRECT_HANDLES: (u32, u32) = (6, 6);
+
+pub(crate) fn maps_direct_handles() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        version(&release).is_some_and(|version| version >= MAPS_DIRECT_HANDLES)
+    })
+}
+
+/// `6.18.4-amd64` is (6, 18).
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 pub(crate) fn negotiate(config: &mut KernelConfig, shape: Shape) {
     let plus = (!shape.attr_ttl.is_zero() && !shape.entry_ttl.is_zero()).then_some(PLUS);
     for flag in WANTED.into_iter().chain(plus) {
@@ -60,5 +79,18 @@ fn accepted<T: std::fmt::Display>(what: &str, set: Result<T, T>) {
     match set {
         Ok(_) => tracing::debug!(what, "limited by the kernel"),
         Err(nearest) => tracing::warn!(what, %nearest, "not accepted by the kernel"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernel_versions_are_read_from_their_release() {
+        assert_eq!(version("6.18.4-amd64\n"), Some((6, 18)));
+        assert_eq!(version("5.15.0-91-generic"), Some((5, 15)));
+        assert_eq!(version("6.6-rc1"), Some((6, 6)));
+        assert_eq!(version(""), None);
     }
 }

@@ -333,6 +333,7 @@ impl State {
         Ok(Opened {
             handle: self.last_handle,
             direct: false,
+            mappable: true,
             keep_cache: false,
         })
     }

@@ -212,7 +212,7 @@ impl Volume {
             let state = self.ctx.state();
             let Body::Directory(_) = state.inode(ino).map_err(crate::error::of_command)?.body else { return Err(FsError::NotDirectory) };
         }
-        Ok(Answer::Opened(Opened { handle: 0, direct: false, keep_cache: false }))
+        Ok(Answer::Opened(Opened { handle: 0, direct: false, mappable: false, keep_cache: false }))
     }
 
     async fn read_dir(&self, ino: Ino, cookie: u64, limit: usize) -> Outcome {
@@ -251,7 +251,7 @@ impl Volume {
             }
             let (_, node) = self.control_of(ino)?;
             let Node::File(text) = node else { return Err(FsError::IsDirectory) };
-            return Ok(Opened { handle: self.table.open(ino, how, Some(text)), direct: true, keep_cache: false });
+            return Ok(Opened { handle: self.table.open(ino, how, Some(text)), direct: true, mappable: false, keep_cache: false });
         }
         self.barrier().await?;
         {
@@ -274,10 +274,12 @@ impl Volume {
         Ok(Self::opened(handle, how))
     }
 
-    /// How the kernel shall treat a descriptor. One that appends bypasses the page cache: through it the kernel cuts a
-    /// write at the border of a page that it does not have, and half a record is none.
+    /// How the kernel shall treat a descriptor: none uses the page cache. Through it a read is as new as the size that
+    /// the kernel believes, and the kernel throws away a size that it asked for when a write or another question of this
+    /// mount overlaps: reads ended early, or in zeros. An append would be cut at the border of a page, and half a record
+    /// is none. Mappings still use it. A kernel that cannot map such descriptors keeps its cache for those that do not append.
     pub(crate) fn opened(handle: hydfs_mount::Handle, how: How) -> Opened {
-        Opened { handle, direct: how.append, keep_cache: !how.append }
+        Opened { handle, direct: true, mappable: !how.append, keep_cache: false }
     }
 
     pub(crate) fn data_error(error: hydfs_data::DataError) -> FsError {
