@@ -191,6 +191,7 @@ fn fault_s1_all_replicas_die_right_after_fsync_and_return_with_the_data() {
     write_synced(&path, &content(0)).expect("a file is written");
     let all = replicas(&path);
     assert_eq!(all.len(), 3, "{all:?} keep the file");
+    fs::write(&appended, "").expect("an empty file is made");
     // Appends that nobody has merged, on the same members.
     let log = write_lines(&appended, 0, 1, |n| n == 20);
     assert_eq!((log.synced, log.errors.len()), (20, 0), "{:?}", log.errors);
@@ -208,6 +209,7 @@ fn fault_s1_all_replicas_die_right_after_fsync_and_return_with_the_data() {
 fn fault_s1_all_members_die_and_return_with_the_data() {
     let Some(cluster) = Cluster::up(MEMBERS) else { return };
     fill(&cluster);
+    fs::write(cluster.at(1, "log"), "").expect("an empty file is made");
     let logs = thread::scope(|scope| {
         let writers: Vec<_> = cluster.members().map(|i| { let path = cluster.at(i, "log"); scope.spawn(move || write_lines(&path, i - 1, 1, |n| n == 10)) }).collect();
         writers.into_iter().map(|writer| writer.join().expect("a writer ended")).collect::<Vec<_>>()

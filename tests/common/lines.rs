@@ -48,7 +48,7 @@ impl Log {
     }
 }
 
-/// Appends lines `0..` of writer `w` to the file until `enough` says so, with an fsync every `sync_every` lines. A write that fails is
+/// Appends lines `0..` of writer `w` to the file, which has to be there (where nothing is mounted it is not), until `enough` says so, with an fsync every `sync_every` lines. A write that fails is
 /// not tried again: its line is unknown. After an error the file is opened anew, until that works.
 pub fn write_lines(path: &Path, w: usize, sync_every: usize, enough: impl Fn(usize) -> bool) -> Log {
     let mut log = Log::default();
@@ -56,7 +56,7 @@ pub fn write_lines(path: &Path, w: usize, sync_every: usize, enough: impl Fn(usi
     let mut n = 0;
     while !enough(n) {
         let Some(open) = &mut file else {
-            match OpenOptions::new().append(true).create(true).open(path) {
+            match OpenOptions::new().append(true).open(path) {
                 Ok(opened) => file = Some(opened),
                 Err(error) => {
                     log.failed("open", &error);
