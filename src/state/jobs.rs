@@ -164,6 +164,8 @@ impl State {
         job.changed = self.time;
         if commit.done {
             job.phase = JobPhase::Done;
+            // Why an earlier attempt was broken off matters no more.
+            job.message.clear();
             let open = self.open_writers(commit.job);
             self.close_at_watermarks(&open, events);
         }

@@ -18,7 +18,7 @@ mod sessions;
 mod slots;
 mod snapshot;
 
-pub use files::{FILE_BYTES_MAX, Place, segment_index, slot_of};
+pub use files::{FILE_BYTES_MAX, Place, segment_index, slot_of, was_cut};
 pub use jobs::{JOBS_MAX, POSITIONS_BYTES_MAX};
 pub use model::*;
 pub use namespace::{LINKS_MAX, XATTR_TOTAL_BYTES_MAX};

@@ -75,7 +75,7 @@ pub struct Namespace {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Inode {
     pub attr: Attr,
-    /// Raised with each change of content or size.
+    /// Raised with each change of content or size, past a mark where the file became shorter (`was_cut`).
     pub data_version: u64,
     /// SHA-256 of the path or (parent, name) at creation: where its segments stand on the ring.
     pub key: Digest,

@@ -9,6 +9,7 @@ mod truncate;
 mod writers;
 
 pub use place::{FILE_BYTES_MAX, Place, segment_index, slot_of};
+pub use segments::was_cut;
 
 use crate::{Body, FileBody, Namespace};
 use hydfs_types::{CommandError, FileKind, Ino};

@@ -112,11 +112,24 @@ impl Namespace {
     }
 }
 
+/// Where the part of a data version begins that counts the cuts: the changes that made the file shorter.
+const CUTS_SHIFT: u32 = 40;
+
+/// Whether a file was cut shorter between two of its data versions: what was read of it before may be gone.
+pub fn was_cut(earlier: u64, later: u64) -> bool {
+    later >> CUTS_SHIFT != earlier >> CUTS_SHIFT
+}
+
 impl State {
     /// Content of this file is another from here on.
     pub(crate) fn data_changed(&mut self, ino: Ino, events: &mut Vec<Event>) {
+        let before = self.names.inode_mut(ino).attr.size;
         self.names.refresh(ino);
-        self.names.inode_mut(ino).data_version += 1;
+        let inode = self.names.inode_mut(ino);
+        inode.data_version = match inode.attr.size < before {
+            true => ((inode.data_version >> CUTS_SHIFT) + 1) << CUTS_SHIFT,
+            false => inode.data_version + 1,
+        };
         events.push(Event::Data(ino));
     }
 }

@@ -184,16 +184,23 @@ fn uncommitted_writers_vanish_with_a_restart() {
 
 #[test]
 fn the_last_commit_closes_the_writers() {
-    let (mut bench, ino, writer, segment) = running();
-    bench.ok(commit(1, 1, &[(writer, 5)], true));
+    let (mut bench, ino, _, segment) = running();
+    bench.ok(restart(1));
+    assert_eq!(bench.state.jobs[&JOB].message, "test");
+    let writer = grant(&mut bench, ino, 2);
+    bench.ok(commit(2, 1, &[(writer, 5)], true));
     assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Done);
+    assert_eq!(
+        bench.state.jobs[&JOB].message, "",
+        "why it was restarted matters no more"
+    );
     assert_eq!(
         bench.state.writer(writer).unwrap().phase,
         WriterPhase::Closed { last: Seq(5) }
     );
     assert!(bench.events.contains(&Event::Writers(ino)) && bench.events.contains(&Event::Job(JOB)));
     assert_eq!(
-        bench.ok(commit(1, 1, &[(writer, 5)], true)),
+        bench.ok(commit(2, 1, &[(writer, 5)], true)),
         Reply::Done,
         "the same again, after the end"
     );

@@ -1,7 +1,7 @@
 //! Truncate where nobody else writes.
 
 use crate::bench::Bench;
-use hydfs_state::{Cut, Event};
+use hydfs_state::{Cut, Event, was_cut};
 use hydfs_types::*;
 
 const SEG: u64 = SEGMENT_BYTES;
@@ -33,6 +33,8 @@ fn shrinks_a_clean_file() {
     let mut bench = Bench::new(1);
     let (ino, segment) = clean(&mut bench, 100);
     let before = bench.attr(ino);
+    let version = |bench: &Bench| bench.state.inode(ino).unwrap().data_version;
+    let pinned = version(&bench);
     let digest = bench.state.segment(segment).unwrap().digest;
     let command = truncate(&bench, ino, 40, None);
     assert!(
@@ -45,6 +47,7 @@ fn shrinks_a_clean_file() {
         CommandError::Changed,
         "the version has moved on"
     );
+    assert!(was_cut(pinned, version(&bench)) && version(&bench) > pinned);
     let command = truncate(&bench, ino, 0, None);
     bench.ok(command);
     assert_eq!((bench.attr(ino).size, bench.state.stat_fs().bytes), (0, 0));
