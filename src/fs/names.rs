@@ -7,6 +7,7 @@ use crate::{
 };
 use hydfs_mount::{Answer, Caller, FsError, How};
 use hydfs_types::{Attr, AgreementError, Command, CommandError, FileKind, Ino, ROOT_INO, Reply};
+use std::sync::Arc;
 
 impl Volume {
     /// The control tree cannot be changed, and its name in the root is taken.
@@ -61,17 +62,27 @@ impl Volume {
 
     pub(crate) async fn unlink(&self, parent: Ino, name: Vec<u8>, dir: bool) -> Outcome {
         Self::writable(parent, &name)?;
+        if !dir && self.is_control(parent, &name) {
+            // The status of a job is made when it is read and goes with its directory: `rm -r` need not trip over it.
+            return Ok(Answer::Done);
+        }
         self.propose(Command::Unlink { parent, name, dir }).await.map(|_| Answer::Done)
     }
 
-    pub(crate) async fn rename(&self, parent: Ino, name: Vec<u8>, to_parent: Ino, to_name: Vec<u8>, no_replace: bool, exchange: bool) -> Outcome {
+    pub(crate) async fn rename(self: &Arc<Self>, parent: Ino, name: Vec<u8>, to_parent: Ino, to_name: Vec<u8>, no_replace: bool, exchange: bool) -> Outcome {
         Self::writable(parent, &name)?;
         Self::writable(to_parent, &to_name)?;
         let target = (to_parent, to_name.clone());
         self.propose(Command::Rename { parent, name, to_parent, to_name, no_replace, exchange }).await?;
         let in_jobs = self.ctx.state().lookup(ROOT_INO, JOBS_DIR).is_ok_and(|jobs| jobs == target.0);
-        if in_jobs && let Ok(name) = std::str::from_utf8(&target.1) {
-            self.tell_jobs(&format!("/.jobs/{name}"));
+        if in_jobs && let Ok(name) = String::from_utf8(target.1) {
+            let ino = self.ctx.state().lookup(target.0, name.as_bytes()).ok();
+            let volume = self.clone();
+            tokio::spawn(async move {
+                // As when a spec is closed: what wrote it ends now, not after the usual pause.
+                volume.end(ino.into_iter().collect()).await;
+                volume.tell_jobs(&format!("/.jobs/{name}"));
+            });
         }
         Ok(Answer::Done)
     }

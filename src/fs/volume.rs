@@ -13,8 +13,13 @@ use hydfs_data::{Context, Data};
 use hydfs_mount::{Answer, Caller, FileSystem, FsError, How, KernelCache, Opened, Request, StatFs};
 use hydfs_state::{Body, Event};
 use hydfs_store::Disk;
-use hydfs_types::{Attr, BoxFuture, Clock, Command, Ino, ROOT_INO, Reply};
+use hydfs_types::{Attr, BoxFuture, Clock, Command, DirEntry, FileKind, Ino, ROOT_INO, Reply};
 use std::sync::{Arc, OnceLock};
+
+/// Control files of a job, in its directory.
+const JOB_FILES: [&str; 2] = ["status", "progress"];
+/// Their cookies in a listing are from here on, past those of real entries.
+const JOB_FILES_FROM: u64 = 1 << 62;
 
 /// Result of a call.
 pub type Outcome<T = Answer> = Result<T, FsError>;
@@ -154,7 +159,7 @@ impl Volume {
         if parent == ROOT_INO && name == CLUSTER_DIR {
             return Some("cluster".into());
         }
-        if !matches!(name, b"status" | b"progress") {
+        if !name_text.is_some_and(|name| JOB_FILES.contains(&name)) {
             return None;
         }
         let job = self.job_dir_name(parent)?;
@@ -171,6 +176,19 @@ impl Volume {
         }
         let path = state.path_of(ino)?;
         Some(path.rsplit('/').next()?.to_owned())
+    }
+
+    /// The control files of a job's directory, listed after its real ones.
+    fn job_files(&self, ino: Ino, cookie: u64) -> Vec<DirEntry> {
+        let Some(job) = self.job_dir_name(ino) else { return Vec::new() };
+        let paths = JOB_FILES.iter().enumerate().map(|(at, name)| (JOB_FILES_FROM + at as u64, *name, format!("jobs/{job}/{name}")));
+        let after = paths.filter(|(at, _, path)| *at > cookie && self.control_node(path).is_ok());
+        after.filter_map(|(cookie, name, path)| Some(DirEntry { name: name.into(), ino: self.synthetic.ino(&path)?, kind: FileKind::Regular, cookie })).collect()
+    }
+
+    /// Whether a name is a control file's.
+    pub(crate) fn is_control(&self, parent: Ino, name: &[u8]) -> bool {
+        self.control_path(parent, name).is_some_and(|path| self.control_node(&path).is_ok())
     }
 
     fn control_node(&self, path: &str) -> Outcome<Node> {
@@ -223,8 +241,11 @@ impl Volume {
             return Ok(Answer::Entries(entries.into_iter().map(|entry| (entry, None)).collect()));
         }
         self.barrier().await?;
+        let of_job = self.job_files(ino, cookie);
         let state = self.ctx.state();
-        let entries = state.read_dir(ino, cookie, limit).map_err(crate::error::of_command)?;
+        let mut entries = if cookie < JOB_FILES_FROM { state.read_dir(ino, cookie, limit).map_err(crate::error::of_command)? } else { Vec::new() };
+        let room = limit - entries.len().min(limit);
+        entries.extend(of_job.into_iter().take(room));
         let attr = |ino: Ino| state.inode(ino).ok().filter(|_| state.is_clean_file(ino)).map(|inode| inode.attr);
         Ok(Answer::Entries(entries.into_iter().map(|entry| { let attr = attr(entry.ino); (entry, attr) }).collect()))
     }
