@@ -139,7 +139,9 @@ async fn look(driver: Driver, registered: Registered, path: String) {
             same || (job.name == name && matches!(job.phase, JobPhase::Running | JobPhase::Paused))
         })
     };
-    if entry.ino != source.ino || source.len == 0 || is_known(&driver.cluster.jobs()) {
+    // Who still writes, or has just ended, changes the generation once more: a later look finds the spec as it stays.
+    let stays = entry.ino == source.ino && entry.generation == generation && !entry.busy;
+    if !stays || source.len == 0 || is_known(&driver.cluster.jobs()) {
         return;
     }
     let owner = Owner {
@@ -162,6 +164,10 @@ async fn look(driver: Driver, registered: Registered, path: String) {
             (JobPhase::Running, String::new(), Some(positions))
         }
         Err(error @ (Error::Spec(_) | Error::Job(_))) => {
+            // Its `status` is read in the job's folder, too.
+            if let Err(error) = make_room(&driver, &file, std::iter::empty()).await {
+                tracing::warn!(path, %error, "cannot make the job's folder");
+            }
             (JobPhase::Failed, error.to_string(), None)
         }
         Err(error) => {
