@@ -10,7 +10,7 @@ use hydfs_fs::Volume;
 use hydfs_mount::FsError;
 use hydfs_state::Body;
 use hydfs_types::{
-    Agreement, AgreementError, Attempt, Attr, BoxFuture, Clock, Command, FileKind, Frame, Ino, JobCommand, JobId, JobInfo, LogIndex,
+    Agreement, AgreementError, Attempt, Attr, BoxFuture, Clock, Command, CommandError, FileKind, Frame, Ino, JobCommand, JobId, JobInfo, JobPhase, LogIndex,
     MemberId, Op, Peer, ROOT_INO, Reply, Seq, SystemClock, WriterId,
 };
 use rainstorm::{CallError, Cluster, Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
@@ -137,6 +137,15 @@ impl Cluster for Members {
         self.member.ctx.state().jobs.values().cloned().collect()
     }
 
+    fn job(&self, id: JobId) -> Option<JobInfo> {
+        self.member.ctx.state().jobs.get(&id).cloned()
+    }
+
+    fn jobs_running(&self) -> Vec<JobInfo> {
+        let state = self.member.ctx.state();
+        state.jobs.values().filter(|job| job.phase == JobPhase::Running).cloned().collect()
+    }
+
     fn changes(&self) -> watch::Receiver<LogIndex> {
         self.member.followers.jobs.subscribe()
     }
@@ -222,30 +231,47 @@ fn entry(volume: &Volume, name: &str, attr: &Attr) -> Entry {
         ino: attr.ino,
         kind: attr.kind,
         generation: inode.map_or(0, |inode| inode.data_version),
-        size: attr.size,
+        size: inode.map_or(attr.size, |inode| inode.attr.size),
         uid: attr.uid,
         gid: attr.gid,
         busy,
     }
 }
 
-/// Makes what is missing: a directory, or (with `grant` none) a file.
+/// Makes what is missing: a directory or a file, owned by `owner`. What is there is of this kind, or an error.
 async fn ensure(volume: &Volume, path: &str, owner: Owner, kind: FileKind) -> StorageResult<Attr> {
-    match walk(volume, path, Owner::ROOT).await {
+    match walk(volume, path, owner).await {
         Err(StorageError::NotFound(_)) => {}
+        Ok(attr) if attr.kind != kind => {
+            let wanted = if kind == FileKind::Directory { "directory" } else { "regular file" };
+            return Err(StorageError::Invalid(format!("{path}: not a {wanted}")));
+        }
         found => return found,
     }
     let (dir, name) = split(path);
     let parent = Box::pin(ensure(volume, dir, owner, FileKind::Directory)).await?;
-    if !may(&parent, owner, 2) && owner.uid != 0 && !dir.starts_with("/.jobs") {
+    // The folder of a job is made for its owner, who may write nothing else there.
+    let of_job = dir == "/.jobs" && kind == FileKind::Directory;
+    if !may(&parent, owner, 2) && !of_job {
         return Err(StorageError::Denied(path.into()));
     }
     let mode = if kind == FileKind::Directory { 0o755 } else { 0o644 };
     match volume.make_owned(parent.ino, name.as_bytes(), kind, mode, owner.uid, owner.gid).await {
         Ok(attr) => Ok(attr),
-        Err(FsError::Exists) => walk(volume, path, Owner::ROOT).await,
+        Err(FsError::Exists) => walk(volume, path, owner).await,
         Err(error) => Err(of_fs(path, error)),
     }
+}
+
+/// Merges what nobody writes any more and nobody has read yet: until then the agreed size does not have it.
+async fn settled(volume: &Volume, attr: Attr) -> Attr {
+    let pending = {
+        let state = volume.state();
+        let written = state.inode(attr.ino).is_ok_and(|inode| matches!(&inode.body, Body::File(file) if !file.writers.is_empty()));
+        !written && !state.is_clean_file(attr.ino)
+    };
+    // Where the merge has to wait, so has whoever lists.
+    if pending { volume.stat(attr.ino).await.unwrap_or(attr) } else { attr }
 }
 
 impl Storage for Files {
@@ -254,7 +280,12 @@ impl Storage for Files {
         self.on_core(async move {
             let attr = walk(&volume, &dir, Owner::ROOT).await?;
             let names = volume.names_in(attr.ino).await.map_err(|error| of_fs(&dir, error))?;
-            Ok(names.into_iter().map(|(name, attr)| entry(&volume, &name, &attr)).collect())
+            let mut entries = Vec::with_capacity(names.len());
+            for (name, attr) in names {
+                let attr = settled(&volume, attr).await;
+                entries.push(entry(&volume, &name, &attr));
+            }
+            Ok(entries)
         })
     }
 
@@ -304,9 +335,6 @@ impl Storage for Files {
         let (volume, member, path) = (self.volume.clone(), self.member.clone(), path.to_owned());
         let opened = self.on_core(async move {
             let attr = ensure(&volume, &path, owner, FileKind::Regular).await?;
-            if attr.kind != FileKind::Regular {
-                return Err(StorageError::Invalid(format!("{path}: not a regular file")));
-            }
             if !may(&attr, owner, 2) {
                 return Err(StorageError::Denied(path));
             }
@@ -314,14 +342,17 @@ impl Storage for Files {
             match member.group.propose(grant).await {
                 Ok(Reply::Granted(granted)) => Ok((attr.ino, Arc::new(member.data.writer(attr.ino, granted.writer)))),
                 Ok(other) => Err(StorageError::Unavailable(format!("unexpected answer {other:?}"))),
-                Err(AgreementError::Refused(_) | AgreementError::Expired) => Err(StorageError::Ended),
+                Err(AgreementError::Refused(CommandError::NoJob | CommandError::Ended(_)) | AgreementError::Expired) => Err(StorageError::Ended),
                 Err(error) => Err(StorageError::Unavailable(error.to_string())),
             }
         });
         Box::pin(async move {
             let (ino, writer) = opened.await?;
             let sink = Sink { id: writer.writer, ino };
-            self.writers().insert(sink.id, writer);
+            let mut writers = self.writers();
+            // Tasks that are stopped half-way close nothing: the end of their attempt does.
+            writers.retain(|_, old| old.is_open());
+            writers.insert(sink.id, writer);
             Ok(sink)
         })
     }
@@ -383,8 +414,10 @@ async fn pinned(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Sour
     if !may(&attr, owner, 4) {
         return Err(StorageError::Denied(path.into()));
     }
-    let generation = volume.state().inode(attr.ino).map_or(0, |inode| inode.data_version);
-    Ok(Source { ino: attr.ino, generation, len: attr.size })
+    // Length and generation of one moment, and agreed: what this member alone knows of the file others cannot read yet.
+    let state = volume.state();
+    let inode = state.inode(attr.ino).map_err(|_| StorageError::NotFound(path.into()))?;
+    Ok(Source { ino: attr.ino, generation: inode.data_version, len: inode.attr.size })
 }
 
 async fn read(volume: &Volume, source: &Source, offset: u64, len: u32) -> StorageResult<Bytes> {
@@ -392,6 +425,14 @@ async fn read(volume: &Volume, source: &Source, offset: u64, len: u32) -> Storag
     let wanted = u64::from(len).min(source.len.saturating_sub(offset)) as u32;
     if wanted == 0 {
         return Ok(Bytes::new());
+    }
+    let known = |volume: &Volume| volume.state().inode(source.ino).map(|inode| inode.data_version).ok();
+    if known(volume).is_none_or(|generation| generation < source.generation) {
+        // Pinned on another member, at a state that has not come here yet.
+        volume.stat(source.ino).await.map_err(|error| of_fs(&name(), error))?;
+    }
+    if known(volume).is_some_and(|generation| hydfs_state::was_cut(source.generation, generation)) {
+        return Err(StorageError::Changed(name()));
     }
     let bytes = volume.read_fixed(source.ino, offset, wanted).await.map_err(|error| of_fs(&name(), error))?;
     if bytes.len() < wanted as usize {
