@@ -63,6 +63,9 @@ impl Member {
     /// Starts a member on the current runtime and returns once it is admitted and its state is current.
     pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
         let folder = Folder::open(&config.data, &config.name).map_err(|source| Error::Folder { path: config.data.clone(), source })?;
+        if let Err(error) = crate::privacy::close(&config.data) {
+            tracing::warn!(%error, "modes of the data folder cannot be set: others may read it, or jobs' executables may not start");
+        }
         let identity = Identity::load(&config.certs, &config.name)?;
         let router = Arc::new(Router::default());
         let mut options = hydfs_transport::Options::new(config.listen, identity);
