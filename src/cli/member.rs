@@ -1,7 +1,7 @@
 //! `hydfs member`: settings, checks, and then the supervisor. `hydfs join` starts the same in the background.
 
 use super::{failure::Failure, folder, logging, preflight, process, settings::Layer, supervisor};
-use hydfs_control::{Client, Status};
+use hydfs_control::{Client, Liveness, MemberRow, Status};
 use hydfs_node::Config;
 use std::{
     path::{Path, PathBuf, absolute},
@@ -92,13 +92,13 @@ pub async fn join(data: &Path, seeds: &[String]) -> Result<Status, Failure> {
     )))
 }
 
+/// The member's status, if it serves and the cluster has it.
 async fn ask(data: &Path) -> Option<Status> {
-    Client::connect(&folder::socket(data))
-        .await
-        .ok()?
-        .status()
-        .await
-        .ok()
+    let mut client = Client::connect(&folder::socket(data)).await.ok()?;
+    let status = client.status().await.ok()?;
+    let rows = client.members().await.ok()?;
+    let alive = |row: &MemberRow| row.name == status.member && row.state == Liveness::Alive;
+    rows.iter().any(alive).then_some(status)
 }
 
 fn start_detached(settings: &Path, seeds: &[String], log_path: &Path) -> Result<Child, Failure> {

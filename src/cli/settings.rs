@@ -17,7 +17,7 @@ const OP_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 /// Default weight on the ring.
 const WEIGHT_DEFAULT: u32 = 100;
 const ZONE_DEFAULT: &str = "default";
-const LOG_DEFAULT: &str = "info,openraft=warn";
+const LOG_DEFAULT: &str = "info,openraft=error";
 /// `--mount` value of a member without a mount.
 const NO_MOUNT: &str = "none";
 
@@ -105,7 +105,7 @@ pub struct Layer {
         hide_env_values = true
     )]
     pub suspicion_ms: Option<u64>,
-    /// What to log, as error, warn, info, debug, trace or per module [default: info,openraft=warn]
+    /// What to log, as error, warn, info, debug, trace or per module [default: info,openraft=error]
     #[arg(long, env = "HYDFS_LOG", value_name = "FILTER", hide_env_values = true)]
     pub log: Option<String>,
     /// Let jobs of root run executables [default: false]
