@@ -48,8 +48,9 @@ impl Log {
     }
 }
 
-/// Appends lines `0..` of writer `w` to the file, which has to be there (where nothing is mounted it is not), until `enough` says so, with an fsync every `sync_every` lines. A write that fails is
-/// not tried again: its line is unknown. After an error the file is opened anew, until that works.
+/// Appends lines `0..` of writer `w` to the file until `enough` says so, with an fsync every `sync_every` lines. The file has
+/// to be there: where nothing is mounted for a moment it is not. A write that fails is not tried again: its line is
+/// unknown. After an error the file is opened anew, until that works.
 pub fn write_lines(path: &Path, w: usize, sync_every: usize, enough: impl Fn(usize) -> bool) -> Log {
     let mut log = Log::default();
     let mut file: Option<File> = None;
@@ -104,6 +105,22 @@ fn hash(bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
+/// What the file holds when it is asked for its size, and perhaps some more. Reading to its end would run after the writers.
+fn read_as_of_now(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len() as usize;
+    let mut bytes = vec![0; size + 65_536];
+    let mut len = 0;
+    while len < size {
+        match file.read(&mut bytes[len..])? {
+            0 => return Err(Error::other(format!("the file ends at {len}, its size is {size}"))),
+            read => len += read,
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
+}
+
 /// Reads the file from changing mounts until told to stop; each read has to begin with the one before. Errors are counted.
 pub fn sample(paths: &[PathBuf], first: usize, stop: &AtomicBool) -> (Vec<Sample>, BTreeMap<String, usize>) {
     let (mut samples, mut errors) = (Vec::new(), BTreeMap::new());
@@ -113,9 +130,8 @@ pub fn sample(paths: &[PathBuf], first: usize, stop: &AtomicBool) -> (Vec<Sample
             break;
         }
         let path = &paths[turn % paths.len()];
-        let mut bytes = Vec::new();
-        match File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)) {
-            Ok(_) => {
+        match read_as_of_now(path) {
+            Ok(bytes) => {
                 let same = before.iter().zip(&bytes).take_while(|(a, b)| a == b).count();
                 assert!(
                     same == before.len(),
