@@ -1,0 +1,215 @@
+//! Bytes at offsets: against a local reference, with holes, cut while others write.
+
+use crate::{MEMBERS, Numbers, common::Cluster, folders, sh};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{Read, Write},
+    os::unix::fs::{FileExt, MetadataExt},
+    path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+const SEED: u64 = 7;
+const STEPS: usize = 500;
+const SIZE_MAX: u64 = 400_000;
+
+/// Random operations on random mounts, with descriptors that stay open and ones that are opened for it, each compared
+/// with the same on a local file. `HYDFS_SEED` repeats or varies a run.
+#[test]
+fn random_operations_match_a_local_file() {
+    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let at = folders(&cluster, "random");
+    let local = tempfile::NamedTempFile::new().expect("a local file");
+    let reference = OpenOptions::new().read(true).write(true).open(local.path()).expect("opened");
+    let paths: Vec<PathBuf> = at.iter().map(|at| at.join("f")).collect();
+    fs::write(&paths[0], "").expect("made");
+    let open = |path: &PathBuf| OpenOptions::new().read(true).write(true).open(path).expect("opened");
+    let mut kept: Vec<File> = paths.iter().map(open).collect();
+    let seed = std::env::var("HYDFS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
+    let mut numbers = Numbers(seed);
+    let mut history: Vec<String> = Vec::new();
+    for step in 0..STEPS {
+        let mount = numbers.below(MEMBERS as u64) as usize;
+        let fresh = numbers.below(2) == 0;
+        let size = reference.metadata().expect("metadata").len();
+        let opened = fresh.then(|| open(&paths[mount]));
+        let file = opened.as_ref().unwrap_or(&kept[mount]);
+        let (offset, len) = (numbers.below(SIZE_MAX), numbers.below(30_000) as usize);
+        let what = match numbers.below(12) {
+            0..5 => {
+                let text = numbers.bytes(len);
+                file.write_all_at(&text, offset).expect("written");
+                reference.write_all_at(&text, offset).expect("written");
+                format!("write {len} at {offset}")
+            }
+            5..7 => {
+                let text = numbers.bytes(len);
+                let mut file = OpenOptions::new().append(true).open(&paths[mount]).expect("opened");
+                file.write_all(&text).expect("appended");
+                reference.write_all_at(&text, size).expect("written");
+                format!("append {len} at {size}")
+            }
+            7 => {
+                file.set_len(offset).expect("cut");
+                reference.set_len(offset).expect("cut");
+                format!("truncate {size} to {offset}")
+            }
+            8 => {
+                file.sync_all().expect("synced");
+                "fsync".into()
+            }
+            9 => {
+                kept[mount] = open(&paths[mount]);
+                "reopen".into()
+            }
+            _ => {
+                let (mut found, mut expected) = (vec![0; len], vec![0; len]);
+                let (n, m) = (file.read_at(&mut found, offset).expect("read"), reference.read_at(&mut expected, offset).expect("read"));
+                assert!((n, &found) == (m, &expected), "step {step}, read {len} at {offset} of {size} on mount {}: {n} bytes for {m}; run again: HYDFS_SEED={seed}\n{}", mount + 1, history.join("\n"));
+                format!("read {len} at {offset}")
+            }
+        };
+        history.push(format!("{step}: mount {} {} {what}", mount + 1, if fresh { "fresh" } else { "kept" }));
+        drop(opened);
+        let reader = numbers.below(MEMBERS as u64) as usize;
+        let found = fs::read(&paths[reader]).expect("read");
+        let mut expected = vec![0; reference.metadata().expect("metadata").len() as usize];
+        reference.read_exact_at(&mut expected, 0).expect("read");
+        let differs = found.iter().zip(&expected).position(|(a, b)| a != b);
+        let tail = history.len().saturating_sub(12);
+        assert!(
+            found == expected,
+            "step {step}, mount {}: {} bytes for {}, differ at {differs:?}; run again: HYDFS_SEED={seed}\n{}",
+            reader + 1, found.len(), expected.len(), history[tail..].join("\n")
+        );
+        assert_eq!(fs::metadata(&paths[(reader + 1) % MEMBERS]).expect("metadata").len(), expected.len() as u64, "{}", history[tail..].join("\n"));
+    }
+}
+
+#[test]
+fn holes_read_as_zeros_and_take_no_room() {
+    const FAR: u64 = 300 << 20;
+    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let at = folders(&cluster, "holes");
+    let file = File::create(at[0].join("f")).expect("made");
+    file.write_all_at(b"begin", 0).expect("written");
+    file.write_all_at(b"middle", 100_000_000).expect("written");
+    file.write_all_at(b"end", FAR).expect("written");
+    drop(file);
+    for at in &at {
+        let meta = fs::metadata(at.join("f")).expect("metadata");
+        assert_eq!(meta.len(), FAR + 3);
+        let file = File::open(at.join("f")).expect("opened");
+        let mut text = [1; 12];
+        file.read_exact_at(&mut text, 99_999_997).expect("read");
+        assert_eq!(&text, b"\0\0\0middle\0\0\0");
+        let mut text = [1; 8];
+        assert_eq!(file.read_at(&mut text, FAR - 2).expect("read"), 5);
+        assert_eq!(&text[..5], b"\0\0end");
+        let mut text = vec![1; 1 << 20];
+        file.read_exact_at(&mut text, 200 << 20).expect("read");
+        assert!(text.iter().all(|byte| *byte == 0));
+    }
+    // A file of nothing but a size.
+    sh(&at[1], "truncate -s 150M empty; stat -c %s empty; cmp -n 157286400 empty /dev/zero");
+    assert!(fs::metadata(at[2].join("empty")).expect("metadata").blocks() < 1000, "a hole takes no room");
+    sh(&at[2], "printf tail >>empty; tail -c 6 empty | od -An -c | tr -d ' \\n' | grep -qx '\\\\0\\\\0tail'");
+    assert_eq!(fs::metadata(at[0].join("empty")).expect("metadata").len(), (150 << 20) + 4);
+}
+
+/// Cutting a file that other mounts append to: what is acknowledged after the cut stays, in order and whole.
+#[test]
+fn truncate_below_writers_of_other_mounts() {
+    const RECORD: usize = 64;
+    const CUTS: usize = 25;
+    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let at = folders(&cluster, "cut");
+    fs::write(at[0].join("f"), "").expect("made");
+    let done = AtomicBool::new(false);
+    let record = |writer: usize, number: usize| format!("{writer} {number:08} {}\n", "x".repeat(RECORD - 12)).into_bytes();
+    let written = thread::scope(|scope| {
+        let writers: Vec<_> = (1..MEMBERS)
+            .map(|writer| {
+                let (path, done) = (at[writer].join("f"), &done);
+                scope.spawn(move || {
+                    let mut file = OpenOptions::new().append(true).open(path).expect("opened");
+                    let mut number = 0;
+                    while !done.load(Ordering::SeqCst) {
+                        file.write_all(&record(writer, number)).unwrap_or_else(|error| panic!("record {number} of writer {writer}: {error}"));
+                        number += 1;
+                    }
+                    number
+                })
+            })
+            .collect();
+        for cut in 0..CUTS {
+            let file = OpenOptions::new().write(true).open(at[0].join("f")).expect("opened");
+            let size = file.metadata().expect("metadata").len();
+            // Down to whole records; every fifth time to nothing.
+            let keep = if cut % 5 == 4 { 0 } else { size / 2 / RECORD as u64 * RECORD as u64 };
+            file.set_len(keep).unwrap_or_else(|error| panic!("cut {cut} from {size} to {keep}: {error}"));
+            thread::sleep(std::time::Duration::from_millis(30));
+        }
+        done.store(true, Ordering::SeqCst);
+        writers.into_iter().map(|writer| writer.join().expect("no failed write")).collect::<Vec<usize>>()
+    });
+    let found = fs::read(at[0].join("f")).expect("read");
+    assert!(at.iter().all(|at| fs::read(at.join("f")).expect("read") == found), "all mounts have the same");
+    let mut last = [None; MEMBERS];
+    for bytes in found.chunks(RECORD) {
+        let text = String::from_utf8_lossy(bytes);
+        let writer: usize = text[..1].parse().unwrap_or_else(|_| panic!("torn: {text}"));
+        let number: usize = text[2..10].parse().unwrap_or_else(|_| panic!("torn: {text}"));
+        assert_eq!(bytes, record(writer, number), "torn");
+        assert!(last[writer].is_none_or(|last| number > last), "record {number} of writer {writer} after {:?}", last[writer]);
+        last[writer] = Some(number);
+    }
+    // What was written after the last cut is all there: each writer's last records without a gap.
+    for (writer, written) in (1..MEMBERS).zip(written) {
+        assert!(written > 0);
+        assert!(last[writer].is_none_or(|last| last == written - 1), "the last of writer {writer} is {:?}, {written} were written", last[writer]);
+    }
+}
+
+/// Growing a file by truncate while another mount appends leaves no append below the new end unseen.
+#[test]
+fn truncate_grows_below_a_writer_of_another_mount() {
+    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let at = folders(&cluster, "grow");
+    fs::write(at[0].join("f"), "start").expect("made");
+    let mut writer = OpenOptions::new().append(true).open(at[1].join("f")).expect("opened");
+    writer.write_all(b"-one").expect("appended");
+    let other = OpenOptions::new().write(true).open(at[2].join("f")).expect("opened");
+    other.set_len(20).expect("grown while another mount has a writer");
+    writer.write_all(b"-two").expect("appended");
+    for at in &at {
+        assert_eq!(fs::read(at.join("f")).expect("read"), b"start-one\0\0\0\0\0\0\0\0\0\0\0-two", "{}", at.display());
+    }
+    other.set_len(7).expect("cut");
+    writer.write_all(b"-three").expect("appended");
+    for at in &at {
+        assert_eq!(fs::read(at.join("f")).expect("read"), b"start-o-three", "{}", at.display());
+    }
+}
+
+/// fsync returns when the bytes are on disk; the counters say that the disks were asked.
+#[test]
+fn fsync_reaches_the_disks() {
+    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let at = folders(&cluster, "sync");
+    for (i, at) in at.iter().enumerate() {
+        let mut file = File::create(at.join(format!("f{i}"))).expect("made");
+        file.write_all(&[i as u8; 5000]).expect("written");
+        file.sync_all().expect("synced");
+        file.write_all(b"x").expect("written");
+        file.sync_data().expect("synced");
+        File::open(at).expect("opened").sync_all().expect("a directory is synced");
+    }
+    let mut direct = OpenOptions::new();
+    std::os::unix::fs::OpenOptionsExt::custom_flags(direct.write(true).append(true), libc::O_SYNC);
+    direct.open(at[0].join("f1")).expect("opened").write_all(b"y").expect("written through");
+    let mut text = Vec::new();
+    File::open(at[2].join("f1")).expect("opened").read_to_end(&mut text).expect("read");
+    assert_eq!((text.len(), &text[4999..]), (5002, &b"\x01xy"[..]));
+}
