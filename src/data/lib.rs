@@ -13,6 +13,7 @@ mod reader;
 mod recover;
 mod repair;
 mod replica;
+mod room;
 mod segment;
 mod sender;
 
@@ -49,8 +50,9 @@ impl Data {
     /// from the journal. Call [`Data::start`] once the agreed state is loaded.
     pub fn open(ctx: Arc<Context>, disk: Arc<dyn Disk>, options: LogOptions, redo: bool) -> Result<Arc<Self>, DataError> {
         let bases = Bases::open(disk.clone(), "base", options.sync)?;
+        let room = room::Room::new(disk.clone(), options.file_bytes);
         let (journal, entries) = Journal::load(disk, "journal", options)?;
-        let replica = Arc::new(Replica::new(ctx.clone(), journal, bases, replica::Index::default()));
+        let replica = Arc::new(Replica::new(ctx.clone(), journal, bases, room, replica::Index::default()));
         replica.recover(entries, redo)?;
         let leader = SlotLeader::start(replica.clone());
         let repair = Arc::new(Repair::new(ctx.clone(), replica.clone(), leader.clone()));
@@ -63,6 +65,7 @@ impl Data {
         self.replica.adopt_state();
         tokio::spawn(self.replica.clone().follow());
         tokio::spawn(self.replica.clone().checkpoint_when_long());
+        tokio::spawn(self.replica.clone().watch_room());
         tokio::spawn(self.repair.clone().run());
         tokio::spawn(self.clone().merge_overdue());
     }

@@ -10,6 +10,7 @@ use crate::{
     context::Context,
     counters::Counters,
     error::DataError,
+    room::Room,
     segment::{Arrival, LocalSegment},
 };
 use bytes::{Bytes, BytesMut};
@@ -44,6 +45,7 @@ pub struct Replica {
     pub ctx: Arc<Context>,
     pub journal: Journal,
     pub bases: Bases,
+    pub(crate) room: Room,
     index: Mutex<Index>,
     /// One turn per segment for whoever changes its base.
     turns: Mutex<BTreeMap<SegmentId, Arc<tokio::sync::Mutex<()>>>>,
@@ -53,11 +55,12 @@ pub struct Replica {
 }
 
 impl Replica {
-    pub fn new(ctx: Arc<Context>, journal: Journal, bases: Bases, index: Index) -> Self {
+    pub fn new(ctx: Arc<Context>, journal: Journal, bases: Bases, room: Room, index: Index) -> Self {
         Self {
             ctx,
             journal,
             bases,
+            room,
             index: Mutex::new(index),
             turns: Mutex::default(),
             behind: Mutex::default(),
@@ -138,6 +141,7 @@ impl Replica {
             known.through.get(&writer).copied().unwrap_or_default()
         };
         let lane_start = if synced { merged } else { merged.max(append.acked_through) };
+        self.admit(body.len(), || self.index().segments.values().map(|local| local.pending_bytes).sum())?;
         self.promise(append.slot, append.epoch, &config)?;
         let mut index = self.index();
         let local = index.segments.entry(segment).or_insert_with(|| LocalSegment::new(append.slot));

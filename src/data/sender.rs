@@ -10,6 +10,7 @@ use crate::{
     context::{Context, ROUND},
     error::DataError,
     replica::Replica,
+    room::refuse_full,
     segment::after,
 };
 use bytes::{Bytes, BytesMut};
@@ -72,6 +73,7 @@ struct Inner {
     lanes: BTreeMap<SegmentId, Lane>,
     mtime: Option<Time>,
     ended: bool,
+    given_up: bool,
 }
 
 /// A live writer of one file on this member.
@@ -118,8 +120,14 @@ impl FileWriter {
         let deadline = tokio::time::Instant::now() + WRITE;
         loop {
             let _turn = tokio::time::timeout_at(deadline, self.turn.lock()).await.map_err(|_| timed_out("its turn"))?;
-            if self.inner().acked >= seq {
-                return Ok(());
+            {
+                let inner = self.inner();
+                if inner.acked >= seq {
+                    return Ok(());
+                }
+                if inner.given_up {
+                    return Err(DataError::NoSpace);
+                }
             }
             self.send_next(deadline).await?;
         }
@@ -133,12 +141,17 @@ impl FileWriter {
 
     /// Everything written is on disk on every acting replica.
     pub async fn sync(&self) -> Result<(), DataError> {
+        self.sync_written().await.map(drop)
+    }
+
+    /// The same; says for which segments that took a round: what others had acknowledged there is on disk with it.
+    pub async fn sync_written(&self) -> Result<Vec<SegmentId>, DataError> {
         self.flush().await?;
         let wanted: Vec<SegmentId> = self.inner().lanes.iter().filter(|(_, lane)| !lane.durable).map(|(segment, _)| *segment).collect();
-        for done in join_all(wanted.into_iter().map(|segment| self.sync_lane(segment))).await {
+        for done in join_all(wanted.iter().map(|segment| self.sync_lane(*segment))).await {
             done?;
         }
-        Ok(())
+        Ok(wanted)
     }
 
     async fn sync_lane(&self, segment: SegmentId) -> Result<(), DataError> {
@@ -312,7 +325,11 @@ impl FileWriter {
         let pause = match &error {
             DataError::Refused(Refusal::WriterEnded(_)) | DataError::WriterEnded(_) => return Err(DataError::WriterEnded(self.writer)),
             DataError::Refused(Refusal::Retired(segment)) | DataError::Retired(segment) => return Err(DataError::Retired(*segment)),
-            DataError::Refused(Refusal::NoSpace) | DataError::NoSpace => return Err(DataError::NoSpace),
+            DataError::Refused(Refusal::NoSpace) | DataError::NoSpace => {
+                // Where others have room the slot moves to them: worth waiting for.
+                self.room(self.inner().queue.front().map(|queued| queued.target))?;
+                40
+            }
             DataError::Refused(Refusal::Mismatch { .. } | Refusal::Damaged(_) | Refusal::Malformed(_)) => return Err(error),
             DataError::Agreement(hydfs_types::AgreementError::Expired) => return Err(DataError::WriterEnded(self.writer)),
             DataError::Refused(Refusal::Fenced(_)) => 5,
@@ -401,6 +418,25 @@ impl FileWriter {
     /// Segments that this writer has written to.
     pub fn touched(&self) -> Vec<SegmentId> {
         self.inner().lanes.keys().copied().collect()
+    }
+
+    /// Refuses where a write to this target could only wait for a full disk.
+    pub fn room(&self, target: Option<Target>) -> Result<(), DataError> {
+        let Some(Ok(segment)) = target.map(|target| self.resolve(target)) else { return Ok(()) };
+        match self.config_of(segment)? {
+            Some(config) => refuse_full(&self.ctx.state(), &config),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives up what is not acknowledged: that ends the writer (R5). Nothing of it is merged later, unless it was already.
+    pub fn give_up(&self) -> WriterEnd {
+        {
+            let mut inner = self.inner();
+            inner.given_up = true;
+            inner.queue.clear();
+        }
+        self.finish(false)
     }
 
     /// Closes the writer for good and says what its end is. With `cut`, segments that it alone wrote get their next

@@ -16,7 +16,7 @@ use hydfs_state::{Body, Place, State};
 use hydfs_types::{
     AgreementError, Command, CommandError, Ino, Op, PAYLOAD_BYTES_MAX, Reply, SegmentId, Seq, Then,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Times that a truncate starts over because the file changed below it.
 const TRUNCATE_TRIES: usize = 50;
@@ -140,13 +140,27 @@ impl Volume {
         let busy = Busy::new(&self.table, ino);
         let outcome = loop {
             let writer = self.writer(ino).await?;
-            match self.put_once(&writer, offset, data.clone(), durable).await {
+            // Until all of it is queued it is nobody's record: what another call salvages does not have it.
+            let queued = self.queue(&writer, offset, data.clone(), durable).await;
+            let done = match queued {
+                Ok(last) => writer.acknowledged(last).await,
+                Err(DataError::WriterEnded(_)) => {
+                    self.replace_writer(ino, &writer).await?;
+                    continue;
+                }
+                Err(error) => Err(error),
+            };
+            match done {
                 Err(DataError::WriterEnded(_)) => {
                     // The queue of the ended writer goes on under a new one, this write's record with it (R5).
                     if self.replace_writer(ino, &writer).await? {
                         let now = self.writer(ino).await?;
                         break now.flush().await;
                     }
+                }
+                Err(DataError::NoSpace) => {
+                    self.give_up(ino, &writer).await;
+                    break Err(DataError::NoSpace);
                 }
                 // A truncate elsewhere retired the segment below this write: it goes on in what is there now.
                 Err(DataError::Retired(_)) if self.ctx.state().inode(ino).is_ok() => {
@@ -159,13 +173,13 @@ impl Volume {
         outcome.map_err(Self::data_error)
     }
 
-    async fn put_once(&self, writer: &Arc<FileWriter>, offset: Option<u64>, data: Bytes, durable: bool) -> Result<(), DataError> {
+    /// Makes records of a write; the last one's seq.
+    async fn queue(&self, writer: &Arc<FileWriter>, offset: Option<u64>, data: Bytes, durable: bool) -> Result<Seq, DataError> {
         let time = self.clock.now();
-        let last = match offset {
-            None => self.push_append(writer, data, time, durable).await?,
-            Some(offset) => self.push_at(writer, offset, data, time, durable).await?,
-        };
-        writer.acknowledged(last).await
+        match offset {
+            None => self.push_append(writer, data, time, durable).await,
+            Some(offset) => self.push_at(writer, offset, data, time, durable).await,
+        }
     }
 
     async fn push_append(&self, writer: &Arc<FileWriter>, mut data: Bytes, time: hydfs_types::Time, durable: bool) -> Result<Seq, DataError> {
@@ -180,6 +194,7 @@ impl Volume {
         if let Some(start) = gap {
             self.ctx.agreement.propose(Command::Extend { ino: writer.ino, starts: vec![start] }).await?;
         }
+        writer.room(Some(Target::Tail))?;
         let mut last = Seq(0);
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(PAYLOAD_BYTES_MAX));
@@ -192,6 +207,7 @@ impl Volume {
         let mut last = Seq(0);
         while !data.is_empty() {
             let (segment, at, room) = self.place(writer.ino, offset).await?;
+            writer.room(Some(Target::Segment(segment)))?;
             let len = data.len().min(PAYLOAD_BYTES_MAX).min(room.min(usize::MAX as u64) as usize);
             last = writer.push(Target::Segment(segment), Op::WriteAt(at), data.split_to(len), time, durable)?;
             offset += len as u64;
@@ -269,6 +285,29 @@ impl Volume {
         Ok(true)
     }
 
+    /// A write was refused for want of space: its writer ends with what is acknowledged, so that nothing of the refused
+    /// write turns up later. The next write gets a writer once that end is agreed.
+    async fn give_up(&self, ino: Ino, writer: &Arc<FileWriter>) {
+        let gate = self.table.with(ino, |used| used.gate.clone());
+        let turn = gate.lock_owned().await;
+        if writer.is_idle() || self.table.writer(ino).is_none_or(|now| now.writer != writer.writer) {
+            return;
+        }
+        let ends = vec![writer.give_up()];
+        self.table.with(ino, |used| used.writer = None);
+        let agreement = self.ctx.agreement.clone();
+        // Also when whoever wrote has stopped waiting.
+        let ended = tokio::spawn(async move {
+            while let Err(AgreementError::NoQuorum { .. }) = agreement.propose(Command::End { ends: ends.clone() }).await {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            drop(turn);
+        });
+        if let Err(error) = ended.await {
+            tracing::error!(%ino, %error, "a writer that was refused space was not ended");
+        }
+    }
+
     pub(crate) async fn flush(&self, ino: Ino) -> Outcome {
         if let Some(writer) = self.table.writer(ino) {
             writer.flush().await.map_err(Self::data_error)?;
@@ -282,13 +321,14 @@ impl Volume {
             return Ok(Answer::Done);
         }
         let _busy = Busy::new(&self.table, ino);
-        if let Some(writer) = self.table.writer(ino) {
-            writer.sync().await.map_err(Self::data_error)?;
-        }
+        let synced = match self.table.writer(ino) {
+            Some(writer) => writer.sync_written().await.map_err(Self::data_error)?,
+            None => Vec::new(),
+        };
         let unmerged: Vec<SegmentId> = {
             let state = self.ctx.state();
             let Ok((_, file)) = state.file(ino) else { return Ok(Answer::Done) };
-            file.segments.values().copied().filter(|segment| !state.is_clean_segment(*segment)).collect()
+            file.segments.values().copied().filter(|segment| !state.is_clean_segment(*segment) && !synced.contains(segment)).collect()
         };
         self.data.sync_segments(&unmerged).await.map_err(Self::data_error)?;
         Ok(Answer::Done)

@@ -45,13 +45,14 @@ impl Volume {
 
     /// Ends the writers of these inodes in one command. Their gates stay closed until the command is in: a writer that
     /// was granted again before that would give out seqs anew.
-    pub(crate) async fn end(&self, inos: Vec<Ino>) {
+    pub(crate) async fn end(&self, mut inos: Vec<Ino>) {
+        // One turn each: who is idle and ended by the cluster is named twice, and would wait for itself.
+        inos.sort_unstable();
+        inos.dedup();
+        let all = inos.clone();
         let finished: Vec<(WriterEnd, Gate)> = join_all(inos.into_iter().map(|ino| self.finish(ino))).await.into_iter().flatten().collect();
         let (ends, gates): (Vec<WriterEnd>, Vec<Gate>) = finished.into_iter().unzip();
-        if ends.is_empty() {
-            return;
-        }
-        loop {
+        while !ends.is_empty() {
             match self.ctx.agreement.propose(Command::End { ends: ends.clone() }).await {
                 Ok(_) => break,
                 Err(AgreementError::NoQuorum { .. }) => tokio::time::sleep(EVERY).await,
@@ -63,6 +64,7 @@ impl Volume {
             }
         }
         drop(gates);
+        all.into_iter().for_each(|ino| self.table.forget_unused(ino));
     }
 
     async fn finish(&self, ino: Ino) -> Option<(WriterEnd, Gate)> {
@@ -86,7 +88,6 @@ impl Volume {
             }
             unused
         });
-        self.table.forget_unused(ino);
         taken.then(|| (writer.finish(!appended), gate))
     }
 

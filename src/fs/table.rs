@@ -36,6 +36,14 @@ pub struct Use {
     pub busy: usize,
 }
 
+impl Use {
+    /// Nothing is lost by forgetting it. Not while somebody has, or waits for, the gate: with another one a grant could
+    /// overtake the end of the writer before, and give out its seqs anew.
+    fn is_unused(&self) -> bool {
+        self.handles == 0 && self.writer.is_none() && self.busy == 0 && Arc::strong_count(&self.gate) == 1
+    }
+}
+
 #[derive(Default)]
 struct Inner {
     next: Handle,
@@ -89,7 +97,7 @@ impl Table {
             }
         }
         let last = used.handles == 0;
-        if last && used.writer.is_none() && used.busy == 0 {
+        if used.is_unused() {
             inner.uses.remove(&closed.ino);
         }
         Some((closed, last))
@@ -119,7 +127,7 @@ impl Table {
     /// Forgets an inode that nothing uses.
     pub fn forget_unused(&self, ino: Ino) {
         let mut inner = self.inner();
-        if inner.uses.get(&ino).is_some_and(|used| used.handles == 0 && used.writer.is_none() && used.busy == 0) {
+        if inner.uses.get(&ino).is_some_and(Use::is_unused) {
             inner.uses.remove(&ino);
         }
     }
