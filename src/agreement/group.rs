@@ -15,7 +15,7 @@ use crate::{
 };
 use hydfs_store::SyncMode;
 use hydfs_types::{
-    Agreement, AgreementError, AppliedWatch, BoxFuture, Clock, Command, Incarnation, LogIndex, MemberId, Reply, Time,
+    Agreement, AgreementError, AppliedWatch, BoxFuture, Clock, Command, Incarnation, LogIndex, MemberId, Reply, SessionId, Time,
 };
 use openraft::async_runtime::WatchReceiver;
 use std::{
@@ -93,6 +93,11 @@ impl Group {
     /// What this member's commands are asked as from now on; `Incarnation(0)` until it is admitted.
     pub fn set_incarnation(&self, incarnation: Incarnation) {
         self.session.set_incarnation(incarnation);
+    }
+
+    /// The cluster has ended this member's incarnation: its commands belong to `session` from the next admission on.
+    pub fn renew_session(&self, session: SessionId) {
+        self.session.renew(session);
     }
 
     /// Follows term and leader.

@@ -6,12 +6,12 @@ use std::{collections::BTreeSet, sync::{Mutex, MutexGuard, PoisonError}};
 /// Numbers commands and knows which of them still wait for an answer.
 #[derive(Debug)]
 pub struct Session {
-    id: SessionId,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
+    id: SessionId,
     incarnation: Incarnation,
     last: u64,
     open: BTreeSet<u64>,
@@ -29,12 +29,18 @@ pub struct Ticket<'a> {
 
 impl Session {
     pub fn new(id: SessionId) -> Self {
-        Self { id, inner: Mutex::default() }
+        Self { inner: Mutex::new(Inner { id, ..Inner::default() }) }
     }
 
     /// What commands are asked as from now on.
     pub fn set_incarnation(&self, incarnation: Incarnation) {
         self.lock().incarnation = incarnation;
+    }
+
+    /// Begins a new session; its commands wait for [`Session::set_incarnation`]. The answers of a session
+    /// are forgotten with its incarnation (R15): going on with its numbers would look like a retry of something lost.
+    pub fn renew(&self, id: SessionId) {
+        *self.lock() = Inner { id, ..Inner::default() };
     }
 
     /// An identity for a new command. Before admission there is no session: such commands are idempotent by content.
@@ -48,7 +54,7 @@ impl Session {
         let seq = inner.last;
         inner.open.insert(seq);
         let done_through = inner.open.first().copied().unwrap_or(seq) - 1;
-        Ticket { session: self, id: self.id, seq, done_through, incarnation }
+        Ticket { session: self, id: inner.id, seq, done_through, incarnation }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -58,7 +64,10 @@ impl Session {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.session.lock().open.remove(&self.seq);
+        let mut inner = self.session.lock();
+        if inner.id == self.id {
+            inner.open.remove(&self.seq);
+        }
     }
 }
 
@@ -78,6 +87,21 @@ mod tests {
         drop(first);
         let later = session.begin();
         assert_eq!((later.seq, later.done_through, later.incarnation), (4, 3, Incarnation(3)));
+    }
+
+    #[test]
+    fn a_new_incarnation_counts_anew() {
+        let session = Session::new(SessionId(7));
+        session.set_incarnation(Incarnation(3));
+        drop(session.begin());
+        let late = session.begin();
+        session.renew(SessionId(8));
+        session.set_incarnation(Incarnation(4));
+        let first = session.begin();
+        drop(late);
+        let second = session.begin();
+        assert_eq!((first.id, first.seq, first.done_through, first.incarnation), (SessionId(8), 1, 0, Incarnation(4)));
+        assert_eq!((second.seq, second.done_through), (2, 0), "the first still waits");
     }
 
     #[test]

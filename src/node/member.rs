@@ -123,7 +123,7 @@ impl Member {
                 clock: clock.clone(),
                 timing: Timing::default(),
                 retention: Retention::default(),
-                session: SessionId(place.member.0 << 32 | folder.start_count()),
+                session: session_of(place.member, folder.start_count()),
                 seed: part_seed(seed, Part::Group),
             },
             Box::new(Machine { state: state.clone(), followers: followers.clone() }),
@@ -321,8 +321,8 @@ impl Member {
     /// The cluster has ended this incarnation while the process lived: asks for a new one.
     async fn come_back(&self) -> Result<(), Error> {
         tracing::warn!(incarnation = %self.ctx.me(), "the cluster took this member for dead: rejoining");
-        self.group.set_incarnation(Incarnation(0));
-        self.folder.count_start().map_err(|source| Error::Folder { path: self.config.data.clone(), source })?;
+        let start_count = self.folder.count_start().map_err(|source| Error::Folder { path: self.config.data.clone(), source })?;
+        self.group.renew_session(session_of(self.id(), start_count));
         let admitted = self.ask_admission().await?;
         self.become_incarnation(admitted);
         Ok(())
@@ -373,6 +373,11 @@ impl Member {
             _ => None,
         }
     }
+}
+
+/// One session per start, and per return after an expiry: start counts are never used twice.
+fn session_of(member: MemberId, start_count: u64) -> SessionId {
+    SessionId(member.0 << 32 | start_count)
 }
 
 fn said(config: &Config, folder: &Folder) -> Admission {

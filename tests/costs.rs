@@ -1,0 +1,182 @@
+//! What things cost, counted on three real members: rounds to replicas and entries of the agreement log. A count is
+//! taken when nothing else runs, and taken again where something did (a member's lazy work), never padded.
+
+mod common;
+
+use common::{Cluster, SOON, until, write_synced};
+use std::{fs, io::Write, path::Path, process::Command, thread, time::Duration};
+
+const APPENDS: u64 = 50;
+const DATA: [&str; 7] = [
+    "hydfs_data_append_calls_total",
+    "hydfs_data_sync_calls_total",
+    "hydfs_data_prepare_calls_total",
+    "hydfs_data_look_calls_total",
+    "hydfs_data_read_calls_total",
+    "hydfs_data_repair_calls_total",
+    "hydfs_net_calls_sent_total{service=\"data\"}",
+];
+
+/// Sums over all members: data requests by kind, and the length of the agreement log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Costs {
+    appends: u64,
+    syncs: u64,
+    prepares: u64,
+    looks: u64,
+    reads: u64,
+    repairs: u64,
+    sent: u64,
+    log: u64,
+}
+
+impl Costs {
+    fn now(c: &Cluster) -> Self {
+        let sum = |name: &str| c.members().map(|i| c.metric(i, name)).sum();
+        let [appends, syncs, prepares, looks, reads, repairs, sent] = DATA.map(sum);
+        let log = c.members().map(|i| c.metric(i, "hydfs_agreement_log_index")).max().unwrap_or_default();
+        Self { appends, syncs, prepares, looks, reads, repairs, sent, log }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            appends: self.appends - before.appends,
+            syncs: self.syncs - before.syncs,
+            prepares: self.prepares - before.prepares,
+            looks: self.looks - before.looks,
+            reads: self.reads - before.reads,
+            repairs: self.repairs - before.repairs,
+            sent: self.sent - before.sent,
+            log: self.log - before.log,
+        }
+    }
+}
+
+/// Waits until lazy work is done: nothing is counted any more, and no writer lingers but `writers`.
+fn quiet(c: &Cluster, writers: usize) -> Costs {
+    let mut last = Costs::now(c);
+    until("the members to be quiet", SOON, || {
+        thread::sleep(Duration::from_millis(700));
+        let now = Costs::now(c);
+        let settled = c.status(1).contains(&format!("writers {writers},"));
+        std::mem::replace(&mut last, now) == now && settled
+    });
+    last
+}
+
+fn cluster() -> Option<Cluster> {
+    let c = Cluster::up(3)?;
+    c.wait_healthy();
+    Some(c)
+}
+
+/// Reads past the page cache, so that the daemon is asked.
+fn read_uncached(path: &Path) -> Vec<u8> {
+    let out = Command::new("dd").arg(format!("if={}", path.display())).args(["iflag=direct", "bs=64K"]).output().unwrap();
+    assert!(out.status.success(), "{}", common::text(&out.stderr));
+    out.stdout
+}
+
+#[test]
+fn an_append_to_an_open_file_is_one_parallel_round() {
+    let Some(c) = cluster() else { return };
+    let mut file = fs::OpenOptions::new().append(true).create(true).open(c.at(1, "f")).unwrap();
+    file.write_all(b"first\n").unwrap();
+    let before = quiet(&c, 1);
+    for n in 0..APPENDS {
+        file.write_all(format!("line {n}\n").as_bytes()).unwrap();
+    }
+    let cost = Costs::now(&c).since(before);
+    // Two other replicas, one request each; its own copy needs no message.
+    let wanted = Costs { appends: 2 * APPENDS, syncs: 0, prepares: 0, looks: 0, reads: 0, repairs: 0, sent: 2 * APPENDS, log: 0 };
+    assert_eq!(cost, wanted, "of {APPENDS} appends");
+    file.sync_all().unwrap();
+    let cost = Costs::now(&c).since(before);
+    assert_eq!((cost.appends, cost.syncs, cost.log), (2 * APPENDS, 2, 0), "fsync is one round more and no agreement");
+}
+
+#[test]
+fn a_read_of_a_clean_file_asks_no_replica() {
+    let Some(c) = cluster() else { return };
+    let content = vec![b'x'; 200_000];
+    write_synced(&c.at(1, "f"), &content).unwrap();
+    assert_eq!(fs::read(c.at(2, "f")).unwrap(), content);
+    let before = quiet(&c, 0);
+    let local = c.metric(2, "hydfs_data_local_reads_total");
+    for _ in 0..5 {
+        assert_eq!(read_uncached(&c.at(2, "f")), content);
+        assert_eq!(fs::metadata(c.at(3, "f")).unwrap().len(), content.len() as u64);
+    }
+    assert!(c.metric(2, "hydfs_data_local_reads_total") > local, "the reads came to the daemon");
+    let cost = Costs::now(&c).since(before);
+    assert_eq!((cost.sent, cost.log), (0, 0), "{cost:?}");
+}
+
+#[test]
+fn stat_of_clean_files_asks_no_replica() {
+    let Some(c) = cluster() else { return };
+    for n in 0..10 {
+        fs::write(c.at(1, &format!("f{n}")), vec![b'x'; n]).unwrap();
+    }
+    for n in 0..10 {
+        assert_eq!(fs::read(c.at(2, &format!("f{n}"))).unwrap().len(), n);
+    }
+    let before = quiet(&c, 0);
+    for i in c.members() {
+        for n in 0..10 {
+            assert_eq!(fs::metadata(c.at(i, &format!("f{n}"))).unwrap().len(), n as u64);
+        }
+    }
+    let cost = Costs::now(&c).since(before);
+    assert_eq!((cost.sent, cost.log), (0, 0), "{cost:?}");
+}
+
+/// `cp` of a new file leaves nothing to merge: its writer's end is its cut (R9).
+#[test]
+fn a_new_file_leaves_nothing_to_merge() {
+    let Some(c) = cluster() else { return };
+    let before = quiet(&c, 0);
+    write_synced(&c.at(1, "f"), &vec![b'x'; 100_000]).unwrap();
+    let after = quiet(&c, 0);
+    let cost = after.since(before);
+    assert_eq!((cost.prepares, cost.looks), (0, 0), "{cost:?}");
+    assert!(cost.log <= 2, "made with its grant, and its end: {cost:?}");
+    assert_eq!(fs::read(c.at(2, "f")).unwrap().len(), 100_000);
+    assert_eq!(Costs::now(&c).since(after).log, 0, "the first reader merges nothing");
+}
+
+#[test]
+fn a_second_merge_with_nothing_pending_costs_no_agreement() {
+    let Some(c) = cluster() else { return };
+    fs::write(c.at(1, "f"), "").unwrap();
+    for i in c.members() {
+        fs::OpenOptions::new().append(true).open(c.at(i, "f")).unwrap().write_all(b"line\n").unwrap();
+    }
+    let pending = quiet(&c, 0);
+    common::text(&c.hydfs(2, &["merge", "/f"]).stdout);
+    let merged = quiet(&c, 0);
+    let cost = merged.since(pending);
+    assert_eq!(cost.log, 1, "the merge is one entry: {cost:?}");
+    for i in c.members() {
+        assert!(c.hydfs(i, &["merge", "/f"]).status.success());
+        assert_eq!(fs::read_to_string(c.at(i, "f")).unwrap(), "line\nline\nline\n");
+    }
+    let cost = Costs::now(&c).since(merged);
+    assert_eq!((cost.prepares, cost.log), (0, 0), "{cost:?}");
+}
+
+/// A shell's `>>`: one grant, one round, and an end some time later.
+#[test]
+fn an_append_by_a_shell_is_a_grant_and_a_round() {
+    let Some(c) = cluster() else { return };
+    fs::write(c.at(1, "f"), "").unwrap();
+    let before = quiet(&c, 0);
+    let out = Command::new("sh").args(["-c", "echo line >> \"$1\"", "sh"]).arg(c.at(2, "f")).output().unwrap();
+    assert!(out.status.success(), "{}", common::text(&out.stderr));
+    let cost = Costs::now(&c).since(before);
+    assert_eq!((cost.appends, cost.syncs, cost.prepares, cost.looks, cost.reads), (2, 0, 0, 0, 0), "{cost:?}");
+    assert!((1..=2).contains(&cost.log), "the grant, and perhaps the end already: {cost:?}");
+    let cost = quiet(&c, 0).since(before);
+    assert_eq!((cost.sent, cost.log), (2, 2), "the end is lazy, and nothing else: {cost:?}");
+    assert_eq!(fs::read_to_string(c.at(3, "f")).unwrap(), "line\n");
+}
