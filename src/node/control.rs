@@ -151,6 +151,8 @@ fn status(member: &Member) -> (bool, String) {
     if !down.is_empty() {
         troubles.push(format!("{} down", down.join(", ")));
     }
+    let full: Vec<String> = state.cluster.members.values().filter(|one| one.alive && one.full).map(|one| format!("{}: disk full", one.said.name)).collect();
+    troubles.extend(full);
     let wanted = usize::from(state.cluster.copies);
     let (mut learning, mut short, mut frozen) = (0, 0, 0);
     for config in state.cluster.slots.values() {
