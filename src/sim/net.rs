@@ -50,7 +50,7 @@ impl SimNet {
         addr: SocketAddr,
         name: &str,
         handler: Arc<dyn Handler>,
-    ) -> Arc<dyn Net> {
+    ) -> End {
         self.crash(addr);
         let mut state = self.lock();
         state.lives += 1;
@@ -63,11 +63,11 @@ impl SimNet {
             serving: JoinSet::new(),
         };
         state.members.insert(addr, member);
-        Arc::new(End {
+        End {
             net: self.clone(),
             addr,
             life,
-        })
+        }
     }
 
     /// From now on peers see `id` in what `addr` sends, as after a new hello.
@@ -163,6 +163,7 @@ impl SimNet {
         state.note_bytes(head);
         state.note_bytes(body);
         state.deliveries += 1;
+        tracing::trace!(?at, ?kind, from = %path.from.0, to = %path.to.0, bytes = head.len() + body.len(), trace = state.trace, "delivery");
         true
     }
 
@@ -213,13 +214,18 @@ impl SimNet {
 }
 
 /// One life's end of the network.
-struct End {
+pub struct End {
     net: Arc<SimNet>,
     addr: SocketAddr,
     life: u64,
 }
 
 impl End {
+    /// Whether this life goes on.
+    pub fn is_live(&self) -> bool {
+        self.net.lock().life(self.addr) == Some(self.life)
+    }
+
     /// The path to whoever lives at `to` now.
     fn path(&self, state: &State, to: SocketAddr) -> Option<Path> {
         Some(Path {

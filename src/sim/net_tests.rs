@@ -44,7 +44,7 @@ fn addr(number: u16) -> SocketAddr {
 fn start(net: &Arc<SimNet>, number: u16) -> (Arc<dyn Net>, Arc<Echo>) {
     let echo = Arc::new(Echo::default());
     (
-        net.member(addr(number), &format!("vm{number}"), echo.clone()),
+        Arc::new(net.member(addr(number), &format!("vm{number}"), echo.clone())),
         echo,
     )
 }

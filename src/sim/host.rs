@@ -1,0 +1,210 @@
+//! One simulated machine: its disk outlives its members, its clock is its own, and it may crash in several ways.
+
+use crate::{End, SimNet};
+use hydfs_mount::{Answer, Caller, FileSystem, FsError, Request};
+use hydfs_node::{Config, Detection, Error, Member, Router, Seams, Wire};
+use hydfs_store::{Crash, Folder, LogOptions, MemDisk, SyncMode};
+use hydfs_transport::Counters;
+use hydfs_types::{BootId, BoxFuture, Clock, ClusterId, Frame, Incarnation, MemberId, Net, NetError, StorageId, Time};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{task::AbortHandle, time::Instant};
+
+/// Bytes of a log file: small, so that checkpoints and purges happen within a run.
+const LOG_FILE_BYTES: u64 = 1 << 20;
+/// What one sync of a simulated disk takes.
+const SYNC: Duration = Duration::from_millis(2);
+/// Wall time at the start of every run.
+const EPOCH_SECONDS: i64 = 1_800_000_000;
+
+/// A machine's wall clock: virtual time and an error of its own, which may jump.
+pub struct HostClock {
+    began: Instant,
+    off_millis: AtomicI64,
+}
+
+impl Clock for HostClock {
+    fn now(&self) -> Time {
+        let millis = self.began.elapsed().as_millis() as i64 + self.off_millis.load(Ordering::Relaxed);
+        Time { sec: EPOCH_SECONDS + millis.div_euclid(1000), nsec: millis.rem_euclid(1000) as u32 * 1_000_000 }
+    }
+}
+
+/// A member's end of the simulated network.
+struct SimWire {
+    end: End,
+    net: Arc<SimNet>,
+}
+
+impl Net for SimWire {
+    fn call(&self, to: SocketAddr, frame: Frame, deadline: Duration) -> BoxFuture<'static, Result<Frame, NetError>> {
+        self.end.call(to, frame, deadline)
+    }
+
+    fn send_datagram(&self, to: SocketAddr, payload: bytes::Bytes) {
+        self.end.send_datagram(to, payload);
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.end.local_addr()
+    }
+}
+
+impl Wire for SimWire {
+    fn known_as(&self, _: Option<ClusterId>, member: MemberId, _: Incarnation) {
+        if self.end.is_live() {
+            self.net.set_member_id(self.end.local_addr(), Some(member));
+        }
+    }
+
+    fn counters(&self) -> Option<Arc<Counters>> {
+        None
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            if self.end.is_live() {
+                self.net.crash(self.end.local_addr());
+            }
+        })
+    }
+}
+
+/// One life of a member on a host.
+#[derive(Clone)]
+pub struct Life {
+    /// Counts from 1 over all lives of this host.
+    pub number: u32,
+    /// Set once the member is admitted and current; an error where it gave up.
+    pub member: Arc<OnceLock<Result<Arc<Member>, Error>>>,
+    starting: AbortHandle,
+}
+
+impl Life {
+    /// The member, once it serves.
+    pub fn member(&self) -> Option<Arc<Member>> {
+        self.member.get()?.as_ref().ok().cloned()
+    }
+}
+
+/// A machine.
+pub struct Host {
+    pub name: String,
+    pub addr: SocketAddr,
+    pub disk: MemDisk,
+    pub clock: Arc<HostClock>,
+    pub life: Option<Life>,
+    net: Arc<SimNet>,
+    join: Vec<String>,
+    seed: u64,
+    boot: u8,
+    lives: u32,
+}
+
+impl Host {
+    /// A machine with an empty disk; the first one makes the cluster.
+    pub fn new(net: Arc<SimNet>, index: u8, seed: u64) -> Self {
+        let addr = address(index);
+        let join = if index == 0 { Vec::new() } else { (0..index).map(|other| address(other).to_string()).collect() };
+        let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(index) << 40;
+        Self {
+            name: format!("n{}", index + 1),
+            addr,
+            disk: MemDisk::new(seed),
+            clock: Arc::new(HostClock { began: Instant::now(), off_millis: AtomicI64::new(0) }),
+            life: None,
+            net,
+            join,
+            seed,
+            boot: 1,
+            lives: 0,
+        }
+    }
+
+    /// Sets how wrong the machine's wall clock is.
+    pub fn set_clock(&self, off_millis: i64) {
+        self.clock.off_millis.store(off_millis, Ordering::Relaxed);
+    }
+
+    /// The member, once it serves.
+    pub fn member(&self) -> Option<Arc<Member>> {
+        self.life.as_ref()?.member()
+    }
+
+    /// Begins a life; the member is there once it was admitted.
+    pub fn start(&mut self) {
+        self.lives += 1;
+        let router = Arc::new(Router::default());
+        let net: Arc<dyn Wire> = Arc::new(SimWire { end: self.net.member(self.addr, &self.name, router.clone()), net: self.net.clone() });
+        let (disk, name, storage, boot) = (self.disk.attach(), self.name.clone(), StorageId([self.addr.port() as u8; 16]), BootId([self.boot; 16]));
+        let (config, clock, seed) = (self.config(), self.clock.clone(), self.seed ^ u64::from(self.lives));
+        let member = Arc::new(OnceLock::new());
+        let started = member.clone();
+        let starting = tokio::spawn(async move {
+            let begin = async {
+                let folder = Folder::on(disk, &name, storage, boot).map_err(|source| Error::Folder { path: PathBuf::from(&name), source })?;
+                let sync = SyncMode::Inline { delay: SYNC };
+                let log = LogOptions { file_bytes: LOG_FILE_BYTES, sync, ..LogOptions::new(folder.salt()) };
+                Member::assemble(config, Seams { folder, net, log, clock, seed, streaming: false }, router).await
+            };
+            started.set(begin.await).ok();
+        });
+        self.life = Some(Life { number: self.lives, member, starting: starting.abort_handle() });
+    }
+
+    /// Ends the life at once. What the process still had in hand goes on nowhere: neither disk nor network hear it.
+    pub fn crash(&mut self, how: Crash) {
+        if how != Crash::Kill {
+            self.boot += 1;
+        }
+        self.net.crash(self.addr);
+        self.disk.crash(how);
+        let Some(life) = self.life.take() else { return };
+        life.starting.abort();
+        if let Some(member) = life.member() {
+            // Its tasks would look around for ever; this ends most of them.
+            tokio::spawn(async move { member.group.shutdown().await });
+        }
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            name: self.name.clone(),
+            data: PathBuf::from(&self.name),
+            listen: self.addr,
+            advertise: self.addr,
+            join: self.join.clone(),
+            bootstrap: self.join.is_empty(),
+            certs: PathBuf::new(),
+            mount: None,
+            copies: 3,
+            zone: String::new(),
+            weight: 100,
+            op_timeout: Duration::from_secs(30),
+            allow_root_jobs: false,
+            allow_faults: false,
+            detection: Detection::default(),
+        }
+    }
+}
+
+/// Where a host serves.
+pub fn address(index: u8) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], 7401 + u16::from(index)))
+}
+
+/// One file-system call, as root, under the deadline that a mount has.
+pub async fn call(member: &Member, request: Request) -> Result<Answer, FsError> {
+    let caller = Caller { uid: 0, gid: 0, pid: 1 };
+    let fs = hydfs_fs::Mounted(member.volume.clone());
+    let name = request.name();
+    let late = |_| Err(FsError::TimedOut(format!("{name} took longer than a mount waits")));
+    tokio::time::timeout(member.config.op_timeout, fs.call(caller, request)).await.unwrap_or_else(late)
+}

@@ -1,0 +1,290 @@
+//! Runs of the whole cluster from one seed: what happens to it, and the verdict.
+
+use crate::{
+    Link,
+    client::Habits,
+    oracle::Tally,
+    world::World,
+};
+use hydfs_store::Crash;
+use rand::RngExt;
+use std::{fmt, time::Duration};
+use tokio::time::Instant;
+
+/// Longest wait for a cluster that nothing ails any more.
+const HEAL: Duration = Duration::from_secs(60);
+
+/// What happens to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// Writers and readers on all members, over links that delay, lose and repeat.
+    Append,
+    /// The same while members crash, lose power and come back, one fault after the other is healed; the leader too.
+    Failover,
+    /// The same with processes killed and links cut at any time, without waiting for the cluster to recover.
+    Storm,
+}
+
+impl Scenario {
+    /// By its name on the command line.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Append, Self::Failover, Self::Storm].into_iter().find(|one| one.name() == name)
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::Failover => "failover",
+            Self::Storm => "storm",
+        }
+    }
+}
+
+/// One run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    pub scenario: Scenario,
+    pub seed: u64,
+    pub members: u8,
+    /// Virtual seconds of writes and faults.
+    pub seconds: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    pub plan: Plan,
+    pub violations: Vec<String>,
+    pub tally: Tally,
+    /// What was done to the cluster, with virtual times.
+    pub faults: Vec<String>,
+    /// The same for the same plan, byte for byte.
+    pub trace: u64,
+    pub deliveries: u64,
+}
+
+impl Plan {
+    /// The command that repeats this run.
+    pub fn command(&self) -> String {
+        format!("cargo run --release -p hydfs-sim -- {}", self.arguments().join(" "))
+    }
+
+    /// The plan as arguments of the program.
+    pub fn arguments(&self) -> [String; 8] {
+        let Self { scenario, seed, members, seconds } = self;
+        let values = [scenario.name().to_owned(), seed.to_string(), members.to_string(), seconds.to_string()];
+        let [a, b, c, d] = values;
+        ["--scenario".into(), a, "--seed".into(), b, "--members".into(), c, "--seconds".into(), d]
+    }
+
+    /// Runs it on a runtime of its own, under virtual time.
+    pub fn run(self) -> Verdict {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime without I/O always starts");
+        runtime.block_on(play(self))
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tally { writes, acknowledged, durable, failed_writes, reads, failed_reads, bytes } = self.tally;
+        for fault in &self.faults {
+            writeln!(f, "{fault}")?;
+        }
+        writeln!(f, "{writes} writes, {acknowledged} acknowledged, {durable} by fsync, {failed_writes} failed; {reads} reads, {failed_reads} failed; {bytes} bytes")?;
+        writeln!(f, "trace {:016x} over {} deliveries", self.trace, self.deliveries)?;
+        for violation in self.violations.iter().take(10) {
+            writeln!(f, "VIOLATION: {violation}")?;
+        }
+        match self.violations.len() {
+            0 => write!(f, "ok"),
+            count => write!(f, "{count} violations; run again: {}", self.plan.command()),
+        }
+    }
+}
+
+/// The story of one run.
+struct Story {
+    world: World,
+    began: Instant,
+    faults: Vec<String>,
+}
+
+impl Story {
+    fn tell(&mut self, what: String) {
+        tracing::info!(at = ?self.began.elapsed(), what, "fault");
+        self.faults.push(format!("{:9.3} s  {what}", self.began.elapsed().as_secs_f64()));
+    }
+
+    fn over(&self) -> bool {
+        !self.world.oracle.violations().is_empty()
+    }
+}
+
+async fn play(plan: Plan) -> Verdict {
+    let habits = Habits { pause_millis: 60, padding: 400, sync_one_in: 8, reopen_one_in: 30 };
+    let mut story = Story { world: World::new(plan.seed, plan.members, habits), began: Instant::now(), faults: Vec::new() };
+    story.world.start_all();
+    if story.world.wait_healthy(HEAL).await.is_some() {
+        story.tell("all members serve".into());
+        let until = Instant::now() + Duration::from_secs(plan.seconds);
+        match plan.scenario {
+            Scenario::Append => append(&mut story, until).await,
+            Scenario::Failover => failover(&mut story, until).await,
+            Scenario::Storm => storm(&mut story, until).await,
+        }
+        finish(&mut story).await;
+    }
+    let Story { world, faults, .. } = story;
+    Verdict {
+        plan,
+        violations: world.oracle.violations(),
+        tally: world.oracle.tally(),
+        faults,
+        trace: world.net.trace_hash(),
+        deliveries: world.net.deliveries(),
+    }
+}
+
+/// Nothing is wrong any more: the cluster becomes healthy by itself, and all promises were kept.
+async fn finish(story: &mut Story) {
+    story.world.net.heal();
+    story.world.net.set_usual_link(Link::default());
+    story.world.start_all();
+    if story.over() {
+        return;
+    }
+    story.tell("everything is healed".into());
+    if story.world.wait_healthy(HEAL).await.is_none() {
+        return;
+    }
+    story.world.stop_users().await;
+    story.tell("users have stopped".into());
+    if story.world.wait_healthy(HEAL).await.is_some() {
+        story.world.check_quiet().await;
+    }
+}
+
+/// A link of moderate quality.
+fn rough(story: &mut Story) -> Link {
+    let rng = &mut story.world.rng;
+    Link {
+        latency: Duration::from_micros(rng.random_range(200..3000)),
+        jitter: Duration::from_millis(rng.random_range(0..15)),
+        datagram_loss: rng.random_range(0.0..0.1),
+        datagram_twice: rng.random_range(0.0..0.1),
+        request_loss: rng.random_range(0.0..0.01),
+        reply_loss: rng.random_range(0.0..0.01),
+    }
+}
+
+async fn append(story: &mut Story, until: Instant) {
+    let link = rough(story);
+    story.world.net.set_usual_link(link);
+    // Clocks lie, and step back: order is never theirs (faults S5, S6).
+    while Instant::now() < until && !story.over() {
+        let host = story.world.rng.random_range(0..story.world.hosts.len());
+        let off = story.world.rng.random_range(-5000..5000);
+        story.world.hosts[host].set_clock(off);
+        story.world.run(Duration::from_secs(1).min(until - Instant::now())).await;
+    }
+}
+
+/// One of the machines, the leader half the time.
+fn victim(story: &mut Story) -> usize {
+    let any = story.world.rng.random_range(0..story.world.hosts.len());
+    match story.world.leader() {
+        Some(leader) if story.world.rng.random_bool(0.4) => leader,
+        _ => any,
+    }
+}
+
+async fn failover(story: &mut Story, until: Instant) {
+    while Instant::now() < until && !story.over() {
+        let calm = Duration::from_millis(story.world.rng.random_range(200..2500));
+        story.world.run(calm).await;
+        let host = victim(story);
+        match story.world.rng.random_range(0..6) {
+            0 | 1 => crash(story, host, Crash::Kill).await,
+            2 => crash(story, host, Crash::PowerCut).await,
+            3 => crash(story, host, Crash::PowerCutTorn).await,
+            4 => cut(story, host).await,
+            _ => lossy(story).await,
+        }
+        if story.world.wait_healthy(HEAL).await.is_none() {
+            return;
+        }
+        story.tell("healthy".into());
+    }
+}
+
+async fn crash(story: &mut Story, host: usize, how: Crash) {
+    let leads = if story.world.leader() == Some(host) { ", the leader" } else { "" };
+    story.tell(format!("{}{leads}: {how:?}", story.world.hosts[host].name));
+    story.world.crash(host, how);
+    let down = Duration::from_millis(story.world.rng.random_range(50..9000));
+    story.world.run(down).await;
+    story.tell(format!("{} starts again", story.world.hosts[host].name));
+    story.world.hosts[host].start();
+}
+
+async fn cut(story: &mut Story, host: usize) {
+    let addr = story.world.hosts[host].addr;
+    let others: Vec<_> = story.world.hosts.iter().map(|host| host.addr).filter(|other| *other != addr).collect();
+    let way = story.world.rng.random_range(0..3);
+    let some = story.world.rng.random_range(1..=others.len());
+    let name = story.world.hosts[host].name.clone();
+    story.tell(format!("{name}: {} with {some} others is cut", ["what it sends", "what it hears", "every link"][way]));
+    for other in others.into_iter().take(some) {
+        if way != 1 {
+            story.world.net.cut(addr, other);
+        }
+        if way != 0 {
+            story.world.net.cut(other, addr);
+        }
+    }
+    let span = Duration::from_millis(story.world.rng.random_range(500..9000));
+    story.world.run(span).await;
+    story.world.net.heal();
+    story.tell("links are whole".into());
+}
+
+async fn lossy(story: &mut Story) {
+    let loss = story.world.rng.random_range(0.02..0.25);
+    story.tell(format!("{:.0} % of all messages are lost", loss * 100.0));
+    let link = Link { jitter: Duration::from_millis(20), datagram_loss: loss, request_loss: loss, reply_loss: loss, ..Link::default() };
+    story.world.net.set_usual_link(link);
+    let span = Duration::from_millis(story.world.rng.random_range(1000..6000));
+    story.world.run(span).await;
+    story.world.net.set_usual_link(Link::default());
+    story.tell("links are whole".into());
+}
+
+async fn storm(story: &mut Story, until: Instant) {
+    while Instant::now() < until && !story.over() {
+        let pause = Duration::from_millis(story.world.rng.random_range(10..3000));
+        story.world.run(pause).await;
+        let host = victim(story);
+        let (name, addr) = (story.world.hosts[host].name.clone(), story.world.hosts[host].addr);
+        match story.world.rng.random_range(0..10) {
+            0..4 if story.world.hosts[host].life.is_some() => {
+                story.tell(format!("{name}: Kill"));
+                story.world.crash(host, Crash::Kill);
+            }
+            0..6 => {
+                story.tell("all that are down start".into());
+                story.world.start_all();
+            }
+            6 | 7 => {
+                let other = story.world.rng.random_range(0..story.world.hosts.len());
+                let to = story.world.hosts[other].addr;
+                story.tell(format!("{name} is not heard by {}", story.world.hosts[other].name));
+                story.world.net.cut(addr, to);
+            }
+            _ => {
+                story.tell("links are whole".into());
+                story.world.net.heal();
+            }
+        }
+    }
+}
