@@ -7,6 +7,7 @@ mod attributes;
 mod content;
 mod ends;
 mod error;
+mod fixed;
 mod names;
 mod synthetic;
 mod table;

@@ -264,14 +264,15 @@ async fn ensure(volume: &Volume, path: &str, owner: Owner, kind: FileKind) -> St
 }
 
 /// Merges what nobody writes any more and nobody has read yet: until then the agreed size does not have it.
-async fn settled(volume: &Volume, attr: Attr) -> Attr {
+async fn settle(volume: &Volume, attr: &Attr) {
     let pending = {
         let state = volume.state();
         let written = state.inode(attr.ino).is_ok_and(|inode| matches!(&inode.body, Body::File(file) if !file.writers.is_empty()));
         !written && !state.is_clean_file(attr.ino)
     };
-    // Where the merge has to wait, so has whoever lists.
-    if pending { volume.stat(attr.ino).await.unwrap_or(attr) } else { attr }
+    if pending && let Err(error) = volume.settle(attr.ino).await {
+        tracing::debug!(ino = %attr.ino, %error, "its agreed size is listed, a later list has the merged one");
+    }
 }
 
 impl Storage for Files {
@@ -282,7 +283,7 @@ impl Storage for Files {
             let names = volume.names_in(attr.ino).await.map_err(|error| of_fs(&dir, error))?;
             let mut entries = Vec::with_capacity(names.len());
             for (name, attr) in names {
-                let attr = settled(&volume, attr).await;
+                settle(&volume, &attr).await;
                 entries.push(entry(&volume, &name, &attr));
             }
             Ok(entries)
@@ -414,10 +415,9 @@ async fn pinned(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Sour
     if !may(&attr, owner, 4) {
         return Err(StorageError::Denied(path.into()));
     }
-    // Length and generation of one moment, and agreed: what this member alone knows of the file others cannot read yet.
-    let state = volume.state();
-    let inode = state.inode(attr.ino).map_err(|_| StorageError::NotFound(path.into()))?;
-    Ok(Source { ino: attr.ino, generation: inode.data_version, len: inode.attr.size })
+    // Agreed, and of one moment: what this member alone knows of the file others cannot read yet.
+    let settled = volume.settle(attr.ino).await.map_err(|error| of_fs(path, error))?;
+    Ok(Source { ino: attr.ino, generation: settled.generation, len: settled.len })
 }
 
 async fn read(volume: &Volume, source: &Source, offset: u64, len: u32) -> StorageResult<Bytes> {
@@ -429,7 +429,7 @@ async fn read(volume: &Volume, source: &Source, offset: u64, len: u32) -> Storag
     let known = |volume: &Volume| volume.state().inode(source.ino).map(|inode| inode.data_version).ok();
     if known(volume).is_none_or(|generation| generation < source.generation) {
         // Pinned on another member, at a state that has not come here yet.
-        volume.stat(source.ino).await.map_err(|error| of_fs(&name(), error))?;
+        volume.catch_up().await.map_err(|error| of_fs(&name(), error))?;
     }
     if known(volume).is_some_and(|generation| hydfs_state::was_cut(source.generation, generation)) {
         return Err(StorageError::Changed(name()));
