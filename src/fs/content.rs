@@ -12,9 +12,9 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use hydfs_data::{DataError, FileWriter, Target};
 use hydfs_mount::{Answer, FsError, Handle};
-use hydfs_state::{Body, Place, State};
+use hydfs_state::{Place, State};
 use hydfs_types::{
-    AgreementError, Command, CommandError, Ino, Op, PAYLOAD_BYTES_MAX, Reply, SegmentId, Seq, Then,
+    AgreementError, Command, CommandError, Ino, Op, PAYLOAD_BYTES_MAX, Reply, SEGMENT_BYTES, SegmentId, Seq, Then,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -63,9 +63,11 @@ impl Volume {
     pub async fn read_at(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
         let dirty: Vec<SegmentId> = {
             let state = self.ctx.state();
-            let (_, file) = state.file(ino).map_err(of_command)?;
+            let (inode, file) = state.file(ino).map_err(of_command)?;
             let live = !file.writers.is_empty();
             let end = offset.saturating_add(u64::from(len));
+            // Whether the file goes on behind the end that is agreed is known to the segments from here on alone.
+            let end = if end > inode.attr.size { u64::MAX } else { end };
             let of_range = file.segments.range(..end).rev().scan(false, |done, (start, id)| {
                 let keep = !*done;
                 *done = *start <= offset;
@@ -403,28 +405,46 @@ impl Volume {
         Ok((Command::Truncate { ino, size, sole, versions: state.truncate_versions(ino, size) }, boundary))
     }
 
-    /// Truncates below live writers of other mounts.
+    /// Truncates below live writers of other mounts: everything acknowledged is merged under the fence before the cut.
     async fn cut_off(&self, ino: Ino, size: u64) -> Outcome<()> {
-        let cuts: Vec<(SegmentId, Then)> = {
+        let (cuts, far) = {
             let state = self.ctx.state();
-            let inode = state.inode(ino).map_err(of_command)?;
-            let Body::File(file) = &inode.body else { return Err(FsError::Invalid("not a regular file".into())) };
-            if size > inode.attr.size {
-                return Err(FsError::TryAgain);
-            }
-            let last_start = file.segments.range(..=size).next_back().map(|(start, _)| *start);
-            file.segments
-                .iter()
-                .rev()
-                .filter_map(|(start, id)| {
-                    if Some(*start) == last_start { Some((*id, Then::SetLen(size - start))) } else { (*start > size).then_some((*id, Then::Retire)) }
-                })
-                .collect()
+            let (_, file) = state.file(ino).map_err(of_command)?;
+            let behind = file.segments.range(size + 1..).rev().map(|(_, id)| (*id, Then::Retire));
+            let mut cuts: Vec<(SegmentId, Then)> = behind.collect();
+            let boundary = file.segments.range(..=size).next_back().and_then(|(start, id)| Some((size - start, *id, state.segment(*id)?.len)));
+            let reached = boundary.filter(|(wanted, _, len)| *wanted <= SEGMENT_BYTES.max(*len));
+            cuts.extend(reached.map(|(wanted, id, _)| (id, Then::SetLen(wanted))));
+            (cuts, reached.is_none())
         };
         for (segment, then) in cuts {
             self.data.reader.cutoff(segment, then).await.map_err(Self::data_error)?;
         }
-        Ok(())
+        if far { self.grow_far(ino, size).await } else { Ok(()) }
+    }
+
+    /// Grows a file past what its last segment may take, below live writers of other mounts. The segment at the new end
+    /// gets its length by a record; then the one that was last takes no more appends, so that they go to the new end.
+    async fn grow_far(&self, ino: Ino, size: u64) -> Outcome<()> {
+        let before = {
+            let state = self.ctx.state();
+            let (_, file) = state.file(ino).map_err(of_command)?;
+            file.segments.values().next_back().copied()
+        };
+        let (end, at, _) = self.place(ino, size - 1).await.map_err(Self::data_error)?;
+        self.lengthen(ino, end, at + 1).await?;
+        let Some(before) = before.filter(|before| *before != end) else { return Ok(()) };
+        // One that holds nothing cannot be full.
+        self.lengthen(ino, before, 1).await?;
+        self.data.reader.cutoff(before, Then::Full).await.map_err(Self::data_error)
+    }
+
+    /// Makes a segment at least this long.
+    async fn lengthen(&self, ino: Ino, segment: SegmentId, len: u64) -> Outcome<()> {
+        let writer = self.writer(ino).await?;
+        let op = Op::Zero { offset: len, len: 0, extend: true };
+        let seq = writer.push(Target::Segment(segment), op, Bytes::new(), self.clock.now(), false).map_err(Self::data_error)?;
+        writer.acknowledged(seq).await.map_err(Self::data_error)
     }
 
     pub(crate) async fn allocate(&self, ino: Ino, _handle: Handle, offset: u64, len: u64, keep_size: bool, punch: bool) -> Outcome {

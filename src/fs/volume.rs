@@ -111,7 +111,7 @@ impl Volume {
 
     async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
         match request {
-            Request::Lookup { parent, name } => self.lookup(parent, &name).await.map(Answer::Attr),
+            Request::Lookup { parent, name } => self.find(parent, &name).await.map(Answer::Attr),
             Request::Forget { .. } => Ok(Answer::Done),
             Request::GetAttr { ino, .. } => self.get_attr(ino).await.map(Answer::Attr),
             Request::SetAttr { ino, set, .. } => self.set_attr(ino, set).await.map(Answer::Attr),
@@ -143,14 +143,21 @@ impl Volume {
         }
     }
 
-    /// An entry of a directory: the control tree first, then the agreed names.
+    /// An entry of a directory with its attributes as of now.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
+        let attr = self.find(parent, name).await?;
+        if Synthetic::is(attr.ino) { Ok(attr) } else { self.fresh(attr.ino).await }
+    }
+
+    /// An entry of a directory: the control tree first, then the agreed names. Of a file that is written elsewhere the
+    /// size may lag: the kernel asks for it where it matters, and who opens a file to append causes no merge.
+    async fn find(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
         if let Some(path) = self.control_path(parent, name) {
             return self.control_attr(&path);
         }
         self.barrier().await?;
         let ino = self.ctx.state().lookup(parent, name).map_err(crate::error::of_command)?;
-        self.fresh(ino).await
+        self.as_known(ino)
     }
 
     /// The control path of an entry, if it is one.

@@ -38,7 +38,7 @@ fn close_to_open_on_all_mounts() {
         }
         for step in 1..=MEMBERS {
             let reader = at[(round + step) % MEMBERS].join("f");
-            let found = fs::read(&reader).expect("read");
+            let found = fs::read(&reader).unwrap_or_else(|error| panic!("round {round}: {}: {error}", reader.display()));
             assert!(found == expected, "round {round}: {} has {} bytes, written were {}", reader.display(), found.len(), expected.len());
             assert_eq!(fs::metadata(&reader).expect("metadata").len(), expected.len() as u64, "round {round}");
         }
