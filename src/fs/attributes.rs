@@ -26,10 +26,20 @@ impl Volume {
         if !doubt.look.is_empty() {
             self.data.reader.look(&doubt.look).await.map_err(Self::data_error)?;
         }
+        self.with_mine(ino, doubt.mine)
+    }
+
+    /// Attributes as agreed, with what this mount's writer has on top; what others have pending is not in them.
+    pub(crate) fn as_known(&self, ino: Ino) -> Outcome<Attr> {
+        let mine = self.table.writer(ino).filter(|writer| writer.is_live_in(&self.ctx.state()));
+        self.with_mine(ino, mine)
+    }
+
+    fn with_mine(&self, ino: Ino, mine: Option<Arc<FileWriter>>) -> Outcome<Attr> {
         let state = self.ctx.state();
         let inode = state.inode(ino).map_err(of_command)?;
         let mut attr = inode.attr;
-        let (Body::File(file), Some(mine)) = (&inode.body, &doubt.mine) else { return Ok(attr) };
+        let (Body::File(file), Some(mine)) = (&inode.body, &mine) else { return Ok(attr) };
         let agreed = attr.size;
         for segment in mine.touched() {
             let known = state.segment(segment).filter(|known| file.segments.get(&known.start) == Some(&segment));
