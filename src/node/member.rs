@@ -22,7 +22,10 @@ use hydfs_types::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -47,6 +50,8 @@ pub struct Member {
     pub streaming: OnceLock<Arc<Streaming>>,
     /// Rung when this member shall stop (it left, or was told to).
     pub stop: tokio::sync::Notify,
+    /// It stops: the end of its incarnation is its own wish.
+    stopping: AtomicBool,
     admitted: Mutex<Option<Admitted>>,
     seed: u64,
     streams: bool,
@@ -146,6 +151,7 @@ impl Member {
             swim: OnceLock::new(),
             streaming: OnceLock::new(),
             stop: tokio::sync::Notify::new(),
+            stopping: AtomicBool::new(false),
             admitted: Mutex::new(None),
             seed,
             streams: streaming,
@@ -305,6 +311,9 @@ impl Member {
                 let left = state.member(self.id()).is_some_and(|member| member.left);
                 (state.cluster.id.is_some() && !state.cluster.alive.contains_key(&me), left)
             };
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
             if left {
                 self.stop.notify_one();
             } else if ended && let Err(error) = self.come_back().await {
@@ -330,6 +339,7 @@ impl Member {
 
     /// Stops cleanly: what was written is out, leadership is handed on, the cluster need not find out.
     pub async fn shut_down(self: &Arc<Self>) {
+        self.stopping.store(true, Ordering::Release);
         if let Some(streaming) = self.streaming.get() {
             streaming.shut_down().await;
         }
