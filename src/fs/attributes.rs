@@ -66,7 +66,12 @@ impl Volume {
         let look = if others {
             segments.collect()
         } else {
-            segments.filter(|segment| !state.is_clean_segment(*segment)).collect()
+            // What is pending is this mount's own, and its writer knows it, unless ended writers left something.
+            let known_here = |id: &SegmentId| {
+                let told = mine.as_ref().is_none_or(|mine| !mine.touched().contains(id) || mine.local_len_in(&state, *id).is_some());
+                told && state.segment(*id).is_none_or(|segment| segment.settled())
+            };
+            segments.filter(|segment| !known_here(segment)).collect()
         };
         Ok(Doubt { look, mine })
     }

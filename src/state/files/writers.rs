@@ -11,7 +11,7 @@ impl Segment {
     }
 
     /// No record of an ended writer waits here.
-    pub(crate) fn settled(&self) -> bool {
+    pub fn settled(&self) -> bool {
         self.ended.is_empty() && self.fenced.is_empty()
     }
 }
