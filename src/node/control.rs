@@ -88,9 +88,19 @@ fn members(state: &State) -> String {
     })
 }
 
+/// The leader that this member follows, unless it is seen down or too few voters are left to have one: a follower that
+/// cannot win an election goes on to name the last leader it had.
+fn leading(member: &Member, state: &State) -> Option<MemberInfo> {
+    let view = member.swim.get().map(|swim| swim.view()).unwrap_or_default();
+    let down = |id| state.member(id).is_none_or(|one| view.iter().any(|seen| seen.name == one.said.name && seen.state == SeenState::Down));
+    let voters = member.group.metrics().voters;
+    let up = voters.iter().filter(|id| !down(**id)).count();
+    let leader = member.group.leader().filter(|id| !down(*id) && 2 * up > voters.len());
+    leader.and_then(|id| state.member(id)).cloned()
+}
+
 fn leader(member: &Member) -> String {
-    let state = member.ctx.state();
-    match member.group.leader().and_then(|id| state.member(id)) {
+    match leading(member, &member.ctx.state()) {
         Some(one) => format!("{} {}\n", one.said.name, one.said.addr),
         None => "none\n".to_owned(),
     }
@@ -171,7 +181,8 @@ fn status(member: &Member) -> (bool, String) {
     if learning > 0 {
         troubles.push(format!("repairing {learning} slots"));
     }
-    if member.group.leader().is_none() {
+    let leading = leading(member, &state);
+    if leading.is_none() {
         troubles.push("no leader: fewer than a majority of the voters is reachable".to_owned());
     }
     if !state.cluster.alive.contains_key(&member.ctx.me()) {
@@ -180,7 +191,7 @@ fn status(member: &Member) -> (bool, String) {
     let healthy = troubles.is_empty();
     let mut text = if healthy { "healthy\n".to_owned() } else { format!("degraded: {}\n", troubles.join("; ")) };
     let alive = state.cluster.alive.len();
-    let leader = member.group.leader().and_then(|id| state.member(id)).map_or("none", |one| one.said.name.as_str());
+    let leader = leading.as_ref().map_or("none", |one| one.said.name.as_str());
     let writers = state.names.writers.len();
     writeln!(text, "member {} incarnation {}", member.config.name, member.ctx.me().0).expect("text in memory");
     writeln!(text, "members {alive} alive of {}, leader {leader}", state.cluster.members.len()).expect("text in memory");
@@ -406,7 +417,7 @@ impl Controlled for Door {
     fn status(&self) -> BoxFuture<'_, Result<Status, Error>> {
         let (healthy, text) = status(&self.0);
         let state = self.0.ctx.state();
-        let leader = self.0.group.leader().and_then(|id| state.member(id)).map(|one| one.said.name.clone());
+        let leader = leading(&self.0, &state).map(|one| one.said.name);
         let status = Status { member: self.0.config.name.clone(), healthy, text, leader, members_alive: state.cluster.alive.len() };
         Box::pin(async move { Ok(status) })
     }
