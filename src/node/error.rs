@@ -23,8 +23,12 @@ pub enum Error {
     Mount(#[from] hydfs_mount::MountError),
     #[error("control socket: {0}")]
     Control(#[from] hydfs_control::Error),
+    /// The cluster's own decision about this data folder.
     #[error("{door} does not let this member in: {why}")]
     Refused { door: String, why: String },
+    /// The door itself is closed to this member: its certificate, its cluster or its protocol is another.
+    #[error("{door} does not let this member in: {why}")]
+    Closed { door: String, why: String },
     #[error("no member of the cluster could be reached through {doors} ({why}): check the address, or start the first member with --bootstrap")]
     NoDoor { doors: String, why: String },
     #[error("this data folder belongs to no cluster yet: give --join HOST:PORT of any member, or --bootstrap to make a new cluster")]

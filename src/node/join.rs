@@ -79,7 +79,7 @@ pub async fn enter(net: &dyn Net, doors: &[String], said: &Admission, patience: 
                     Ok(NodeResponse::Refused { why, again: false }) => return Err(Error::Refused { door: door.clone(), why }),
                     Ok(NodeResponse::Refused { why: reason, .. }) => why = format!("{door}: {reason}"),
                     Ok(NodeResponse::Opinion(_)) => why = format!("{door}: not an answer to a join"),
-                    Err(NetError::Refused { why, .. }) => return Err(Error::Refused { door: door.clone(), why }),
+                    Err(NetError::Refused { why, .. }) => return Err(Error::Closed { door: door.clone(), why }),
                     Err(error) => why = format!("{door}: {error}"),
                 }
             }

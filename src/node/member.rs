@@ -220,10 +220,13 @@ impl Member {
                 Err(AgreementError::Refused(why)) => return Err(AgreementError::Refused(why).into()),
                 Err(error) => tracing::info!(%error, "not admitted yet: waiting for a majority of the voters"),
             }
-            if !self.config.join.is_empty()
-                && let Ok((_, admitted)) = enter(&*self.net, &self.config.join, &said, Duration::ZERO).await
-            {
-                return Ok(admitted);
+            if !self.config.join.is_empty() {
+                match enter(&*self.net, &self.config.join, &said, Duration::ZERO).await {
+                    Ok((_, admitted)) => return Ok(admitted),
+                    // A copied folder finds out here: the group's log goes to the member that it is a copy of.
+                    Err(error @ Error::Refused { .. }) => return Err(error),
+                    Err(error) => tracing::debug!(%error, "no door opened"),
+                }
             }
             tokio::time::sleep(AGAIN).await;
         }
