@@ -18,7 +18,6 @@ use std::{
 struct Single {
     child: Child,
     log: PathBuf,
-    mount: Option<PathBuf>,
 }
 
 impl Single {
@@ -31,8 +30,7 @@ impl Single {
                 command.env_remove(name);
             }
         }
-        let mount = words.iter().position(|word| *word == "--mount").map(|at| PathBuf::from(words[at + 1]));
-        Self { child: command.spawn().unwrap(), log: log.to_owned(), mount: mount.filter(|path| path.is_absolute()) }
+        Self { child: command.spawn().unwrap(), log: log.to_owned() }
     }
 
     fn said(&self) -> String {
@@ -55,9 +53,6 @@ impl Drop for Single {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
-        if let Some(mount) = &self.mount {
-            drop(Command::new("umount").args(["-l", "-q"]).arg(mount).stderr(Stdio::null()).status());
-        }
     }
 }
 
@@ -195,13 +190,17 @@ fn wrong_starts_are_refused_in_words() {
     let missing = lab.path().join("missing");
     let data_of_n1 = c.data(1);
     let mount_of_n1 = c.mount(1);
-    let start = |data: &Path, listen: &str, mount: &Path, entry: &[&str]| {
-        let mut all = vec!["--name", "n2", "--data", words(data), "--listen", listen, "--certs", words(&certs), "--mount", words(mount)];
+    let copy_of_n1 = lab.path().join("n1");
+    fs::create_dir(&copy_of_n1).unwrap();
+    fs::copy(data_of_n1.join("format"), copy_of_n1.join("format")).unwrap();
+    let start_as = |name: &str, data: &Path, listen: &str, mount: &Path, entry: &[&str]| {
+        let mut all = vec!["--name", name, "--data", words(data), "--listen", listen, "--certs", words(&certs), "--mount", words(mount)];
         all.extend(entry);
         Single::start(&lab.path().join("log"), &all).refused(SOON)
     };
+    let start = |data: &Path, listen: &str, mount: &Path, entry: &[&str]| start_as("n2", data, listen, mount, entry);
     let join = ["--join", &door];
-    let cases: [(&str, String, &[&str]); 10] = [
+    let cases: [(&str, String, &[&str]); 11] = [
         ("data folder is a file", start(&file, &listen, &mount, &join), &["is not a folder", "--data"]),
         ("data folder is read-only", start(&read_only, &listen, &mount, &join), &["cannot be read and written"]),
         ("port in use", start(&data, &door, &mount, &join), &["is in use", "--listen"]),
@@ -211,7 +210,8 @@ fn wrong_starts_are_refused_in_words() {
         ("mount point of a running member", start(&data, &listen, &mount_of_n1, &join), &["already a hydfs mount"]),
         ("no way in", start(&data, &listen, &mount, &[]), &["belongs to no cluster yet", "--join", "--bootstrap"]),
         ("join address without a port", start(&data, &listen, &mount, &["--join", "n1"]), &["HOST:PORT"]),
-        ("data folder of a running member", start(&data_of_n1, &listen, &mount, &join), &["used by a running member"]),
+        ("data folder of another member", start(&copy_of_n1, &listen, &mount, &join), &["belongs to the member \"n1\""]),
+        ("data folder of a running member", start_as("n1", &data_of_n1, &listen, &mount, &[]), &["used by a running member"]),
     ];
     for (what, said, expected) in cases {
         for text in expected {
@@ -231,7 +231,7 @@ fn wrong_starts_are_refused_in_words() {
 /// Two lives of one data folder: the copy is refused, the original goes on.
 #[test]
 fn a_copied_data_folder_is_refused() {
-    let Some(c) = Cluster::up(2) else { return };
+    let Some(c) = Cluster::up(3) else { return };
     fs::write(c.at(2, "f"), "before\n").unwrap();
     c.stop(2);
     let lab = tempfile::tempdir().unwrap();
@@ -318,12 +318,15 @@ impl Drop for Tmpfs {
     }
 }
 
-/// Appends pieces of 1 MiB until one fails; how many were acknowledged and the failure's errno.
+/// Bytes of one append: below what the kernel is sure to send as one request, so that it is atomic.
+const PIECE: usize = 1_000_000;
+
+/// Appends pieces until one fails; how many were acknowledged and the failure's errno.
 fn fill(path: &Path, from: u8, pieces_max: usize) -> (usize, Option<i32>) {
     use std::io::Write;
     let mut options = fs::OpenOptions::new();
     for n in 0..pieces_max {
-        let piece = vec![from.wrapping_add(n as u8); 1 << 20];
+        let piece = vec![from.wrapping_add(n as u8); PIECE];
         let done = options.append(true).create(true).open(path).and_then(|mut file| {
             file.write_all(&piece)?;
             file.sync_all()
@@ -338,9 +341,9 @@ fn fill(path: &Path, from: u8, pieces_max: usize) -> (usize, Option<i32>) {
 /// Every acknowledged piece is there, in order; a refused one is there once or not at all, and whole.
 fn check_pieces(path: &Path, acknowledged: &[u8]) {
     let bytes = fs::read(path).unwrap();
-    assert_eq!(bytes.len() % (1 << 20), 0, "{}: a torn piece", path.display());
+    assert_eq!(bytes.len() % PIECE, 0, "{}: a torn piece", path.display());
     let mut wanted = acknowledged.iter().peekable();
-    for piece in bytes.chunks(1 << 20) {
+    for piece in bytes.chunks(PIECE) {
         assert!(piece.iter().all(|byte| *byte == piece[0]), "a torn piece");
         if wanted.peek() == Some(&&piece[0]) {
             wanted.next();
@@ -364,14 +367,14 @@ fn a_full_disk_refuses_and_loses_nothing() {
     c.wait_healthy();
     let file = c.at(1, "log");
     let (first, errno) = fill(&file, 0, 400);
-    assert!(first > 10, "only {first} MiB fit");
-    assert_eq!(errno, Some(libc::ENOSPC), "after {first} MiB");
+    assert!(first > 10, "only {first} MB fit");
+    assert_eq!(errno, Some(libc::ENOSPC), "after {first} MB");
     until("status to say it", SOON, || c.status(1).contains("n2: disk full"));
     let began = Instant::now();
     let mut acknowledged: Vec<u8> = (0..first).map(|n| n as u8).collect();
     let (more, errno) = fill(&file, 200, 3);
     acknowledged.extend((0..more).map(|n| 200 + n as u8));
-    println!("full after {first} MiB; asked again: {more} more, {errno:?} after {:?}", began.elapsed());
+    println!("full after {first} MB; asked again: {more} more, {errno:?} after {:?}", began.elapsed());
     for i in c.members() {
         check_pieces(&c.at(i, "log"), &acknowledged);
     }
@@ -391,7 +394,7 @@ fn a_full_disk_refuses_and_loses_nothing() {
 
     let (second, errno) = fill(&file, 0, 400);
     acknowledged.extend((0..second).map(|n| n as u8));
-    assert_eq!(errno, Some(libc::ENOSPC), "full again after {second} MiB");
+    assert_eq!(errno, Some(libc::ENOSPC), "full again after {second} MB");
     c.must(&["up", "-n", "4"]);
     until("writes to go on with another member", Duration::from_secs(120), || {
         let (done, _) = fill(&file, 230, 1);
