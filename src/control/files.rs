@@ -32,7 +32,7 @@ macro_rules! ask {
     };
 }
 
-/// Attributes of the file behind a path, links followed. A dirty file's size is exact: asking merges (R7).
+/// Attributes of the file behind a path, links followed. The size counts all that is acknowledged.
 pub async fn stat(fs: &dyn FileSystem, caller: Caller, path: &str) -> Result<Attr, Error> {
     let ino = resolve(fs, caller, path).await?;
     get_attr(fs, caller, ino, None)
@@ -55,7 +55,7 @@ pub async fn append_bytes(
     Ok(data.len() as u64)
 }
 
-/// Opens, asks for attributes and closes: whatever was acknowledged before is merged when it returns.
+/// Opens, reads the last byte and closes: whatever was acknowledged before is merged when it returns.
 pub async fn merge_by_reading(
     fs: &dyn FileSystem,
     caller: Caller,
@@ -64,7 +64,7 @@ pub async fn merge_by_reading(
     let began = Instant::now();
     let file = open(fs, caller, path, read_how()).await?;
     let attr = get_attr(fs, caller, file.ino, None).await;
-    // A last byte is read as well: only a read obliges the slot leader to merge whoever holds the file's lease.
+    // Only a read obliges the slot leader to merge.
     let read = match &attr {
         Ok(attr) if attr.size > 0 => read(fs, caller, &file, attr.size - 1, 1).await.map(drop),
         _ => Ok(()),

@@ -125,6 +125,7 @@ impl Data {
     async fn answer(&self, request: DataRequest, body: Bytes) -> Result<(DataResponse, Bytes), Refusal> {
         let response = match request {
             DataRequest::Look(look) => DataResponse::Looked(self.leader.look(look).await?),
+            DataRequest::Peek(look) => DataResponse::Peeked(self.leader.peek(look).await?),
             DataRequest::Cutoff(cutoff) => DataResponse::CutOff(self.leader.cutoff(cutoff).await?),
             DataRequest::PullSlots(pull) => DataResponse::Pulled(self.repair.pulled(pull).await?),
             DataRequest::Promote { map, from, slots } => DataResponse::Promoted(self.repair.promote(map, from, slots).await?),

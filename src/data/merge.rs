@@ -11,13 +11,13 @@ use crate::{
     context::Context,
     counters::Counters,
     replica::{Replica, finish},
-    segment::{LocalSegment, runs, through},
+    segment::{LocalSegment, after, runs, through},
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_state::{Segment, State, WriterPhase};
 use hydfs_types::{
-    Command, Cutoff, DataRequest, DataResponse, Incarnation, Look, Looked, MapVersion, MergeItem, MergeOutcome, Op, Prepare,
+    Command, Cutoff, DataRequest, DataResponse, Incarnation, Look, Looked, MapVersion, MergeItem, MergeOutcome, Op, Peeked, Prepare,
     RecordHead, Refusal, Reply, SEGMENT_BYTES, SegmentCut, SegmentId, SlotConfig, SlotEpoch, SlotId, Then,
 };
 use std::{
@@ -71,6 +71,26 @@ impl SlotLeader {
     pub async fn look(&self, look: Look) -> Result<Vec<Looked>, Refusal> {
         self.lead(look.slot, look.epoch, look.map).await?;
         join_all(look.segments.iter().map(|segment| self.merge(look.slot, *segment, Then::Nothing))).await.into_iter().collect()
+    }
+
+    /// How long segments are with everything that a look would merge now; it stays pending.
+    pub async fn peek(&self, look: Look) -> Result<Vec<Peeked>, Refusal> {
+        self.lead(look.slot, look.epoch, look.map).await?;
+        let state = self.ctx.state();
+        let index = self.replica.index();
+        let peek = |id: &SegmentId| {
+            let target = state.segment(*id).ok_or(Refusal::Retired(*id))?;
+            let local = index.segments.get(id).into_iter();
+            let pending = local.flat_map(LocalSegment::pending).map(|pending| &pending.head).filter(|head| eligible(&state, target, head));
+            let (mut len, mut time) = (target.fenced.is_empty().then_some(target.len), None);
+            for head in pending {
+                len = len.filter(|_| head.op == Op::Append).map(|len| after(len, head));
+                let moves = state.writer(head.writer).is_some_and(|writer| head.seq > writer.timed);
+                time = time.max(moves.then_some(head.time));
+            }
+            Ok(Peeked { segment: *id, version: target.version, len, time, index: state.index.0 })
+        };
+        look.segments.iter().map(peek).collect()
     }
 
     /// R8: merges under the fence, then cuts or retires.

@@ -15,7 +15,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_types::{
-    Cutoff, DataRequest, DataResponse, Incarnation, LogIndex, Look, Looked, ReadBase, Refusal, SegmentId, SlotConfig, SlotId, Then,
+    Cutoff, DataRequest, DataResponse, Incarnation, LogIndex, Look, Looked, Peeked, ReadBase, Refusal, SegmentId, SlotConfig, SlotId, Then,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -39,15 +39,7 @@ impl Reader {
 
     /// Makes everything acknowledged in these segments part of their agreed versions, and waits until the local state has them.
     pub async fn look(&self, segments: &[SegmentId]) -> Result<(), DataError> {
-        let mut by_slot: BTreeMap<SlotId, Vec<SegmentId>> = BTreeMap::new();
-        {
-            let state = self.ctx.state();
-            for segment in segments {
-                if let Some(known) = state.segment(*segment) {
-                    by_slot.entry(known.slot).or_default().push(*segment);
-                }
-            }
-        }
+        let by_slot = self.by_slot(segments);
         let looks = by_slot.into_iter().map(|(slot, segments)| self.look_slot(slot, segments));
         let mut index = 0;
         for looked in join_all(looks).await {
@@ -57,17 +49,43 @@ impl Reader {
         Ok(())
     }
 
+    /// How long segments are with everything acknowledged so far, which stays pending; the local state is as far as the
+    /// answers. Cost: one parallel round to the slot leaders.
+    pub async fn peek(&self, segments: &[SegmentId]) -> Result<Vec<Peeked>, DataError> {
+        let peeks = self.by_slot(segments).into_iter().map(|(slot, segments)| async move {
+            let request = |config: &SlotConfig| DataRequest::Peek(Look { slot, epoch: config.epoch, map: self.ctx.map(), segments: segments.clone() });
+            self.ask_leader(slot, request, |answer| if let DataResponse::Peeked(peeked) = answer { Some(peeked.clone()) } else { None }).await
+        });
+        let mut all = Vec::new();
+        for peeked in join_all(peeks).await {
+            all.extend(peeked?);
+        }
+        let index = all.iter().map(|one| one.index).max().unwrap_or_default();
+        self.ctx.agreement.wait_applied(LogIndex(index)).await?;
+        Ok(all)
+    }
+
+    fn by_slot(&self, segments: &[SegmentId]) -> BTreeMap<SlotId, Vec<SegmentId>> {
+        let mut by_slot: BTreeMap<SlotId, Vec<SegmentId>> = BTreeMap::new();
+        let state = self.ctx.state();
+        for segment in segments {
+            if let Some(known) = state.segment(*segment) {
+                by_slot.entry(known.slot).or_default().push(*segment);
+            }
+        }
+        by_slot
+    }
+
     async fn look_slot(&self, slot: SlotId, segments: Vec<SegmentId>) -> Result<Vec<Looked>, DataError> {
-        self.ask_leader(slot, |config| {
-            DataRequest::Look(Look { slot, epoch: config.epoch, map: self.ctx.map(), segments: segments.clone() })
-        })
-        .await
+        let request = |config: &SlotConfig| DataRequest::Look(Look { slot, epoch: config.epoch, map: self.ctx.map(), segments: segments.clone() });
+        self.ask_leader(slot, request, looked).await
     }
 
     /// R8: has the slot leader merge under the fence and then cut or retire.
     pub async fn cutoff(&self, segment: SegmentId, then: Then) -> Result<(), DataError> {
         let slot = self.ctx.state().segment(segment).map(|known| known.slot).ok_or(DataError::Retired(segment))?;
-        let done = self.ask_leader(slot, |config| DataRequest::Cutoff(Cutoff { slot, epoch: config.epoch, map: self.ctx.map(), segment, then })).await;
+        let request = |config: &SlotConfig| DataRequest::Cutoff(Cutoff { slot, epoch: config.epoch, map: self.ctx.map(), segment, then });
+        let done = self.ask_leader(slot, request, looked).await;
         match done {
             Ok(looked) => {
                 let index = looked.iter().map(|one| one.index).max().unwrap_or_default();
@@ -80,23 +98,22 @@ impl Reader {
     }
 
     /// Asks a slot's leader until one answers at the config it has.
-    async fn ask_leader(&self, slot: SlotId, request: impl Fn(&SlotConfig) -> DataRequest) -> Result<Vec<Looked>, DataError> {
+    async fn ask_leader<T>(
+        &self,
+        slot: SlotId,
+        request: impl Fn(&SlotConfig) -> DataRequest,
+        wanted: impl Fn(&DataResponse) -> Option<Vec<T>>,
+    ) -> Result<Vec<T>, DataError> {
         let deadline = tokio::time::Instant::now() + READ;
         loop {
             let config = self.ctx.config(slot)?;
             let answer = if config.leader == self.ctx.me() {
                 self.here(request(&config)).await
             } else {
-                self.ctx.call(config.leader, &request(&config), Bytes::new(), LOOK).await.and_then(|(answer, _)| {
-                    expect(answer, |answer| match answer {
-                        DataResponse::Looked(looked) => Some(looked.clone()),
-                        DataResponse::CutOff(looked) => Some(vec![*looked]),
-                        _ => None,
-                    })
-                })
+                self.ctx.call(config.leader, &request(&config), Bytes::new(), LOOK).await.map(|(answer, _)| answer)
             };
-            match answer {
-                Ok(looked) => return Ok(looked),
+            match answer.and_then(|answer| expect(answer, &wanted)) {
+                Ok(answer) => return Ok(answer),
                 Err(error @ DataError::Refused(Refusal::Retired(_))) => return Err(error),
                 Err(error) if tokio::time::Instant::now() >= deadline => {
                     return Err(DataError::TimedOut { millis: READ.as_millis() as u64, why: error.to_string() });
@@ -109,11 +126,12 @@ impl Reader {
         }
     }
 
-    async fn here(&self, request: DataRequest) -> Result<Vec<Looked>, DataError> {
+    async fn here(&self, request: DataRequest) -> Result<DataResponse, DataError> {
         Ok(match request {
-            DataRequest::Look(look) => self.leader.look(look).await?,
-            DataRequest::Cutoff(cutoff) => vec![self.leader.cutoff(cutoff).await?],
-            _ => Vec::new(),
+            DataRequest::Look(look) => DataResponse::Looked(self.leader.look(look).await?),
+            DataRequest::Peek(look) => DataResponse::Peeked(self.leader.peek(look).await?),
+            DataRequest::Cutoff(cutoff) => DataResponse::CutOff(self.leader.cutoff(cutoff).await?),
+            _ => return Err(DataError::Malformed("not a request to a slot leader".into())),
         })
     }
 
@@ -165,5 +183,13 @@ impl Reader {
             replicas.rotate_left(first);
         }
         replicas
+    }
+}
+
+fn looked(answer: &DataResponse) -> Option<Vec<Looked>> {
+    match answer {
+        DataResponse::Looked(looked) => Some(looked.clone()),
+        DataResponse::CutOff(looked) => Some(vec![*looked]),
+        _ => None,
     }
 }

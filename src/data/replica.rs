@@ -98,7 +98,7 @@ impl Replica {
             DataRequest::Fetch { segment, runs } => self.fetch(segment, &runs),
             DataRequest::Pending { segments } => Ok((DataResponse::Pending(self.pending(&segments)), Bytes::new())),
             DataRequest::Holdings => Ok((DataResponse::Holdings(self.holdings()), Bytes::new())),
-            DataRequest::Look(_) | DataRequest::Cutoff(_) | DataRequest::PullSlots(_) | DataRequest::Promote { .. } => {
+            DataRequest::Look(_) | DataRequest::Peek(_) | DataRequest::Cutoff(_) | DataRequest::PullSlots(_) | DataRequest::Promote { .. } => {
                 Err(Refusal::NotLeader)
             }
         }

@@ -7,7 +7,7 @@ use crate::{
 use hydfs_data::FileWriter;
 use hydfs_mount::{Answer, Change, FsError, SetTime};
 use hydfs_state::Body;
-use hydfs_types::{Attr, Command, Ino, Reply, SegmentId, SetAttr, SetXattrMode, XATTR_BYTES_MAX};
+use hydfs_types::{Attr, Command, Ino, Peeked, Reply, SegmentId, SetAttr, SetXattrMode, XATTR_BYTES_MAX};
 use std::sync::Arc;
 
 /// What stands between the agreed attributes of a file and the truth.
@@ -27,6 +27,43 @@ impl Volume {
             self.data.reader.look(&doubt.look).await.map_err(Self::data_error)?;
         }
         self.with_mine(ino, doubt.mine)
+    }
+
+    /// As [`Volume::fresh`], and what others have appended stays pending: `stat` and the checks of an open merge nothing
+    /// unless content changed that was readable before.
+    pub(crate) async fn peeked(&self, ino: Ino) -> Outcome<Attr> {
+        let doubt = self.doubt(ino)?;
+        if doubt.look.is_empty() {
+            return self.with_mine(ino, doubt.mine);
+        }
+        let peeked = match self.data.reader.peek(&doubt.look).await {
+            Ok(peeked) => peeked,
+            // A truncate took a segment away meanwhile.
+            Err(hydfs_data::DataError::Refused(hydfs_types::Refusal::Retired(_))) => return self.fresh(ino).await,
+            Err(error) => return Err(Self::data_error(error)),
+        };
+        if let Some(attr) = self.with_pending(ino, &peeked)? { Ok(attr) } else { self.fresh(ino).await }
+    }
+
+    /// Attributes with what slot leaders have pending; `None` where only a merge can tell, or one has just been.
+    fn with_pending(&self, ino: Ino, peeked: &[Peeked]) -> Outcome<Option<Attr>> {
+        let state = self.ctx.state();
+        let (inode, file) = state.file(ino).map_err(of_command)?;
+        let mut attr = inode.attr;
+        let agreed = attr.size;
+        for one in peeked {
+            let known = state.segment(one.segment).filter(|known| known.version == one.version && file.segments.get(&known.start) == Some(&one.segment));
+            let (Some(known), Some(len)) = (known, one.len) else { return Ok(None) };
+            if len > known.len {
+                attr.size = attr.size.max(known.start + len);
+            }
+            if let Some(time) = one.time {
+                attr.mtime = attr.mtime.max(time);
+                attr.ctime = attr.ctime.max(time);
+            }
+        }
+        attr.stored += attr.size - agreed;
+        Ok(Some(attr))
     }
 
     /// Attributes as agreed, with what this mount's writer has on top; what others have pending is not in them.
@@ -94,7 +131,7 @@ impl Volume {
         }
         if set == SetAttr::default() {
             self.barrier().await?;
-            return self.fresh(ino).await;
+            return self.peeked(ino).await;
         }
         if change.mtime.is_some() && let Some(writer) = self.table.writer(ino) {
             // Merging what was written before must not move the time that is set now.
@@ -102,8 +139,13 @@ impl Volume {
             set.settled = Some((writer.writer, writer.last()));
             writer.forget_time();
         }
+        if change.mtime.is_some() {
+            // As for what others wrote: the command takes it for settled.
+            self.barrier().await?;
+            self.fresh(ino).await?;
+        }
         self.propose(Command::SetAttr { ino, set }).await?;
-        self.fresh(ino).await
+        self.peeked(ino).await
     }
 
     pub(crate) async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Outcome {

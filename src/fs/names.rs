@@ -45,7 +45,7 @@ impl Volume {
             Err(AgreementError::Refused(CommandError::Exists)) if !how.exclusive => {
                 let ino = self.ctx.state().lookup(parent, &name).map_err(of_command)?;
                 let opened = self.open(ino, how).await?;
-                Ok(Answer::Created(self.fresh(ino).await?, opened))
+                Ok(Answer::Created(self.peeked(ino).await?, opened))
             }
             Err(error) => Err(of_agreement(error)),
         }
@@ -57,7 +57,7 @@ impl Volume {
             return Err(FsError::NotPermitted("control files have one name".into()));
         }
         self.propose(Command::Link { ino, parent, name }).await?;
-        self.fresh(ino).await.map(Answer::Attr)
+        self.peeked(ino).await.map(Answer::Attr)
     }
 
     pub(crate) async fn unlink(&self, parent: Ino, name: Vec<u8>, dir: bool) -> Outcome {

@@ -3,7 +3,7 @@
 
 use crate::{
     Digest, Incarnation, MapVersion, RecordHead, Run, SegmentId, SegmentVersion, Seq, SlotConfig, SlotEpoch,
-    SlotId, Then, WriterId,
+    SlotId, Then, Time, WriterId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,8 @@ pub enum DataRequest {
     Pending { segments: Vec<SegmentId> },
     /// Segments that this member holds on disk. For `ls` and `store`: the truth, not the plan.
     Holdings,
+    /// Asks the slot leader how long segments are with everything eligible, without making it readable: for `stat`.
+    Peek(Look),
 }
 
 /// Records of one writer for one segment, `prev` chained; answered cumulatively per lane.
@@ -98,6 +100,20 @@ pub struct Looked {
     pub index: u64,
 }
 
+/// How long a segment is with everything eligible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peeked {
+    pub segment: SegmentId,
+    /// The version that the pending records are on top of.
+    pub version: SegmentVersion,
+    /// `None`: not only appends are pending, so the content changes and a look must tell.
+    pub len: Option<u64>,
+    /// Of the newest pending record that no set time has settled.
+    pub time: Option<Time>,
+    /// The agreement log has this version at or before this index.
+    pub index: u64,
+}
+
 /// Bytes of a base at or past `version`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadBase {
@@ -159,6 +175,7 @@ pub enum DataResponse {
     Pending(Vec<(SegmentId, u64, u64)>),
     Holdings(Vec<(SegmentId, SegmentVersion, u64)>),
     Refused(Refusal),
+    Peeked(Vec<Peeked>),
 }
 
 /// Why a replica refuses. None of them has stored anything of the request, except records before a `Gap`.

@@ -24,7 +24,7 @@ pub use command::{
     SegmentCut, SetAttr, SetXattrMode, Then, Touched, WriterEnd,
 };
 pub use data::{
-    Append, AppendReply, Cutoff, DataRequest, DataResponse, FetchedRecord, Look, Looked, Prepare,
+    Append, AppendReply, Cutoff, DataRequest, DataResponse, FetchedRecord, Look, Looked, Peeked, Prepare,
     PullSlots, PulledSegment, PulledSlot, ReadBase, Refusal,
 };
 pub use file::{Attr, DirEntry, FileKind, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_BYTES_MAX};

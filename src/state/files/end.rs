@@ -43,7 +43,7 @@ impl State {
         if writer.phase != WriterPhase::Open {
             return;
         }
-        let (ino, job) = (writer.ino, writer.job);
+        let (ino, job, timed) = (writer.ino, writer.job, writer.timed);
         let last = job.map_or(end.last, |job| end.last.min(job.watermark));
         writer.phase = WriterPhase::Closed { last };
         self.names.file_mut(ino).writers.remove(&end.writer);
@@ -68,7 +68,7 @@ impl State {
                 None => self.leave_pending(touched.segment, end.writer, last),
             }
         }
-        if let Some(time) = end.mtime {
+        if let Some(time) = end.mtime.filter(|_| end.last > timed) {
             let now = self.time;
             let inode = self.names.inode_mut(ino);
             inode.attr.mtime = time.after(inode.attr.mtime);

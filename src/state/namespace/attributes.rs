@@ -52,6 +52,9 @@ impl State {
         inode.changed(now);
         events.push(Event::Inode(ino));
         let attr = inode.attr;
+        if set.mtime.is_some() || set.mtime_now {
+            self.settle_times(ino);
+        }
         if let Some((id, seq)) = set.settled
             && let Some(writer) = self
                 .names
@@ -62,6 +65,21 @@ impl State {
             writer.timed = seq.max(writer.timed);
         }
         Ok(Reply::Attr(attr))
+    }
+
+    /// A time was set: what is merged by now moves it no more, also not when its writers end.
+    fn settle_times(&mut self, ino: Ino) {
+        let Ok(file) = self.names.regular(ino) else {
+            return;
+        };
+        for id in file.writers.clone() {
+            let segments = self.names.regular(ino).into_iter();
+            let ids = segments.flat_map(|file| file.segments.values());
+            let merged = ids.map(|segment| self.names.segments[segment].merged(id)).max();
+            if let Some(writer) = self.names.writers.get_mut(&id) {
+                writer.timed = writer.timed.max(merged.unwrap_or_default());
+            }
+        }
     }
 
     pub(crate) fn set_xattr(
