@@ -102,7 +102,7 @@ impl Volume {
                 let state = self.ctx.state();
                 let waits = |ino: &&Ino| {
                     let waiting = state.inode(**ino).ok().and_then(|inode| inode.orphan.as_ref());
-                    waiting.is_some_and(|waiting| waiting.contains(&me)) && !self.table.is_open(**ino)
+                    waiting.is_some_and(|waiting| waiting.contains(&me)) && self.table.release(**ino)
                 };
                 state.names.orphans.iter().filter(waits).take(RELEASES_MAX).copied().collect()
             };
@@ -110,9 +110,10 @@ impl Volume {
                 continue;
             }
             let more = free.len() == RELEASES_MAX;
-            if let Err(error) = self.ctx.agreement.propose(Command::ReleaseOrphans { incarnation: me, inos: free }).await {
+            if let Err(error) = self.ctx.agreement.propose(Command::ReleaseOrphans { incarnation: me, inos: free.clone() }).await {
                 tracing::info!(%error, "unlinked files could not be released yet");
             }
+            self.table.released(&free);
             if more {
                 self.orphans.notify_one();
             }

@@ -6,7 +6,7 @@ use hydfs_data::FileWriter;
 use hydfs_mount::{Handle, How};
 use hydfs_types::Ino;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 use tokio::time::Instant;
@@ -49,6 +49,8 @@ struct Inner {
     next: Handle,
     handles: BTreeMap<Handle, OpenHandle>,
     uses: BTreeMap<Ino, Use>,
+    /// Unlinked inodes that this mount is giving up: they cannot be opened any more.
+    releasing: BTreeSet<Ino>,
 }
 
 /// The table.
@@ -116,6 +118,24 @@ impl Table {
     /// Whether any descriptor of this mount is on the inode.
     pub fn is_open(&self, ino: Ino) -> bool {
         self.inner().uses.get(&ino).is_some_and(|used| used.handles > 0 || used.busy > 0)
+    }
+
+    /// Gives an unlinked inode up, unless it is open. Until [`Table::released`] it is not opened again.
+    pub fn release(&self, ino: Ino) -> bool {
+        let mut inner = self.inner();
+        let open = inner.uses.get(&ino).is_some_and(|used| used.handles > 0 || used.busy > 0);
+        !open && inner.releasing.insert(ino)
+    }
+
+    /// The agreed state knows that these are given up, or does not.
+    pub fn released(&self, inos: &[Ino]) {
+        let mut inner = self.inner();
+        inner.releasing.retain(|ino| !inos.contains(ino));
+    }
+
+    /// Whether an unlinked inode is being given up.
+    pub fn is_releasing(&self, ino: Ino) -> bool {
+        self.inner().releasing.contains(&ino)
     }
 
     /// Inodes with a writer that no descriptor and no call uses any more, idle since before `since`.

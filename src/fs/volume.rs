@@ -80,9 +80,13 @@ impl Volume {
         self.ctx.state()
     }
 
-    /// Attributes as of now.
+    /// Attributes as of now, everything acknowledged merged.
     pub async fn stat(&self, ino: Ino) -> Outcome<Attr> {
-        self.get_attr(ino).await
+        if Synthetic::is(ino) {
+            return self.get_attr(ino).await;
+        }
+        self.barrier().await?;
+        self.fresh(ino).await
     }
 
     /// Takes note of what a command changed; never waits.
@@ -229,7 +233,7 @@ impl Volume {
             Ok(Err(error)) => return Err(error),
             Err(_) => self.barrier().await?,
         }
-        self.fresh(ino).await
+        self.peeked(ino).await
     }
 
     async fn read_link(&self, ino: Ino) -> Outcome {
@@ -299,11 +303,16 @@ impl Volume {
                 Body::Directory(_) => return Err(FsError::IsDirectory),
                 _ => return Err(FsError::Invalid("not a regular file".into())),
             }
-            if inode.orphan.is_some() && !self.table.is_open(ino) {
+            // Renamed over since the kernel looked its name up: it can be opened until this mount gives it up.
+            if inode.orphan.as_ref().is_some_and(|holders| !holders.contains(&self.ctx.me())) {
                 return Err(FsError::Stale);
             }
         }
         let handle = self.table.open(ino, how, None);
+        if self.table.is_releasing(ino) {
+            self.table.close(handle);
+            return Err(FsError::Stale);
+        }
         if how.truncate && let Err(error) = self.truncate(ino, 0).await {
             self.table.close(handle);
             return Err(error);
