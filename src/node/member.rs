@@ -172,12 +172,15 @@ impl Member {
         // Nothing is served before the state here is as new as this admission (R12).
         loop {
             match self.group.barrier().await {
-                Ok(_) if self.ctx.state().cluster.alive.contains_key(&admitted.incarnation) => return Ok(()),
-                Ok(_) => {}
+                Ok(_) if self.ctx.state().cluster.alive.contains_key(&self.ctx.me()) => return Ok(()),
+                // Expired before it began: whoever expired it could not know that it is coming.
+                Ok(_) => self.come_back().await?,
                 Err(AgreementError::Stopped(why)) => return Err(AgreementError::Stopped(why).into()),
-                Err(error) => tracing::info!(%error, "waiting for the agreement group"),
+                Err(error) => {
+                    tracing::info!(%error, "waiting for the agreement group");
+                    tokio::time::sleep(AGAIN).await;
+                }
             }
-            tokio::time::sleep(AGAIN).await;
         }
     }
 

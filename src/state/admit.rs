@@ -47,7 +47,8 @@ impl State {
         let Some(member) = members.clone().find(|m| m.said.storage == said.storage) else {
             return Ok(None);
         };
-        let repeated = member.alive && member.said == *said;
+        // Asked again because the answer was lost; it may have been expired meanwhile, and then it begins a new life.
+        let repeated = !member.left && member.said == *said;
         if !repeated && said.start_count <= member.said.start_count {
             return refuse(format!(
                 "this data folder is a copy or was rolled back: it counts {} starts where the cluster has seen {}. \

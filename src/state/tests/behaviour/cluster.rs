@@ -120,6 +120,17 @@ fn a_copied_or_rolled_back_folder_is_refused() {
 }
 
 #[test]
+fn an_admission_asked_again_after_an_expiry_begins_a_new_life() {
+    let mut bench = Bench::new(1);
+    let first = bench.admit(admission("n2", 2, 1, 4));
+    bench.expire(&[first.incarnation.0]);
+    // The answer to the first was lost; who asks does not know that it was expired since.
+    let again = bench.admit(admission("n2", 2, 1, 4));
+    assert_eq!(again.member, first.member);
+    assert!(again.incarnation > first.incarnation && !again.resumed);
+}
+
+#[test]
 fn a_name_belongs_to_one_member() {
     let mut bench = Bench::new(2);
     let refused = bench.refused(Command::Admit(admission("n2", 7, 7, 1)));
