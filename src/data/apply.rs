@@ -13,7 +13,7 @@ use crate::{
 };
 use hydfs_state::{Event, Segment};
 use hydfs_store::JournalEntry;
-use hydfs_types::{Digest, Op, Prepare, Run, SegmentId, SegmentVersion, Then};
+use hydfs_types::{Digest, Ino, Op, Prepare, Run, SegmentId, SegmentVersion, Then};
 use std::{sync::Arc, time::Duration};
 
 /// Pause before a segment that could not be brought up is tried again.
@@ -45,6 +45,7 @@ impl Replica {
         for event in events {
             match event {
                 Event::Cut { segment, .. } | Event::Retired { segment, .. } => self.ring_behind(*segment),
+                Event::Writers(ino) => self.waiting_in(*ino).into_iter().for_each(|segment| self.ring_behind(segment)),
                 Event::Replaced => {
                     let held: Vec<SegmentId> = self.index().segments.keys().copied().collect();
                     held.into_iter().for_each(|segment| self.ring_behind(segment));
@@ -52,6 +53,15 @@ impl Replica {
                 _ => {}
             }
         }
+    }
+
+    /// Segments of a file with pending records here: some may be void since a writer's end was fixed.
+    fn waiting_in(&self, ino: Ino) -> Vec<SegmentId> {
+        let state = self.ctx.state();
+        let Ok((_, file)) = state.file(ino) else { return Vec::new() };
+        let index = self.index();
+        let waits = |segment: &SegmentId| index.segments.get(segment).is_some_and(|local| local.pending().next().is_some());
+        file.segments.values().copied().filter(waits).collect()
     }
 
     /// Follows the agreed versions for ever. One task per member runs it.

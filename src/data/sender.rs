@@ -53,6 +53,8 @@ pub struct Queued {
     pub op: Op,
     pub payload: Bytes,
     pub time: Time,
+    /// Where its segment begins in the file.
+    pub start: u64,
     crc: u32,
 }
 
@@ -98,6 +100,10 @@ impl FileWriter {
     /// Queues a record. Its seq is its place among this writer's records for ever.
     pub fn push(&self, target: Target, op: Op, payload: Bytes, time: Time, durable: bool) -> Result<Seq, DataError> {
         let crc = crc32c::crc32c(&payload);
+        let start = match target {
+            Target::Segment(segment) => self.ctx.state().segment(segment).ok_or(DataError::Retired(segment))?.start,
+            Target::Tail => 0,
+        };
         let mut inner = self.inner();
         if inner.ended {
             return Err(DataError::WriterEnded(self.writer));
@@ -111,7 +117,7 @@ impl FileWriter {
         if durable {
             inner.durable_wanted = seq;
         }
-        inner.queue.push_back(Queued { seq, target, op, payload, time, crc });
+        inner.queue.push_back(Queued { seq, target, op, payload, time, start, crc });
         Ok(seq)
     }
 
@@ -127,6 +133,10 @@ impl FileWriter {
                 }
                 if inner.given_up {
                     return Err(DataError::NoSpace);
+                }
+                if inner.ended && inner.queue.is_empty() {
+                    // Another call has taken this record to the next writer.
+                    return Err(DataError::WriterEnded(self.writer));
                 }
             }
             self.send_next(deadline).await?;
@@ -368,17 +378,34 @@ impl FileWriter {
     /// Records that a fenced writer could not get acknowledged, for a new writer to send again (R5). Those whose fate
     /// is fixed as merged are left out. The caller has had the segments looked at, so that every end is fixed.
     pub fn salvage(&self) -> Vec<Queued> {
-        let mut inner = self.inner();
-        inner.ended = true;
-        let queue = std::mem::take(&mut inner.queue);
-        drop(inner);
-        queue
-            .into_iter()
-            .filter(|queued| {
-                let Ok(segment) = self.resolve(queued.target) else { return true };
-                self.merged_through(segment).is_none_or(|through| queued.seq > through)
-            })
-            .collect()
+        let queue = {
+            let mut inner = self.inner();
+            inner.ended = true;
+            std::mem::take(&mut inner.queue)
+        };
+        let merged = self.merged_anywhere();
+        queue.into_iter().filter(|queued| queued.seq > merged).collect()
+    }
+
+    /// File ranges of queued writes whose segments were retired.
+    pub fn cut_off_ranges(&self) -> Vec<(u64, u64)> {
+        let state = self.ctx.state();
+        let inner = self.inner();
+        let cut_off = |queued: &&Queued| matches!(queued.target, Target::Segment(segment) if state.segment(segment).is_none());
+        let range = |queued: &Queued| match queued.op {
+            Op::WriteAt(at) => Some((queued.start + at, queued.start + at + queued.payload.len() as u64)),
+            Op::Append | Op::Zero { .. } => None,
+        };
+        inner.queue.iter().filter(cut_off).filter_map(range).collect()
+    }
+
+    /// Last seq that any segment of the file has merged. Of what is queued, all up to it is: nothing is sent before all
+    /// that was queued before it went to the same segment or was acknowledged; and a roll may have moved the tail on.
+    fn merged_anywhere(&self) -> Seq {
+        let state = self.ctx.state();
+        let Ok((_, file)) = state.file(self.ino) else { return Seq(0) };
+        let through = |segment: &SegmentId| state.segment(*segment)?.through.get(&self.writer).copied();
+        file.segments.values().filter_map(through).max().unwrap_or_default()
     }
 
     /// Bytes that one segment has with this writer's records on top of the agreed base. Only meaningful for a sole writer.

@@ -10,7 +10,7 @@ use crate::{
     volume::{Outcome, Volume},
 };
 use bytes::{Bytes, BytesMut};
-use hydfs_data::{DataError, FileWriter, Target};
+use hydfs_data::{DataError, FileWriter, Queued, Target};
 use hydfs_mount::{Answer, FsError, Handle};
 use hydfs_state::{Place, State};
 use hydfs_types::{
@@ -150,23 +150,23 @@ impl Volume {
                     self.replace_writer(ino, &writer).await?;
                     continue;
                 }
+                // Its segment went before it was queued.
+                Err(DataError::Retired(_)) => continue,
                 Err(error) => Err(error),
             };
             match done {
-                Err(DataError::WriterEnded(_)) => {
+                // A truncate elsewhere retired the segment below a write: with its writer fenced it goes on in what is there now.
+                Err(DataError::Retired(_)) if self.ctx.state().inode(ino).is_err() => break done,
+                Err(DataError::WriterEnded(_) | DataError::Retired(_)) => {
                     // The queue of the ended writer goes on under a new one, this write's record with it (R5).
                     if self.replace_writer(ino, &writer).await? {
                         let now = self.writer(ino).await?;
-                        break now.flush().await;
+                        break if durable { now.sync().await } else { now.flush().await };
                     }
                 }
                 Err(DataError::NoSpace) => {
                     self.give_up(ino, &writer).await;
                     break Err(DataError::NoSpace);
-                }
-                // A truncate elsewhere retired the segment below this write: it goes on in what is there now.
-                Err(DataError::Retired(_)) if self.ctx.state().inode(ino).is_ok() => {
-                    self.replace_writer(ino, &writer).await?;
                 }
                 done => break done,
             }
@@ -242,17 +242,23 @@ impl Volume {
     }
 
     async fn granted(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
+        let writer = self.grant(ino).await?;
+        self.take_up(&writer);
+        Ok(writer)
+    }
+
+    async fn grant(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
         match self.propose(Command::Grant { ino, incarnation: self.ctx.me(), job: None }).await? {
-            Reply::Granted(granted) => {
-                let writer = Arc::new(self.data.writer(ino, granted.writer));
-                self.table.with(ino, |used| {
-                    used.writer = Some(writer.clone());
-                    used.appended = false;
-                });
-                Ok(writer)
-            }
+            Reply::Granted(granted) => Ok(Arc::new(self.data.writer(ino, granted.writer))),
             other => Err(FsError::Unreachable(format!("unexpected answer of the agreement group: {other:?}"))),
         }
+    }
+
+    fn take_up(&self, writer: &Arc<FileWriter>) {
+        self.table.with(writer.ino, |used| {
+            used.writer = Some(writer.clone());
+            used.appended = false;
+        });
     }
 
     /// Takes a new writer for one that was ended and gives it what the old one could not get acknowledged. Says whether
@@ -264,6 +270,10 @@ impl Volume {
             return Ok(true);
         }
         self.barrier().await?;
+        if old.is_open() {
+            // A segment was retired below it. Only a fence tells for sure what became of records that are on their way.
+            self.propose(Command::Fence { writer: old.writer }).await?;
+        }
         let segments: Vec<SegmentId> = {
             let state = self.ctx.state();
             let (_, file) = state.file(ino).map_err(of_command)?;
@@ -274,17 +284,56 @@ impl Volume {
             self.table.with(ino, |used| used.writer = None);
             return Err(FsError::TimedOut("the cluster ended this writer and no longer knows whether its last write was merged".into()));
         }
-        let left = old.salvage();
-        let new = self.granted(ino).await?;
-        for queued in left {
-            let target = match queued.target {
-                // Its segment may be retired: then the write was truncated away after it was sent.
-                Target::Segment(segment) if self.ctx.state().segment(segment).is_none() => continue,
-                target => target,
-            };
-            new.push(target, queued.op, queued.payload, queued.time, false).map_err(Self::data_error)?;
+        // First grant and segments: what is taken from the old writer has to go somewhere, its callers wait for it there.
+        let new = self.grant(ino).await?;
+        for (mut offset, end) in old.cut_off_ranges() {
+            while offset < end {
+                offset += self.place(ino, offset).await.map_err(Self::data_error)?.2;
+            }
         }
+        let left = old.salvage();
+        self.take_up(&new);
+        let appends = left.iter().any(|queued| queued.target == Target::Tail);
+        self.table.with(ino, |used| used.appended |= appends);
+        for queued in left {
+            self.push_again(&new, queued).map_err(Self::data_error)?;
+        }
+        self.say_read(old);
         Ok(true)
+    }
+
+    /// Queues a record of an ended writer under a new one. Where it was cut off by a truncate it counts as written after
+    /// the cut. Never waits: all of them move in one step.
+    fn push_again(&self, new: &FileWriter, queued: Queued) -> Result<(), DataError> {
+        let Queued { target, op, mut payload, time, start, .. } = queued;
+        let gone = matches!(target, Target::Segment(segment) if self.ctx.state().segment(segment).is_none());
+        let at = match op {
+            Op::WriteAt(at) if gone => at,
+            // Nothing is there any more that could be zeroed.
+            Op::Zero { .. } if gone => return Ok(()),
+            _ => return new.push(target, op, payload, time, false).map(drop),
+        };
+        let mut offset = start + at;
+        while !payload.is_empty() {
+            let place = self.ctx.state().place(new.ino, offset).map_err(self::gone)?;
+            let Place::In { segment, offset_in_segment, room, .. } = place else {
+                return Err(DataError::TimedOut { millis: 0, why: "the file keeps changing below a write".into() });
+            };
+            let len = payload.len().min(room.min(usize::MAX as u64) as usize);
+            new.push(Target::Segment(segment), Op::WriteAt(offset_in_segment), payload.split_to(len), time, false)?;
+            offset += len as u64;
+        }
+        Ok(())
+    }
+
+    /// What became of a fenced writer's records is known here: the cluster need not keep it (R5).
+    fn say_read(&self, old: &FileWriter) {
+        let (agreement, end) = (self.ctx.agreement.clone(), old.finish(false));
+        tokio::spawn(async move {
+            if let Err(error) = agreement.propose(Command::End { ends: vec![end] }).await {
+                tracing::info!(%error, "a fenced writer is kept until this member's next start");
+            }
+        });
     }
 
     /// A write was refused for want of space: its writer ends with what is acknowledged, so that nothing of the refused

@@ -133,6 +133,7 @@ impl State {
                 versions,
             } => self.truncate(*ino, *size, *sole, versions, events),
             Command::Job(command) => self.job(command, events),
+            Command::Fence { writer } => self.fence(*writer, events),
         }
     }
 }

@@ -72,6 +72,9 @@ pub enum Command {
 
     // ---- jobs ----
     Job(JobCommand),
+    /// Ends a writer whose last seq nobody can say, by its owner: records of it are lost to a truncate while others are on
+    /// their way. As with an expire, the first merge listed after it fixes its end.
+    Fence { writer: WriterId },
 }
 
 /// Wanted attribute changes; `None` leaves as is.

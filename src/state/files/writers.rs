@@ -1,7 +1,7 @@
 //! Writers after their end: fences, closed job writers, and when they are forgotten.
 
 use crate::{Event, Namespace, Segment, State, Writer, WriterPhase};
-use hydfs_types::{Ino, LogIndex, MemberId, Seq, WriterId};
+use hydfs_types::{CommandError, Ino, LogIndex, MemberId, Reply, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Segment {
@@ -49,6 +49,19 @@ impl State {
             ended.entry(ino).or_default().insert(*id);
         }
         self.writers_ended(&ended, events);
+    }
+
+    /// Ends an open writer of a caller by its owner's wish; one that has ended stays as it is.
+    pub(crate) fn fence(
+        &mut self,
+        writer: WriterId,
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
+        let open = |known: &Writer| known.phase == WriterPhase::Open && known.job.is_none();
+        if self.names.writers.get(&writer).is_some_and(open) {
+            self.fence_writers(&BTreeSet::from([writer]), events);
+        }
+        Ok(Reply::Done)
     }
 
     /// Ends open writers of a job at their watermarks.

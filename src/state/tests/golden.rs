@@ -180,6 +180,12 @@ fn file_commands_keep_their_bytes() {
         Command::Job(JobCommand::Commit(commit)),
         "0100ac0202010480c49fd50c051502010203010506020102010301",
     );
+    golden(
+        Command::Fence {
+            writer: WriterId(5),
+        },
+        "0100ac0202010480c49fd50c051605",
+    );
 }
 
 #[test]

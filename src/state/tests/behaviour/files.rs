@@ -398,6 +398,23 @@ fn where_a_fence_ended_a_writer_is_kept_until_its_owner_has_read_it() {
 }
 
 #[test]
+fn an_owner_may_fence_its_writer_and_learns_what_became_of_its_records() {
+    let mut bench = Bench::new(1);
+    let (ino, writer, segment) = bench.open_new("a", 1);
+    let early = bench.item(segment, &[(writer, 2)], 20);
+    bench.ok(Command::Fence { writer });
+    bench.ok(Command::Fence { writer });
+    assert_eq!(bench.merge(early), MergeOutcome::Refused);
+    let late = bench.item(segment, &[(writer, 3)], 30);
+    assert!(matches!(bench.merge(late), MergeOutcome::Merged(_)));
+    let known = bench.state.segment(segment).unwrap();
+    assert_eq!(known.through.get(&writer), Some(&Seq(3)), "kept until it is read");
+    assert_ne!(bench.grant(ino, 1), writer);
+    bench.end(writer, 0, &[]);
+    assert!(bench.state.writer(writer).is_none());
+}
+
+#[test]
 fn a_worker_that_resumes_has_its_writers_fenced() {
     let mut bench = Bench::new(1);
     let (ino, writer, segment) = bench.open_new("a", 1);
