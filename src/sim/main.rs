@@ -47,7 +47,12 @@ fn main() -> ExitCode {
 }
 
 fn one(plan: Plan) -> bool {
-    let verdict = plan.run();
+    // On a thread of its own: what this one drew before (for the log) is not the run's.
+    let run = std::thread::spawn(move || plan.run());
+    let Ok(verdict) = run.join() else {
+        println!("panicked; run again: {}", plan.command());
+        return false;
+    };
     println!("{verdict}");
     verdict.violations.is_empty()
 }

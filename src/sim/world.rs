@@ -232,9 +232,12 @@ impl World {
                     Ok((version, len, _)) => self.oracle.report(format!("{id} at {} is {len} bytes at {version}, agreed are {}", holder.config.name, segment.len)),
                     Err(error) => self.oracle.report(format!("{id} cannot be read at {}: {error}", holder.config.name)),
                 }
-                let pending = holder.data.replica.index().segments.get(&id).map_or(0, |local| local.pending().count());
-                if pending > 0 {
-                    self.oracle.report(format!("{id} has {pending} records pending at {} after the last read", holder.config.name));
+                let state = holder.ctx.state();
+                let index = holder.data.replica.index();
+                for pending in index.segments.get(&id).into_iter().flat_map(|local| local.pending()) {
+                    let (writer, seq) = (pending.head.writer, pending.head.seq);
+                    let phase = state.writer(writer).map(|writer| (writer.phase, writer.read));
+                    self.oracle.report(format!("{id}: record {seq} of {writer} ({phase:?}) is pending at {} after the last read", holder.config.name));
                 }
             }
             if copies.windows(2).any(|pair| pair[0].1 != pair[1].1) {
