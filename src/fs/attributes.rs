@@ -50,19 +50,18 @@ impl Volume {
         let state = self.ctx.state();
         let (inode, file) = state.file(ino).map_err(of_command)?;
         let mut attr = inode.attr;
-        let agreed = attr.size;
         for one in peeked {
             let known = state.segment(one.segment).filter(|known| known.version == one.version && file.segments.get(&known.start) == Some(&one.segment));
             let (Some(known), Some(len)) = (known, one.len) else { return Ok(None) };
             if len > known.len {
                 attr.size = attr.size.max(known.start + len);
+                attr.stored += len - known.len;
             }
             if let Some(time) = one.time {
                 attr.mtime = attr.mtime.max(time);
                 attr.ctime = attr.ctime.max(time);
             }
         }
-        attr.stored += attr.size - agreed;
         Ok(Some(attr))
     }
 
@@ -77,15 +76,14 @@ impl Volume {
         let inode = state.inode(ino).map_err(of_command)?;
         let mut attr = inode.attr;
         let (Body::File(file), Some(mine)) = (&inode.body, &mine) else { return Ok(attr) };
-        let agreed = attr.size;
         for segment in mine.touched() {
             let known = state.segment(segment).filter(|known| file.segments.get(&known.start) == Some(&segment));
-            let Some(start) = known.map(|known| known.start) else { continue };
+            let Some((start, agreed)) = known.map(|known| (known.start, known.len)) else { continue };
             if let Some(len) = mine.local_len_in(&state, segment) {
                 attr.size = attr.size.max(start + len);
+                attr.stored += len.saturating_sub(agreed);
             }
         }
-        attr.stored += attr.size - agreed;
         if let Some(time) = mine.unmerged_time(&state) {
             attr.mtime = attr.mtime.max(time);
             attr.ctime = attr.ctime.max(time);
