@@ -6,7 +6,7 @@
 use crate::volume::Volume;
 use futures_util::future::join_all;
 use hydfs_types::{AgreementError, Command, Ino, WriterEnd};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 type Gate = tokio::sync::OwnedMutexGuard<()>;
@@ -16,6 +16,10 @@ const LINGER: Duration = Duration::from_millis(400);
 const EVERY: Duration = Duration::from_millis(100);
 /// Writers that end in one command.
 const ENDS_MAX: usize = 128;
+/// An unlinked file can be opened this long: the kernel may be between looking its name up and opening it, and it tries
+/// a stale one only once more.
+const GRACE: Duration = Duration::from_secs(2);
+const ORPHANS_EVERY: Duration = Duration::from_secs(5);
 /// Orphans released in one command.
 const RELEASES_MAX: usize = 1024;
 
@@ -93,24 +97,19 @@ impl Volume {
 
     /// Releases unlinked inodes that this mount does not hold open, for ever. One task per mount runs it.
     pub async fn release_orphans(self: Arc<Self>) {
+        let mut since: BTreeMap<Ino, Instant> = BTreeMap::new();
         loop {
-            drop(tokio::time::timeout(Duration::from_secs(5), self.orphans.notified()).await);
+            let pause = if since.is_empty() { ORPHANS_EVERY } else { GRACE / 4 };
+            drop(tokio::time::timeout(pause, self.orphans.notified()).await);
             // Many unlinks make one command.
             tokio::time::sleep(EVERY).await;
-            let me = self.ctx.me();
-            let free: Vec<Ino> = {
-                let state = self.ctx.state();
-                let waits = |ino: &&Ino| {
-                    let waiting = state.inode(**ino).ok().and_then(|inode| inode.orphan.as_ref());
-                    waiting.is_some_and(|waiting| waiting.contains(&me)) && self.table.release(**ino)
-                };
-                state.names.orphans.iter().filter(waits).take(RELEASES_MAX).copied().collect()
-            };
+            let free = self.ripe_orphans(&mut since);
             if free.is_empty() {
                 continue;
             }
             let more = free.len() == RELEASES_MAX;
-            if let Err(error) = self.ctx.agreement.propose(Command::ReleaseOrphans { incarnation: me, inos: free.clone() }).await {
+            let release = Command::ReleaseOrphans { incarnation: self.ctx.me(), inos: free.clone() };
+            if let Err(error) = self.ctx.agreement.propose(release).await {
                 tracing::info!(%error, "unlinked files could not be released yet");
             }
             self.table.released(&free);
@@ -118,5 +117,19 @@ impl Volume {
                 self.orphans.notify_one();
             }
         }
+    }
+
+    /// Unlinked inodes to give up now: not open here, and unlinked for as long as an open may be on its way. `since`
+    /// remembers when each was first seen.
+    fn ripe_orphans(&self, since: &mut BTreeMap<Ino, Instant>) -> Vec<Ino> {
+        let (me, now) = (self.ctx.me(), Instant::now());
+        let state = self.ctx.state();
+        let mine = |ino: &Ino| state.inode(*ino).ok().and_then(|inode| inode.orphan.as_ref()).is_some_and(|waiting| waiting.contains(&me));
+        since.retain(|ino, _| mine(ino));
+        for ino in state.names.orphans.iter().filter(|ino| mine(ino)) {
+            since.entry(*ino).or_insert(now);
+        }
+        let ripe = since.iter().filter(|(_, seen)| now.duration_since(**seen) >= GRACE).map(|(ino, _)| *ino);
+        ripe.filter(|ino| self.table.release(*ino)).take(RELEASES_MAX).collect()
     }
 }
