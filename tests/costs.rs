@@ -66,6 +66,8 @@ fn quiet(c: &Cluster) -> Costs {
 fn cluster() -> Option<Cluster> {
     let c = Cluster::up(3)?;
     c.wait_healthy();
+    // The files that `up` tried the mounts with are collected some time after they were unlinked.
+    until("the first files to be collected", SOON, || c.status(1).contains("segments 0, writers 0"));
     Some(c)
 }
 

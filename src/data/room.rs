@@ -26,8 +26,11 @@ const AGAIN_BYTES: u64 = 24 << 20;
 /// What is known of the disk's room.
 pub struct Room {
     disk: Arc<dyn Disk>,
-    /// Bytes kept free besides those that pending records will need.
+    /// Bytes kept free besides those that pending records will need: one file of each log, and a quarter of one for what
+    /// is small (sums, names, the log of this process).
     reserve: u64,
+    /// Of these, what the journal's next file needs unless it is made already.
+    log_file_bytes: u64,
     full: AtomicBool,
     /// Bytes that may be taken before the next look.
     credit: AtomicI64,
@@ -36,9 +39,8 @@ pub struct Room {
 impl Room {
     /// Room on `disk`, where logs grow by files of `log_file_bytes`.
     pub fn new(disk: Arc<dyn Disk>, log_file_bytes: u64) -> Self {
-        // One file of each log, and a quarter for what is small: sums, names, the log of this process.
         let reserve = 2 * log_file_bytes + log_file_bytes / 4;
-        Self { disk, reserve, full: AtomicBool::new(false), credit: AtomicI64::new(0) }
+        Self { disk, reserve, log_file_bytes, full: AtomicBool::new(false), credit: AtomicI64::new(0) }
     }
 
     /// Whether records are turned away.
@@ -46,10 +48,10 @@ impl Room {
         self.full.load(Ordering::Acquire)
     }
 
-    /// Looks at the disk, where `pending` bytes wait for their merge.
-    fn look(&self, pending: u64) {
+    /// Looks at the disk, where `pending` bytes wait for their merge and the journal has `stock` bytes made ahead.
+    fn look(&self, pending: u64, stock: u64) {
         let Ok(space) = self.disk.space() else { return };
-        let keep = self.reserve + pending;
+        let keep = self.reserve - stock.min(self.log_file_bytes) + pending;
         let left = space.free.saturating_sub(keep);
         let full = if self.is_full() { left < AGAIN_BYTES } else { left == 0 };
         self.full.store(full, Ordering::Release);
@@ -61,7 +63,7 @@ impl Replica {
     /// Whether there is room for `bytes` more; refuses where there is not.
     pub(crate) fn admit(&self, bytes: usize, pending: impl FnOnce() -> u64) -> Result<(), Refusal> {
         if self.room.credit.fetch_sub(bytes as i64, Ordering::AcqRel) < bytes as i64 {
-            self.room.look(pending());
+            self.room.look(pending(), self.journal.log().stock_bytes());
         }
         if self.room.is_full() { Err(Refusal::NoSpace) } else { Ok(()) }
     }
@@ -71,7 +73,7 @@ impl Replica {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let pending = self.index().segments.values().map(|local| local.pending_bytes).sum();
-            self.room.look(pending);
+            self.room.look(pending, self.journal.log().stock_bytes());
             let (me, full) = (self.ctx.me(), self.room.is_full());
             let agreed = self.ctx.state().member_of(me).filter(|member| member.alive).map(|member| member.full);
             if agreed.is_none_or(|agreed| agreed == full) {

@@ -103,14 +103,15 @@ pub struct Host {
     pub life: Option<Life>,
     net: Arc<SimNet>,
     join: Vec<String>,
+    copies: u8,
     seed: u64,
     boot: u8,
     lives: u32,
 }
 
 impl Host {
-    /// A machine with an empty disk; the first one makes the cluster.
-    pub fn new(net: Arc<SimNet>, index: u8, seed: u64) -> Self {
+    /// A machine with an empty disk; the first one makes the cluster, whose files have `copies` copies.
+    pub fn new(net: Arc<SimNet>, index: u8, copies: u8, seed: u64) -> Self {
         let addr = address(index);
         let join = if index == 0 { Vec::new() } else { (0..index).map(|other| address(other).to_string()).collect() };
         let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(index) << 40;
@@ -122,6 +123,7 @@ impl Host {
             life: None,
             net,
             join,
+            copies,
             seed,
             boot: 1,
             lives: 0,
@@ -184,7 +186,7 @@ impl Host {
             bootstrap: self.join.is_empty(),
             certs: PathBuf::new(),
             mount: None,
-            copies: 3,
+            copies: self.copies,
             zone: String::new(),
             weight: 100,
             op_timeout: Duration::from_secs(30),

@@ -49,7 +49,7 @@ impl World {
     /// Machines with empty disks; nothing runs yet. Call it inside the runtime.
     pub fn new(seed: u64, members: u8, habits: Habits) -> Self {
         let net = SimNet::new(seed);
-        let hosts = (0..members).map(|index| Host::new(net.clone(), index, seed)).collect();
+        let hosts = (0..members).map(|index| Host::new(net.clone(), index, members.min(3), seed)).collect();
         Self {
             net,
             hosts,

@@ -2,7 +2,13 @@
 //! kept as spares and renamed, because writing into blocks that exist syncs faster than into fresh ones.
 
 use crate::{Disk, DiskFile, Result, StoreError, disk::write_bytes, entry::encode_file_header};
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// Path of a log file.
 pub(crate) fn file_path(dir: &str, number: u32) -> String {
@@ -27,6 +33,8 @@ pub(crate) struct Ahead {
     pub ready: Option<Arc<dyn DiskFile>>,
     /// Paths of files to reuse.
     pub spares: Vec<String>,
+    /// Bytes of the disk that `ready` and `spares` hold already; readable without the lock.
+    pub stock: Arc<AtomicU64>,
 }
 
 impl Ahead {
@@ -37,7 +45,14 @@ impl Ahead {
             .ready
             .take()
             .ok_or_else(|| StoreError::Poisoned("no fresh log file".into()))?;
+        self.count_stock(0);
         Ok((self.last, file))
+    }
+
+    /// States what is in stock, `making` files that are about to be included.
+    pub fn count_stock(&self, making: usize) {
+        let files = self.spares.len() + usize::from(self.ready.is_some()) + making;
+        self.stock.store(files as u64 * self.file_bytes, Ordering::Release);
     }
 
     /// Makes the next file unless it is there.
@@ -47,15 +62,19 @@ impl Ahead {
         }
         let number = self.last + 1;
         let path = file_path(&self.dir, number);
+        // Before it takes room, so that nobody sees the room gone and nothing in stock for it.
+        self.count_stock(usize::from(self.spares.is_empty()));
         match self.make(number, &path) {
             Ok(file) => {
                 self.last = number;
                 self.ready = Some(file);
+                self.count_stock(0);
                 Ok(())
             }
             Err(error) => {
                 // What is left of it would only hold space; opening the log removes it if this cannot.
                 self.disk.remove_file(&path).ok();
+                self.count_stock(0);
                 Err(StoreError::io("make", self.disk.locate(&path), error))
             }
         }
@@ -80,6 +99,7 @@ impl Ahead {
             let spare = format!("{}/{number:08}.spare", self.dir);
             self.disk.rename(&path, &spare)?;
             self.spares.push(spare);
+            self.count_stock(0);
             return Ok(());
         }
         self.remove(number)

@@ -91,6 +91,7 @@ pub(crate) struct Shared {
     syncing: Mutex<()>,
     tail: Mutex<Tail>,
     ahead: Mutex<Ahead>,
+    stock: Arc<AtomicU64>,
     files: RwLock<Files>,
     durable: AtomicU64,
     /// Why the log stopped.
@@ -126,8 +127,10 @@ impl Log {
             last: 0,
             ready: None,
             spares: Vec::new(),
+            stock: Arc::default(),
         };
         let found = recover(&mut ahead, &mut visit)?;
+        ahead.count_stock(0);
         let tail = found.tail;
         let file = Arc::clone(&found.files[&tail.file()]);
         let shared = Arc::new(Shared {
@@ -141,6 +144,7 @@ impl Log {
                 written: tail,
                 unsynced: Vec::new(),
             }),
+            stock: Arc::clone(&ahead.stock),
             ahead: Mutex::new(ahead),
             files: RwLock::new(found.files),
             durable: AtomicU64::new(tail.0),
@@ -326,6 +330,11 @@ impl Log {
         self.truncate_from(Position(kept.0 + entry_bytes(payload.len())))
     }
 
+    /// Bytes of the disk that files for later entries hold already.
+    pub fn stock_bytes(&self) -> u64 {
+        self.shared.stock.load(Ordering::Acquire)
+    }
+
     /// What the log has done since it was opened.
     pub fn stats(&self) -> LogStats {
         let counters = &self.shared.counters;
@@ -377,6 +386,7 @@ impl Shared {
         let (number, file) = ahead.take()?;
         if let Err(error) = self.write(tail, KIND_END, 0, 0, &[]) {
             ahead.ready = Some(file);
+            ahead.count_stock(0);
             return Err(error);
         }
         let ended = tail.next.file();
@@ -490,6 +500,7 @@ impl Shared {
         while ahead.last > from.file() {
             let last = ahead.last;
             ahead.ready = None;
+            ahead.count_stock(0);
             ahead.remove(last)?;
             files.remove(&last);
             ahead.last = last - 1;
