@@ -52,7 +52,9 @@ pub(crate) fn maps_direct_handles() -> bool {
 
 /// `6.18.4-amd64` is (6, 18).
 fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(|number| number.parse().ok());
     Some((numbers.next()??, numbers.next()??))
 }
 

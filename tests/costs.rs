@@ -34,8 +34,21 @@ impl Costs {
     fn now(c: &Cluster) -> Self {
         let sum = |name: &str| c.members().map(|i| c.metric(i, name)).sum();
         let [appends, syncs, prepares, looks, reads, repairs, sent] = DATA.map(sum);
-        let log = c.members().map(|i| c.metric(i, "hydfs_agreement_log_index")).max().unwrap_or_default();
-        Self { appends, syncs, prepares, looks, reads, repairs, sent, log }
+        let log = c
+            .members()
+            .map(|i| c.metric(i, "hydfs_agreement_log_index"))
+            .max()
+            .unwrap_or_default();
+        Self {
+            appends,
+            syncs,
+            prepares,
+            looks,
+            reads,
+            repairs,
+            sent,
+            log,
+        }
     }
 
     fn since(self, before: Self) -> Self {
@@ -67,13 +80,19 @@ fn cluster() -> Option<Cluster> {
     let c = Cluster::up(3)?;
     c.wait_healthy();
     // The files that `up` tried the mounts with are collected some time after they were unlinked.
-    until("the first files to be collected", SOON, || c.status(1).contains("segments 0, writers 0"));
+    until("the first files to be collected", SOON, || {
+        c.status(1).contains("segments 0, writers 0")
+    });
     Some(c)
 }
 
 /// Reads past the page cache, so that the daemon is asked.
 fn read_uncached(path: &Path) -> Vec<u8> {
-    let out = Command::new("dd").arg(format!("if={}", path.display())).args(["iflag=direct", "bs=64K"]).output().unwrap();
+    let out = Command::new("dd")
+        .arg(format!("if={}", path.display()))
+        .args(["iflag=direct", "bs=64K"])
+        .output()
+        .unwrap();
     assert!(out.status.success(), "{}", common::text(&out.stderr));
     out.stdout
 }
@@ -81,7 +100,11 @@ fn read_uncached(path: &Path) -> Vec<u8> {
 #[test]
 fn an_append_to_an_open_file_is_one_parallel_round() {
     let Some(c) = cluster() else { return };
-    let mut file = fs::OpenOptions::new().append(true).create(true).open(c.at(1, "f")).unwrap();
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(c.at(1, "f"))
+        .unwrap();
     file.write_all(b"first\n").unwrap();
     let before = quiet(&c);
     for n in 0..APPENDS {
@@ -89,11 +112,24 @@ fn an_append_to_an_open_file_is_one_parallel_round() {
     }
     let cost = Costs::now(&c).since(before);
     // Two other replicas, one request each; its own copy needs no message.
-    let wanted = Costs { appends: 2 * APPENDS, syncs: 0, prepares: 0, looks: 0, reads: 0, repairs: 0, sent: 2 * APPENDS, log: 0 };
+    let wanted = Costs {
+        appends: 2 * APPENDS,
+        syncs: 0,
+        prepares: 0,
+        looks: 0,
+        reads: 0,
+        repairs: 0,
+        sent: 2 * APPENDS,
+        log: 0,
+    };
     assert_eq!(cost, wanted, "of {APPENDS} appends");
     file.sync_all().unwrap();
     let cost = Costs::now(&c).since(before);
-    assert_eq!((cost.appends, cost.syncs, cost.log), (2 * APPENDS, 2, 0), "fsync is one round more and no agreement");
+    assert_eq!(
+        (cost.appends, cost.syncs, cost.log),
+        (2 * APPENDS, 2, 0),
+        "fsync is one round more and no agreement"
+    );
 }
 
 #[test]
@@ -106,9 +142,15 @@ fn a_read_of_a_clean_file_asks_no_replica() {
     let local = c.metric(2, "hydfs_data_local_reads_total");
     for _ in 0..5 {
         assert_eq!(read_uncached(&c.at(2, "f")), content);
-        assert_eq!(fs::metadata(c.at(3, "f")).unwrap().len(), content.len() as u64);
+        assert_eq!(
+            fs::metadata(c.at(3, "f")).unwrap().len(),
+            content.len() as u64
+        );
     }
-    assert!(c.metric(2, "hydfs_data_local_reads_total") > local, "the reads came to the daemon");
+    assert!(
+        c.metric(2, "hydfs_data_local_reads_total") > local,
+        "the reads came to the daemon"
+    );
     let cost = Costs::now(&c).since(before);
     assert_eq!((cost.sent, cost.log), (0, 0), "{cost:?}");
 }
@@ -125,7 +167,10 @@ fn stat_of_clean_files_asks_no_replica() {
     let before = quiet(&c);
     for i in c.members() {
         for n in 0..10 {
-            assert_eq!(fs::metadata(c.at(i, &format!("f{n}"))).unwrap().len(), n as u64);
+            assert_eq!(
+                fs::metadata(c.at(i, &format!("f{n}"))).unwrap().len(),
+                n as u64
+            );
         }
     }
     let cost = Costs::now(&c).since(before);
@@ -143,7 +188,11 @@ fn a_new_file_leaves_nothing_to_merge() {
     assert_eq!((cost.prepares, cost.looks), (0, 0), "{cost:?}");
     assert!(cost.log <= 2, "made with its grant, and its end: {cost:?}");
     assert_eq!(fs::read(c.at(2, "f")).unwrap().len(), 100_000);
-    assert_eq!(Costs::now(&c).since(after).log, 0, "the first reader merges nothing");
+    assert_eq!(
+        Costs::now(&c).since(after).log,
+        0,
+        "the first reader merges nothing"
+    );
 }
 
 #[test]
@@ -151,7 +200,12 @@ fn a_second_merge_with_nothing_pending_costs_no_agreement() {
     let Some(c) = cluster() else { return };
     fs::write(c.at(1, "f"), "").unwrap();
     for i in c.members() {
-        fs::OpenOptions::new().append(true).open(c.at(i, "f")).unwrap().write_all(b"line\n").unwrap();
+        fs::OpenOptions::new()
+            .append(true)
+            .open(c.at(i, "f"))
+            .unwrap()
+            .write_all(b"line\n")
+            .unwrap();
     }
     let pending = quiet(&c);
     common::text(&c.hydfs(2, &["merge", "/f"]).stdout);
@@ -160,7 +214,10 @@ fn a_second_merge_with_nothing_pending_costs_no_agreement() {
     assert_eq!(cost.log, 1, "the merge is one entry: {cost:?}");
     for i in c.members() {
         assert!(c.hydfs(i, &["merge", "/f"]).status.success());
-        assert_eq!(fs::read_to_string(c.at(i, "f")).unwrap(), "line\nline\nline\n");
+        assert_eq!(
+            fs::read_to_string(c.at(i, "f")).unwrap(),
+            "line\nline\nline\n"
+        );
     }
     let cost = Costs::now(&c).since(merged);
     assert_eq!((cost.prepares, cost.log), (0, 0), "{cost:?}");
@@ -172,12 +229,33 @@ fn an_append_by_a_shell_is_a_grant_and_a_round() {
     let Some(c) = cluster() else { return };
     fs::write(c.at(1, "f"), "").unwrap();
     let before = quiet(&c);
-    let out = Command::new("sh").args(["-c", "echo line >> \"$1\"", "sh"]).arg(c.at(2, "f")).output().unwrap();
+    let out = Command::new("sh")
+        .args(["-c", "echo line >> \"$1\"", "sh"])
+        .arg(c.at(2, "f"))
+        .output()
+        .unwrap();
     assert!(out.status.success(), "{}", common::text(&out.stderr));
     let cost = Costs::now(&c).since(before);
-    assert_eq!((cost.appends, cost.syncs, cost.prepares, cost.looks, cost.reads), (2, 0, 0, 0, 0), "{cost:?}");
-    assert!((1..=2).contains(&cost.log), "the grant, and perhaps the end already: {cost:?}");
+    assert_eq!(
+        (
+            cost.appends,
+            cost.syncs,
+            cost.prepares,
+            cost.looks,
+            cost.reads
+        ),
+        (2, 0, 0, 0, 0),
+        "{cost:?}"
+    );
+    assert!(
+        (1..=2).contains(&cost.log),
+        "the grant, and perhaps the end already: {cost:?}"
+    );
     let cost = quiet(&c).since(before);
-    assert_eq!((cost.sent, cost.log), (2, 2), "the end is lazy, and nothing else: {cost:?}");
+    assert_eq!(
+        (cost.sent, cost.log),
+        (2, 2),
+        "the end is lazy, and nothing else: {cost:?}"
+    );
     assert_eq!(fs::read_to_string(c.at(3, "f")).unwrap(), "line\n");
 }

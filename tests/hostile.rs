@@ -24,13 +24,22 @@ impl Single {
     fn start(log: &Path, words: &[&str]) -> Self {
         let out = fs::File::create(log).unwrap();
         let mut command = Command::new(BIN);
-        command.arg("member").args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(out).current_dir("/");
+        command
+            .arg("member")
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(out)
+            .current_dir("/");
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("HYDFS_") {
                 command.env_remove(name);
             }
         }
-        Self { child: command.spawn().unwrap(), log: log.to_owned() }
+        Self {
+            child: command.spawn().unwrap(),
+            log: log.to_owned(),
+        }
     }
 
     fn said(&self) -> String {
@@ -44,7 +53,11 @@ impl Single {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
-        assert!(!status.unwrap().success(), "it ended as if all were well: {}", self.said());
+        assert!(
+            !status.unwrap().success(),
+            "it ended as if all were well: {}",
+            self.said()
+        );
         self.said()
     }
 }
@@ -58,7 +71,11 @@ impl Drop for Single {
 
 fn hydfs(words: &[&str]) {
     let out = Command::new(BIN).args(words).output().unwrap();
-    assert!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{words:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
 }
 
 fn words(path: &Path) -> &str {
@@ -67,12 +84,19 @@ fn words(path: &Path) -> &str {
 
 /// What a data folder of a member that was let in has, and one that was refused has not.
 fn knows_a_cluster(data: &Path) -> bool {
-    fs::read_to_string(data.join("format")).is_ok_and(|text| text.contains("cluster")) || data.join("raft").read_dir().is_ok_and(|mut dir| dir.next().is_some())
+    fs::read_to_string(data.join("format")).is_ok_and(|text| text.contains("cluster"))
+        || data
+            .join("raft")
+            .read_dir()
+            .is_ok_and(|mut dir| dir.next().is_some())
 }
 
 fn address(c: &Cluster, i: usize) -> String {
     let members = c.tree(1, "members");
-    let line = members.lines().find(|line| line.starts_with(&format!("n{i} "))).expect("a listed member");
+    let line = members
+        .lines()
+        .find(|line| line.starts_with(&format!("n{i} ")))
+        .expect("a listed member");
     line.split(' ').nth(1).unwrap().to_owned()
 }
 
@@ -93,26 +117,63 @@ fn fault_m13_strangers_get_a_clear_refusal_and_no_state() {
     for file in ["ca.crt", "ca.key"] {
         fs::copy(c.dir().join("certs").join(file), expired.join(file)).unwrap();
     }
-    hydfs_transport::certs::issue_at(&expired, "n2", &[], 1, SystemTime::now() - Duration::from_secs(48 * 3600)).unwrap();
+    hydfs_transport::certs::issue_at(
+        &expired,
+        "n2",
+        &[],
+        1,
+        SystemTime::now() - Duration::from_secs(48 * 3600),
+    )
+    .unwrap();
     let none = lab.path().join("none");
     fs::create_dir(&none).unwrap();
     fs::copy(c.dir().join("certs/ca.crt"), none.join("ca.crt")).unwrap();
 
-    for (certs, expected) in [(&other, "not of the same certificate authority"), (&expired, "expired"), (&none, "hydfs certs issue n2")] {
-        let data = lab.path().join(format!("data-{}", certs.file_name().unwrap().display()));
+    for (certs, expected) in [
+        (&other, "not of the same certificate authority"),
+        (&expired, "expired"),
+        (&none, "hydfs certs issue n2"),
+    ] {
+        let data = lab
+            .path()
+            .join(format!("data-{}", certs.file_name().unwrap().display()));
         let listen = format!("127.0.0.1:{}", free_port());
         let said = Single::start(
             &lab.path().join("log"),
-            &["--name", "n2", "--data", words(&data), "--listen", &listen, "--certs", words(certs), "--mount", "none", "--join", &door],
+            &[
+                "--name",
+                "n2",
+                "--data",
+                words(&data),
+                "--listen",
+                &listen,
+                "--certs",
+                words(certs),
+                "--mount",
+                "none",
+                "--join",
+                &door,
+            ],
         )
         .refused(SOON);
         assert!(said.contains(expected), "{}: {said}", certs.display());
-        assert!(!knows_a_cluster(&data), "{} was told something", certs.display());
+        assert!(
+            !knows_a_cluster(&data),
+            "{} was told something",
+            certs.display()
+        );
     }
 
     assert_eq!(c.tree(1, "members"), members);
-    assert_eq!(c.metric(1, "hydfs_net_calls_served_total{service=\"agreement\"}"), served, "a stranger was answered");
-    assert!(c.metric(1, "hydfs_net_refused_total") >= 1, "the refusal is counted");
+    assert_eq!(
+        c.metric(1, "hydfs_net_calls_served_total{service=\"agreement\"}"),
+        served,
+        "a stranger was answered"
+    );
+    assert!(
+        c.metric(1, "hydfs_net_refused_total") >= 1,
+        "the refusal is counted"
+    );
     assert_eq!(fs::read_to_string(c.at(1, "secret")).unwrap(), "s3cret\n");
 }
 
@@ -146,7 +207,11 @@ fn fault_m7_random_datagrams_change_nothing() {
     while !noise.is_finished() || n < 20 {
         let line = format!("line {n}\n");
         let mut options = fs::OpenOptions::new();
-        let mut file = options.append(true).create(true).open(c.at(n % 3 + 1, "lines")).unwrap();
+        let mut file = options
+            .append(true)
+            .create(true)
+            .open(c.at(n % 3 + 1, "lines"))
+            .unwrap();
         std::io::Write::write_all(&mut file, line.as_bytes()).unwrap();
         drop(file);
         written += &line;
@@ -154,9 +219,17 @@ fn fault_m7_random_datagrams_change_nothing() {
     }
     noise.join().unwrap();
     for i in c.members() {
-        assert_eq!(fs::read_to_string(c.at(i, "lines")).unwrap(), written, "n{i}");
+        assert_eq!(
+            fs::read_to_string(c.at(i, "lines")).unwrap(),
+            written,
+            "n{i}"
+        );
     }
-    assert_eq!(c.tree(1, "members"), members, "members, addresses and incarnations are the same");
+    assert_eq!(
+        c.tree(1, "members"),
+        members,
+        "members, addresses and incarnations are the same"
+    );
     c.wait_healthy();
 }
 
@@ -178,7 +251,20 @@ fn wrong_starts_are_refused_in_words() {
     let lost = lab.path().join("lost");
     let start_lost = Single::start(
         &lab.path().join("lost.log"),
-        &["--name", "n2", "--data", words(&lost), "--listen", &here, "--certs", words(&certs), "--mount", "none", "--join", &nothing],
+        &[
+            "--name",
+            "n2",
+            "--data",
+            words(&lost),
+            "--listen",
+            &here,
+            "--certs",
+            words(&certs),
+            "--mount",
+            "none",
+            "--join",
+            &nothing,
+        ],
     );
 
     let file = lab.path().join("file");
@@ -194,38 +280,109 @@ fn wrong_starts_are_refused_in_words() {
     fs::create_dir(&copy_of_n1).unwrap();
     fs::copy(data_of_n1.join("format"), copy_of_n1.join("format")).unwrap();
     let start_as = |name: &str, data: &Path, listen: &str, mount: &Path, entry: &[&str]| {
-        let mut all = vec!["--name", name, "--data", words(data), "--listen", listen, "--certs", words(&certs), "--mount", words(mount)];
+        let mut all = vec![
+            "--name",
+            name,
+            "--data",
+            words(data),
+            "--listen",
+            listen,
+            "--certs",
+            words(&certs),
+            "--mount",
+            words(mount),
+        ];
         all.extend(entry);
         Single::start(&lab.path().join("log"), &all).refused(SOON)
     };
-    let start = |data: &Path, listen: &str, mount: &Path, entry: &[&str]| start_as("n2", data, listen, mount, entry);
+    let start = |data: &Path, listen: &str, mount: &Path, entry: &[&str]| {
+        start_as("n2", data, listen, mount, entry)
+    };
     let join = ["--join", &door];
     let cases: [(&str, String, &[&str]); 11] = [
-        ("data folder is a file", start(&file, &listen, &mount, &join), &["is not a folder", "--data"]),
-        ("data folder is read-only", start(&read_only, &listen, &mount, &join), &["cannot be read and written"]),
-        ("port in use", start(&data, &door, &mount, &join), &["is in use", "--listen"]),
-        ("address of another machine", start(&data, "192.0.2.7:7400", &mount, &join), &["no address 192.0.2.7"]),
-        ("mount point missing", start(&data, &listen, &missing, &join), &["does not exist", "mkdir -p"]),
-        ("mount point is a file", start(&data, &listen, &file, &join), &["is not a directory"]),
-        ("mount point of a running member", start(&data, &listen, &mount_of_n1, &join), &["already a hydfs mount"]),
-        ("no way in", start(&data, &listen, &mount, &[]), &["belongs to no cluster yet", "--join", "--bootstrap"]),
-        ("join address without a port", start(&data, &listen, &mount, &["--join", "n1"]), &["HOST:PORT"]),
-        ("data folder of another member", start(&copy_of_n1, &listen, &mount, &join), &["belongs to the member \"n1\""]),
-        ("data folder of a running member", start_as("n1", &data_of_n1, &listen, &mount, &[]), &["used by a running member"]),
+        (
+            "data folder is a file",
+            start(&file, &listen, &mount, &join),
+            &["is not a folder", "--data"],
+        ),
+        (
+            "data folder is read-only",
+            start(&read_only, &listen, &mount, &join),
+            &["cannot be read and written"],
+        ),
+        (
+            "port in use",
+            start(&data, &door, &mount, &join),
+            &["is in use", "--listen"],
+        ),
+        (
+            "address of another machine",
+            start(&data, "192.0.2.7:7400", &mount, &join),
+            &["no address 192.0.2.7"],
+        ),
+        (
+            "mount point missing",
+            start(&data, &listen, &missing, &join),
+            &["does not exist", "mkdir -p"],
+        ),
+        (
+            "mount point is a file",
+            start(&data, &listen, &file, &join),
+            &["is not a directory"],
+        ),
+        (
+            "mount point of a running member",
+            start(&data, &listen, &mount_of_n1, &join),
+            &["already a hydfs mount"],
+        ),
+        (
+            "no way in",
+            start(&data, &listen, &mount, &[]),
+            &["belongs to no cluster yet", "--join", "--bootstrap"],
+        ),
+        (
+            "join address without a port",
+            start(&data, &listen, &mount, &["--join", "n1"]),
+            &["HOST:PORT"],
+        ),
+        (
+            "data folder of another member",
+            start(&copy_of_n1, &listen, &mount, &join),
+            &["belongs to the member \"n1\""],
+        ),
+        (
+            "data folder of a running member",
+            start_as("n1", &data_of_n1, &listen, &mount, &[]),
+            &["used by a running member"],
+        ),
     ];
     for (what, said, expected) in cases {
         for text in expected {
-            assert!(said.contains(text), "{what}: it does not say {text:?}: {said}");
+            assert!(
+                said.contains(text),
+                "{what}: it does not say {text:?}: {said}"
+            );
         }
         assert!(!said.contains("panicked"), "{what}: {said}");
     }
     let said = start_lost.refused(Duration::from_secs(150));
-    assert!(said.contains("no member of the cluster could be reached") && said.contains(&nothing), "wrong join address: {said}");
+    assert!(
+        said.contains("no member of the cluster could be reached") && said.contains(&nothing),
+        "wrong join address: {said}"
+    );
     assert!(!knows_a_cluster(&lost));
 
     assert_eq!(fs::read_to_string(c.at(1, "kept")).unwrap(), "kept\n");
     fs::write(c.at(1, "after"), "x").unwrap();
-    assert_eq!(c.tree(1, "members").lines().filter(|line| line.contains(" alive ")).count(), 1, "{}", c.tree(1, "members"));
+    assert_eq!(
+        c.tree(1, "members")
+            .lines()
+            .filter(|line| line.contains(" alive "))
+            .count(),
+        1,
+        "{}",
+        c.tree(1, "members")
+    );
 }
 
 /// Two lives of one data folder: the copy is refused, the original goes on.
@@ -236,7 +393,13 @@ fn a_copied_data_folder_is_refused() {
     c.stop(2);
     let lab = tempfile::tempdir().unwrap();
     let copy = lab.path().join("copy");
-    let copied = Command::new("cp").arg("-a").arg("--sparse=always").arg(c.data(2)).arg(&copy).status().unwrap();
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg("--sparse=always")
+        .arg(c.data(2))
+        .arg(&copy)
+        .status()
+        .unwrap();
     assert!(copied.success());
     c.start(2);
     c.wait_healthy();
@@ -244,7 +407,20 @@ fn a_copied_data_folder_is_refused() {
     let certs = c.dir().join("certs");
     let said = Single::start(
         &lab.path().join("log"),
-        &["--name", "n2", "--data", words(&copy), "--listen", &listen, "--certs", words(&certs), "--mount", "none", "--join", &address(&c, 1)],
+        &[
+            "--name",
+            "n2",
+            "--data",
+            words(&copy),
+            "--listen",
+            &listen,
+            "--certs",
+            words(&certs),
+            "--mount",
+            "none",
+            "--join",
+            &address(&c, 1),
+        ],
     )
     .refused(SOON);
     assert!(said.contains("copy or was rolled back"), "{said}");
@@ -261,13 +437,23 @@ fn a_dead_mount_is_cleaned_by_the_next_start() {
     fs::write(c.at(2, "f"), "kept\n").unwrap();
     for file in ["supervisor.pid", "worker.pid"] {
         let pid = fs::read_to_string(c.data(2).join(file)).unwrap();
-        Command::new("kill").args(["-KILL", pid.trim()]).status().unwrap();
+        Command::new("kill")
+            .args(["-KILL", pid.trim()])
+            .status()
+            .unwrap();
     }
-    until("the mount to be dead", SOON, || fs::read_dir(c.mount(2)).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN)));
+    until("the mount to be dead", SOON, || {
+        fs::read_dir(c.mount(2)).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    });
     c.start(2);
-    until("the mount to serve", SOON, || fs::read_to_string(c.at(2, "f")).is_ok_and(|text| text == "kept\n"));
+    until("the mount to serve", SOON, || {
+        fs::read_to_string(c.at(2, "f")).is_ok_and(|text| text == "kept\n")
+    });
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
-    let mounted = mounts.lines().filter(|line| line.split(' ').nth(1) == c.mount(2).to_str()).count();
+    let mounted = mounts
+        .lines()
+        .filter(|line| line.split(' ').nth(1) == c.mount(2).to_str())
+        .count();
     assert_eq!(mounted, 1, "one mount lies there, not one over another");
 }
 
@@ -283,16 +469,27 @@ fn down_cleans_up_after_everything() {
     let busy = fs::File::open(c.at(1, ".")).unwrap();
     let pids: Vec<u32> = [1, 2].map(|i| c.pid(i)).to_vec();
     let out = c.run(&["down"]);
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounts.contains(words(c.dir())), "{mounts}");
     for pid in pids {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        assert!(!String::from_utf8_lossy(&command).contains(words(c.dir())), "process {pid} lives on");
+        assert!(
+            !String::from_utf8_lossy(&command).contains(words(c.dir())),
+            "process {pid} lives on"
+        );
     }
     drop((busy, tmpfs));
     let out = c.run(&["up"]);
-    assert!(out.status.success(), "it comes up again: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "it comes up again: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     assert!(fs::read_dir(c.mount(3)).is_ok());
 }
 
@@ -301,20 +498,34 @@ struct Tmpfs(PathBuf);
 
 impl Tmpfs {
     fn mount(at: &Path, options: &str) -> Self {
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(at).status().unwrap();
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(at)
+            .status()
+            .unwrap();
         assert!(done.success(), "cannot mount a tmpfs at {}", at.display());
         Self(at.to_owned())
     }
 
     fn grow(&self, size: &str) {
-        let done = Command::new("mount").args(["-o", &format!("remount,size={size}")]).arg(&self.0).status().unwrap();
+        let done = Command::new("mount")
+            .args(["-o", &format!("remount,size={size}")])
+            .arg(&self.0)
+            .status()
+            .unwrap();
         assert!(done.success(), "cannot grow {}", self.0.display());
     }
 }
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        drop(Command::new("umount").args(["-l", "-q"]).arg(&self.0).stderr(Stdio::null()).status());
+        drop(
+            Command::new("umount")
+                .args(["-l", "-q"])
+                .arg(&self.0)
+                .stderr(Stdio::null())
+                .status(),
+        );
     }
 }
 
@@ -327,10 +538,14 @@ fn fill(path: &Path, from: u8, pieces_max: usize) -> (usize, Option<i32>) {
     let mut options = fs::OpenOptions::new();
     for n in 0..pieces_max {
         let piece = vec![from.wrapping_add(n as u8); PIECE];
-        let done = options.append(true).create(true).open(path).and_then(|mut file| {
-            file.write_all(&piece)?;
-            file.sync_all()
-        });
+        let done = options
+            .append(true)
+            .create(true)
+            .open(path)
+            .and_then(|mut file| {
+                file.write_all(&piece)?;
+                file.sync_all()
+            });
         if let Err(error) = done {
             return (n, error.raw_os_error());
         }
@@ -349,7 +564,12 @@ fn check_pieces(path: &Path, acknowledged: &[u8]) {
             wanted.next();
         }
     }
-    assert_eq!(wanted.next(), None, "{}: an acknowledged piece is missing", path.display());
+    assert_eq!(
+        wanted.next(),
+        None,
+        "{}: an acknowledged piece is missing",
+        path.display()
+    );
 }
 
 /// A member's disk runs full: writes that need it answer ENOSPC soon, reads go on, and nothing acknowledged is lost.
@@ -369,12 +589,17 @@ fn a_full_disk_refuses_and_loses_nothing() {
     let (first, errno) = fill(&file, 0, 400);
     assert!(first > 10, "only {first} MB fit");
     assert_eq!(errno, Some(libc::ENOSPC), "after {first} MB");
-    until("status to say it", SOON, || c.status(1).contains("n2: disk full"));
+    until("status to say it", SOON, || {
+        c.status(1).contains("n2: disk full")
+    });
     let began = Instant::now();
     let mut acknowledged: Vec<u8> = (0..first).map(|n| n as u8).collect();
     let (more, errno) = fill(&file, 200, 3);
     acknowledged.extend((0..more).map(|n| 200 + n as u8));
-    println!("full after {first} MB; asked again: {more} more, {errno:?} after {:?}", began.elapsed());
+    println!(
+        "full after {first} MB; asked again: {more} more, {errno:?} after {:?}",
+        began.elapsed()
+    );
     for i in c.members() {
         check_pieces(&c.at(i, "log"), &acknowledged);
     }
@@ -387,7 +612,9 @@ fn a_full_disk_refuses_and_loses_nothing() {
         acknowledged.extend(std::iter::repeat_n(220, done));
         done == 1
     });
-    until("status to be well again", SOON, || !c.status(3).contains("disk full"));
+    until("status to be well again", SOON, || {
+        !c.status(3).contains("disk full")
+    });
     for i in c.members() {
         check_pieces(&c.at(i, "log"), &acknowledged);
     }
@@ -396,11 +623,15 @@ fn a_full_disk_refuses_and_loses_nothing() {
     acknowledged.extend((0..second).map(|n| n as u8));
     assert_eq!(errno, Some(libc::ENOSPC), "full again after {second} MB");
     c.must(&["up", "-n", "4"]);
-    until("writes to go on with another member", Duration::from_secs(120), || {
-        let (done, _) = fill(&file, 230, 1);
-        acknowledged.extend(std::iter::repeat_n(230, done));
-        done == 1
-    });
+    until(
+        "writes to go on with another member",
+        Duration::from_secs(120),
+        || {
+            let (done, _) = fill(&file, 230, 1);
+            acknowledged.extend(std::iter::repeat_n(230, done));
+            done == 1
+        },
+    );
     let (more, errno) = fill(&file, 240, 5);
     acknowledged.extend((0..more).map(|n| 240 + n as u8));
     assert_eq!((more, errno), (5, None));

@@ -1,13 +1,13 @@
 //! The file system as its users meet it: real members, real mounts, ordinary programs and system calls. One file a
 //! family below `posix/`; each test has a cluster of its own.
 
-mod common;
 #[path = "posix/attributes.rs"]
 mod attributes;
 #[path = "posix/big.rs"]
 mod big;
 #[path = "posix/coherence.rs"]
 mod coherence;
+mod common;
 #[path = "posix/content.rs"]
 mod content;
 #[path = "posix/mapping.rs"]
@@ -31,10 +31,18 @@ const MEMBERS: usize = 3;
 /// Runs a script in a folder; it must succeed. Its standard output.
 fn sh(folder: &Path, script: &str) -> String {
     let mut command = Command::new("timeout");
-    command.args(["120", "sh", "-euc", script]).current_dir(folder).stdin(Stdio::null());
+    command
+        .args(["120", "sh", "-euc", script])
+        .current_dir(folder)
+        .stdin(Stdio::null());
     let out = command.output().expect("timeout and sh run");
     let (stdout, stderr) = (common::text(&out.stdout), common::text(&out.stderr));
-    assert!(out.status.success(), "`{script}` in {}: {} {stdout}{stderr}", folder.display(), out.status);
+    assert!(
+        out.status.success(),
+        "`{script}` in {}: {} {stdout}{stderr}",
+        folder.display(),
+        out.status
+    );
     stdout
 }
 
@@ -49,7 +57,10 @@ struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 

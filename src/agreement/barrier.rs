@@ -12,8 +12,14 @@ use crate::{
 use bytes::Bytes;
 use hydfs_types::{AgreementError, LogIndex, MemberId};
 use openraft::LinearizerOption;
-use std::{sync::{Mutex, PoisonError, Weak}, time::Duration};
-use tokio::{sync::{mpsc, oneshot}, time::{Instant, sleep, timeout_at}};
+use std::{
+    sync::{Mutex, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout_at},
+};
 
 /// Most callers of one member that wait for a barrier.
 pub const BARRIERS_MAX: usize = 16_384;
@@ -44,7 +50,9 @@ pub async fn run(group: Weak<Group>, mut asked: mpsc::Receiver<Waiter>) {
                 waiters.push(waiter);
             }
             waiters.retain(|waiter| !waiter.is_closed());
-            let Some(group) = group.upgrade().filter(|_| !waiters.is_empty()) else { break };
+            let Some(group) = group.upgrade().filter(|_| !waiters.is_empty()) else {
+                break;
+            };
             let answer = match group.progress().stopped() {
                 Some(stopped) => Some(Err(stopped)),
                 None => group.round().await.map(Ok),
@@ -73,7 +81,9 @@ impl Group {
     pub async fn barrier_by(&self, deadline: Instant) -> Result<LogIndex, AgreementError> {
         let begun = Instant::now();
         let (send, receive) = oneshot::channel();
-        self.barriers().try_send(send).map_err(|_| no_quorum(begun, "too many barriers wait".into()))?;
+        self.barriers()
+            .try_send(send)
+            .map_err(|_| no_quorum(begun, "too many barriers wait".into()))?;
         let index = match timeout_at(deadline, receive).await {
             Ok(Ok(answer)) => answer?,
             Ok(Err(_)) => return Err(AgreementError::Stopped("shut down".into())),
@@ -99,7 +109,11 @@ impl Group {
             Response::Unavailable { why } => why,
             other => format!("unexpected answer {other:?}"),
         };
-        *self.lease().trouble.lock().unwrap_or_else(PoisonError::into_inner) = why;
+        *self
+            .lease()
+            .trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = why;
         None
     }
 
@@ -110,10 +124,21 @@ impl Group {
             (leader, addr) => return Response::NotLeader { leader, addr },
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        let request = wire::request(&Request::Barrier { millis: left.as_millis() as u32 }, Bytes::new());
+        let request = wire::request(
+            &Request::Barrier {
+                millis: left.as_millis() as u32,
+            },
+            Bytes::new(),
+        );
         match self.peers().net.call(addr, request, left).await {
-            Ok(frame) => frame.message().unwrap_or_else(|error| Response::Unavailable { why: error.to_string() }),
-            Err(error) => Response::Unavailable { why: format!("the leader {leader}: {error}") },
+            Ok(frame) => frame
+                .message()
+                .unwrap_or_else(|error| Response::Unavailable {
+                    why: error.to_string(),
+                }),
+            Err(error) => Response::Unavailable {
+                why: format!("the leader {leader}: {error}"),
+            },
         }
     }
 
@@ -137,14 +162,17 @@ impl Group {
                 self.lease().confirm(before);
                 Response::Barrier { index }
             }
-            None => Response::Unavailable { why: "the leader has no majority".into() },
+            None => Response::Unavailable {
+                why: "the leader has no majority".into(),
+            },
         }
     }
 
     /// openraft's read index: by its lease if a majority's acknowledgement is younger than `age`, else by a round.
     async fn read_index(&self, age: Option<Duration>, deadline: Instant) -> Option<LogIndex> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let option = LinearizerOption::new(Some(age.unwrap_or_default()), true).with_wait_timeout(left);
+        let option =
+            LinearizerOption::new(Some(age.unwrap_or_default()), true).with_wait_timeout(left);
         match timeout_at(deadline, self.raft().get_read_linearizer(option)).await {
             Ok(Ok(read)) => Some(LogIndex(read.read_log_id().index())),
             Ok(Err(error)) => {
@@ -164,19 +192,32 @@ impl Group {
 
 impl Lease {
     pub fn new(watched: bool) -> Self {
-        Self { watched, suspended: Mutex::default(), trouble: Mutex::default() }
+        Self {
+            watched,
+            suspended: Mutex::default(),
+            trouble: Mutex::default(),
+        }
     }
 
     fn holds(&self) -> bool {
-        let confirmed = *self.suspended.lock().unwrap_or_else(PoisonError::into_inner);
+        let confirmed = *self
+            .suspended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         !self.watched || confirmed.is_some_and(|then| suspend::ran_on(then, suspend::suspended()))
     }
 
     fn confirm(&self, suspended: Duration) {
-        *self.suspended.lock().unwrap_or_else(PoisonError::into_inner) = Some(suspended);
+        *self
+            .suspended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(suspended);
     }
 
     fn trouble(&self) -> String {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }

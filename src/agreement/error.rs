@@ -11,11 +11,15 @@ pub enum Error {
     Log(#[from] StoreError),
     #[error("{path}: {source}")]
     Disk { path: String, source: io::Error },
-    #[error("the snapshot {path} is damaged: {why}; empty the data folder and let the member join again")]
+    #[error(
+        "the snapshot {path} is damaged: {why}; empty the data folder and let the member join again"
+    )]
     Snapshot { path: String, why: String },
     #[error("the agreement log holds a record that makes no sense: {0}")]
     Record(String),
-    #[error("the agreement log lacks the entries {from} to {to}; empty the data folder and let the member join again")]
+    #[error(
+        "the agreement log lacks the entries {from} to {to}; empty the data folder and let the member join again"
+    )]
     Hole { from: LogIndex, to: LogIndex },
     #[error("entry {index} cannot be read by this version of hydfs: {source}")]
     Entry { index: LogIndex, source: FrameError },

@@ -15,7 +15,8 @@ use crate::{
 };
 use hydfs_store::SyncMode;
 use hydfs_types::{
-    Agreement, AgreementError, AppliedWatch, BoxFuture, Clock, Command, Incarnation, LogIndex, MemberId, Reply, SessionId, Time,
+    Agreement, AgreementError, AppliedWatch, BoxFuture, Clock, Command, Incarnation, LogIndex,
+    MemberId, Reply, SessionId, Time,
 };
 use openraft::async_runtime::WatchReceiver;
 use std::{
@@ -23,7 +24,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::{Semaphore, mpsc, watch}, task::JoinHandle, time::Instant};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
 
 /// Most commands of one member that wait for an answer. The state's window of answers holds at least as many.
 pub const PROPOSALS_MAX: usize = 1024;
@@ -59,15 +64,30 @@ impl Group {
     /// leader (or, the only voter, leads at once). A folder that never was part of a group waits for [`Group::bootstrap`]
     /// or for a leader that adds it.
     pub async fn start(options: Options, state: Box<dyn StateMachine>) -> Result<Arc<Self>, Error> {
-        let config = options.timing.config(&options.retention).map_err(|error| Error::Timing(error.to_string()))?;
+        let config = options
+            .timing
+            .config(&options.retention)
+            .map_err(|error| Error::Timing(error.to_string()))?;
         let threads = options.log.sync == SyncMode::Thread;
-        let snapshots = Arc::new(Snapshots::open(options.disk.clone(), &options.dir, threads)?);
+        let snapshots = Arc::new(Snapshots::open(
+            options.disk.clone(),
+            &options.dir,
+            threads,
+        )?);
         let storage = Storage::open(options.disk, &options.dir, options.log)?;
         let progress = Arc::new(Progress::new());
         let peers = Peers::new(options.net, options.resolve);
         let machine = Machine::new(state, progress.clone(), snapshots);
-        let starting = Raft::new(options.me.0, Arc::new(config), peers.clone(), storage.clone(), machine);
-        let raft = Runtime::scope(options.seed, starting).await.map_err(|error| Error::Start(error.to_string()))?;
+        let starting = Raft::new(
+            options.me.0,
+            Arc::new(config),
+            peers.clone(),
+            storage.clone(),
+            machine,
+        );
+        let raft = Runtime::scope(options.seed, starting)
+            .await
+            .map_err(|error| Error::Start(error.to_string()))?;
         let (leadership_changed, leadership) = watch::channel((0, None));
         let (barriers, asked) = mpsc::channel(BARRIERS_MAX);
         let group = Arc::new(Self {
@@ -112,7 +132,11 @@ impl Group {
 
     /// Whether this member leads and a majority of voters acknowledged it at most `age` ago.
     pub fn leads_within(&self, age: Duration) -> bool {
-        self.is_leader() && self.metrics().quorum_age.is_some_and(|acknowledged| acknowledged <= age)
+        self.is_leader()
+            && self
+                .metrics()
+                .quorum_age
+                .is_some_and(|acknowledged| acknowledged <= age)
     }
 
     /// Stops taking part, with everything written on disk. Callers that still wait are told that it stopped.
@@ -199,7 +223,10 @@ impl Agreement for Group {
     }
 
     fn wait_applied(&self, index: LogIndex) -> BoxFuture<'_, Result<(), AgreementError>> {
-        Box::pin(self.progress.reached(index, Instant::now() + APPLIED_DEADLINE))
+        Box::pin(
+            self.progress
+                .reached(index, Instant::now() + APPLIED_DEADLINE),
+        )
     }
 
     fn applied(&self) -> AppliedWatch {
@@ -217,7 +244,10 @@ async fn monitor(raft: Raft, leadership: watch::Sender<Leadership>, progress: Ar
     loop {
         let now = {
             let metrics = server.borrow_watched();
-            (metrics.vote.leader_id.term, metrics.current_leader.map(MemberId))
+            (
+                metrics.vote.leader_id.term,
+                metrics.current_leader.map(MemberId),
+            )
         };
         leadership.send_if_modified(|known| std::mem::replace(known, now) != now);
         if server.changed().await.is_err() {
@@ -225,7 +255,9 @@ async fn monitor(raft: Raft, leadership: watch::Sender<Leadership>, progress: Ar
         }
     }
     let state = raft.metrics().borrow_watched().running_state.clone();
-    let why = state.err().map_or_else(|| "openraft stopped".to_owned(), |error| error.to_string());
+    let why = state
+        .err()
+        .map_or_else(|| "openraft stopped".to_owned(), |error| error.to_string());
     leadership.send_modify(|known| known.1 = None);
     progress.stop(why);
 }

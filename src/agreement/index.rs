@@ -57,9 +57,17 @@ impl Index {
             self.first = id.index;
             self.cached_from = id.index;
         }
-        assert_eq!(id.index, self.next(), "entries of the agreement log are consecutive");
+        assert_eq!(
+            id.index,
+            self.next(),
+            "entries of the agreement log are consecutive"
+        );
         self.cached_bytes += command_bytes(&entry);
-        self.slots.push_back(Slot { id, at, entry: Some(entry) });
+        self.slots.push_back(Slot {
+            id,
+            at,
+            entry: Some(entry),
+        });
         self.evict();
     }
 
@@ -78,7 +86,11 @@ impl Index {
         if self.purged.is_some_and(|purged| purged.index >= id.index) {
             return;
         }
-        while self.slots.front().is_some_and(|slot| slot.id.index <= id.index) {
+        while self
+            .slots
+            .front()
+            .is_some_and(|slot| slot.id.index <= id.index)
+        {
             let slot = self.slots.pop_front().expect("looked at above");
             self.cached_bytes -= slot.entry.as_ref().map_or(0, command_bytes);
             self.first = slot.id.index + 1;
@@ -94,7 +106,8 @@ impl Index {
     pub fn range(&self, range: Range<u64>) -> impl Iterator<Item = &Slot> {
         let from = range.start.max(self.first).min(self.next());
         let to = range.end.min(self.next()).max(from);
-        self.slots.range((from - self.first) as usize..(to - self.first) as usize)
+        self.slots
+            .range((from - self.first) as usize..(to - self.first) as usize)
     }
 
     fn evict(&mut self) {

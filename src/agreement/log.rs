@@ -13,7 +13,10 @@ use crate::{
 };
 use hydfs_store::{Disk, Log, LogOptions, Position, StoreError, SyncMode};
 use hydfs_types::LogIndex;
-use openraft::{LogState, RaftLogReader, storage::{IOFlushed, RaftLogStorage}};
+use openraft::{
+    LogState, RaftLogReader,
+    storage::{IOFlushed, RaftLogStorage},
+};
 use std::{
     fmt::Debug,
     io,
@@ -48,21 +51,36 @@ impl Storage {
             record::replay(&mut index, at, kind, payload).map_err(|error| {
                 let why = error.to_string();
                 wrong = Some(error);
-                StoreError::Malformed { what: format!("a record at {at}"), why }
+                StoreError::Malformed {
+                    what: format!("a record at {at}"),
+                    why,
+                }
             })
         });
         if let Some(error) = wrong {
             return Err(error);
         }
         let wanted = index.purged.map_or(0, |id| id.index + 1);
-        let first = index.range(0..u64::MAX).next().map_or(wanted, |slot| slot.id.index);
+        let first = index
+            .range(0..u64::MAX)
+            .next()
+            .map_or(wanted, |slot| slot.id.index);
         if first > wanted {
-            return Err(Error::Hole { from: LogIndex(wanted), to: LogIndex(first - 1) });
+            return Err(Error::Hole {
+                from: LogIndex(wanted),
+                to: LogIndex(first - 1),
+            });
         }
         // The mark was written after its entries; where a cut took them, it says no more than what is left.
         index.committed = index.committed.filter(|id| Some(*id) <= index.last());
         let threads = options.sync == SyncMode::Thread;
-        Ok(Self { shared: Arc::new(Shared { log: opened?, threads, index: Mutex::new(index) }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                log: opened?,
+                threads,
+                index: Mutex::new(index),
+            }),
+        })
     }
 
     /// Makes everything written so far durable.
@@ -71,11 +89,17 @@ impl Storage {
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
-        self.shared.index.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .index
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a record, again and again while the disk is full.
-    async fn write(&self, mut record: impl FnMut(&Log) -> Result<Position, StoreError>) -> Result<Position, Error> {
+    async fn write(
+        &self,
+        mut record: impl FnMut(&Log) -> Result<Position, StoreError>,
+    ) -> Result<Position, Error> {
         let deadline = Instant::now() + FULL_DISK_DEADLINE;
         loop {
             match record(&self.shared.log) {
@@ -121,7 +145,10 @@ impl Storage {
     /// Lets go of files whose entries a snapshot covers, once the record that says so is durable.
     async fn drop_files(&self, marked: Position) -> Result<(), Error> {
         self.shared.log.sync().await?;
-        let keep = self.index().first_at().map_or(marked, |first| first.min(marked));
+        let keep = self
+            .index()
+            .first_at()
+            .map_or(marked, |first| first.min(marked));
         if !self.shared.threads {
             return Ok(self.shared.log.drop_before(keep)?);
         }
@@ -139,7 +166,11 @@ impl RaftLogReader<Types> for Storage {
         Ok(self.read(bounds(&range), usize::MAX)?)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
         Ok(self.read(start..end, APPEND_BYTES_MAX)?)
     }
 
@@ -153,7 +184,10 @@ impl RaftLogStorage<Types> for Storage {
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
         let index = self.index();
-        Ok(LogState { last_purged_log_id: index.purged, last_log_id: index.last() })
+        Ok(LogState {
+            last_purged_log_id: index.purged,
+            last_log_id: index.last(),
+        })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -189,14 +223,22 @@ impl RaftLogStorage<Types> for Storage {
         let news = {
             let mut index = self.index();
             let known = index.committed;
-            if index.committed_written == known { None } else { index.committed_written = known; known }
+            if index.committed_written == known {
+                None
+            } else {
+                index.committed_written = known;
+                known
+            }
         };
         if let Some(committed) = news {
-            self.write(|log| record::write_committed(log, committed)).await?;
+            self.write(|log| record::write_committed(log, committed))
+                .await?;
         }
         // Asked for here: it covers exactly what is written now.
         let synced = self.shared.log.sync();
-        tokio::spawn(async move { callback.io_completed(synced.await.map_err(|error| Error::from(error).into())) });
+        tokio::spawn(async move {
+            callback.io_completed(synced.await.map_err(|error| Error::from(error).into()))
+        });
         Ok(())
     }
 
@@ -219,7 +261,8 @@ impl RaftLogStorage<Types> for Storage {
             self.write(|log| record::write_vote(log, vote)).await?;
         }
         if let Some(committed) = committed {
-            self.write(|log| record::write_committed(log, committed)).await?;
+            self.write(|log| record::write_committed(log, committed))
+                .await?;
         }
         let this = self.clone();
         tokio::spawn(async move {

@@ -3,14 +3,22 @@
 use crate::{
     error::Error,
     progress::Progress,
-    raft::{Entry, LogId, Outcome, Payload, Sealed, Snapshot, SnapshotMeta, StoredMembership, Types},
+    raft::{
+        Entry, LogId, Outcome, Payload, Sealed, Snapshot, SnapshotMeta, StoredMembership, Types,
+    },
     snapshots::Snapshots,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use hydfs_types::{CommandError, Envelope, LogIndex, Reply};
-use openraft::{RaftSnapshotBuilder, storage::{EntryResponder, RaftStateMachine}};
-use std::{io, sync::{Arc, Mutex, PoisonError}};
+use openraft::{
+    RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine},
+};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// The local copy of the agreed state, handed in by the member. Called in log order, on the runtime of the group: each call returns soon.
 pub trait StateMachine: Send + 'static {
@@ -42,8 +50,18 @@ pub struct Builder {
 }
 
 impl Machine {
-    pub fn new(state: Box<dyn StateMachine>, progress: Arc<Progress>, snapshots: Arc<Snapshots>) -> Self {
-        Self { state: Mutex::new(state), applied: None, members: StoredMembership::default(), progress, snapshots }
+    pub fn new(
+        state: Box<dyn StateMachine>,
+        progress: Arc<Progress>,
+        snapshots: Arc<Snapshots>,
+    ) -> Self {
+        Self {
+            state: Mutex::new(state),
+            applied: None,
+            members: StoredMembership::default(),
+            progress,
+            snapshots,
+        }
     }
 
     fn state(&mut self) -> &mut dyn StateMachine {
@@ -54,7 +72,8 @@ impl Machine {
         let index = LogIndex(entry.log_id.index);
         let outcome = match entry.payload {
             Payload::Normal(Sealed(bytes)) => {
-                let envelope = hydfs_types::decode(&bytes).map_err(|source| Error::Entry { index, source })?;
+                let envelope =
+                    hydfs_types::decode(&bytes).map_err(|source| Error::Entry { index, source })?;
                 Some(self.state().apply(index, envelope))
             }
             Payload::Blank => {
@@ -98,15 +117,28 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.members.clone() };
+        let meta = SnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.members.clone(),
+        };
         let state = self.state().snapshot().into();
-        Builder { meta, state, snapshots: self.snapshots.clone() }
+        Builder {
+            meta,
+            state,
+            snapshots: self.snapshots.clone(),
+        }
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Bytes) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        state: Bytes,
+    ) -> Result<(), io::Error> {
         let index = LogIndex(meta.last_log_id.map_or(0, |id| id.index));
         self.snapshots.save(meta, state.clone()).await?;
-        self.state().restore(&state, index).map_err(|why| Error::Restore { index, why })?;
+        self.state()
+            .restore(&state, index)
+            .map_err(|why| Error::Restore { index, why })?;
         self.applied = meta.last_log_id;
         self.members = meta.last_membership.clone();
         self.progress.advance(index);
@@ -123,6 +155,9 @@ impl RaftSnapshotBuilder<Types> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         self.snapshots.save(&self.meta, self.state.clone()).await?;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: self.state.clone() })
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: self.state.clone(),
+        })
     }
 }

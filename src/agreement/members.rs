@@ -68,15 +68,21 @@ impl Group {
     /// Makes a new group of which this member is the only voter. On a folder that is part of a group this is refused.
     pub async fn bootstrap(&self) -> Result<(), ChangeError> {
         let only = BTreeMap::from([(self.me().0, Address(self.peers().net.local_addr()))]);
-        self.raft().initialize(only).await.map_err(|error| match error {
-            RaftError::APIError(error) => ChangeError::Refused(error.to_string()),
-            RaftError::Fatal(error) => ChangeError::Stopped(error.to_string()),
-        })
+        self.raft()
+            .initialize(only)
+            .await
+            .map_err(|error| match error {
+                RaftError::APIError(error) => ChangeError::Refused(error.to_string()),
+                RaftError::Fatal(error) => ChangeError::Stopped(error.to_string()),
+            })
     }
 
     /// Whether this folder is or was part of a group.
     pub async fn has_log(&self) -> Result<bool, ChangeError> {
-        self.raft().is_initialized().await.map_err(|error| ChangeError::Stopped(error.to_string()))
+        self.raft()
+            .is_initialized()
+            .await
+            .map_err(|error| ChangeError::Stopped(error.to_string()))
     }
 
     /// Has the leader send the log to a member, which gets no vote by it. Does nothing if that is so; a new address is noted.
@@ -99,22 +105,35 @@ impl Group {
         if *self.membership().get_joint_config() == [voters.clone()] {
             return Ok(());
         }
-        self.change(ChangeMembers::ReplaceAllVoters(voters), true).await
+        self.change(ChangeMembers::ReplaceAllVoters(voters), true)
+            .await
     }
 
     /// Takes a member out of the group, its vote first. A leader transfers its leadership before it is removed.
     pub async fn remove(&self, member: MemberId) -> Result<(), ChangeError> {
         if member == self.me() && self.is_leader() {
-            return Err(ChangeError::Refused("the leader cannot remove itself: transfer leadership first".into()));
+            return Err(ChangeError::Refused(
+                "the leader cannot remove itself: transfer leadership first".into(),
+            ));
         }
         let voters: BTreeSet<MemberId> = self.membership().voter_ids().map(MemberId).collect();
         if voters.contains(&member) {
-            self.set_voters(voters.into_iter().filter(|voter| *voter != member).collect()).await?;
+            self.set_voters(
+                voters
+                    .into_iter()
+                    .filter(|voter| *voter != member)
+                    .collect(),
+            )
+            .await?;
         }
         if self.membership().get_node(&member.0).is_none() {
             return Ok(());
         }
-        self.change(ChangeMembers::RemoveNodes(BTreeSet::from([member.0])), false).await
+        self.change(
+            ChangeMembers::RemoveNodes(BTreeSet::from([member.0])),
+            false,
+        )
+        .await
     }
 
     /// Hands leadership to a voter and waits until this member has given it up.
@@ -124,24 +143,38 @@ impl Group {
             return Err(ChangeError::NotLeader(metrics.leader));
         }
         // openraft leads no more once it began, so somebody who cannot take over is not asked.
-        let heard = metrics.heard.get(&to).copied().flatten().is_some_and(|age| age <= HEARD_WITHIN);
+        let heard = metrics
+            .heard
+            .get(&to)
+            .copied()
+            .flatten()
+            .is_some_and(|age| age <= HEARD_WITHIN);
         if !metrics.voters.contains(&to) || !heard {
-            return Err(ChangeError::Refused(format!("{to} is no voter that answers")));
+            return Err(ChangeError::Refused(format!(
+                "{to} is no voter that answers"
+            )));
         }
         let begun = self.raft().trigger().transfer_leader(to.0).await;
         begun.map_err(|error| ChangeError::Stopped(error.to_string()))?;
         let mut leadership = self.watch_leader();
-        let given_up = leadership.wait_for(|(_, leader)| leader.is_some_and(|leader| leader != self.me()));
+        let given_up =
+            leadership.wait_for(|(_, leader)| leader.is_some_and(|leader| leader != self.me()));
         match timeout(TRANSFER_DEADLINE, given_up).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(ChangeError::Stopped("shut down".into())),
-            Err(_) => Err(ChangeError::NoQuorum { millis: TRANSFER_DEADLINE.as_millis() as u64 }),
+            Err(_) => Err(ChangeError::NoQuorum {
+                millis: TRANSFER_DEADLINE.as_millis() as u64,
+            }),
         }
     }
 
     /// Takes a snapshot of the local state now and drops the log behind it.
     pub async fn trigger_snapshot(&self) -> Result<(), ChangeError> {
-        self.raft().trigger().snapshot().await.map_err(|error| ChangeError::Stopped(error.to_string()))
+        self.raft()
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(|error| ChangeError::Stopped(error.to_string()))
     }
 
     /// The group as this member sees it.
@@ -150,8 +183,16 @@ impl Group {
         let raft = watch.borrow_watched();
         let index = |id: Option<crate::raft::LogId>| id.map(|id| LogIndex(id.index));
         let membership = raft.membership_config.membership();
-        let matched = raft.replication.iter().flatten().filter(|(id, _)| **id != raft.id);
-        let heard = raft.heartbeat.iter().flatten().filter(|(id, _)| **id != raft.id);
+        let matched = raft
+            .replication
+            .iter()
+            .flatten()
+            .filter(|(id, _)| **id != raft.id);
+        let heard = raft
+            .heartbeat
+            .iter()
+            .flatten()
+            .filter(|(id, _)| **id != raft.id);
         Metrics {
             term: raft.current_term,
             leader: raft.current_leader.map(MemberId),
@@ -163,8 +204,12 @@ impl Group {
             voters: membership.voter_ids().map(MemberId).collect(),
             learners: membership.learner_ids().map(MemberId).collect(),
             joint: membership.get_joint_config().len() > 1,
-            matched: matched.map(|(id, at)| (MemberId(*id), index(*at))).collect(),
-            heard: heard.map(|(id, at)| (MemberId(*id), at.map(|at| at.elapsed()))).collect(),
+            matched: matched
+                .map(|(id, at)| (MemberId(*id), index(*at)))
+                .collect(),
+            heard: heard
+                .map(|(id, at)| (MemberId(*id), at.map(|at| at.elapsed())))
+                .collect(),
             quorum_age: raft.last_quorum_acked.map(|at| at.elapsed()),
         }
     }
@@ -176,7 +221,11 @@ impl Group {
     }
 
     /// A change of voters takes two entries. It runs in a task of its own, so that a caller who goes away leaves none half done.
-    async fn change(&self, change: ChangeMembers<u64, Address>, retain: bool) -> Result<(), ChangeError> {
+    async fn change(
+        &self,
+        change: ChangeMembers<u64, Address>,
+        retain: bool,
+    ) -> Result<(), ChangeError> {
         if !self.is_leader() {
             return Err(ChangeError::NotLeader(self.watch_leader().borrow().1));
         }
@@ -184,12 +233,18 @@ impl Group {
         match timeout(CHANGE_DEADLINE, tokio::spawn(changed(raft, change, retain))).await {
             Ok(Ok(done)) => done,
             Ok(Err(panicked)) => Err(ChangeError::Stopped(panicked.to_string())),
-            Err(_) => Err(ChangeError::NoQuorum { millis: CHANGE_DEADLINE.as_millis() as u64 }),
+            Err(_) => Err(ChangeError::NoQuorum {
+                millis: CHANGE_DEADLINE.as_millis() as u64,
+            }),
         }
     }
 }
 
-async fn changed(raft: Raft, change: ChangeMembers<u64, Address>, retain: bool) -> Result<(), ChangeError> {
+async fn changed(
+    raft: Raft,
+    change: ChangeMembers<u64, Address>,
+    retain: bool,
+) -> Result<(), ChangeError> {
     match raft.change_membership(change, retain).await {
         Ok(_) => Ok(()),
         Err(RaftError::Fatal(error)) => Err(ChangeError::Stopped(error.to_string())),

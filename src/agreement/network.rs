@@ -2,7 +2,10 @@
 
 use crate::{
     raft::{Snapshot, Types, Vote},
-    wire::{self, Append, AppendAnswer, Piece, Request, Response, SNAPSHOT_PIECE_BYTES, Transfer, VoteAsk},
+    wire::{
+        self, Append, AppendAnswer, Piece, Request, Response, SNAPSHOT_PIECE_BYTES, Transfer,
+        VoteAsk,
+    },
 };
 use bytes::Bytes;
 use hydfs_types::{MemberId, Net, NetError};
@@ -11,8 +14,8 @@ use openraft::{
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     network::RPCOption,
     raft::{
-        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-        VoteRequest, VoteResponse,
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
     },
 };
 use std::{
@@ -22,7 +25,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{sync::watch, time::{Instant, timeout}};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 /// An append waits at least this long for its answer: the other side syncs its disk before it answers.
 const APPEND_DEADLINE_MIN: Duration = Duration::from_millis(2000);
@@ -66,13 +72,29 @@ pub struct Link {
 
 impl Peers {
     pub fn new(net: Arc<dyn Net>, resolve: Resolve) -> Self {
-        Self { net, resolve, unanswered: Arc::default() }
+        Self {
+            net,
+            resolve,
+            unanswered: Arc::default(),
+        }
     }
 
     fn link(&self, target: u64, node: &wire::Address, heartbeat: bool) -> Link {
-        let mut all = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
-        let unanswered = all.entry(target).or_insert_with(|| Arc::new(watch::Sender::new(None))).clone();
-        Link { peers: self.clone(), target: MemberId(target), known: node.0, heartbeat, unanswered }
+        let mut all = self
+            .unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let unanswered = all
+            .entry(target)
+            .or_insert_with(|| Arc::new(watch::Sender::new(None)))
+            .clone();
+        Link {
+            peers: self.clone(),
+            target: MemberId(target),
+            known: node.0,
+            heartbeat,
+            unanswered,
+        }
     }
 }
 
@@ -90,19 +112,33 @@ impl RaftNetworkFactory<Types> for Peers {
 
 impl Link {
     /// An `Unreachable` leaves nothing unanswered: nothing was sent.
-    async fn call(&self, request: &Request, body: Bytes, deadline: Duration) -> Result<Response, RPCError<Types>> {
+    async fn call(
+        &self,
+        request: &Request,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<Response, RPCError<Types>> {
         let addr = (self.peers.resolve)(self.target).unwrap_or(self.known);
-        let answer = self.peers.net.call(addr, wire::request(request, body), deadline).await;
+        let answer = self
+            .peers
+            .net
+            .call(addr, wire::request(request, body), deadline)
+            .await;
         let frame = answer.map_err(|error| match error {
             NetError::Unreachable { .. } | NetError::Refused { .. } => {
                 self.unanswered.send_replace(None);
                 RPCError::Unreachable(Unreachable::new(&error))
             }
-            NetError::TimedOut { .. } | NetError::Broken { .. } => RPCError::Network(NetworkError::new(&error)),
+            NetError::TimedOut { .. } | NetError::Broken { .. } => {
+                RPCError::Network(NetworkError::new(&error))
+            }
         })?;
-        self.unanswered.send_if_modified(|sent| sent.take().is_some());
+        self.unanswered
+            .send_if_modified(|sent| sent.take().is_some());
         match frame.message() {
-            Ok(Response::Unavailable { why }) => Err(RPCError::Network(NetworkError::from_string(why))),
+            Ok(Response::Unavailable { why }) => {
+                Err(RPCError::Network(NetworkError::from_string(why)))
+            }
             Ok(response) => Ok(response),
             Err(error) => Err(RPCError::Network(NetworkError::new(&error))),
         }
@@ -112,40 +148,75 @@ impl Link {
     async fn wait_for_life(&self) -> Result<(), RPCError<Types>> {
         let mut unanswered = self.unanswered.subscribe();
         let sent = *unanswered.borrow();
-        let Some(wait) = sent.and_then(|sent| SILENCE.checked_sub(sent.elapsed())) else { return Ok(()) };
+        let Some(wait) = sent.and_then(|sent| SILENCE.checked_sub(sent.elapsed())) else {
+            return Ok(());
+        };
         match timeout(wait.min(SILENCE_STEP), unanswered.wait_for(Option::is_none)).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(RPCError::Unreachable(Unreachable::from_string(format!("{} has left an append unanswered", self.target)))),
+            Err(_) => Err(RPCError::Unreachable(Unreachable::from_string(format!(
+                "{} has left an append unanswered",
+                self.target
+            )))),
         }
     }
 
-    async fn ask_vote(&self, request: Request, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn ask_vote(
+        &self,
+        request: Request,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         match self.call(&request, Bytes::new(), option.hard_ttl()).await? {
-            Response::Vote { vote, granted, last } => {
-                Ok(VoteResponse::new(Vote::from(vote), last.map(Into::into), granted))
-            }
+            Response::Vote {
+                vote,
+                granted,
+                last,
+            } => Ok(VoteResponse::new(
+                Vote::from(vote),
+                last.map(Into::into),
+                granted,
+            )),
             other => Err(unexpected(&other)),
         }
     }
 
     /// Sends the pieces that the other side says it wants, until it has restored the state. Its answer is its vote: one higher
     /// than ours ends the transfer. What a broken transfer left there is not sent again.
-    async fn send_snapshot(&self, vote: Vote, snapshot: &Snapshot) -> Result<Vote, RPCError<Types>> {
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: &Snapshot,
+    ) -> Result<Vote, RPCError<Types>> {
         let total = snapshot.snapshot.len() as u64;
         let (mut offset, mut failures) = (0, 0);
         let mut arrived = None;
         loop {
-            if offset == total && arrived.get_or_insert_with(Instant::now).elapsed() > RESTORE_DEADLINE {
-                return Err(RPCError::Network(NetworkError::from_string("the snapshot is not restored in time")));
+            if offset == total
+                && arrived.get_or_insert_with(Instant::now).elapsed() > RESTORE_DEADLINE
+            {
+                return Err(RPCError::Network(NetworkError::from_string(
+                    "the snapshot is not restored in time",
+                )));
             }
             let end = total.min(offset + SNAPSHOT_PIECE_BYTES as u64);
-            let piece = Piece { vote: vote.into(), meta: (&snapshot.meta).into(), offset, total };
+            let piece = Piece {
+                vote: vote.into(),
+                meta: (&snapshot.meta).into(),
+                offset,
+                total,
+            };
             let body = snapshot.snapshot.slice(offset as usize..end as usize);
-            match self.call(&Request::Piece(piece), body, PIECE_DEADLINE).await {
-                Ok(Response::Piece { vote: theirs, done, .. }) if done || Vote::from(theirs) > vote => {
+            match self
+                .call(&Request::Piece(piece), body, PIECE_DEADLINE)
+                .await
+            {
+                Ok(Response::Piece {
+                    vote: theirs, done, ..
+                }) if done || Vote::from(theirs) > vote => {
                     return Ok(theirs.into());
                 }
-                Ok(Response::Piece { next, .. }) if next >= end && next <= total => (offset, failures) = (next, 0),
+                Ok(Response::Piece { next, .. }) if next >= end && next <= total => {
+                    (offset, failures) = (next, 0)
+                }
                 // It begins anew: it was restarted, or another leader came between.
                 Ok(Response::Piece { next, .. }) if failures < PIECE_RETRIES => {
                     (offset, failures) = (next.min(total), failures + 1);
@@ -176,7 +247,11 @@ impl RaftNetworkV2<Types> for Link {
             committed: rpc.leader_commit.map(Into::into),
             entries,
         });
-        let deadline = if self.heartbeat { option.hard_ttl() } else { option.hard_ttl().max(APPEND_DEADLINE_MIN) };
+        let deadline = if self.heartbeat {
+            option.hard_ttl()
+        } else {
+            option.hard_ttl().max(APPEND_DEADLINE_MIN)
+        };
         if !self.heartbeat {
             self.wait_for_life().await?;
             self.unanswered.send_replace(Some(Instant::now()));
@@ -184,7 +259,9 @@ impl RaftNetworkV2<Types> for Link {
         match self.call(&request, body, deadline).await? {
             Response::Append(answer) => Ok(match answer {
                 AppendAnswer::Success => AppendEntriesResponse::Success,
-                AppendAnswer::Partial(id) => AppendEntriesResponse::PartialSuccess(id.map(Into::into)),
+                AppendAnswer::Partial(id) => {
+                    AppendEntriesResponse::PartialSuccess(id.map(Into::into))
+                }
                 AppendAnswer::Conflict => AppendEntriesResponse::Conflict,
                 AppendAnswer::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
             }),
@@ -192,11 +269,19 @@ impl RaftNetworkV2<Types> for Link {
         }
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask_vote(Request::Vote(rpc.into()), option).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.ask_vote(Request::PreVote(rpc.into()), option).await
     }
 
@@ -227,7 +312,9 @@ impl RaftNetworkV2<Types> for Link {
         match self.call(&request, Bytes::new(), option.hard_ttl()).await? {
             Response::Transfer { done: true } => Ok(Ok(())),
             // The reason is logged over there.
-            Response::Transfer { done: false } => Err(RPCError::Network(NetworkError::from_string("transfer declined"))),
+            Response::Transfer { done: false } => Err(RPCError::Network(
+                NetworkError::from_string("transfer declined"),
+            )),
             other => Err(unexpected(&other)),
         }
     }
@@ -235,7 +322,11 @@ impl RaftNetworkV2<Types> for Link {
 
 impl From<VoteRequest<Types>> for VoteAsk {
     fn from(rpc: VoteRequest<Types>) -> Self {
-        Self { vote: rpc.vote.into(), last: rpc.last_log_id.map(Into::into), transfer: rpc.leadership_transfer }
+        Self {
+            vote: rpc.vote.into(),
+            last: rpc.last_log_id.map(Into::into),
+            transfer: rpc.leadership_transfer,
+        }
     }
 }
 
@@ -248,5 +339,7 @@ impl From<VoteAsk> for VoteRequest<Types> {
 }
 
 fn unexpected(response: &Response) -> RPCError<Types> {
-    RPCError::Network(NetworkError::from_string(format!("unexpected answer {response:?}")))
+    RPCError::Network(NetworkError::from_string(format!(
+        "unexpected answer {response:?}"
+    )))
 }

@@ -64,13 +64,19 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { snapshot_entries: 20_000, keep_entries: 5_000 }
+        Self {
+            snapshot_entries: 20_000,
+            keep_entries: 5_000,
+        }
     }
 }
 
 impl Timing {
     /// openraft's configuration.
-    pub(crate) fn config(&self, retention: &Retention) -> Result<openraft::Config, openraft::ConfigError> {
+    pub(crate) fn config(
+        &self,
+        retention: &Retention,
+    ) -> Result<openraft::Config, openraft::ConfigError> {
         let millis = |duration: Duration| duration.as_millis() as u64;
         openraft::Config {
             cluster_name: "hydfs".into(),

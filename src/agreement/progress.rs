@@ -1,8 +1,14 @@
 //! How far the local copy of the agreed state is, and who waits for it to get further.
 
 use hydfs_types::{AgreementError, AppliedWatch, LogIndex};
-use std::{collections::BTreeMap, sync::{Mutex, MutexGuard, PoisonError}};
-use tokio::{sync::{oneshot, watch}, time::{Instant, timeout_at}};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, timeout_at},
+};
 
 /// Abandoned waiters are swept out whenever this many were added since the last sweep.
 const SWEEP_EVERY: usize = 1024;
@@ -23,7 +29,10 @@ struct Waiting {
 
 impl Progress {
     pub fn new() -> Self {
-        Self { applied: watch::Sender::new(LogIndex(0)), waiting: Mutex::default() }
+        Self {
+            applied: watch::Sender::new(LogIndex(0)),
+            waiting: Mutex::default(),
+        }
     }
 
     /// Follows the index.
@@ -68,13 +77,20 @@ impl Progress {
     /// Waits until `index` is applied.
     pub async fn reached(&self, index: LogIndex, deadline: Instant) -> Result<(), AgreementError> {
         let begun = Instant::now();
-        let Some(waiter) = self.register(index)? else { return Ok(()) };
+        let Some(waiter) = self.register(index)? else {
+            return Ok(());
+        };
         match timeout_at(deadline, waiter).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(self.stopped().unwrap_or_else(|| AgreementError::Stopped("shut down".into()))),
+            Ok(Err(_)) => Err(self
+                .stopped()
+                .unwrap_or_else(|| AgreementError::Stopped("shut down".into()))),
             Err(_) => Err(AgreementError::NoQuorum {
                 millis: begun.elapsed().as_millis() as u64,
-                why: format!("the entry {index} has not reached this member, which is at {}", self.applied()),
+                why: format!(
+                    "the entry {index} has not reached this member, which is at {}",
+                    self.applied()
+                ),
             }),
         }
     }
@@ -135,15 +151,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn ends_at_the_deadline_or_when_stopped() {
         let progress = Arc::new(Progress::new());
-        assert!(matches!(progress.reached(LogIndex(1), soon()).await, Err(AgreementError::NoQuorum { millis: 1000, .. })));
+        assert!(matches!(
+            progress.reached(LogIndex(1), soon()).await,
+            Err(AgreementError::NoQuorum { millis: 1000, .. })
+        ));
         let waiter = tokio::spawn({
             let progress = progress.clone();
             async move { progress.reached(LogIndex(1), soon()).await }
         });
         tokio::task::yield_now().await;
         progress.stop("disk".into());
-        assert_eq!(waiter.await.unwrap(), Err(AgreementError::Stopped("disk".into())));
-        assert_eq!(progress.reached(LogIndex(1), soon()).await, Err(AgreementError::Stopped("disk".into())));
+        assert_eq!(
+            waiter.await.unwrap(),
+            Err(AgreementError::Stopped("disk".into()))
+        );
+        assert_eq!(
+            progress.reached(LogIndex(1), soon()).await,
+            Err(AgreementError::Stopped("disk".into()))
+        );
     }
 
     #[tokio::test(start_paused = true)]

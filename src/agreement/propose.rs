@@ -6,7 +6,9 @@ use crate::{
     wire::{self, COMMAND_BYTES_MAX, Propose, Request, Response},
 };
 use bytes::Bytes;
-use hydfs_types::{AgreementError, Applied, Command, CommandError, Envelope, MemberId, Net, Reply, Time};
+use hydfs_types::{
+    AgreementError, Applied, Command, CommandError, Envelope, MemberId, Net, Reply, Time,
+};
 use openraft::errors::{ClientWriteError, RaftError};
 use std::{net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -16,10 +18,17 @@ const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
 
 impl Group {
     /// As [`hydfs_types::Agreement::propose`], with a deadline of the caller's.
-    pub async fn propose_by(&self, command: Command, deadline: Instant) -> Result<Reply, AgreementError> {
+    pub async fn propose_by(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<Reply, AgreementError> {
         let begun = Instant::now();
         let Ok(Ok(_permit)) = timeout_at(deadline, self.proposals().acquire()).await else {
-            return Err(no_quorum(begun, "too many commands of this member wait for the leader".into()));
+            return Err(no_quorum(
+                begun,
+                "too many commands of this member wait for the leader".into(),
+            ));
         };
         let ticket = self.session().begin();
         let envelope = Envelope {
@@ -39,7 +48,12 @@ impl Group {
     }
 
     /// Tries until there is an answer, always under the same identity.
-    async fn commit(&self, envelope: Envelope, begun: Instant, deadline: Instant) -> Result<Applied, AgreementError> {
+    async fn commit(
+        &self,
+        envelope: Envelope,
+        begun: Instant,
+        deadline: Instant,
+    ) -> Result<Applied, AgreementError> {
         let mut leadership = self.watch_leader();
         let mut backoff = BACKOFF_MIN;
         let mut hint = None;
@@ -57,7 +71,10 @@ impl Group {
             };
             let why = match response {
                 Response::Applied(applied) => return Ok(applied),
-                Response::NotLeader { leader: Some(leader), addr: Some(addr) } if leader != self.me() => {
+                Response::NotLeader {
+                    leader: Some(leader),
+                    addr: Some(addr),
+                } if leader != self.me() => {
                     hint = Some((leader, addr));
                     format!("{leader} is said to lead")
                 }
@@ -77,7 +94,12 @@ impl Group {
     }
 
     /// One attempt, at a member that was named as the leader or at the leader known here.
-    async fn attempt(&self, envelope: Envelope, hint: Option<(MemberId, SocketAddr)>, deadline: Instant) -> Response {
+    async fn attempt(
+        &self,
+        envelope: Envelope,
+        hint: Option<(MemberId, SocketAddr)>,
+        deadline: Instant,
+    ) -> Response {
         match hint {
             Some((_, addr)) => ask(&*self.peers().net, addr, envelope, false, deadline).await,
             None => self.propose_for(envelope, true, deadline).await,
@@ -85,10 +107,17 @@ impl Group {
     }
 
     /// Commits the command if this member leads; else passes it on once if `forward`.
-    pub(crate) async fn propose_for(&self, envelope: Envelope, forward: bool, deadline: Instant) -> Response {
+    pub(crate) async fn propose_for(
+        &self,
+        envelope: Envelope,
+        forward: bool,
+        deadline: Instant,
+    ) -> Response {
         match self.leader_addr() {
             (Some(leader), _) if leader == self.me() => self.lead(envelope, deadline).await,
-            (Some(_), Some(addr)) if forward => ask(&*self.peers().net, addr, envelope, false, deadline).await,
+            (Some(_), Some(addr)) if forward => {
+                ask(&*self.peers().net, addr, envelope, false, deadline).await
+            }
             (leader, addr) => Response::NotLeader { leader, addr },
         }
     }
@@ -98,26 +127,48 @@ impl Group {
         envelope.time = self.now();
         let sealed = hydfs_types::encode(&envelope);
         if sealed.len() > COMMAND_BYTES_MAX {
-            let why = format!("a command of {} bytes is over the limit of {COMMAND_BYTES_MAX}", sealed.len());
-            return Response::Applied(Applied { index: self.progress().applied(), reply: Err(CommandError::Invalid(why)) });
+            let why = format!(
+                "a command of {} bytes is over the limit of {COMMAND_BYTES_MAX}",
+                sealed.len()
+            );
+            return Response::Applied(Applied {
+                index: self.progress().applied(),
+                reply: Err(CommandError::Invalid(why)),
+            });
         }
         let written = match timeout_at(deadline, self.raft().client_write(Sealed(sealed))).await {
             Ok(written) => written,
-            Err(_) => return Response::Unavailable { why: "no majority of voters took the command".into() },
+            Err(_) => {
+                return Response::Unavailable {
+                    why: "no majority of voters took the command".into(),
+                };
+            }
         };
         match written {
             Ok(written) => match written.data {
-                Some(reply) => Response::Applied(Applied { index: hydfs_types::LogIndex(written.log_id.index), reply }),
-                None => Response::Unavailable { why: "the entry was no command".into() },
+                Some(reply) => Response::Applied(Applied {
+                    index: hydfs_types::LogIndex(written.log_id.index),
+                    reply,
+                }),
+                None => Response::Unavailable {
+                    why: "the entry was no command".into(),
+                },
             },
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => match to.leader_id.map(MemberId) {
-                // Its own name only says that its lease ran out: nobody better is known.
-                Some(leader) if leader != self.me() => {
-                    Response::NotLeader { leader: Some(leader), addr: to.leader_node.map(|node| node.0) }
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                match to.leader_id.map(MemberId) {
+                    // Its own name only says that its lease ran out: nobody better is known.
+                    Some(leader) if leader != self.me() => Response::NotLeader {
+                        leader: Some(leader),
+                        addr: to.leader_node.map(|node| node.0),
+                    },
+                    _ => Response::Unavailable {
+                        why: "the leader has lost its majority".into(),
+                    },
                 }
-                _ => Response::Unavailable { why: "the leader has lost its majority".into() },
+            }
+            Err(error) => Response::Unavailable {
+                why: error.to_string(),
             },
-            Err(error) => Response::Unavailable { why: error.to_string() },
         }
     }
 }
@@ -133,21 +184,46 @@ pub async fn propose_via(
     let begun = Instant::now();
     match ask(net, addr, envelope, true, begun + deadline).await {
         Response::Applied(applied) => Ok(applied),
-        Response::NotLeader { .. } => Err(no_quorum(begun, "the member that was asked knows no leader".into())),
+        Response::NotLeader { .. } => Err(no_quorum(
+            begun,
+            "the member that was asked knows no leader".into(),
+        )),
         Response::Unavailable { why } => Err(no_quorum(begun, why)),
         other => Err(no_quorum(begun, format!("unexpected answer {other:?}"))),
     }
 }
 
-async fn ask(net: &dyn Net, addr: SocketAddr, envelope: Envelope, forward: bool, deadline: Instant) -> Response {
+async fn ask(
+    net: &dyn Net,
+    addr: SocketAddr,
+    envelope: Envelope,
+    forward: bool,
+    deadline: Instant,
+) -> Response {
     let left = deadline.saturating_duration_since(Instant::now());
-    let request = Request::Propose(Propose { envelope, millis: left.as_millis() as u32, forward });
-    match net.call(addr, wire::request(&request, Bytes::new()), left).await {
-        Ok(frame) => frame.message().unwrap_or_else(|error| Response::Unavailable { why: error.to_string() }),
-        Err(error) => Response::Unavailable { why: error.to_string() },
+    let request = Request::Propose(Propose {
+        envelope,
+        millis: left.as_millis() as u32,
+        forward,
+    });
+    match net
+        .call(addr, wire::request(&request, Bytes::new()), left)
+        .await
+    {
+        Ok(frame) => frame
+            .message()
+            .unwrap_or_else(|error| Response::Unavailable {
+                why: error.to_string(),
+            }),
+        Err(error) => Response::Unavailable {
+            why: error.to_string(),
+        },
     }
 }
 
 pub(crate) fn no_quorum(begun: Instant, why: String) -> AgreementError {
-    AgreementError::NoQuorum { millis: begun.elapsed().as_millis() as u64, why }
+    AgreementError::NoQuorum {
+        millis: begun.elapsed().as_millis() as u64,
+        why,
+    }
 }

@@ -46,12 +46,17 @@ pub fn write_committed(log: &Log, upto: LogId) -> Result<Position, StoreError> {
 /// The entry in a record of this kind and payload.
 pub fn read_entry(kind: u8, payload: Bytes) -> Result<Entry, Error> {
     if kind != ENTRY {
-        return Err(Error::Record(format!("kind {kind} where an entry should be")));
+        return Err(Error::Record(format!(
+            "kind {kind} where an entry should be"
+        )));
     }
     let short = || Error::Record("an entry is cut short".into());
     let (len, _) = payload.split_first_chunk::<4>().ok_or_else(short)?;
     let len = u32::from_le_bytes(*len) as usize;
-    let end = len.checked_add(4).filter(|end| *end <= payload.len()).ok_or_else(short)?;
+    let end = len
+        .checked_add(4)
+        .filter(|end| *end <= payload.len())
+        .ok_or_else(short)?;
     let head: EntryHead = decode(&payload[4..end])?;
     join_entry(head, &mut payload.slice(end..)).map_err(|error| Error::Record(error.0))
 }
@@ -64,7 +69,10 @@ pub fn replay(index: &mut Index, at: Position, kind: u8, payload: Bytes) -> Resu
             let id = entry.log_id.index;
             // Records that nothing needs any more may begin anywhere and break off where a purge made them void.
             if index.first_at().is_some() && id != index.next() {
-                return Err(Error::Record(format!("entry {id} where {} should be", index.next())));
+                return Err(Error::Record(format!(
+                    "entry {id} where {} should be",
+                    index.next()
+                )));
             }
             index.push(entry, at);
         }
@@ -72,7 +80,11 @@ pub fn replay(index: &mut Index, at: Position, kind: u8, payload: Bytes) -> Resu
         TRUNCATED => index.truncate_after(decode::<Option<EntryId>>(&payload)?.map(Into::into)),
         PURGED => index.purge(decode::<EntryId>(&payload)?.into()),
         COMMITTED => index.committed = Some(decode::<EntryId>(&payload)?.into()),
-        other => return Err(Error::Record(format!("unknown kind {other}: written by a newer version of hydfs?"))),
+        other => {
+            return Err(Error::Record(format!(
+                "unknown kind {other}: written by a newer version of hydfs?"
+            )));
+        }
     }
     Ok(())
 }
@@ -94,26 +106,50 @@ mod tests {
     fn bytes_of(entry: &Entry) -> Bytes {
         let (head, command) = split_entry(entry);
         let head = hydfs_types::encode(&head);
-        [&(head.len() as u32).to_le_bytes()[..], &head, command].concat().into()
+        [&(head.len() as u32).to_le_bytes()[..], &head, command]
+            .concat()
+            .into()
     }
 
     #[test]
     fn records_have_golden_bytes() {
-        let entry = Entry::new(id(3, 300), Payload::Normal(Sealed(Bytes::from_static(b"cmd"))));
-        assert_eq!(&bytes_of(&entry)[..], [7, 0, 0, 0, 1, 0, 3, 0xac, 2, 1, 3, b'c', b'm', b'd']);
+        let entry = Entry::new(
+            id(3, 300),
+            Payload::Normal(Sealed(Bytes::from_static(b"cmd"))),
+        );
+        assert_eq!(
+            &bytes_of(&entry)[..],
+            [7, 0, 0, 0, 1, 0, 3, 0xac, 2, 1, 3, b'c', b'm', b'd']
+        );
         let blank = Entry::new(id(1, 2), Payload::Blank);
         assert_eq!(&bytes_of(&blank)[..], [5, 0, 0, 0, 1, 0, 1, 2, 0]);
-        assert_eq!(&hydfs_types::encode(&Ballot { term: 5, member: 2, committed: true })[..], [1, 0, 5, 2, 1]);
-        assert_eq!(&hydfs_types::encode(&Some(EntryId { term: 1, index: 9 }))[..], [1, 0, 1, 1, 9]);
+        assert_eq!(
+            &hydfs_types::encode(&Ballot {
+                term: 5,
+                member: 2,
+                committed: true
+            })[..],
+            [1, 0, 5, 2, 1]
+        );
+        assert_eq!(
+            &hydfs_types::encode(&Some(EntryId { term: 1, index: 9 }))[..],
+            [1, 0, 1, 1, 9]
+        );
     }
 
     #[test]
     fn entries_come_back_and_mutilated_ones_are_refused() {
-        let entry = Entry::new(id(3, 300), Payload::Normal(Sealed(Bytes::from_static(b"cmd"))));
+        let entry = Entry::new(
+            id(3, 300),
+            Payload::Normal(Sealed(Bytes::from_static(b"cmd"))),
+        );
         let bytes = bytes_of(&entry);
         assert_eq!(read_entry(ENTRY, bytes.clone()).unwrap(), entry);
         for len in 0..bytes.len() {
-            assert!(read_entry(ENTRY, bytes.slice(..len)).is_err(), "cut to {len} bytes");
+            assert!(
+                read_entry(ENTRY, bytes.slice(..len)).is_err(),
+                "cut to {len} bytes"
+            );
         }
         for at in 0..bytes.len() {
             for bit in 0..8 {
@@ -133,15 +169,36 @@ mod tests {
             replay(index, Position(entry.log_id.index), ENTRY, bytes_of(&entry)).unwrap();
         };
         (0..6).for_each(|at| add(&mut index, blank(1, at)));
-        replay(&mut index, Position(0), TRUNCATED, hydfs_types::encode(&Some(EntryId { term: 1, index: 3 }))).unwrap();
+        replay(
+            &mut index,
+            Position(0),
+            TRUNCATED,
+            hydfs_types::encode(&Some(EntryId { term: 1, index: 3 })),
+        )
+        .unwrap();
         add(&mut index, blank(2, 4));
         assert_eq!(index.last(), Some(id(2, 4)));
-        replay(&mut index, Position(0), PURGED, hydfs_types::encode(&EntryId { term: 1, index: 2 })).unwrap();
+        replay(
+            &mut index,
+            Position(0),
+            PURGED,
+            hydfs_types::encode(&EntryId { term: 1, index: 2 }),
+        )
+        .unwrap();
         assert_eq!(index.first_at(), Some(Position(3)));
         // A snapshot past the end voids everything; the log goes on behind it.
-        replay(&mut index, Position(0), PURGED, hydfs_types::encode(&EntryId { term: 4, index: 40 })).unwrap();
+        replay(
+            &mut index,
+            Position(0),
+            PURGED,
+            hydfs_types::encode(&EntryId { term: 4, index: 40 }),
+        )
+        .unwrap();
         assert_eq!((index.last(), index.next()), (Some(id(4, 40)), 41));
         add(&mut index, blank(4, 41));
-        assert_eq!(index.range(0..100).map(|slot| slot.id).collect::<Vec<_>>(), [id(4, 41)]);
+        assert_eq!(
+            index.range(0..100).map(|slot| slot.id).collect::<Vec<_>>(),
+            [id(4, 41)]
+        );
     }
 }

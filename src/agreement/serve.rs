@@ -13,7 +13,10 @@ use openraft::{
     raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteResponse},
 };
 use std::time::Duration;
-use tokio::{sync::watch, time::{Instant, timeout}};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 
 /// Longest time that a proposal or barrier of another member is worked on.
 const ASKED_MILLIS_MAX: u32 = 30_000;
@@ -38,7 +41,8 @@ type Of = (Vote, SnapshotMeta, u64);
 /// The payload of a frame that is a message of the member itself, not of the group.
 pub fn member_payload(frame: &Frame) -> Option<Bytes> {
     let own = frame.service == Service::Agreement
-        && (matches!(frame.message(), Ok(Request::Member)) || matches!(frame.message(), Ok(Response::Member)));
+        && (matches!(frame.message(), Ok(Request::Member))
+            || matches!(frame.message(), Ok(Response::Member)));
     own.then(|| frame.body.clone())
 }
 
@@ -59,20 +63,27 @@ impl Group {
             Ok(request) => self.answer(request, frame.body).await,
             Err(error) => Err(Malformed(error.to_string())),
         };
-        wire::response(&answer.unwrap_or_else(|error| Response::Unavailable { why: error.to_string() }))
+        wire::response(&answer.unwrap_or_else(|error| Response::Unavailable {
+            why: error.to_string(),
+        }))
     }
 
     async fn answer(&self, request: Request, body: Bytes) -> Result<Response, Malformed> {
         match request {
             Request::Propose(propose) => Ok(self.serve_propose(propose).await),
             Request::Barrier { millis } => {
-                let deadline = Instant::now() + Duration::from_millis(millis.min(ASKED_MILLIS_MAX).into());
+                let deadline =
+                    Instant::now() + Duration::from_millis(millis.min(ASKED_MILLIS_MAX).into());
                 Ok(self.serve_barrier(deadline).await)
             }
-            Request::Member => Err(Malformed("a message of the member came to the group".into())),
+            Request::Member => Err(Malformed(
+                "a message of the member came to the group".into(),
+            )),
             protocol => match timeout(PROTOCOL_DEADLINE, self.protocol(protocol, body)).await {
                 Ok(answer) => answer,
-                Err(_) => Ok(Response::Unavailable { why: format!("no answer within {PROTOCOL_DEADLINE:?}") }),
+                Err(_) => Ok(Response::Unavailable {
+                    why: format!("no answer within {PROTOCOL_DEADLINE:?}"),
+                }),
             },
         }
     }
@@ -80,19 +91,36 @@ impl Group {
     async fn protocol(&self, request: Request, body: Bytes) -> Result<Response, Malformed> {
         let answer = match request {
             Request::Append(append) => self.serve_append(append, body).await?,
-            Request::Vote(ask) => self.raft().vote(ask.into()).await.map(vote_answer).map_err(|error| error.to_string()),
-            Request::PreVote(ask) => {
-                self.raft().pre_vote(ask.into()).await.map(vote_answer).map_err(|error| error.to_string())
-            }
+            Request::Vote(ask) => self
+                .raft()
+                .vote(ask.into())
+                .await
+                .map(vote_answer)
+                .map_err(|error| error.to_string()),
+            Request::PreVote(ask) => self
+                .raft()
+                .pre_vote(ask.into())
+                .await
+                .map(vote_answer)
+                .map_err(|error| error.to_string()),
             Request::Piece(piece) => self.serve_piece(piece, body).await?,
             Request::Transfer(transfer) => self.serve_transfer(transfer).await,
-            Request::Member | Request::Propose(_) | Request::Barrier { .. } => unreachable!("answered by the caller"),
+            Request::Member | Request::Propose(_) | Request::Barrier { .. } => {
+                unreachable!("answered by the caller")
+            }
         };
         Ok(answer.unwrap_or_else(|why| Response::Unavailable { why }))
     }
 
-    async fn serve_append(&self, append: Append, mut body: Bytes) -> Result<Result<Response, String>, Malformed> {
-        let entries = append.entries.into_iter().map(|head| wire::join_entry(head, &mut body));
+    async fn serve_append(
+        &self,
+        append: Append,
+        mut body: Bytes,
+    ) -> Result<Result<Response, String>, Malformed> {
+        let entries = append
+            .entries
+            .into_iter()
+            .map(|head| wire::join_entry(head, &mut body));
         let rpc = AppendEntriesRequest {
             vote: append.vote.into(),
             prev_log_id: append.prev.map(Into::into),
@@ -111,20 +139,30 @@ impl Group {
                 if let Err(error) = &answer {
                     tracing::warn!(%error, "leadership is not taken over");
                 }
-                Ok(Response::Transfer { done: answer.is_ok() })
+                Ok(Response::Transfer {
+                    done: answer.is_ok(),
+                })
             }
             Err(error) => Err(error.to_string()),
         }
     }
 
-    async fn serve_piece(&self, piece: Piece, body: Bytes) -> Result<Result<Response, String>, Malformed> {
+    async fn serve_piece(
+        &self,
+        piece: Piece,
+        body: Bytes,
+    ) -> Result<Result<Response, String>, Malformed> {
         if piece.total > SNAPSHOT_BYTES_MAX || piece.offset + body.len() as u64 > piece.total {
             return Err(Malformed("a piece lies outside its snapshot".into()));
         }
         let mine = self.raft().server_metrics().borrow_watched().vote;
         let vote = Vote::from(piece.vote);
         if mine > vote {
-            return Ok(Ok(Response::Piece { vote: mine.into(), next: piece.offset, done: false }));
+            return Ok(Ok(Response::Piece {
+                vote: mine.into(),
+                next: piece.offset,
+                done: false,
+            }));
         }
         let of = (vote, piece.meta.try_into()?, piece.total);
         let (next, restored) = {
@@ -134,30 +172,54 @@ impl Group {
             }
             (incoming.next(), incoming.restored.clone())
         };
-        let Some(mut restored) = restored else { return Ok(Ok(Response::Piece { vote: piece.vote, next, done: false })) };
+        let Some(mut restored) = restored else {
+            return Ok(Ok(Response::Piece {
+                vote: piece.vote,
+                next,
+                done: false,
+            }));
+        };
         let waited = timeout(RESTORE_STEP, restored.wait_for(Option::is_some)).await;
         let result = waited.ok().and_then(|restored| restored.ok()?.clone());
         Ok(match result {
-            Some(Ok(vote)) => Ok(Response::Piece { vote: vote.into(), next, done: true }),
+            Some(Ok(vote)) => Ok(Response::Piece {
+                vote: vote.into(),
+                next,
+                done: true,
+            }),
             Some(Err(why)) => Err(why),
-            None => Ok(Response::Piece { vote: piece.vote, next, done: false }),
+            None => Ok(Response::Piece {
+                vote: piece.vote,
+                next,
+                done: false,
+            }),
         })
     }
 
     /// Restores in a task of its own: it takes as long as it takes, whoever waits for it.
-    fn restore(&self, vote: Vote, snapshot: Snapshot) -> watch::Receiver<Option<Result<Vote, String>>> {
+    fn restore(
+        &self,
+        vote: Vote,
+        snapshot: Snapshot,
+    ) -> watch::Receiver<Option<Result<Vote, String>>> {
         let (done, restored) = watch::channel(None);
         let raft = self.raft().clone();
         tokio::spawn(async move {
             let installed = raft.install_full_snapshot(vote, snapshot).await;
-            done.send_replace(Some(installed.map(|answer| answer.vote).map_err(|error| error.to_string())));
+            done.send_replace(Some(
+                installed
+                    .map(|answer| answer.vote)
+                    .map_err(|error| error.to_string()),
+            ));
         });
         restored
     }
 
     async fn serve_propose(&self, propose: Propose) -> Response {
-        let deadline = Instant::now() + Duration::from_millis(propose.millis.min(ASKED_MILLIS_MAX).into());
-        self.propose_for(propose.envelope, propose.forward, deadline).await
+        let deadline =
+            Instant::now() + Duration::from_millis(propose.millis.min(ASKED_MILLIS_MAX).into());
+        self.propose_for(propose.envelope, propose.forward, deadline)
+            .await
     }
 }
 
@@ -165,7 +227,10 @@ impl Incoming {
     /// Adds a piece if it is the one wanted next. Gives the snapshot once, when it is whole.
     fn take(&mut self, of: Of, offset: u64, body: &[u8]) -> Option<Snapshot> {
         if self.of.as_ref() != Some(&of) {
-            *self = Self { of: Some(of.clone()), ..Self::default() };
+            *self = Self {
+                of: Some(of.clone()),
+                ..Self::default()
+            };
         }
         if self.restored.is_some() || self.bytes.len() as u64 != offset {
             return None;
@@ -173,7 +238,10 @@ impl Incoming {
         self.bytes.extend_from_slice(body);
         let (_, meta, total) = of;
         let whole = self.bytes.len() as u64 == total;
-        whole.then(|| Snapshot { meta, snapshot: std::mem::take(&mut self.bytes).freeze() })
+        whole.then(|| Snapshot {
+            meta,
+            snapshot: std::mem::take(&mut self.bytes).freeze(),
+        })
     }
 
     /// The offset wanted next.
@@ -186,7 +254,11 @@ impl Incoming {
 }
 
 fn vote_answer(answer: VoteResponse<Types>) -> Response {
-    Response::Vote { vote: answer.vote.into(), granted: answer.vote_granted, last: answer.last_log_id.map(Into::into) }
+    Response::Vote {
+        vote: answer.vote.into(),
+        granted: answer.vote_granted,
+        last: answer.last_log_id.map(Into::into),
+    }
 }
 
 fn append_answer(answer: AppendEntriesResponse<Types>) -> Response {

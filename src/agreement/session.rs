@@ -1,7 +1,10 @@
 //! This member as a client of the group: the identity that each command carries (R15).
 
 use hydfs_types::{Incarnation, SessionId};
-use std::{collections::BTreeSet, sync::{Mutex, MutexGuard, PoisonError}};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 /// Numbers commands and knows which of them still wait for an answer.
 #[derive(Debug)]
@@ -29,7 +32,12 @@ pub struct Ticket<'a> {
 
 impl Session {
     pub fn new(id: SessionId) -> Self {
-        Self { inner: Mutex::new(Inner { id, ..Inner::default() }) }
+        Self {
+            inner: Mutex::new(Inner {
+                id,
+                ..Inner::default()
+            }),
+        }
     }
 
     /// What commands are asked as from now on.
@@ -40,7 +48,10 @@ impl Session {
     /// Begins a new session; its commands wait for [`Session::set_incarnation`]. The answers of a session
     /// are forgotten with its incarnation (R15): going on with its numbers would look like a retry of something lost.
     pub fn renew(&self, id: SessionId) {
-        *self.lock() = Inner { id, ..Inner::default() };
+        *self.lock() = Inner {
+            id,
+            ..Inner::default()
+        };
     }
 
     /// An identity for a new command. Before admission there is no session: such commands are idempotent by content.
@@ -48,13 +59,25 @@ impl Session {
         let mut inner = self.lock();
         let incarnation = inner.incarnation;
         if incarnation == Incarnation(0) {
-            return Ticket { session: self, id: SessionId(0), seq: 0, done_through: 0, incarnation };
+            return Ticket {
+                session: self,
+                id: SessionId(0),
+                seq: 0,
+                done_through: 0,
+                incarnation,
+            };
         }
         inner.last += 1;
         let seq = inner.last;
         inner.open.insert(seq);
         let done_through = inner.open.first().copied().unwrap_or(seq) - 1;
-        Ticket { session: self, id: inner.id, seq, done_through, incarnation }
+        Ticket {
+            session: self,
+            id: inner.id,
+            seq,
+            done_through,
+            incarnation,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -81,12 +104,23 @@ mod tests {
         session.set_incarnation(Incarnation(3));
         let first = session.begin();
         let second = session.begin();
-        assert_eq!((first.seq, first.done_through, second.seq, second.done_through), (1, 0, 2, 0));
+        assert_eq!(
+            (
+                first.seq,
+                first.done_through,
+                second.seq,
+                second.done_through
+            ),
+            (1, 0, 2, 0)
+        );
         drop(second);
         assert_eq!(session.begin().done_through, 0, "the first still waits");
         drop(first);
         let later = session.begin();
-        assert_eq!((later.seq, later.done_through, later.incarnation), (4, 3, Incarnation(3)));
+        assert_eq!(
+            (later.seq, later.done_through, later.incarnation),
+            (4, 3, Incarnation(3))
+        );
     }
 
     #[test]
@@ -100,14 +134,24 @@ mod tests {
         let first = session.begin();
         drop(late);
         let second = session.begin();
-        assert_eq!((first.id, first.seq, first.done_through, first.incarnation), (SessionId(8), 1, 0, Incarnation(4)));
-        assert_eq!((second.seq, second.done_through), (2, 0), "the first still waits");
+        assert_eq!(
+            (first.id, first.seq, first.done_through, first.incarnation),
+            (SessionId(8), 1, 0, Incarnation(4))
+        );
+        assert_eq!(
+            (second.seq, second.done_through),
+            (2, 0),
+            "the first still waits"
+        );
     }
 
     #[test]
     fn no_session_before_admission() {
         let session = Session::new(SessionId(7));
         let ticket = session.begin();
-        assert_eq!((ticket.id, ticket.seq, ticket.incarnation), (SessionId(0), 0, Incarnation(0)));
+        assert_eq!(
+            (ticket.id, ticket.seq, ticket.incarnation),
+            (SessionId(0), 0, Incarnation(0))
+        );
     }
 }

@@ -3,11 +3,18 @@
 //!
 //! A file is `head length u32 LE · CRC-32C of the head u32 LE · versioned head · state`.
 
-use crate::{error::Error, raft::{Snapshot, SnapshotMeta}, wire::Meta};
+use crate::{
+    error::Error,
+    raft::{Snapshot, SnapshotMeta},
+    wire::Meta,
+};
 use bytes::Bytes;
 use hydfs_store::{Disk, DiskFile};
 use serde::{Deserialize, Serialize};
-use std::{io::{self, IoSlice}, sync::{Arc, Mutex, PoisonError}};
+use std::{
+    io::{self, IoSlice},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// Largest snapshot in bytes that is read or received.
 pub const SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
@@ -36,12 +43,28 @@ pub struct Snapshots {
 impl Snapshots {
     /// Opens the folder and clears away what an interrupted write left.
     pub fn open(disk: Arc<dyn Disk>, dir: &str, threads: bool) -> Result<Self, Error> {
-        let this = Self { disk, dir: dir.to_owned(), threads, newest: Mutex::new(None) };
-        this.disk.create_dir_all(dir).map_err(|source| this.failed(dir, source))?;
-        let names = this.disk.list(dir).map_err(|source| this.failed(dir, source))?;
-        let found: Vec<u64> = names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok()).collect();
+        let this = Self {
+            disk,
+            dir: dir.to_owned(),
+            threads,
+            newest: Mutex::new(None),
+        };
+        this.disk
+            .create_dir_all(dir)
+            .map_err(|source| this.failed(dir, source))?;
+        let names = this
+            .disk
+            .list(dir)
+            .map_err(|source| this.failed(dir, source))?;
+        let found: Vec<u64> = names
+            .iter()
+            .filter_map(|name| name.strip_prefix(PREFIX)?.parse().ok())
+            .collect();
         let newest = found.iter().copied().max();
-        for name in names.iter().filter(|name| name.starts_with(PREFIX) && name.ends_with(".tmp")) {
+        for name in names
+            .iter()
+            .filter(|name| name.starts_with(PREFIX) && name.ends_with(".tmp"))
+        {
             this.remove(&format!("{dir}/{name}"))?;
         }
         for old in found.into_iter().filter(|index| Some(*index) != newest) {
@@ -63,7 +86,9 @@ impl Snapshots {
 
     /// Makes this the newest snapshot, durably. One that is not newer than the newest changes nothing.
     pub async fn save(self: &Arc<Self>, meta: &SnapshotMeta, state: Bytes) -> Result<(), Error> {
-        let Some(last) = meta.last_log_id else { return Ok(()) };
+        let Some(last) = meta.last_log_id else {
+            return Ok(());
+        };
         let meta = Meta::from(meta);
         self.blocking(move |this| {
             let mut newest = this.lock();
@@ -81,11 +106,25 @@ impl Snapshots {
 
     fn read(&self, index: u64) -> Result<Snapshot, Error> {
         let path = self.path(index);
-        let damaged = |why: &str| Error::Snapshot { path: self.disk.locate(&path), why: why.to_owned() };
-        let file = self.disk.open_file(&path, false).map_err(|source| self.failed(&path, source))?;
-        let read = |offset, len| read_exact(&*file, offset, len).map_err(|source| self.failed(&path, source));
+        let damaged = |why: &str| Error::Snapshot {
+            path: self.disk.locate(&path),
+            why: why.to_owned(),
+        };
+        let file = self
+            .disk
+            .open_file(&path, false)
+            .map_err(|source| self.failed(&path, source))?;
+        let read = |offset, len| {
+            read_exact(&*file, offset, len).map_err(|source| self.failed(&path, source))
+        };
         let prefix = read(0, PREFIX_BYTES)?;
-        let word = |at: usize| u32::from_le_bytes(prefix[at..at + 4].try_into().expect("eight bytes were read"));
+        let word = |at: usize| {
+            u32::from_le_bytes(
+                prefix[at..at + 4]
+                    .try_into()
+                    .expect("eight bytes were read"),
+            )
+        };
         let (head_len, head_crc) = (word(0) as usize, word(4));
         if head_len > HEAD_BYTES_MAX {
             return Err(damaged("its head is too long"));
@@ -102,19 +141,40 @@ impl Snapshots {
         if crc32c::crc32c(&state) != head.crc {
             return Err(damaged("its checksum does not match"));
         }
-        let meta = head.meta.try_into().map_err(|error: crate::wire::Malformed| damaged(&error.0))?;
-        Ok(Snapshot { meta, snapshot: state.into() })
+        let meta = head
+            .meta
+            .try_into()
+            .map_err(|error: crate::wire::Malformed| damaged(&error.0))?;
+        Ok(Snapshot {
+            meta,
+            snapshot: state.into(),
+        })
     }
 
     fn write(&self, index: u64, meta: Meta, state: &[u8]) -> Result<(), Error> {
         let path = self.path(index);
         let temporary = format!("{path}.tmp");
-        let head = hydfs_types::encode(&Head { meta, len: state.len() as u64, crc: crc32c::crc32c(state) });
-        let prefix = [(head.len() as u32).to_le_bytes(), crc32c::crc32c(&head).to_le_bytes()].concat();
+        let head = hydfs_types::encode(&Head {
+            meta,
+            len: state.len() as u64,
+            crc: crc32c::crc32c(state),
+        });
+        let prefix = [
+            (head.len() as u32).to_le_bytes(),
+            crc32c::crc32c(&head).to_le_bytes(),
+        ]
+        .concat();
         let write = || {
             let file = self.disk.open_file(&temporary, true)?;
             file.set_len(0)?;
-            file.write_at(&[IoSlice::new(&prefix), IoSlice::new(&head), IoSlice::new(state)], 0)?;
+            file.write_at(
+                &[
+                    IoSlice::new(&prefix),
+                    IoSlice::new(&head),
+                    IoSlice::new(state),
+                ],
+                0,
+            )?;
             file.sync()?;
             self.disk.rename(&temporary, &path)
         };
@@ -122,7 +182,9 @@ impl Snapshots {
     }
 
     fn remove(&self, path: &str) -> Result<(), Error> {
-        self.disk.remove_file(path).map_err(|source| self.failed(path, source))
+        self.disk
+            .remove_file(path)
+            .map_err(|source| self.failed(path, source))
     }
 
     fn path(&self, index: u64) -> String {
@@ -130,7 +192,10 @@ impl Snapshots {
     }
 
     fn failed(&self, path: &str, source: io::Error) -> Error {
-        Error::Disk { path: self.disk.locate(path), source }
+        Error::Disk {
+            path: self.disk.locate(path),
+            source,
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<u64>> {
@@ -146,19 +211,30 @@ impl Snapshots {
         }
         let this = self.clone();
         let done = tokio::task::spawn_blocking(move || work(&this)).await;
-        done.unwrap_or_else(|error| Err(Error::Disk { path: self.disk.locate(&self.dir), source: io::Error::other(error) }))
+        done.unwrap_or_else(|error| {
+            Err(Error::Disk {
+                path: self.disk.locate(&self.dir),
+                source: io::Error::other(error),
+            })
+        })
     }
 }
 
 fn read_exact(file: &dyn DiskFile, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     // Looked at before a buffer is made: a damaged length must not become an allocation.
     if file.len()? < offset + len as u64 {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is cut short"));
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the file is cut short",
+        ));
     }
     let mut out = vec![0; len];
     let got = file.read_at(&mut out, offset)?;
     if got < len {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is cut short"));
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the file is cut short",
+        ));
     }
     Ok(out)
 }
@@ -170,7 +246,10 @@ mod tests {
     use hydfs_store::{Crash, MemDisk};
 
     fn meta(index: u64) -> SnapshotMeta {
-        SnapshotMeta { last_log_id: Some(EntryId { term: 1, index }.into()), last_membership: StoredMembership::default() }
+        SnapshotMeta {
+            last_log_id: Some(EntryId { term: 1, index }.into()),
+            last_membership: StoredMembership::default(),
+        }
     }
 
     fn open(disk: &MemDisk) -> Arc<Snapshots> {
@@ -184,11 +263,18 @@ mod tests {
         for step in 0..20 {
             let disk = MemDisk::new(step);
             let snapshots = open(&disk);
-            snapshots.save(&meta(10), Bytes::from(vec![1; 9000])).await.unwrap();
+            snapshots
+                .save(&meta(10), Bytes::from(vec![1; 9000]))
+                .await
+                .unwrap();
             disk.stop_after(step);
             let saved = snapshots.save(&meta(20), Bytes::from(vec![2; 9000])).await;
             disk.crash(Crash::PowerCutTorn);
-            let found = open(&disk).load().await.unwrap().expect("one of them is there");
+            let found = open(&disk)
+                .load()
+                .await
+                .unwrap()
+                .expect("one of them is there");
             match found.meta.last_log_id.unwrap().index {
                 10 => {
                     assert!(saved.is_err(), "step {step}: a saved snapshot is gone");
@@ -200,17 +286,30 @@ mod tests {
                     new_seen += 1;
                 }
             }
-            assert_eq!(disk.attach().list("raft").unwrap().len(), 1, "step {step}: opening clears up");
+            assert_eq!(
+                disk.attach().list("raft").unwrap().len(),
+                1,
+                "step {step}: opening clears up"
+            );
         }
-        assert!(old_seen > 0 && new_seen > 0, "{old_seen} old, {new_seen} new");
+        assert!(
+            old_seen > 0 && new_seen > 0,
+            "{old_seen} old, {new_seen} new"
+        );
     }
 
     #[tokio::test]
     async fn damage_is_reported_and_older_ones_are_ignored() {
         let disk = MemDisk::new(1);
         let snapshots = open(&disk);
-        snapshots.save(&meta(10), Bytes::from_static(b"state")).await.unwrap();
-        snapshots.save(&meta(7), Bytes::from_static(b"older")).await.unwrap();
+        snapshots
+            .save(&meta(10), Bytes::from_static(b"state"))
+            .await
+            .unwrap();
+        snapshots
+            .save(&meta(7), Bytes::from_static(b"older"))
+            .await
+            .unwrap();
         assert_eq!(snapshots.load().await.unwrap().unwrap().snapshot, "state");
         for offset in 0..25 {
             disk.flip_bit("raft/snapshot-10", offset, 3).unwrap();

@@ -32,12 +32,21 @@ impl StateMachine for Nothing {
         vec![7; 100]
     }
     fn restore(&mut self, bytes: &[u8], _: LogIndex) -> Result<(), String> {
-        (bytes == [7; 100]).then_some(()).ok_or_else(|| "other bytes".into())
+        (bytes == [7; 100])
+            .then_some(())
+            .ok_or_else(|| "other bytes".into())
     }
 }
 
 fn options() -> LogOptions {
-    LogOptions { file_bytes: 16 << 10, spares: 1, salt: 5, sync: SyncMode::Inline { delay: Duration::from_micros(100) } }
+    LogOptions {
+        file_bytes: 16 << 10,
+        spares: 1,
+        salt: 5,
+        sync: SyncMode::Inline {
+            delay: Duration::from_micros(100),
+        },
+    }
 }
 
 fn open(disk: &MemDisk) -> Storage {
@@ -50,7 +59,11 @@ impl StoreBuilder<Types, Storage, Machine> for Builder {
     async fn build(&self) -> Result<((), Storage, Machine), StorageError<Types>> {
         let disk = MemDisk::new(1);
         let snapshots = Arc::new(Snapshots::open(disk.attach(), "raft", false).unwrap());
-        Ok(((), open(&disk), Machine::new(Box::new(Nothing), Arc::new(Progress::new()), snapshots)))
+        Ok((
+            (),
+            open(&disk),
+            Machine::new(Box::new(Nothing), Arc::new(Progress::new()), snapshots),
+        ))
     }
 }
 
@@ -64,7 +77,10 @@ fn id(term: u64, index: u64) -> LogId {
 }
 
 fn entry(term: u64, index: u64, len: usize) -> Entry {
-    Entry::new(id(term, index), Payload::Normal(Sealed(Bytes::from(vec![index as u8; len]))))
+    Entry::new(
+        id(term, index),
+        Payload::Normal(Sealed(Bytes::from(vec![index as u8; len]))),
+    )
 }
 
 /// What the log should hold: entries from `first`, the purge mark, the vote.
@@ -83,10 +99,18 @@ impl Model {
 }
 
 async fn check(storage: &mut Storage, model: &Model, what: &str) {
-    assert_eq!(storage.try_get_log_entries(0..u64::MAX).await.unwrap(), model.entries, "{what}");
+    assert_eq!(
+        storage.try_get_log_entries(0..u64::MAX).await.unwrap(),
+        model.entries,
+        "{what}"
+    );
     let state = storage.get_log_state().await.unwrap();
     assert_eq!(state.last_purged_log_id, model.purged, "{what}");
-    assert_eq!(state.last_log_id, model.entries.last().map(|e| e.log_id).or(model.purged), "{what}");
+    assert_eq!(
+        state.last_log_id,
+        model.entries.last().map(|e| e.log_id).or(model.purged),
+        "{what}"
+    );
     assert_eq!(storage.read_vote().await.unwrap(), model.vote, "{what}");
 }
 
@@ -105,19 +129,27 @@ async fn crash_run(seed: u64) {
                 0..6 => {
                     let count = rng.random_range(1..6);
                     let first = model.next();
-                    let new: Vec<Entry> = (first..first + count).map(|at| entry(term, at, rng.random_range(0..900))).collect();
+                    let new: Vec<Entry> = (first..first + count)
+                        .map(|at| entry(term, at, rng.random_range(0..900)))
+                        .collect();
                     storage.blocking_append(new.clone()).await.unwrap();
                     model.entries.extend(new);
                 }
                 6 if !model.entries.is_empty() => {
                     let keep = rng.random_range(0..=model.entries.len());
-                    let last = model.entries[..keep].last().map(|e| e.log_id).or(model.purged);
+                    let last = model.entries[..keep]
+                        .last()
+                        .map(|e| e.log_id)
+                        .or(model.purged);
                     storage.truncate_after(last).await.unwrap();
                     model.entries.truncate(keep);
                     // As a leader would: the cut is followed by entries of a newer term.
                     term += 1;
                     let first = model.next();
-                    storage.blocking_append([entry(term, first, 10)]).await.unwrap();
+                    storage
+                        .blocking_append([entry(term, first, 10)])
+                        .await
+                        .unwrap();
                     model.entries.push(entry(term, first, 10));
                 }
                 7 if !model.entries.is_empty() => {
@@ -139,7 +171,12 @@ async fn crash_run(seed: u64) {
                     let upto = id(term, model.next() + rng.random_range(0..5));
                     storage.purge(upto).await.unwrap();
                     storage.sync().await.unwrap();
-                    model = Model { first: upto.index + 1, entries: Vec::new(), purged: Some(upto), vote: model.vote };
+                    model = Model {
+                        first: upto.index + 1,
+                        entries: Vec::new(),
+                        purged: Some(upto),
+                        vote: model.vote,
+                    };
                 }
                 _ => tokio::time::sleep(Duration::from_millis(1)).await,
             }
@@ -166,14 +203,21 @@ async fn appends_share_syncs_and_files_are_dropped() {
     let changes = disk.changes();
     for at in 0..20 {
         let (send, receive) = Types::oneshot();
-        storage.append([entry(1, at, 100)], IOFlushed::signal(send)).await.unwrap();
+        storage
+            .append([entry(1, at, 100)], IOFlushed::signal(send))
+            .await
+            .unwrap();
         answers.push(receive);
     }
     for answer in answers {
         answer.await.unwrap().unwrap();
     }
     // 20 entries, at most a handful of syncs and marks.
-    assert!(disk.changes() - changes < 28, "{} changes of the disk", disk.changes() - changes);
+    assert!(
+        disk.changes() - changes < 28,
+        "{} changes of the disk",
+        disk.changes() - changes
+    );
     for at in 20..600 {
         storage.blocking_append([entry(1, at, 1000)]).await.unwrap();
     }

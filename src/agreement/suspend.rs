@@ -17,10 +17,17 @@ pub fn ran_on(before: Duration, after: Duration) -> bool {
 }
 
 fn read(clock: libc::clockid_t) -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is a valid timespec for the call to fill, and the call keeps no pointer to it.
     let failed = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    if failed != 0 { Duration::ZERO } else { Duration::new(time.tv_sec as u64, time.tv_nsec as u32) }
+    if failed != 0 {
+        Duration::ZERO
+    } else {
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,17 @@
 //! What the group sends and stores, in types of our own: an upgrade of openraft does not change a byte of it.
 //! Enums only grow at the end.
 
-use crate::raft::{Entry, LogId, Membership, Payload, Sealed, SnapshotMeta, StoredMembership, Vote};
+use crate::raft::{
+    Entry, LogId, Membership, Payload, Sealed, SnapshotMeta, StoredMembership, Vote,
+};
 use bytes::{Bytes, BytesMut};
 use hydfs_types::{Applied, Envelope, FRAME_BODY_BYTES_MAX, Frame, LogIndex, MemberId, Service};
 use openraft::entry::RaftEntry;
 use serde::{Deserialize, Serialize};
-use std::{collections::{BTreeMap, BTreeSet}, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 /// Largest command in bytes, envelope included: an entry is one record of the log.
 pub const COMMAND_BYTES_MAX: usize = 2 << 20;
@@ -38,7 +43,9 @@ pub enum Request {
     Transfer(Transfer),
     Propose(Propose),
     /// Asks the leader for an index that covers everything acknowledged so far.
-    Barrier { millis: u32 },
+    Barrier {
+        millis: u32,
+    },
 }
 
 /// `Service::Agreement`: an answer.
@@ -46,16 +53,33 @@ pub enum Request {
 pub enum Response {
     Member,
     Append(AppendAnswer),
-    Vote { vote: Ballot, granted: bool, last: Option<EntryId> },
+    Vote {
+        vote: Ballot,
+        granted: bool,
+        last: Option<EntryId>,
+    },
     /// `next` is the offset wanted next. Where that is the end, the state is being restored; `done` when it is.
-    Piece { vote: Ballot, next: u64, done: bool },
-    Transfer { done: bool },
+    Piece {
+        vote: Ballot,
+        next: u64,
+        done: bool,
+    },
+    Transfer {
+        done: bool,
+    },
     Applied(Applied),
-    Barrier { index: LogIndex },
+    Barrier {
+        index: LogIndex,
+    },
     /// Whoever was asked does not lead.
-    NotLeader { leader: Option<MemberId>, addr: Option<SocketAddr> },
+    NotLeader {
+        leader: Option<MemberId>,
+        addr: Option<SocketAddr>,
+    },
     /// No answer within the time the request allowed, or the group has stopped here. The effect is unknown.
-    Unavailable { why: String },
+    Unavailable {
+        why: String,
+    },
 }
 
 /// A candidate's or leader's claim.
@@ -170,7 +194,11 @@ pub fn response(message: &Response) -> Frame {
 
 impl From<Vote> for Ballot {
     fn from(vote: Vote) -> Self {
-        Self { term: vote.leader_id.term, member: vote.leader_id.voted_for, committed: vote.committed }
+        Self {
+            term: vote.leader_id.term,
+            member: vote.leader_id.voted_for,
+            committed: vote.committed,
+        }
     }
 }
 
@@ -185,7 +213,10 @@ impl From<Ballot> for Vote {
 
 impl From<LogId> for EntryId {
     fn from(id: LogId) -> Self {
-        Self { term: id.leader_id.term, index: id.index }
+        Self {
+            term: id.leader_id.term,
+            index: id.index,
+        }
     }
 }
 
@@ -208,7 +239,11 @@ impl TryFrom<Members> for Membership {
     type Error = Malformed;
 
     fn try_from(members: Members) -> Result<Self, Malformed> {
-        let nodes: BTreeMap<_, _> = members.all.into_iter().map(|(id, addr)| (id, Address(addr))).collect();
+        let nodes: BTreeMap<_, _> = members
+            .all
+            .into_iter()
+            .map(|(id, addr)| (id, Address(addr)))
+            .collect();
         if members.voters.is_empty() && nodes.is_empty() {
             return Ok(Membership::default());
         }
@@ -230,8 +265,12 @@ impl TryFrom<Meta> for SnapshotMeta {
     type Error = Malformed;
 
     fn try_from(meta: Meta) -> Result<Self, Malformed> {
-        let members = StoredMembership::new(meta.members_at.map(Into::into), meta.members.try_into()?);
-        Ok(Self { last_log_id: meta.last.map(Into::into), last_membership: members })
+        let members =
+            StoredMembership::new(meta.members_at.map(Into::into), meta.members.try_into()?);
+        Ok(Self {
+            last_log_id: meta.last.map(Into::into),
+            last_membership: members,
+        })
     }
 }
 
@@ -239,9 +278,27 @@ impl TryFrom<Meta> for SnapshotMeta {
 pub fn split_entry(entry: &Entry) -> (EntryHead, &[u8]) {
     let id = entry.log_id.into();
     match &entry.payload {
-        Payload::Blank => (EntryHead { id, kind: EntryKind::Blank }, &[]),
-        Payload::Normal(Sealed(bytes)) => (EntryHead { id, kind: EntryKind::Command(bytes.len() as u32) }, bytes),
-        Payload::Membership(members) => (EntryHead { id, kind: EntryKind::Membership(members.into()) }, &[]),
+        Payload::Blank => (
+            EntryHead {
+                id,
+                kind: EntryKind::Blank,
+            },
+            &[],
+        ),
+        Payload::Normal(Sealed(bytes)) => (
+            EntryHead {
+                id,
+                kind: EntryKind::Command(bytes.len() as u32),
+            },
+            bytes,
+        ),
+        Payload::Membership(members) => (
+            EntryHead {
+                id,
+                kind: EntryKind::Membership(members.into()),
+            },
+            &[],
+        ),
     }
 }
 
@@ -250,7 +307,9 @@ pub fn join_entry(head: EntryHead, body: &mut Bytes) -> Result<Entry, Malformed>
     let payload = match head.kind {
         EntryKind::Blank => Payload::Blank,
         EntryKind::Membership(members) => Payload::Membership(members.try_into()?),
-        EntryKind::Command(len) if body.len() < len as usize => return Err(Malformed("a command is cut short".into())),
+        EntryKind::Command(len) if body.len() < len as usize => {
+            return Err(Malformed("a command is cut short".into()));
+        }
         EntryKind::Command(len) => Payload::Normal(Sealed(body.split_to(len as usize))),
     };
     Ok(Entry::new(head.id.into(), payload))
@@ -280,33 +339,106 @@ pub fn split_entries(entries: &[Entry]) -> (Vec<EntryHead>, Bytes) {
 mod tests {
     use super::*;
 
-    const VOTE: Ballot = Ballot { term: 5, member: 2, committed: true };
-    const LAST: EntryId = EntryId { term: 4, index: 300 };
+    const VOTE: Ballot = Ballot {
+        term: 5,
+        member: 2,
+        committed: true,
+    };
+    const LAST: EntryId = EntryId {
+        term: 4,
+        index: 300,
+    };
 
     fn members() -> Members {
-        Members { voters: vec![BTreeSet::from([1])], all: BTreeMap::from([(1, SocketAddr::from(([10, 0, 0, 1], 7000)))]) }
+        Members {
+            voters: vec![BTreeSet::from([1])],
+            all: BTreeMap::from([(1, SocketAddr::from(([10, 0, 0, 1], 7000)))]),
+        }
     }
 
     fn requests() -> Vec<(Request, Vec<u8>)> {
         let entries = vec![
-            EntryHead { id: LAST, kind: EntryKind::Blank },
-            EntryHead { id: LAST, kind: EntryKind::Command(9) },
-            EntryHead { id: LAST, kind: EntryKind::Membership(members()) },
+            EntryHead {
+                id: LAST,
+                kind: EntryKind::Blank,
+            },
+            EntryHead {
+                id: LAST,
+                kind: EntryKind::Command(9),
+            },
+            EntryHead {
+                id: LAST,
+                kind: EntryKind::Membership(members()),
+            },
         ];
-        let meta = Meta { last: Some(LAST), members_at: None, members: members() };
+        let meta = Meta {
+            last: Some(LAST),
+            members_at: None,
+            members: members(),
+        };
         let member_bytes = [1, 1, 1, 1, 1, 0, 10, 0, 0, 1, 0xd8, 0x36];
         let id = [4, 0xac, 2];
         let append = [
-            &[1, 0, 1, 5, 2, 1, 1, 4, 0xac, 2, 0, 3][..], &id, &[0], &id, &[1, 9], &id, &[2], &member_bytes,
+            &[1, 0, 1, 5, 2, 1, 1, 4, 0xac, 2, 0, 3][..],
+            &id,
+            &[0],
+            &id,
+            &[1, 9],
+            &id,
+            &[2],
+            &member_bytes,
         ];
-        let piece = [&[1, 0, 4, 5, 2, 1, 1][..], &id, &[0], &member_bytes, &[7, 8]];
+        let piece = [
+            &[1, 0, 4, 5, 2, 1, 1][..],
+            &id,
+            &[0],
+            &member_bytes,
+            &[7, 8],
+        ];
         vec![
             (Request::Member, vec![1, 0, 0]),
-            (Request::Append(Append { vote: VOTE, prev: Some(LAST), committed: None, entries }), append.concat()),
-            (Request::Vote(VoteAsk { vote: VOTE, last: None, transfer: true }), vec![1, 0, 2, 5, 2, 1, 0, 1]),
-            (Request::PreVote(VoteAsk { vote: VOTE, last: None, transfer: false }), vec![1, 0, 3, 5, 2, 1, 0, 0]),
-            (Request::Piece(Piece { vote: VOTE, meta, offset: 7, total: 8 }), piece.concat()),
-            (Request::Transfer(Transfer { from: VOTE, to: 3, last: None }), vec![1, 0, 5, 5, 2, 1, 3, 0]),
+            (
+                Request::Append(Append {
+                    vote: VOTE,
+                    prev: Some(LAST),
+                    committed: None,
+                    entries,
+                }),
+                append.concat(),
+            ),
+            (
+                Request::Vote(VoteAsk {
+                    vote: VOTE,
+                    last: None,
+                    transfer: true,
+                }),
+                vec![1, 0, 2, 5, 2, 1, 0, 1],
+            ),
+            (
+                Request::PreVote(VoteAsk {
+                    vote: VOTE,
+                    last: None,
+                    transfer: false,
+                }),
+                vec![1, 0, 3, 5, 2, 1, 0, 0],
+            ),
+            (
+                Request::Piece(Piece {
+                    vote: VOTE,
+                    meta,
+                    offset: 7,
+                    total: 8,
+                }),
+                piece.concat(),
+            ),
+            (
+                Request::Transfer(Transfer {
+                    from: VOTE,
+                    to: 3,
+                    last: None,
+                }),
+                vec![1, 0, 5, 5, 2, 1, 3, 0],
+            ),
             (Request::Barrier { millis: 300 }, vec![1, 0, 7, 0xac, 2]),
         ]
     }
@@ -317,13 +449,44 @@ mod tests {
             assert_eq!(hydfs_types::encode(&message), bytes, "{message:?}");
         }
         let responses = [
-            (Response::Append(AppendAnswer::HigherVote(VOTE)), vec![1, 0, 1, 3, 5, 2, 1]),
-            (Response::Vote { vote: VOTE, granted: true, last: None }, vec![1, 0, 2, 5, 2, 1, 1, 0]),
-            (Response::Piece { vote: VOTE, next: 7, done: true }, vec![1, 0, 3, 5, 2, 1, 7, 1]),
+            (
+                Response::Append(AppendAnswer::HigherVote(VOTE)),
+                vec![1, 0, 1, 3, 5, 2, 1],
+            ),
+            (
+                Response::Vote {
+                    vote: VOTE,
+                    granted: true,
+                    last: None,
+                },
+                vec![1, 0, 2, 5, 2, 1, 1, 0],
+            ),
+            (
+                Response::Piece {
+                    vote: VOTE,
+                    next: 7,
+                    done: true,
+                },
+                vec![1, 0, 3, 5, 2, 1, 7, 1],
+            ),
             (Response::Transfer { done: true }, vec![1, 0, 4, 1]),
-            (Response::Barrier { index: LogIndex(300) }, vec![1, 0, 6, 0xac, 2]),
-            (Response::NotLeader { leader: Some(MemberId(3)), addr: None }, vec![1, 0, 7, 1, 3, 0]),
-            (Response::Unavailable { why: "x".into() }, vec![1, 0, 8, 1, b'x']),
+            (
+                Response::Barrier {
+                    index: LogIndex(300),
+                },
+                vec![1, 0, 6, 0xac, 2],
+            ),
+            (
+                Response::NotLeader {
+                    leader: Some(MemberId(3)),
+                    addr: None,
+                },
+                vec![1, 0, 7, 1, 3, 0],
+            ),
+            (
+                Response::Unavailable { why: "x".into() },
+                vec![1, 0, 8, 1, b'x'],
+            ),
         ];
         for (message, bytes) in responses {
             assert_eq!(hydfs_types::encode(&message), bytes, "{message:?}");
@@ -337,14 +500,19 @@ mod tests {
                 for bit in 0..8 {
                     let mut bad = bytes.clone();
                     bad[at] ^= 1 << bit;
-                    let Ok(Request::Append(append)) = hydfs_types::decode::<Request>(&bad) else { continue };
+                    let Ok(Request::Append(append)) = hydfs_types::decode::<Request>(&bad) else {
+                        continue;
+                    };
                     let mut body = Bytes::from_static(b"nine byte");
                     for head in append.entries {
                         // Refused or not: it only must not panic.
                         join_entry(head, &mut body).ok();
                     }
                 }
-                assert!(hydfs_types::decode::<Request>(&bytes[..at]).is_err(), "cut to {at} bytes");
+                assert!(
+                    hydfs_types::decode::<Request>(&bytes[..at]).is_err(),
+                    "cut to {at} bytes"
+                );
             }
         }
     }

@@ -44,11 +44,17 @@ impl Replica {
     pub fn on_events(&self, events: &[Event]) {
         for event in events {
             match event {
-                Event::Cut { segment, .. } | Event::Retired { segment, .. } => self.ring_behind(*segment),
-                Event::Writers(ino) => self.waiting_in(*ino).into_iter().for_each(|segment| self.ring_behind(segment)),
+                Event::Cut { segment, .. } | Event::Retired { segment, .. } => {
+                    self.ring_behind(*segment)
+                }
+                Event::Writers(ino) => self
+                    .waiting_in(*ino)
+                    .into_iter()
+                    .for_each(|segment| self.ring_behind(segment)),
                 Event::Replaced => {
                     let held: Vec<SegmentId> = self.index().segments.keys().copied().collect();
-                    held.into_iter().for_each(|segment| self.ring_behind(segment));
+                    held.into_iter()
+                        .for_each(|segment| self.ring_behind(segment));
                 }
                 _ => {}
             }
@@ -58,16 +64,28 @@ impl Replica {
     /// Segments of a file with pending records here: some may be void since a writer's end was fixed.
     fn waiting_in(&self, ino: Ino) -> Vec<SegmentId> {
         let state = self.ctx.state();
-        let Ok((_, file)) = state.file(ino) else { return Vec::new() };
+        let Ok((_, file)) = state.file(ino) else {
+            return Vec::new();
+        };
         let index = self.index();
-        let waits = |segment: &SegmentId| index.segments.get(segment).is_some_and(|local| local.pending().next().is_some());
+        let waits = |segment: &SegmentId| {
+            index
+                .segments
+                .get(segment)
+                .is_some_and(|local| local.pending().next().is_some())
+        };
         file.segments.values().copied().filter(waits).collect()
     }
 
     /// Follows the agreed versions for ever. One task per member runs it.
     pub async fn follow(self: Arc<Self>) {
         loop {
-            let batch = std::mem::take(&mut *self.behind.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+            let batch = std::mem::take(
+                &mut *self
+                    .behind
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner),
+            );
             if batch.is_empty() {
                 self.behind_rung.notified().await;
                 continue;
@@ -96,8 +114,12 @@ impl Replica {
         }
         let (slot, synced) = {
             let state = self.ctx.state();
-            let Some(known) = state.segment(segment) else { return Ok(()) };
-            let role = state.config(known.slot).and_then(|config| config.role(self.ctx.me()));
+            let Some(known) = state.segment(segment) else {
+                return Ok(());
+            };
+            let role = state
+                .config(known.slot)
+                .and_then(|config| config.role(self.ctx.me()));
             (known.slot, role)
         };
         match synced {
@@ -117,20 +139,32 @@ impl Replica {
                 return Ok(Standing::NotHeld);
             };
             let Some(local) = self.index().segments.get(&segment).cloned() else {
-                return Ok(if target.version == SegmentVersion(0) { Standing::Current } else { Standing::Missing });
+                return Ok(if target.version == SegmentVersion(0) {
+                    Standing::Current
+                } else {
+                    Standing::Missing
+                });
             };
             if local.version >= target.version {
                 self.settle(segment, &target);
                 return Ok(Standing::Current);
             }
-            let Some(step) = next_step(&local, target.version, target.digest, target.len) else { return Ok(Standing::Missing) };
+            let Some(step) = next_step(&local, target.version, target.digest, target.len) else {
+                return Ok(Standing::Missing);
+            };
             self.take_step(segment, &local, step, &target).await?;
         }
     }
 
     /// Does one step: writes the records into the base, notes the new version.
     /// Cost: one read of the journal and one write of the base per record; no fsync (the journal is the redo log).
-    async fn take_step(&self, segment: SegmentId, local: &LocalSegment, step: Step, target: &Segment) -> Result<(), DataError> {
+    async fn take_step(
+        &self,
+        segment: SegmentId,
+        local: &LocalSegment,
+        step: Step,
+        target: &Segment,
+    ) -> Result<(), DataError> {
         let mut len = local.len;
         let mut moved = 0;
         let list: Vec<Pending> = local.in_runs(&step.runs).cloned().collect();
@@ -146,9 +180,19 @@ impl Replica {
             self.bases.set_len(segment, cut)?;
         }
         let version = local.version.next();
-        self.journal.append(&JournalEntry::Applied { segment, version, len: step.len, digest: step.digest })?;
+        self.journal.append(&JournalEntry::Applied {
+            segment,
+            version,
+            len: step.len,
+            digest: step.digest,
+        })?;
         if let Some(local) = self.index().segments.get_mut(&segment) {
-            local.advance(version, step.digest, step.len, through(&step.runs).into_iter());
+            local.advance(
+                version,
+                step.digest,
+                step.len,
+                through(&step.runs).into_iter(),
+            );
         }
         if version >= target.version {
             self.settle(segment, target);
@@ -160,11 +204,30 @@ impl Replica {
     }
 
     /// Puts one record's payload where it belongs in a base of `len` bytes.
-    pub(crate) fn write_base(&self, segment: SegmentId, len: u64, pending: &Pending) -> Result<(), DataError> {
+    pub(crate) fn write_base(
+        &self,
+        segment: SegmentId,
+        len: u64,
+        pending: &Pending,
+    ) -> Result<(), DataError> {
         match pending.head.op {
-            Op::Append => self.bases.write(segment, len, &self.journal.read_payload(pending.at, pending.head.len as usize)?)?,
-            Op::WriteAt(offset) => self.bases.write(segment, offset, &self.journal.read_payload(pending.at, pending.head.len as usize)?)?,
-            Op::Zero { offset, len: zeros, .. } => {
+            Op::Append => self.bases.write(
+                segment,
+                len,
+                &self
+                    .journal
+                    .read_payload(pending.at, pending.head.len as usize)?,
+            )?,
+            Op::WriteAt(offset) => self.bases.write(
+                segment,
+                offset,
+                &self
+                    .journal
+                    .read_payload(pending.at, pending.head.len as usize)?,
+            )?,
+            Op::Zero {
+                offset, len: zeros, ..
+            } => {
                 const PIECE: [u8; 65_536] = [0; 65_536];
                 let end = (offset + zeros).min(len);
                 let mut at = offset;
@@ -183,11 +246,20 @@ impl Replica {
         let gone: Vec<_> = {
             let state = self.ctx.state();
             let index = self.index();
-            let Some(local) = index.segments.get(&segment) else { return };
-            local.lanes.keys().copied().filter(|writer| state.writer(*writer).is_none()).collect()
+            let Some(local) = index.segments.get(&segment) else {
+                return;
+            };
+            local
+                .lanes
+                .keys()
+                .copied()
+                .filter(|writer| state.writer(*writer).is_none())
+                .collect()
         };
         let mut index = self.index();
-        let Some(local) = index.segments.get_mut(&segment) else { return };
+        let Some(local) = index.segments.get_mut(&segment) else {
+            return;
+        };
         for (writer, seq) in &target.through {
             local.merged_through(*writer, *seq);
         }
@@ -195,7 +267,9 @@ impl Replica {
             local.drop_appends();
         }
         gone.into_iter().for_each(|writer| local.drop_lane(writer));
-        local.prepared.retain(|prepare| prepare.base >= local.version);
+        local
+            .prepared
+            .retain(|prepare| prepare.base >= local.version);
     }
 
     /// The segment is retired or not ours any more: its data goes.
@@ -210,7 +284,12 @@ impl Replica {
 }
 
 /// The step that leads from the local version towards the wanted one, if there is one here.
-pub(crate) fn next_step(local: &LocalSegment, version: SegmentVersion, digest: Digest, len: u64) -> Option<Step> {
+pub(crate) fn next_step(
+    local: &LocalSegment,
+    version: SegmentVersion,
+    digest: Digest,
+    len: u64,
+) -> Option<Step> {
     let last = local.version.next() == version;
     let prepared = prepared_step(local, version, digest);
     if !last || prepared.is_some() {
@@ -220,15 +299,27 @@ pub(crate) fn next_step(local: &LocalSegment, version: SegmentVersion, digest: D
 }
 
 fn prepared_step(local: &LocalSegment, version: SegmentVersion, digest: Digest) -> Option<Step> {
-    let here = |prepare: &&Prepare| prepare.base == local.version && prepare.base_digest == local.digest;
-    let chosen = local.prepared.iter().filter(here).find(|prepare| leads(local, prepare, version, digest))?;
-    (outcome_of(local, chosen) == (chosen.digest, chosen.len))
-        .then(|| Step { runs: chosen.runs.clone(), then: chosen.then, digest: chosen.digest, len: chosen.len })
+    let here =
+        |prepare: &&Prepare| prepare.base == local.version && prepare.base_digest == local.digest;
+    let chosen = local
+        .prepared
+        .iter()
+        .filter(here)
+        .find(|prepare| leads(local, prepare, version, digest))?;
+    (outcome_of(local, chosen) == (chosen.digest, chosen.len)).then(|| Step {
+        runs: chosen.runs.clone(),
+        then: chosen.then,
+        digest: chosen.digest,
+        len: chosen.len,
+    })
 }
 
 /// Digest and length that a prepared list gives with the records here.
 pub(crate) fn outcome_of(local: &LocalSegment, prepare: &Prepare) -> (Digest, u64) {
-    finish(local.outcome(local.in_runs(&prepare.runs).map(|pending| &pending.head)), prepare.then)
+    finish(
+        local.outcome(local.in_runs(&prepare.runs).map(|pending| &pending.head)),
+        prepare.then,
+    )
 }
 
 /// Whether a chain of prepared cuts goes from `prepare` to the wanted digest.
@@ -238,18 +329,37 @@ fn leads(local: &LocalSegment, prepare: &Prepare, version: SegmentVersion, diges
         return prepare.digest == digest;
     }
     let follows = |next: &&Prepare| next.base == reached && next.base_digest == prepare.digest;
-    reached < version && local.prepared.iter().filter(follows).any(|next| leads(local, next, version, digest))
+    reached < version
+        && local
+            .prepared
+            .iter()
+            .filter(follows)
+            .any(|next| leads(local, next, version, digest))
 }
 
 fn length_step(local: &LocalSegment, digest: Digest, len: u64) -> Option<Step> {
-    (local.digest.after_set_len(len) == digest).then(|| Step { runs: Vec::new(), then: Then::SetLen(len), digest, len })
+    (local.digest.after_set_len(len) == digest).then(|| Step {
+        runs: Vec::new(),
+        then: Then::SetLen(len),
+        digest,
+        len,
+    })
 }
 
 /// A writer that ended alone: all its records here, in order of seq.
 fn lane_step(local: &LocalSegment, digest: Digest, len: u64) -> Option<Step> {
-    local.lanes.values().filter(|lane| !lane.records.is_empty()).find_map(|lane| {
-        let list = runs(lane.records.values().map(|pending| &pending.head));
-        let outcome = local.outcome(lane.records.values().map(|pending| &pending.head));
-        (outcome == (digest, len)).then_some(Step { runs: list, then: Then::Nothing, digest, len })
-    })
+    local
+        .lanes
+        .values()
+        .filter(|lane| !lane.records.is_empty())
+        .find_map(|lane| {
+            let list = runs(lane.records.values().map(|pending| &pending.head));
+            let outcome = local.outcome(lane.records.values().map(|pending| &pending.head));
+            (outcome == (digest, len)).then_some(Step {
+                runs: list,
+                then: Then::Nothing,
+                digest,
+                len,
+            })
+        })
 }

@@ -31,7 +31,12 @@ impl Replica {
     /// One checkpoint: everything before it is dropped from the journal.
     pub async fn checkpoint(&self) -> Result<(), DataError> {
         let start = self.journal.log().tail();
-        let fences: Vec<_> = self.index().fences.iter().map(|(slot, epoch)| (*slot, *epoch)).collect();
+        let fences: Vec<_> = self
+            .index()
+            .fences
+            .iter()
+            .map(|(slot, epoch)| (*slot, *epoch))
+            .collect();
         for (slot, epoch) in fences {
             self.journal.append(&JournalEntry::Fence { slot, epoch })?;
         }
@@ -44,18 +49,36 @@ impl Replica {
         Ok(())
     }
 
-    async fn checkpoint_segment(&self, segment: SegmentId, start: Position) -> Result<(), DataError> {
+    async fn checkpoint_segment(
+        &self,
+        segment: SegmentId,
+        start: Position,
+    ) -> Result<(), DataError> {
         let turn = self.turn(segment);
         let _turn = turn.lock().await;
         self.sync_base(segment).await?;
-        let Some(local) = self.index().segments.get(&segment).cloned() else { return Ok(()) };
-        self.journal.append(&JournalEntry::Adopted { segment, version: local.version, len: local.len, digest: local.digest })?;
+        let Some(local) = self.index().segments.get(&segment).cloned() else {
+            return Ok(());
+        };
+        self.journal.append(&JournalEntry::Adopted {
+            segment,
+            version: local.version,
+            len: local.len,
+            digest: local.digest,
+        })?;
         for prepare in &local.prepared {
-            self.journal.append(&JournalEntry::Prepared(prepare.clone()))?;
+            self.journal
+                .append(&JournalEntry::Prepared(prepare.clone()))?;
         }
-        let old: Vec<_> = local.pending().filter(|pending| pending.at < start).cloned().collect();
+        let old: Vec<_> = local
+            .pending()
+            .filter(|pending| pending.at < start)
+            .cloned()
+            .collect();
         for (at, pending) in old.into_iter().enumerate() {
-            let payload = self.journal.read_payload(pending.at, pending.head.len as usize)?;
+            let payload = self
+                .journal
+                .read_payload(pending.at, pending.head.len as usize)?;
             let moved = self.journal.append_record(&pending.head, &payload)?;
             if let Some(local) = self.index().segments.get_mut(&segment) {
                 local.moved(pending.head.writer, pending.head.seq, moved);
@@ -68,7 +91,11 @@ impl Replica {
             Some(local) => (local.slot, local.names()),
             None => return Ok(()),
         };
-        self.journal.append(&JournalEntry::Order { segment, slot, pending })?;
+        self.journal.append(&JournalEntry::Order {
+            segment,
+            slot,
+            pending,
+        })?;
         Ok(())
     }
 

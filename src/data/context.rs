@@ -1,15 +1,18 @@
 //! What every part of the data plane works with, and the gate that each request passes (R3).
 
 use crate::{counters::Counters, error::DataError};
+use bytes::Bytes;
 use hydfs_state::State;
 use hydfs_types::{
-    Agreement, DataRequest, DataResponse, Frame, Incarnation, LogIndex, MapVersion, Net, Refusal, Service, SlotConfig,
-    SlotEpoch, SlotId,
+    Agreement, DataRequest, DataResponse, Frame, Incarnation, LogIndex, MapVersion, Net, Refusal,
+    Service, SlotConfig, SlotEpoch, SlotId,
 };
-use bytes::Bytes;
 use std::{
     net::SocketAddr,
-    sync::{Arc, RwLock, RwLockReadGuard, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::sync::Notify;
@@ -35,12 +38,21 @@ pub struct Context {
 
 impl Context {
     pub fn new(net: Arc<dyn Net>, agreement: Arc<dyn Agreement>, state: SharedState) -> Self {
-        Self { net, agreement, state, counters: Counters::default(), moved: Notify::new(), me: AtomicU64::new(0) }
+        Self {
+            net,
+            agreement,
+            state,
+            counters: Counters::default(),
+            moved: Notify::new(),
+            me: AtomicU64::new(0),
+        }
     }
 
     /// The state, for a look without waiting.
     pub fn state(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// This member's incarnation.
@@ -60,12 +72,17 @@ impl Context {
 
     /// Config of a slot.
     pub fn config(&self, slot: SlotId) -> Result<SlotConfig, DataError> {
-        self.state().config(slot).cloned().ok_or(DataError::NoCluster)
+        self.state()
+            .config(slot)
+            .cloned()
+            .ok_or(DataError::NoCluster)
     }
 
     /// Where an incarnation serves.
     pub fn addr(&self, incarnation: Incarnation) -> Option<SocketAddr> {
-        self.state().member_of(incarnation).map(|member| member.said.addr)
+        self.state()
+            .member_of(incarnation)
+            .map(|member| member.said.addr)
     }
 
     /// Waits until the local state is at `map`.
@@ -80,7 +97,12 @@ impl Context {
     }
 
     /// R3: catches up with the request's map, then refuses another epoch than the config's.
-    pub async fn gate(&self, slot: SlotId, epoch: SlotEpoch, map: MapVersion) -> Result<SlotConfig, Refusal> {
+    pub async fn gate(
+        &self,
+        slot: SlotId,
+        epoch: SlotEpoch,
+        map: MapVersion,
+    ) -> Result<SlotConfig, Refusal> {
         self.catch_up(map).await?;
         self.check(slot, epoch)
     }
@@ -96,12 +118,20 @@ impl Context {
     }
 
     /// One request to one member and its answer with body.
-    pub async fn call(&self, to: Incarnation, request: &DataRequest, body: Bytes, deadline: Duration) -> Result<(DataResponse, Bytes), DataError> {
+    pub async fn call(
+        &self,
+        to: Incarnation,
+        request: &DataRequest,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<(DataResponse, Bytes), DataError> {
         let addr = self.addr(to).ok_or(DataError::Gone(to))?;
         self.counters.round(request);
         let frame = Frame::new(Service::Data, request, body);
         let answer = self.net.call(addr, frame, deadline).await?;
-        let message = answer.message().map_err(|error| DataError::Malformed(error.to_string()))?;
+        let message = answer
+            .message()
+            .map_err(|error| DataError::Malformed(error.to_string()))?;
         Ok((message, answer.body))
     }
 }

@@ -48,10 +48,15 @@ impl Counters {
             DataRequest::Append(_) => &self.append_rounds,
             DataRequest::Sync { .. } => &self.sync_rounds,
             DataRequest::Prepare(_) => &self.prepare_rounds,
-            DataRequest::Look(_) | DataRequest::Cutoff(_) | DataRequest::Peek(_) => &self.look_rounds,
+            DataRequest::Look(_) | DataRequest::Cutoff(_) | DataRequest::Peek(_) => {
+                &self.look_rounds
+            }
             DataRequest::ReadBase(_) => &self.read_rounds,
-            DataRequest::Fetch { .. } | DataRequest::PullSlots(_) | DataRequest::Promote { .. }
-            | DataRequest::Pending { .. } | DataRequest::Holdings => &self.repair_rounds,
+            DataRequest::Fetch { .. }
+            | DataRequest::PullSlots(_)
+            | DataRequest::Promote { .. }
+            | DataRequest::Pending { .. }
+            | DataRequest::Holdings => &self.repair_rounds,
         };
         Self::add(counter, 1);
     }

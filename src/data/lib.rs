@@ -25,10 +25,13 @@ pub use replica::Replica;
 pub use sender::{FileWriter, Queued, Target};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use hydfs_state::Event;
 use hydfs_store::{Bases, Disk, Journal, LogOptions};
-use futures_util::future::join_all;
-use hydfs_types::{DataRequest, DataResponse, Frame, Incarnation, Ino, Refusal, SegmentId, SegmentVersion, Service, WriterId};
+use hydfs_types::{
+    DataRequest, DataResponse, Frame, Incarnation, Ino, Refusal, SegmentId, SegmentVersion,
+    Service, WriterId,
+};
 use merge::SlotLeader;
 use repair::Repair;
 use std::{sync::Arc, time::Duration};
@@ -48,16 +51,33 @@ pub struct Data {
 impl Data {
     /// Opens the local replica: replays its journal. With `redo` (the machine lost power since) bases are written again
     /// from the journal. Call [`Data::start`] once the agreed state is loaded.
-    pub fn open(ctx: Arc<Context>, disk: Arc<dyn Disk>, options: LogOptions, redo: bool) -> Result<Arc<Self>, DataError> {
+    pub fn open(
+        ctx: Arc<Context>,
+        disk: Arc<dyn Disk>,
+        options: LogOptions,
+        redo: bool,
+    ) -> Result<Arc<Self>, DataError> {
         let bases = Bases::open(disk.clone(), "base", options.sync)?;
         let room = room::Room::new(disk.clone(), options.file_bytes);
         let (journal, entries) = Journal::load(disk, "journal", options)?;
-        let replica = Arc::new(Replica::new(ctx.clone(), journal, bases, room, replica::Index::default()));
+        let replica = Arc::new(Replica::new(
+            ctx.clone(),
+            journal,
+            bases,
+            room,
+            replica::Index::default(),
+        ));
         replica.recover(entries, redo)?;
         let leader = SlotLeader::start(replica.clone());
         let repair = Arc::new(Repair::new(ctx.clone(), replica.clone(), leader.clone()));
         let reader = Reader::new(ctx.clone(), replica.clone(), leader.clone());
-        Ok(Arc::new(Self { ctx, replica, reader, leader, repair }))
+        Ok(Arc::new(Self {
+            ctx,
+            replica,
+            reader,
+            leader,
+            repair,
+        }))
     }
 
     /// Starts the tasks that follow the agreed state. They end with the runtime.
@@ -73,7 +93,10 @@ impl Data {
     /// Takes note of what a command changed; never waits.
     pub fn on_events(&self, events: &[Event]) {
         self.replica.on_events(events);
-        if events.iter().any(|event| matches!(event, Event::Slots(_) | Event::Replaced | Event::Members)) {
+        if events
+            .iter()
+            .any(|event| matches!(event, Event::Slots(_) | Event::Replaced | Event::Members))
+        {
             self.repair.rung.notify_one();
         }
     }
@@ -85,31 +108,52 @@ impl Data {
 
     /// Everything acknowledged in these segments is on disk on every acting replica.
     pub async fn sync_segments(&self, segments: &[SegmentId]) -> Result<(), DataError> {
-        let syncs = segments.iter().map(|segment| sender::sync_segment(&self.ctx, &self.replica, *segment));
+        let syncs = segments
+            .iter()
+            .map(|segment| sender::sync_segment(&self.ctx, &self.replica, *segment));
         join_all(syncs).await.into_iter().collect()
     }
 
     /// What a replica has pending of these segments: (segment, records, bytes).
-    pub async fn pending_at(&self, replica: Incarnation, segments: Vec<SegmentId>) -> Result<Vec<(SegmentId, u64, u64)>, DataError> {
+    pub async fn pending_at(
+        &self,
+        replica: Incarnation,
+        segments: Vec<SegmentId>,
+    ) -> Result<Vec<(SegmentId, u64, u64)>, DataError> {
         match self.ask(replica, DataRequest::Pending { segments }).await? {
             DataResponse::Pending(pending) => Ok(pending),
-            other => Err(DataError::Malformed(format!("not an answer to a look at pending: {other:?}"))),
+            other => Err(DataError::Malformed(format!(
+                "not an answer to a look at pending: {other:?}"
+            ))),
         }
     }
 
     /// What a member has on its disk, by its own answer: (segment, version, bytes).
-    pub async fn holdings_of(&self, member: Incarnation) -> Result<Vec<(SegmentId, SegmentVersion, u64)>, DataError> {
+    pub async fn holdings_of(
+        &self,
+        member: Incarnation,
+    ) -> Result<Vec<(SegmentId, SegmentVersion, u64)>, DataError> {
         match self.ask(member, DataRequest::Holdings).await? {
             DataResponse::Holdings(held) => Ok(held),
-            other => Err(DataError::Malformed(format!("not a list of holdings: {other:?}"))),
+            other => Err(DataError::Malformed(format!(
+                "not a list of holdings: {other:?}"
+            ))),
         }
     }
 
-    async fn ask(&self, member: Incarnation, request: DataRequest) -> Result<DataResponse, DataError> {
+    async fn ask(
+        &self,
+        member: Incarnation,
+        request: DataRequest,
+    ) -> Result<DataResponse, DataError> {
         if member == self.ctx.me() {
             return Ok(self.replica.serve(request, Bytes::new()).await?.0);
         }
-        Ok(self.ctx.call(member, &request, Bytes::new(), context::ROUND).await?.0)
+        Ok(self
+            .ctx
+            .call(member, &request, Bytes::new(), context::ROUND)
+            .await?
+            .0)
     }
 
     /// Answers a frame of the data service.
@@ -118,17 +162,24 @@ impl Data {
             Ok(request) => self.answer(request, frame.body).await,
             Err(error) => Err(Refusal::Malformed(error.to_string())),
         };
-        let (response, body) = answer.unwrap_or_else(|refusal| (DataResponse::Refused(refusal), Bytes::new()));
+        let (response, body) =
+            answer.unwrap_or_else(|refusal| (DataResponse::Refused(refusal), Bytes::new()));
         Frame::new(Service::Data, &response, body)
     }
 
-    async fn answer(&self, request: DataRequest, body: Bytes) -> Result<(DataResponse, Bytes), Refusal> {
+    async fn answer(
+        &self,
+        request: DataRequest,
+        body: Bytes,
+    ) -> Result<(DataResponse, Bytes), Refusal> {
         let response = match request {
             DataRequest::Look(look) => DataResponse::Looked(self.leader.look(look).await?),
             DataRequest::Peek(look) => DataResponse::Peeked(self.leader.peek(look).await?),
             DataRequest::Cutoff(cutoff) => DataResponse::CutOff(self.leader.cutoff(cutoff).await?),
             DataRequest::PullSlots(pull) => DataResponse::Pulled(self.repair.pulled(pull).await?),
-            DataRequest::Promote { map, from, slots } => DataResponse::Promoted(self.repair.promote(map, from, slots).await?),
+            DataRequest::Promote { map, from, slots } => {
+                DataResponse::Promoted(self.repair.promote(map, from, slots).await?)
+            }
             other => return self.replica.serve(other, body).await,
         };
         Ok((response, Bytes::new()))
@@ -139,7 +190,11 @@ impl Data {
         loop {
             tokio::time::sleep(OVERDUE_EVERY).await;
             for (slot, segment) in self.leader.overdue() {
-                if let Err(error) = self.leader.merge(slot, segment, hydfs_types::Then::Nothing).await {
+                if let Err(error) = self
+                    .leader
+                    .merge(slot, segment, hydfs_types::Then::Nothing)
+                    .await
+                {
                     tracing::info!(%segment, %error, "a long segment could not be merged yet");
                 }
             }

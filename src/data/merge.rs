@@ -17,8 +17,9 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_state::{Segment, State, WriterPhase};
 use hydfs_types::{
-    Command, Cutoff, DataRequest, DataResponse, Incarnation, Look, Looked, MapVersion, MergeItem, MergeOutcome, Op, Peeked, Prepare,
-    RecordHead, Refusal, Reply, SEGMENT_BYTES, SegmentCut, SegmentId, SlotConfig, SlotEpoch, SlotId, Then,
+    Command, Cutoff, DataRequest, DataResponse, Incarnation, Look, Looked, MapVersion, MergeItem,
+    MergeOutcome, Op, Peeked, Prepare, RecordHead, Refusal, Reply, SEGMENT_BYTES, SegmentCut,
+    SegmentId, SlotConfig, SlotEpoch, SlotId, Then,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,13 +65,26 @@ impl SlotLeader {
         let (wishes, queue) = mpsc::channel(1024);
         let ctx = replica.ctx.clone();
         tokio::spawn(propose_merges(ctx.clone(), queue));
-        Arc::new(Self { replica, ctx, turns: Mutex::default(), promoting: Mutex::default(), wishes })
+        Arc::new(Self {
+            replica,
+            ctx,
+            turns: Mutex::default(),
+            promoting: Mutex::default(),
+            wishes,
+        })
     }
 
     /// R7: makes everything acknowledged so far readable and says up to where.
     pub async fn look(&self, look: Look) -> Result<Vec<Looked>, Refusal> {
         self.lead(look.slot, look.epoch, look.map).await?;
-        join_all(look.segments.iter().map(|segment| self.merge(look.slot, *segment, Then::Nothing))).await.into_iter().collect()
+        join_all(
+            look.segments
+                .iter()
+                .map(|segment| self.merge(look.slot, *segment, Then::Nothing)),
+        )
+        .await
+        .into_iter()
+        .collect()
     }
 
     /// How long segments are with everything that a look would merge now; it stays pending.
@@ -81,14 +95,27 @@ impl SlotLeader {
         let peek = |id: &SegmentId| {
             let target = state.segment(*id).ok_or(Refusal::Retired(*id))?;
             let local = index.segments.get(id).into_iter();
-            let pending = local.flat_map(LocalSegment::pending).map(|pending| &pending.head).filter(|head| eligible(&state, target, head));
+            let pending = local
+                .flat_map(LocalSegment::pending)
+                .map(|pending| &pending.head)
+                .filter(|head| eligible(&state, target, head));
             let (mut len, mut time) = (target.fenced.is_empty().then_some(target.len), None);
             for head in pending {
-                len = len.filter(|_| head.op == Op::Append).map(|len| after(len, head));
-                let moves = state.writer(head.writer).is_some_and(|writer| head.seq > writer.timed);
+                len = len
+                    .filter(|_| head.op == Op::Append)
+                    .map(|len| after(len, head));
+                let moves = state
+                    .writer(head.writer)
+                    .is_some_and(|writer| head.seq > writer.timed);
                 time = time.max(moves.then_some(head.time));
             }
-            Ok(Peeked { segment: *id, version: target.version, len, time, index: state.index.0 })
+            Ok(Peeked {
+                segment: *id,
+                version: target.version,
+                len,
+                time,
+                index: state.index.0,
+            })
         };
         look.segments.iter().map(peek).collect()
     }
@@ -99,7 +126,12 @@ impl SlotLeader {
         self.merge(cutoff.slot, cutoff.segment, cutoff.then).await
     }
 
-    async fn lead(&self, slot: SlotId, epoch: SlotEpoch, map: MapVersion) -> Result<SlotConfig, Refusal> {
+    async fn lead(
+        &self,
+        slot: SlotId,
+        epoch: SlotEpoch,
+        map: MapVersion,
+    ) -> Result<SlotConfig, Refusal> {
         let config = self.ctx.gate(slot, epoch, map).await?;
         if config.leader != self.ctx.me() || config.frozen {
             return Err(Refusal::NotLeader);
@@ -108,7 +140,10 @@ impl SlotLeader {
     }
 
     fn turn(&self, segment: SegmentId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut turns = self
+            .turns
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if turns.len() > 4096 {
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         }
@@ -116,7 +151,12 @@ impl SlotLeader {
     }
 
     /// One merge at a time per segment. Whoever waits here lists again after its turn came: it never joins a merge that has begun.
-    pub async fn merge(&self, slot: SlotId, segment: SegmentId, then: Then) -> Result<Looked, Refusal> {
+    pub async fn merge(
+        &self,
+        slot: SlotId,
+        segment: SegmentId,
+        then: Then,
+    ) -> Result<Looked, Refusal> {
         let turn = self.turn(segment);
         let _turn = turn.lock().await;
         let mut why = String::from("too slow");
@@ -137,45 +177,93 @@ impl SlotLeader {
         done.unwrap_or(Err(Refusal::NoMerge(why)))
     }
 
-    async fn try_merge(&self, slot: SlotId, segment: SegmentId, then: Then) -> Result<Looked, Refusal> {
-        let config = self.ctx.state().config(slot).cloned().ok_or(Refusal::NotLeader)?;
+    async fn try_merge(
+        &self,
+        slot: SlotId,
+        segment: SegmentId,
+        then: Then,
+    ) -> Result<Looked, Refusal> {
+        let config = self
+            .ctx
+            .state()
+            .config(slot)
+            .cloned()
+            .ok_or(Refusal::NotLeader)?;
         if config.leader != self.ctx.me() || config.frozen {
             return Err(Refusal::NotLeader);
         }
-        let target = self.ctx.state().segment(segment).cloned().ok_or(Refusal::Retired(segment))?;
+        let target = self
+            .ctx
+            .state()
+            .segment(segment)
+            .cloned()
+            .ok_or(Refusal::Retired(segment))?;
         if target.version.0 > 0 || self.replica.version(segment) > target.version {
             self.replica.wait_version(segment, target.version).await?;
         }
         let Some(listed) = self.list(slot, &config, segment, then)? else {
             Counters::add(&self.ctx.counters.merges_idle, 1);
             let index = self.ctx.state().index.0;
-            return Ok(Looked { segment, version: target.version, len: target.len, index });
+            return Ok(Looked {
+                segment,
+                version: target.version,
+                len: target.len,
+                index,
+            });
         };
         self.prepare_everywhere(&config, &listed.prepare).await?;
         Counters::add(&self.ctx.counters.merges, 1);
         let (done, outcome) = oneshot::channel();
-        self.wishes.send((listed.item, done)).await.map_err(|_| Refusal::NoMerge("stopping".into()))?;
+        self.wishes
+            .send((listed.item, done))
+            .await
+            .map_err(|_| Refusal::NoMerge("stopping".into()))?;
         match outcome.await {
             Ok(Some(MergeOutcome::Merged(version))) => {
                 self.replica.ring_behind(segment);
-                Ok(Looked { segment, version, len: listed.prepare.len, index: self.ctx.state().index.0 })
+                Ok(Looked {
+                    segment,
+                    version,
+                    len: listed.prepare.len,
+                    index: self.ctx.state().index.0,
+                })
             }
-            Ok(Some(MergeOutcome::Refused)) => Err(Refusal::NoMerge("the state had moved on".into())),
+            Ok(Some(MergeOutcome::Refused)) => {
+                Err(Refusal::NoMerge("the state had moved on".into()))
+            }
             Ok(None) | Err(_) => Err(Refusal::NoMerge("no majority".into())),
         }
     }
 
     /// Lists everything eligible (R6 a). `None`: nothing to do. No await in here: list and fence are one step.
-    fn list(&self, slot: SlotId, config: &SlotConfig, segment: SegmentId, then: Then) -> Result<Option<Listed>, Refusal> {
+    fn list(
+        &self,
+        slot: SlotId,
+        config: &SlotConfig,
+        segment: SegmentId,
+        then: Then,
+    ) -> Result<Option<Listed>, Refusal> {
         let state = self.ctx.state();
         let target = state.segment(segment).ok_or(Refusal::Retired(segment))?;
         let mut index = self.replica.index();
-        let local = index.segments.entry(segment).or_insert_with(|| LocalSegment::new(slot));
+        let local = index
+            .segments
+            .entry(segment)
+            .or_insert_with(|| LocalSegment::new(slot));
         if local.version != target.version || local.digest != target.digest {
             return Err(Refusal::NoMerge("the base here is behind".into()));
         }
-        let list: Vec<RecordHead> = local.pending().map(|pending| &pending.head).filter(|head| eligible(&state, target, head)).cloned().collect();
-        if list.is_empty() && target.ended.is_empty() && target.fenced.is_empty() && then == Then::Nothing {
+        let list: Vec<RecordHead> = local
+            .pending()
+            .map(|pending| &pending.head)
+            .filter(|head| eligible(&state, target, head))
+            .cloned()
+            .collect();
+        if list.is_empty()
+            && target.ended.is_empty()
+            && target.fenced.is_empty()
+            && then == Then::Nothing
+        {
             return Ok(None);
         }
         let (digest, len) = local.outcome(list.iter());
@@ -210,39 +298,77 @@ impl SlotLeader {
             slot_epoch: config.epoch,
             map,
             through: through.into_iter().collect(),
-            cut: SegmentCut { base: target.version, digest, len },
+            cut: SegmentCut {
+                base: target.version,
+                digest,
+                len,
+            },
             then,
         };
         Ok(Some(Listed { prepare, item }))
     }
 
     /// R6 b: every synced replica, and every learner that is being promoted, holds the cut durably.
-    async fn prepare_everywhere(&self, config: &SlotConfig, prepare: &Prepare) -> Result<(), Refusal> {
+    async fn prepare_everywhere(
+        &self,
+        config: &SlotConfig,
+        prepare: &Prepare,
+    ) -> Result<(), Refusal> {
         let learners = self.promoting(config, prepare.slot);
         let me = self.ctx.me();
-        let rounds = config.acting.iter().filter(|acting| acting.synced || learners.contains(&acting.incarnation)).map(|acting| async move {
-            if acting.incarnation == me {
-                return self.replica.prepare(prepare.clone()).await.map_err(|refusal| Refusal::NoMerge(refusal.to_string()));
-            }
-            match self.ctx.call(acting.incarnation, &DataRequest::Prepare(prepare.clone()), Bytes::new(), PREPARE).await {
-                Ok((DataResponse::Prepared, _)) => Ok(()),
-                Ok((DataResponse::Refused(why), _)) => Err(Refusal::NoMerge(format!("{} refused: {why}", acting.incarnation))),
-                Ok(_) => Err(Refusal::NoMerge("not an answer to a prepare".into())),
-                Err(error) => Err(Refusal::NoMerge(error.to_string())),
-            }
-        });
+        let rounds = config
+            .acting
+            .iter()
+            .filter(|acting| acting.synced || learners.contains(&acting.incarnation))
+            .map(|acting| async move {
+                if acting.incarnation == me {
+                    return self
+                        .replica
+                        .prepare(prepare.clone())
+                        .await
+                        .map_err(|refusal| Refusal::NoMerge(refusal.to_string()));
+                }
+                match self
+                    .ctx
+                    .call(
+                        acting.incarnation,
+                        &DataRequest::Prepare(prepare.clone()),
+                        Bytes::new(),
+                        PREPARE,
+                    )
+                    .await
+                {
+                    Ok((DataResponse::Prepared, _)) => Ok(()),
+                    Ok((DataResponse::Refused(why), _)) => Err(Refusal::NoMerge(format!(
+                        "{} refused: {why}",
+                        acting.incarnation
+                    ))),
+                    Ok(_) => Err(Refusal::NoMerge("not an answer to a prepare".into())),
+                    Err(error) => Err(Refusal::NoMerge(error.to_string())),
+                }
+            });
         join_all(rounds).await.into_iter().collect()
     }
 
     fn promoting(&self, config: &SlotConfig, slot: SlotId) -> BTreeSet<Incarnation> {
-        let promoting = self.promoting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        promoting.get(&slot).filter(|(epoch, _)| *epoch == config.epoch).map(|(_, learners)| learners.clone()).unwrap_or_default()
+        let promoting = self
+            .promoting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        promoting
+            .get(&slot)
+            .filter(|(epoch, _)| *epoch == config.epoch)
+            .map(|(_, learners)| learners.clone())
+            .unwrap_or_default()
     }
 
     /// A learner begins to pull: from now on it gets every prepare. Returns once no merge runs that began without it.
     pub async fn include(&self, slot: SlotId, epoch: SlotEpoch, learner: Incarnation) {
         {
-            let mut promoting = self.promoting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut promoting = self
+                .promoting
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let entry = promoting.entry(slot).or_insert((epoch, BTreeSet::new()));
             if entry.0 != epoch {
                 *entry = (epoch, BTreeSet::new());
@@ -251,9 +377,16 @@ impl SlotLeader {
         }
         let running: Vec<_> = {
             let state = self.ctx.state();
-            let turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let turns = self
+                .turns
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let of_slot = state.names.by_slot.get(&slot);
-            of_slot.into_iter().flatten().filter_map(|segment| turns.get(segment).cloned()).collect()
+            of_slot
+                .into_iter()
+                .flatten()
+                .filter_map(|segment| turns.get(segment).cloned())
+                .collect()
         };
         for turn in running {
             drop(turn.lock().await);
@@ -262,8 +395,13 @@ impl SlotLeader {
 
     /// Whether this learner has been sent every prepare since it began to pull at this epoch.
     pub fn includes(&self, slot: SlotId, epoch: SlotEpoch, learner: Incarnation) -> bool {
-        let promoting = self.promoting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        promoting.get(&slot).is_some_and(|(at, learners)| *at == epoch && learners.contains(&learner))
+        let promoting = self
+            .promoting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        promoting
+            .get(&slot)
+            .is_some_and(|(at, learners)| *at == epoch && learners.contains(&learner))
     }
 
     /// Segments led here that have so much pending that they are merged without a reader: bounded journals, bounded memory.
@@ -274,8 +412,20 @@ impl SlotLeader {
         index
             .segments
             .iter()
-            .filter(|(_, local)| local.pending_bytes > PENDING_BYTES_MERGED || local.lanes.values().map(|lane| lane.records.len()).sum::<usize>() > PENDING_RECORDS_MERGED)
-            .filter(|(_, local)| state.config(local.slot).is_some_and(|config| config.leader == me && !config.frozen))
+            .filter(|(_, local)| {
+                local.pending_bytes > PENDING_BYTES_MERGED
+                    || local
+                        .lanes
+                        .values()
+                        .map(|lane| lane.records.len())
+                        .sum::<usize>()
+                        > PENDING_RECORDS_MERGED
+            })
+            .filter(|(_, local)| {
+                state
+                    .config(local.slot)
+                    .is_some_and(|config| config.leader == me && !config.frozen)
+            })
             .map(|(segment, local)| (local.slot, *segment))
             .collect()
     }
@@ -283,8 +433,15 @@ impl SlotLeader {
 
 /// Whether a pending record belongs into a cut now (R6 a).
 fn eligible(state: &State, target: &Segment, head: &RecordHead) -> bool {
-    let Some(writer) = state.writer(head.writer) else { return false };
-    if target.full && head.op == Op::Append || target.through.get(&head.writer).is_some_and(|through| head.seq <= *through) {
+    let Some(writer) = state.writer(head.writer) else {
+        return false;
+    };
+    if target.full && head.op == Op::Append
+        || target
+            .through
+            .get(&head.writer)
+            .is_some_and(|through| head.seq <= *through)
+    {
         return false;
     }
     let committed = writer.job.is_none_or(|job| head.seq <= job.watermark);
@@ -299,13 +456,25 @@ fn eligible(state: &State, target: &Segment, head: &RecordHead) -> bool {
 
 /// Whether this cut ends the segment: it is over its size by appends, it is the file's last, and nothing acknowledged
 /// waits here for a watermark (R8).
-fn rolls(state: &State, target: &Segment, local: &LocalSegment, list: &[RecordHead], len: u64) -> bool {
+fn rolls(
+    state: &State,
+    target: &Segment,
+    local: &LocalSegment,
+    list: &[RecordHead],
+    len: u64,
+) -> bool {
     if target.full || len < SEGMENT_BYTES || !list.iter().any(|head| head.op == Op::Append) {
         return false;
     }
-    let last = state.file(target.ino).is_ok_and(|(_, file)| file.segments.keys().next_back() == Some(&target.start));
+    let last = state
+        .file(target.ino)
+        .is_ok_and(|(_, file)| file.segments.keys().next_back() == Some(&target.start));
     let waiting = local.pending().any(|pending| {
-        state.writer(pending.head.writer).is_some_and(|writer| writer.job.is_some_and(|job| pending.head.seq > job.watermark))
+        state.writer(pending.head.writer).is_some_and(|writer| {
+            writer
+                .job
+                .is_some_and(|job| pending.head.seq > job.watermark)
+        })
     });
     last && !waiting
 }
@@ -315,7 +484,14 @@ async fn propose_merges(ctx: Arc<Context>, mut queue: mpsc::Receiver<Wish>) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
         let (items, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-        let outcome = match ctx.agreement.propose(Command::Merge { incarnation: ctx.me(), items }).await {
+        let outcome = match ctx
+            .agreement
+            .propose(Command::Merge {
+                incarnation: ctx.me(),
+                items,
+            })
+            .await
+        {
             Ok(Reply::Merged(outcomes)) => outcomes.into_iter().map(Some).collect(),
             Ok(_) => Vec::new(),
             Err(error) => {

@@ -15,7 +15,8 @@ use crate::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_types::{
-    Cutoff, DataRequest, DataResponse, Incarnation, LogIndex, Look, Looked, Peeked, ReadBase, Refusal, SegmentId, SlotConfig, SlotId, Then,
+    Cutoff, DataRequest, DataResponse, Incarnation, LogIndex, Look, Looked, Peeked, ReadBase,
+    Refusal, SegmentId, SlotConfig, SlotId, Then,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -34,16 +35,25 @@ pub struct Reader {
 
 impl Reader {
     pub fn new(ctx: Arc<Context>, replica: Arc<Replica>, leader: Arc<SlotLeader>) -> Self {
-        Self { ctx, replica, leader }
+        Self {
+            ctx,
+            replica,
+            leader,
+        }
     }
 
     /// Makes everything acknowledged in these segments part of their agreed versions, and waits until the local state has them.
     pub async fn look(&self, segments: &[SegmentId]) -> Result<(), DataError> {
         let by_slot = self.by_slot(segments);
-        let looks = by_slot.into_iter().map(|(slot, segments)| self.look_slot(slot, segments));
+        let looks = by_slot
+            .into_iter()
+            .map(|(slot, segments)| self.look_slot(slot, segments));
         let mut index = 0;
         for looked in join_all(looks).await {
-            index = looked?.into_iter().map(|one| one.index).fold(index, u64::max);
+            index = looked?
+                .into_iter()
+                .map(|one| one.index)
+                .fold(index, u64::max);
         }
         self.ctx.agreement.wait_applied(LogIndex(index)).await?;
         Ok(())
@@ -52,10 +62,27 @@ impl Reader {
     /// How long segments are with everything acknowledged so far, which stays pending; the local state is as far as the
     /// answers. Cost: one parallel round to the slot leaders.
     pub async fn peek(&self, segments: &[SegmentId]) -> Result<Vec<Peeked>, DataError> {
-        let peeks = self.by_slot(segments).into_iter().map(|(slot, segments)| async move {
-            let request = |config: &SlotConfig| DataRequest::Peek(Look { slot, epoch: config.epoch, map: self.ctx.map(), segments: segments.clone() });
-            self.ask_leader(slot, request, |answer| if let DataResponse::Peeked(peeked) = answer { Some(peeked.clone()) } else { None }).await
-        });
+        let peeks = self
+            .by_slot(segments)
+            .into_iter()
+            .map(|(slot, segments)| async move {
+                let request = |config: &SlotConfig| {
+                    DataRequest::Peek(Look {
+                        slot,
+                        epoch: config.epoch,
+                        map: self.ctx.map(),
+                        segments: segments.clone(),
+                    })
+                };
+                self.ask_leader(slot, request, |answer| {
+                    if let DataResponse::Peeked(peeked) = answer {
+                        Some(peeked.clone())
+                    } else {
+                        None
+                    }
+                })
+                .await
+            });
         let mut all = Vec::new();
         for peeked in join_all(peeks).await {
             all.extend(peeked?);
@@ -76,15 +103,39 @@ impl Reader {
         by_slot
     }
 
-    async fn look_slot(&self, slot: SlotId, segments: Vec<SegmentId>) -> Result<Vec<Looked>, DataError> {
-        let request = |config: &SlotConfig| DataRequest::Look(Look { slot, epoch: config.epoch, map: self.ctx.map(), segments: segments.clone() });
+    async fn look_slot(
+        &self,
+        slot: SlotId,
+        segments: Vec<SegmentId>,
+    ) -> Result<Vec<Looked>, DataError> {
+        let request = |config: &SlotConfig| {
+            DataRequest::Look(Look {
+                slot,
+                epoch: config.epoch,
+                map: self.ctx.map(),
+                segments: segments.clone(),
+            })
+        };
         self.ask_leader(slot, request, looked).await
     }
 
     /// R8: has the slot leader merge under the fence and then cut or retire.
     pub async fn cutoff(&self, segment: SegmentId, then: Then) -> Result<(), DataError> {
-        let slot = self.ctx.state().segment(segment).map(|known| known.slot).ok_or(DataError::Retired(segment))?;
-        let request = |config: &SlotConfig| DataRequest::Cutoff(Cutoff { slot, epoch: config.epoch, map: self.ctx.map(), segment, then });
+        let slot = self
+            .ctx
+            .state()
+            .segment(segment)
+            .map(|known| known.slot)
+            .ok_or(DataError::Retired(segment))?;
+        let request = |config: &SlotConfig| {
+            DataRequest::Cutoff(Cutoff {
+                slot,
+                epoch: config.epoch,
+                map: self.ctx.map(),
+                segment,
+                then,
+            })
+        };
         let done = self.ask_leader(slot, request, looked).await;
         match done {
             Ok(looked) => {
@@ -110,13 +161,19 @@ impl Reader {
             let answer = if config.leader == self.ctx.me() {
                 self.here(request(&config)).await
             } else {
-                self.ctx.call(config.leader, &request(&config), Bytes::new(), LOOK).await.map(|(answer, _)| answer)
+                self.ctx
+                    .call(config.leader, &request(&config), Bytes::new(), LOOK)
+                    .await
+                    .map(|(answer, _)| answer)
             };
             match answer.and_then(|answer| expect(answer, &wanted)) {
                 Ok(answer) => return Ok(answer),
                 Err(error @ DataError::Refused(Refusal::Retired(_))) => return Err(error),
                 Err(error) if tokio::time::Instant::now() >= deadline => {
-                    return Err(DataError::TimedOut { millis: READ.as_millis() as u64, why: error.to_string() });
+                    return Err(DataError::TimedOut {
+                        millis: READ.as_millis() as u64,
+                        why: error.to_string(),
+                    });
                 }
                 Err(_) => {
                     tokio::time::sleep(AGAIN).await;
@@ -131,19 +188,31 @@ impl Reader {
             DataRequest::Look(look) => DataResponse::Looked(self.leader.look(look).await?),
             DataRequest::Peek(look) => DataResponse::Peeked(self.leader.peek(look).await?),
             DataRequest::Cutoff(cutoff) => DataResponse::CutOff(self.leader.cutoff(cutoff).await?),
-            _ => return Err(DataError::Malformed("not a request to a slot leader".into())),
+            _ => {
+                return Err(DataError::Malformed(
+                    "not a request to a slot leader".into(),
+                ));
+            }
         })
     }
 
     /// Bytes of a segment at its agreed version: from here where it is held here, else from a synced replica. Fewer than
     /// asked only at the segment's end.
-    pub async fn read(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes, DataError> {
+    pub async fn read(
+        &self,
+        segment: SegmentId,
+        offset: u64,
+        len: u32,
+    ) -> Result<Bytes, DataError> {
         let deadline = tokio::time::Instant::now() + READ;
         loop {
             let (slot, version, config) = {
                 let state = self.ctx.state();
                 let known = state.segment(segment).ok_or(DataError::Retired(segment))?;
-                let config = state.config(known.slot).cloned().ok_or(DataError::NoCluster)?;
+                let config = state
+                    .config(known.slot)
+                    .cloned()
+                    .ok_or(DataError::NoCluster)?;
                 (known.slot, known.version, config)
             };
             let mut why = DataError::Frozen(segment);
@@ -156,7 +225,15 @@ impl Reader {
                     Err(error) => why = error.into(),
                 }
             }
-            let read = DataRequest::ReadBase(ReadBase { slot, epoch: config.epoch, map: self.ctx.map(), segment, version, offset, len });
+            let read = DataRequest::ReadBase(ReadBase {
+                slot,
+                epoch: config.epoch,
+                map: self.ctx.map(),
+                segment,
+                version,
+                offset,
+                len,
+            });
             for replica in self.in_turn(&config, segment) {
                 match self.ctx.call(replica, &read, Bytes::new(), ROUND).await {
                     Ok((DataResponse::Bytes { .. }, bytes)) => return Ok(bytes),
@@ -176,8 +253,10 @@ impl Reader {
     /// The other live synced replicas, starting at one that depends on the segment: reads spread.
     fn in_turn(&self, config: &SlotConfig, segment: SegmentId) -> Vec<Incarnation> {
         let state = self.ctx.state();
-        let mut replicas: Vec<_> =
-            config.synced().filter(|one| *one != self.ctx.me() && state.cluster.alive.contains_key(one)).collect();
+        let mut replicas: Vec<_> = config
+            .synced()
+            .filter(|one| *one != self.ctx.me() && state.cluster.alive.contains_key(one))
+            .collect();
         if !replicas.is_empty() {
             let first = segment.0 as usize % replicas.len();
             replicas.rotate_left(first);

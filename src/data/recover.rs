@@ -14,12 +14,19 @@ use hydfs_types::{Digest, SegmentId, SegmentVersion, Then};
 
 impl Replica {
     /// Replays the journal's entries into the empty index.
-    pub fn recover(&self, entries: Vec<(Position, JournalEntry)>, redo: bool) -> Result<(), DataError> {
+    pub fn recover(
+        &self,
+        entries: Vec<(Position, JournalEntry)>,
+        redo: bool,
+    ) -> Result<(), DataError> {
         for (at, entry) in entries {
             match entry {
                 JournalEntry::Record(head) => {
                     let mut index = self.index();
-                    let local = index.segments.entry(head.segment).or_insert_with(|| LocalSegment::new(Default::default()));
+                    let local = index
+                        .segments
+                        .entry(head.segment)
+                        .or_insert_with(|| LocalSegment::new(Default::default()));
                     local.insert(head, at);
                 }
                 JournalEntry::Fence { slot, epoch } => {
@@ -29,22 +36,46 @@ impl Replica {
                 }
                 JournalEntry::Prepared(prepare) => {
                     let mut index = self.index();
-                    let local = index.segments.entry(prepare.segment).or_insert_with(|| LocalSegment::new(prepare.slot));
+                    let local = index
+                        .segments
+                        .entry(prepare.segment)
+                        .or_insert_with(|| LocalSegment::new(prepare.slot));
                     local.slot = prepare.slot;
                     local.prepared.push(prepare);
                 }
-                JournalEntry::Applied { segment, version, len, digest } => self.replay_cut(segment, version, len, digest, redo)?,
-                JournalEntry::Adopted { segment, version, len, digest } => self.replay_base(segment, version, len, digest),
+                JournalEntry::Applied {
+                    segment,
+                    version,
+                    len,
+                    digest,
+                } => self.replay_cut(segment, version, len, digest, redo)?,
+                JournalEntry::Adopted {
+                    segment,
+                    version,
+                    len,
+                    digest,
+                } => self.replay_base(segment, version, len, digest),
                 JournalEntry::Retired { segment } => {
                     self.index().segments.remove(&segment);
                 }
-                JournalEntry::Order { segment, slot, pending } => {
+                JournalEntry::Order {
+                    segment,
+                    slot,
+                    pending,
+                } => {
                     let mut index = self.index();
-                    let local = index.segments.entry(segment).or_insert_with(|| LocalSegment::new(slot));
+                    let local = index
+                        .segments
+                        .entry(segment)
+                        .or_insert_with(|| LocalSegment::new(slot));
                     local.slot = slot;
                     local.reorder(&pending);
                 }
-                JournalEntry::Dropped { segment, writer, after } => {
+                JournalEntry::Dropped {
+                    segment,
+                    writer,
+                    after,
+                } => {
                     if let Some(local) = self.index().segments.get_mut(&segment) {
                         local.merged_through(writer, after);
                     }
@@ -56,7 +87,14 @@ impl Replica {
     }
 
     /// A cut was applied: finds its step again and, after a power loss, writes it again.
-    fn replay_cut(&self, segment: SegmentId, version: SegmentVersion, len: u64, digest: Digest, redo: bool) -> Result<(), DataError> {
+    fn replay_cut(
+        &self,
+        segment: SegmentId,
+        version: SegmentVersion,
+        len: u64,
+        digest: Digest,
+        redo: bool,
+    ) -> Result<(), DataError> {
         let Some(local) = self.index().segments.get(&segment).cloned() else {
             self.replay_base(segment, version, len, digest);
             return Ok(());
@@ -85,7 +123,10 @@ impl Replica {
 
     fn replay_base(&self, segment: SegmentId, version: SegmentVersion, len: u64, digest: Digest) {
         let mut index = self.index();
-        let local = index.segments.entry(segment).or_insert_with(|| LocalSegment::new(Default::default()));
+        let local = index
+            .segments
+            .entry(segment)
+            .or_insert_with(|| LocalSegment::new(Default::default()));
         if version >= local.version {
             local.advance(version, digest, len, std::iter::empty());
         }
@@ -103,14 +144,19 @@ impl Replica {
             }
             index.segments.keys().copied().collect()
         };
-        held.into_iter().for_each(|segment| self.ring_behind(segment));
+        held.into_iter()
+            .for_each(|segment| self.ring_behind(segment));
     }
 
     /// Whether the records of a prepared list are all here: for tests and fsck.
     pub fn can_redo(&self, segment: SegmentId) -> bool {
         let index = self.index();
         index.segments.get(&segment).is_none_or(|local| {
-            local.prepared.iter().filter(|prepare| prepare.base == local.version).all(|prepare| outcome_of(local, prepare) == (prepare.digest, prepare.len))
+            local
+                .prepared
+                .iter()
+                .filter(|prepare| prepare.base == local.version)
+                .all(|prepare| outcome_of(local, prepare) == (prepare.digest, prepare.len))
         })
     }
 }

@@ -16,8 +16,8 @@ use crate::{
 use bytes::Bytes;
 use hydfs_store::JournalEntry;
 use hydfs_types::{
-    Command, DataRequest, DataResponse, Incarnation, MapVersion, PullSlots, PulledSegment, PulledSlot, ReadBase, Refusal, Reply,
-    SegmentId, SlotEpoch, SlotId,
+    Command, DataRequest, DataResponse, Incarnation, MapVersion, PullSlots, PulledSegment,
+    PulledSlot, ReadBase, Refusal, Reply, SegmentId, SlotEpoch, SlotId,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -39,7 +39,12 @@ pub struct Repair {
 
 impl Repair {
     pub fn new(ctx: Arc<Context>, replica: Arc<Replica>, leader: Arc<SlotLeader>) -> Self {
-        Self { ctx, replica, leader, rung: tokio::sync::Notify::new() }
+        Self {
+            ctx,
+            replica,
+            leader,
+            rung: tokio::sync::Notify::new(),
+        }
     }
 
     /// Learns for ever. One task per member runs it.
@@ -67,29 +72,50 @@ impl Repair {
         let mut wanted = Wanted::new();
         for (slot, config) in &state.cluster.slots {
             if config.role(me) == Some(false) && !config.frozen {
-                wanted.entry(config.leader).or_default().push((*slot, config.epoch));
+                wanted
+                    .entry(config.leader)
+                    .or_default()
+                    .push((*slot, config.epoch));
             }
         }
         wanted
     }
 
-    async fn learn(&self, source: Incarnation, slots: &[(SlotId, SlotEpoch)]) -> Result<(), DataError> {
-        let request = DataRequest::PullSlots(PullSlots { map: self.ctx.map(), from: self.ctx.me(), slots: slots.to_vec() });
+    async fn learn(
+        &self,
+        source: Incarnation,
+        slots: &[(SlotId, SlotEpoch)],
+    ) -> Result<(), DataError> {
+        let request = DataRequest::PullSlots(PullSlots {
+            map: self.ctx.map(),
+            from: self.ctx.me(),
+            slots: slots.to_vec(),
+        });
         let (answer, _) = self.ctx.call(source, &request, Bytes::new(), PULL).await?;
-        let DataResponse::Pulled(pulled) = answer else { return Err(refused(answer)) };
+        let DataResponse::Pulled(pulled) = answer else {
+            return Err(refused(answer));
+        };
         let mut ready = Vec::new();
         for slot in pulled {
-            let Some((_, epoch)) = slots.iter().find(|(wanted, _)| *wanted == slot.slot) else { continue };
+            let Some((_, epoch)) = slots.iter().find(|(wanted, _)| *wanted == slot.slot) else {
+                continue;
+            };
             match self.learn_slot(source, &slot).await {
                 Ok(()) => ready.push((slot.slot, *epoch)),
-                Err(error) => tracing::info!(slot = %slot.slot, %error, "could not learn this slot yet"),
+                Err(error) => {
+                    tracing::info!(slot = %slot.slot, %error, "could not learn this slot yet")
+                }
             }
         }
         self.replica.journal.sync().await?;
         if ready.is_empty() {
             return Ok(());
         }
-        let request = DataRequest::Promote { map: self.ctx.map(), from: self.ctx.me(), slots: ready };
+        let request = DataRequest::Promote {
+            map: self.ctx.map(),
+            from: self.ctx.me(),
+            slots: ready,
+        };
         expect_promoted(self.ctx.call(source, &request, Bytes::new(), PULL).await?.0)
     }
 
@@ -100,11 +126,20 @@ impl Repair {
         Ok(())
     }
 
-    async fn learn_segment(&self, source: Incarnation, slot: SlotId, pulled: &PulledSegment) -> Result<(), DataError> {
+    async fn learn_segment(
+        &self,
+        source: Incarnation,
+        slot: SlotId,
+        pulled: &PulledSegment,
+    ) -> Result<(), DataError> {
         self.learn_pending(source, slot, pulled).await?;
         let (version, digest) = {
             let index = self.replica.index();
-            index.segments.get(&pulled.segment).map(|local| (local.version, local.digest)).unwrap_or_default()
+            index
+                .segments
+                .get(&pulled.segment)
+                .map(|local| (local.version, local.digest))
+                .unwrap_or_default()
         };
         if version == pulled.version && digest == pulled.digest || version > pulled.version {
             return Ok(());
@@ -113,30 +148,67 @@ impl Repair {
     }
 
     /// The source's pending records, before everything that came directly.
-    async fn learn_pending(&self, source: Incarnation, slot: SlotId, pulled: &PulledSegment) -> Result<(), DataError> {
+    async fn learn_pending(
+        &self,
+        source: Incarnation,
+        slot: SlotId,
+        pulled: &PulledSegment,
+    ) -> Result<(), DataError> {
         let missing: Vec<_> = {
             let mut index = self.replica.index();
-            let local = index.segments.entry(pulled.segment).or_insert_with(|| LocalSegment::new(slot));
-            pulled.pending.iter().filter(|head| local.lanes.get(&head.writer).is_none_or(|lane| !lane.records.contains_key(&head.seq))).cloned().collect()
+            let local = index
+                .segments
+                .entry(pulled.segment)
+                .or_insert_with(|| LocalSegment::new(slot));
+            pulled
+                .pending
+                .iter()
+                .filter(|head| {
+                    local
+                        .lanes
+                        .get(&head.writer)
+                        .is_none_or(|lane| !lane.records.contains_key(&head.seq))
+                })
+                .cloned()
+                .collect()
         };
-        let fetched = self.replica.fetch_all(source, pulled.segment, runs(missing.iter())).await?;
+        let fetched = self
+            .replica
+            .fetch_all(source, pulled.segment, runs(missing.iter()))
+            .await?;
         let mut at: BTreeMap<_, _> = BTreeMap::new();
         for record in fetched {
-            let position = self.replica.journal.append_record(&record.head, &record.payload)?;
+            let position = self
+                .replica
+                .journal
+                .append_record(&record.head, &record.payload)?;
             at.insert((record.head.writer, record.head.seq), position);
         }
         let mut index = self.replica.index();
-        let local = index.segments.entry(pulled.segment).or_insert_with(|| LocalSegment::new(slot));
+        let local = index
+            .segments
+            .entry(pulled.segment)
+            .or_insert_with(|| LocalSegment::new(slot));
         for head in &pulled.pending {
-            let here = local.lanes.get(&head.writer).and_then(|lane| lane.records.get(&head.seq)).map(|pending| pending.at);
+            let here = local
+                .lanes
+                .get(&head.writer)
+                .and_then(|lane| lane.records.get(&head.seq))
+                .map(|pending| pending.at);
             match at.get(&(head.writer, head.seq)).copied().or(here) {
                 Some(position) => local.insert_pulled(head.clone(), position),
                 // Merged since the source answered: the base that is pulled next has it.
-                None => tracing::debug!(writer = %head.writer, seq = %head.seq, "a pending record was merged while it was pulled"),
+                None => {
+                    tracing::debug!(writer = %head.writer, seq = %head.seq, "a pending record was merged while it was pulled")
+                }
             }
         }
         if !pulled.pending.is_empty() {
-            let entry = JournalEntry::Order { segment: pulled.segment, slot, pending: local.names() };
+            let entry = JournalEntry::Order {
+                segment: pulled.segment,
+                slot,
+                pending: local.names(),
+            };
             drop(index);
             self.replica.journal.append(&entry)?;
         }
@@ -148,14 +220,31 @@ impl Repair {
         self.ctx.catch_up(pull.map).await?;
         let mut answer = Vec::with_capacity(pull.slots.len());
         for (slot, epoch) in pull.slots {
-            let Ok(config) = self.ctx.check(slot, epoch) else { continue };
-            if config.leader != self.ctx.me() || config.role(pull.from) != Some(false) || config.frozen {
+            let Ok(config) = self.ctx.check(slot, epoch) else {
+                continue;
+            };
+            if config.leader != self.ctx.me()
+                || config.role(pull.from) != Some(false)
+                || config.frozen
+            {
                 continue;
             }
             self.leader.include(slot, epoch, pull.from).await;
-            let segments: Vec<SegmentId> = self.ctx.state().names.by_slot.get(&slot).into_iter().flatten().copied().collect();
+            let segments: Vec<SegmentId> = self
+                .ctx
+                .state()
+                .names
+                .by_slot
+                .get(&slot)
+                .into_iter()
+                .flatten()
+                .copied()
+                .collect();
             if segments.is_empty() {
-                answer.push(PulledSlot { slot, segments: Vec::new() });
+                answer.push(PulledSlot {
+                    slot,
+                    segments: Vec::new(),
+                });
                 continue;
             }
             self.replica.promise(slot, epoch, &config)?;
@@ -165,28 +254,45 @@ impl Repair {
                     return Err(Refusal::Behind);
                 }
                 let index = self.replica.index();
-                let local = index.segments.get(&segment).cloned().unwrap_or_else(|| LocalSegment::new(slot));
+                let local = index
+                    .segments
+                    .get(&segment)
+                    .cloned()
+                    .unwrap_or_else(|| LocalSegment::new(slot));
                 drop(index);
                 pulled.push(PulledSegment {
                     segment,
                     version: local.version,
                     len: local.len,
                     digest: local.digest,
-                    pending: local.pending().map(|pending| pending.head.clone()).collect(),
+                    pending: local
+                        .pending()
+                        .map(|pending| pending.head.clone())
+                        .collect(),
                 });
             }
-            answer.push(PulledSlot { slot, segments: pulled });
+            answer.push(PulledSlot {
+                slot,
+                segments: pulled,
+            });
         }
         Ok(answer)
     }
 
     /// A learner says that it holds what its pull named: proposes its promotion (slot leader's side).
-    pub async fn promote(&self, map: MapVersion, from: Incarnation, slots: Vec<(SlotId, SlotEpoch)>) -> Result<Vec<SlotId>, Refusal> {
+    pub async fn promote(
+        &self,
+        map: MapVersion,
+        from: Incarnation,
+        slots: Vec<(SlotId, SlotEpoch)>,
+    ) -> Result<Vec<SlotId>, Refusal> {
         self.ctx.catch_up(map).await?;
         let learners: Vec<_> = slots
             .into_iter()
             .filter(|(slot, epoch)| {
-                self.ctx.check(*slot, *epoch).is_ok_and(|config| config.leader == self.ctx.me() && !config.frozen)
+                self.ctx
+                    .check(*slot, *epoch)
+                    .is_ok_and(|config| config.leader == self.ctx.me() && !config.frozen)
                     && self.leader.includes(*slot, *epoch, from)
             })
             .map(|(slot, epoch)| (slot, epoch, from))
@@ -194,7 +300,12 @@ impl Repair {
         if learners.is_empty() {
             return Ok(Vec::new());
         }
-        match self.ctx.agreement.propose(Command::Promote { learners }).await {
+        match self
+            .ctx
+            .agreement
+            .propose(Command::Promote { learners })
+            .await
+        {
             Ok(Reply::Promoted(slots)) => Ok(slots),
             Ok(_) => Ok(Vec::new()),
             Err(error) => Err(Refusal::NoMerge(error.to_string())),
@@ -212,24 +323,36 @@ impl Repair {
                 state.config(slot).is_some_and(|config| {
                     config.role(me).is_none()
                         && config.acting.iter().all(|acting| acting.synced)
-                        && config.synced().filter(|one| state.cluster.alive.contains_key(one)).count() >= wanted
+                        && config
+                            .synced()
+                            .filter(|one| state.cluster.alive.contains_key(one))
+                            .count()
+                            >= wanted
                 })
             };
             let known = state.cluster.id.is_some() && state.cluster.alive.contains_key(&me);
             index
                 .segments
                 .iter()
-                .filter(|(segment, local)| known && (complete(local.slot) || state.segment(**segment).is_none()))
+                .filter(|(segment, local)| {
+                    known && (complete(local.slot) || state.segment(**segment).is_none())
+                })
                 .map(|(segment, _)| *segment)
                 .collect()
         };
-        surplus.into_iter().try_for_each(|segment| self.replica.drop_segment(segment))
+        surplus
+            .into_iter()
+            .try_for_each(|segment| self.replica.drop_segment(segment))
     }
 }
 
 impl Replica {
     /// Pulls one base from any other synced replica: for a synced replica that a snapshot carried past its prepared lists.
-    pub(crate) async fn pull_base(&self, slot: SlotId, segment: SegmentId) -> Result<(), DataError> {
+    pub(crate) async fn pull_base(
+        &self,
+        slot: SlotId,
+        segment: SegmentId,
+    ) -> Result<(), DataError> {
         let config = self.ctx.config(slot)?;
         let mut why = DataError::Frozen(segment);
         for source in config.synced().filter(|one| *one != self.ctx.me()) {
@@ -246,10 +369,17 @@ impl Replica {
     /// The source may move on meanwhile: some of the bytes are then of a later version. All cuts from the pulled version on
     /// are redone here in order, each at fixed offsets, so the outcome is the same, and a busy segment does not starve its
     /// learner.
-    pub(crate) async fn pull_from(&self, source: Incarnation, slot: SlotId, segment: SegmentId) -> Result<(), DataError> {
+    pub(crate) async fn pull_from(
+        &self,
+        source: Incarnation,
+        slot: SlotId,
+        segment: SegmentId,
+    ) -> Result<(), DataError> {
         let turn = self.turn(segment);
         let _turn = turn.lock().await;
-        let Some(target) = self.ctx.state().segment(segment).cloned() else { return Ok(()) };
+        let Some(target) = self.ctx.state().segment(segment).cloned() else {
+            return Ok(());
+        };
         if self.version(segment) >= target.version {
             return Ok(());
         }
@@ -258,9 +388,22 @@ impl Replica {
         let mut offset = 0;
         while offset < target.len {
             let len = (target.len - offset).min(FETCH_BYTES_MAX as u64 / 2) as u32;
-            let read = ReadBase { slot, epoch, map: self.ctx.map(), segment, version: target.version, offset, len };
-            let (answer, bytes) = self.ctx.call(source, &DataRequest::ReadBase(read), Bytes::new(), ROUND).await?;
-            let DataResponse::Bytes { version, .. } = answer else { return Err(refused(answer)) };
+            let read = ReadBase {
+                slot,
+                epoch,
+                map: self.ctx.map(),
+                segment,
+                version: target.version,
+                offset,
+                len,
+            };
+            let (answer, bytes) = self
+                .ctx
+                .call(source, &DataRequest::ReadBase(read), Bytes::new(), ROUND)
+                .await?;
+            let DataResponse::Bytes { version, .. } = answer else {
+                return Err(refused(answer));
+            };
             if version < target.version {
                 return Err(Refusal::Behind.into());
             }
@@ -276,11 +419,24 @@ impl Replica {
             Counters::add(&self.ctx.counters.repaired_bytes, bytes.len() as u64);
         }
         adopting.finish(target.len)?;
-        self.journal.append(&JournalEntry::Adopted { segment, version: target.version, len: target.len, digest: target.digest })?;
+        self.journal.append(&JournalEntry::Adopted {
+            segment,
+            version: target.version,
+            len: target.len,
+            digest: target.digest,
+        })?;
         {
             let mut index = self.index();
-            let local = index.segments.entry(segment).or_insert_with(|| LocalSegment::new(slot));
-            local.advance(target.version, target.digest, target.len, target.through.clone().into_iter());
+            let local = index
+                .segments
+                .entry(segment)
+                .or_insert_with(|| LocalSegment::new(slot));
+            local.advance(
+                target.version,
+                target.digest,
+                target.len,
+                target.through.clone().into_iter(),
+            );
         }
         Counters::add(&self.ctx.counters.repaired_segments, 1);
         self.ctx.moved.notify_waiters();

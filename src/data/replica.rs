@@ -16,8 +16,8 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use hydfs_store::{Bases, Journal, JournalEntry, StoreError};
 use hydfs_types::{
-    Append, AppendReply, DataRequest, DataResponse, Digest, Prepare, ReadBase, Record, RecordHead, Refusal, Run,
-    SegmentId, SegmentVersion, Seq, SlotConfig, SlotEpoch, SlotId, Then,
+    Append, AppendReply, DataRequest, DataResponse, Digest, Prepare, ReadBase, Record, RecordHead,
+    Refusal, Run, SegmentId, SegmentVersion, Seq, SlotConfig, SlotEpoch, SlotId, Then,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -55,7 +55,13 @@ pub struct Replica {
 }
 
 impl Replica {
-    pub fn new(ctx: Arc<Context>, journal: Journal, bases: Bases, room: Room, index: Index) -> Self {
+    pub fn new(
+        ctx: Arc<Context>,
+        journal: Journal,
+        bases: Bases,
+        room: Room,
+        index: Index,
+    ) -> Self {
         Self {
             ctx,
             journal,
@@ -70,12 +76,17 @@ impl Replica {
 
     /// The index; never held over an await.
     pub fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.index
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The turn of whoever changes this segment's base.
     pub fn turn(&self, segment: SegmentId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut turns = self
+            .turns
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if turns.len() > 4096 {
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         }
@@ -83,9 +94,16 @@ impl Replica {
     }
 
     /// Answers a request of the data service that a replica (not the slot leader) is asked.
-    pub async fn serve(&self, request: DataRequest, body: Bytes) -> Result<(DataResponse, Bytes), Refusal> {
+    pub async fn serve(
+        &self,
+        request: DataRequest,
+        body: Bytes,
+    ) -> Result<(DataResponse, Bytes), Refusal> {
         match request {
-            DataRequest::Append(append) => Ok((DataResponse::Appended(self.append(append, body).await?), Bytes::new())),
+            DataRequest::Append(append) => Ok((
+                DataResponse::Appended(self.append(append, body).await?),
+                Bytes::new(),
+            )),
             DataRequest::Sync { slot, epoch, map } => {
                 self.sync(slot, epoch, map).await?;
                 Ok((DataResponse::Synced, Bytes::new()))
@@ -96,11 +114,15 @@ impl Replica {
             }
             DataRequest::ReadBase(read) => self.read(read).await,
             DataRequest::Fetch { segment, runs } => self.fetch(segment, &runs),
-            DataRequest::Pending { segments } => Ok((DataResponse::Pending(self.pending(&segments)), Bytes::new())),
-            DataRequest::Holdings => Ok((DataResponse::Holdings(self.holdings()), Bytes::new())),
-            DataRequest::Look(_) | DataRequest::Peek(_) | DataRequest::Cutoff(_) | DataRequest::PullSlots(_) | DataRequest::Promote { .. } => {
-                Err(Refusal::NotLeader)
+            DataRequest::Pending { segments } => {
+                Ok((DataResponse::Pending(self.pending(&segments)), Bytes::new()))
             }
+            DataRequest::Holdings => Ok((DataResponse::Holdings(self.holdings()), Bytes::new())),
+            DataRequest::Look(_)
+            | DataRequest::Peek(_)
+            | DataRequest::Cutoff(_)
+            | DataRequest::PullSlots(_)
+            | DataRequest::Promote { .. } => Err(Refusal::NotLeader),
         }
     }
 
@@ -111,15 +133,23 @@ impl Replica {
         if append.durable {
             self.journal.sync().await.map_err(refusal)?;
         }
-        Ok(AppendReply { received: lane, durable: if append.durable { lane } else { Seq(0) } })
+        Ok(AppendReply {
+            received: lane,
+            durable: if append.durable { lane } else { Seq(0) },
+        })
     }
 
     /// The synchronous heart of [`Replica::append`]: checks again, journals, indexes.
     fn take(&self, append: &Append, mut body: Bytes) -> Result<Seq, Refusal> {
         let config = self.ctx.check(append.slot, append.epoch)?;
-        let Some(first) = append.records.first() else { return Err(Refusal::Malformed("no records".into())) };
+        let Some(first) = append.records.first() else {
+            return Err(Refusal::Malformed("no records".into()));
+        };
         let (segment, writer) = (first.segment, first.writer);
-        let synced = config.role(self.ctx.me()).filter(|_| !config.frozen).ok_or(Refusal::NotActing)?;
+        let synced = config
+            .role(self.ctx.me())
+            .filter(|_| !config.frozen)
+            .ok_or(Refusal::NotActing)?;
         let merged = {
             let state = self.ctx.state();
             if !state.cluster.alive.contains_key(&append.from) {
@@ -127,7 +157,9 @@ impl Replica {
             }
             let known = state.segment(segment).ok_or(Refusal::Retired(segment))?;
             let open = state.writer(writer).is_some_and(|w| {
-                w.ino == known.ino && w.incarnation == append.from && w.phase == hydfs_state::WriterPhase::Open
+                w.ino == known.ino
+                    && w.incarnation == append.from
+                    && w.phase == hydfs_state::WriterPhase::Open
             });
             if !open {
                 return Err(Refusal::WriterEnded(writer));
@@ -135,16 +167,34 @@ impl Replica {
             if known.slot != append.slot {
                 return Err(Refusal::Malformed("segment is not of this slot".into()));
             }
-            if known.full && append.records.iter().any(|r| r.op == hydfs_types::Op::Append) {
+            if known.full
+                && append
+                    .records
+                    .iter()
+                    .any(|r| r.op == hydfs_types::Op::Append)
+            {
                 return Err(Refusal::Full(segment));
             }
             known.through.get(&writer).copied().unwrap_or_default()
         };
-        let lane_start = if synced { merged } else { merged.max(append.acked_through) };
-        self.admit(body.len(), || self.index().segments.values().map(|local| local.pending_bytes).sum())?;
+        let lane_start = if synced {
+            merged
+        } else {
+            merged.max(append.acked_through)
+        };
+        self.admit(body.len(), || {
+            self.index()
+                .segments
+                .values()
+                .map(|local| local.pending_bytes)
+                .sum()
+        })?;
         self.promise(append.slot, append.epoch, &config)?;
         let mut index = self.index();
-        let local = index.segments.entry(segment).or_insert_with(|| LocalSegment::new(append.slot));
+        let local = index
+            .segments
+            .entry(segment)
+            .or_insert_with(|| LocalSegment::new(append.slot));
         if local.fenced {
             return Err(Refusal::Fenced(segment));
         }
@@ -153,16 +203,34 @@ impl Replica {
         }
         for head in &append.records {
             let len = head.len as usize;
-            if head.writer != writer || head.segment != segment || len > body.len() || len > hydfs_types::PAYLOAD_BYTES_MAX {
-                return Err(Refusal::Malformed("records are not of one lane, or the payload is short".into()));
+            if head.writer != writer
+                || head.segment != segment
+                || len > body.len()
+                || len > hydfs_types::PAYLOAD_BYTES_MAX
+            {
+                return Err(Refusal::Malformed(
+                    "records are not of one lane, or the payload is short".into(),
+                ));
             }
-            let record = Record { head: head.clone(), payload: body.split_to(len) };
+            let record = Record {
+                head: head.clone(),
+                payload: body.split_to(len),
+            };
             self.take_one(local, record, lane_start)?;
         }
-        Ok(local.lanes.get(&writer).map(|lane| lane.received).unwrap_or_default())
+        Ok(local
+            .lanes
+            .get(&writer)
+            .map(|lane| lane.received)
+            .unwrap_or_default())
     }
 
-    fn take_one(&self, local: &mut LocalSegment, record: Record, lane_start: Seq) -> Result<(), Refusal> {
+    fn take_one(
+        &self,
+        local: &mut LocalSegment,
+        record: Record,
+        lane_start: Seq,
+    ) -> Result<(), Refusal> {
         match local.arrival(&record.head, lane_start) {
             Arrival::Known => Ok(()),
             Arrival::Refused(why) => {
@@ -172,9 +240,14 @@ impl Replica {
                 }
                 Err(why)
             }
-            Arrival::New if !record.intact() => Err(Refusal::Malformed("payload does not match its checksum".into())),
+            Arrival::New if !record.intact() => Err(Refusal::Malformed(
+                "payload does not match its checksum".into(),
+            )),
             Arrival::New => {
-                let at = self.journal.append_record(&record.head, &record.payload).map_err(refusal)?;
+                let at = self
+                    .journal
+                    .append_record(&record.head, &record.payload)
+                    .map_err(refusal)?;
                 Counters::add(&self.ctx.counters.records, 1);
                 Counters::add(&self.ctx.counters.record_bytes, record.payload.len() as u64);
                 local.insert(record.head, at);
@@ -184,20 +257,32 @@ impl Replica {
     }
 
     /// R3: journals the highest epoch before the first answer at it, and refuses lower ones.
-    pub fn promise(&self, slot: SlotId, epoch: SlotEpoch, config: &SlotConfig) -> Result<(), Refusal> {
+    pub fn promise(
+        &self,
+        slot: SlotId,
+        epoch: SlotEpoch,
+        config: &SlotConfig,
+    ) -> Result<(), Refusal> {
         let promised = self.index().fences.get(&slot).copied().unwrap_or_default();
         if epoch < promised {
             return Err(Refusal::StaleEpoch(config.clone()));
         }
         if epoch > promised {
-            self.journal.append(&JournalEntry::Fence { slot, epoch }).map_err(refusal)?;
+            self.journal
+                .append(&JournalEntry::Fence { slot, epoch })
+                .map_err(refusal)?;
             self.index().fences.insert(slot, epoch);
         }
         Ok(())
     }
 
     /// Makes everything received so far durable.
-    pub async fn sync(&self, slot: SlotId, epoch: SlotEpoch, map: hydfs_types::MapVersion) -> Result<(), Refusal> {
+    pub async fn sync(
+        &self,
+        slot: SlotId,
+        epoch: SlotEpoch,
+        map: hydfs_types::MapVersion,
+    ) -> Result<(), Refusal> {
         let config = self.ctx.gate(slot, epoch, map).await?;
         config.role(self.ctx.me()).ok_or(Refusal::NotActing)?;
         self.journal.sync().await.map_err(refusal)
@@ -205,7 +290,10 @@ impl Replica {
 
     /// Prepares a cut: holds every record of it and the list, durably (R6 b). A learner keeps the list for when its base arrives.
     pub async fn prepare(&self, prepare: Prepare) -> Result<(), Refusal> {
-        let config = self.ctx.gate(prepare.slot, prepare.epoch, prepare.map).await?;
+        let config = self
+            .ctx
+            .gate(prepare.slot, prepare.epoch, prepare.map)
+            .await?;
         if config.leader != prepare.from {
             return Err(Refusal::NotLeader);
         }
@@ -216,21 +304,33 @@ impl Replica {
         if !self.holds(&prepare) {
             self.fetch_from(&prepare).await?;
             if synced && !self.holds(&prepare) {
-                return Err(Refusal::Damaged(format!("the cut of {} cannot be rebuilt here", prepare.segment)));
+                return Err(Refusal::Damaged(format!(
+                    "the cut of {} cannot be rebuilt here",
+                    prepare.segment
+                )));
             }
         }
         self.ctx.check(prepare.slot, prepare.epoch)?;
         self.promise(prepare.slot, prepare.epoch, &config)?;
-        self.journal.append(&JournalEntry::Prepared(prepare.clone())).map_err(refusal)?;
+        self.journal
+            .append(&JournalEntry::Prepared(prepare.clone()))
+            .map_err(refusal)?;
         let (slot, segment) = (prepare.slot, prepare.segment);
-        self.index().segments.entry(segment).or_insert_with(|| LocalSegment::new(slot)).prepared.push(prepare);
+        self.index()
+            .segments
+            .entry(segment)
+            .or_insert_with(|| LocalSegment::new(slot))
+            .prepared
+            .push(prepare);
         self.journal.sync().await.map_err(refusal)
     }
 
     /// Whether the records here give exactly the prepared outcome.
     fn holds(&self, prepare: &Prepare) -> bool {
         let index = self.index();
-        let Some(local) = index.segments.get(&prepare.segment) else { return prepare.runs.is_empty() };
+        let Some(local) = index.segments.get(&prepare.segment) else {
+            return prepare.runs.is_empty();
+        };
         if local.version != prepare.base || local.digest != prepare.base_digest {
             return false;
         }
@@ -243,22 +343,45 @@ impl Replica {
         if prepare.from == self.ctx.me() {
             return Err(Refusal::Damaged("the slot leader lost its own list".into()));
         }
-        for record in self.fetch_all(prepare.from, prepare.segment, prepare.runs.clone()).await.map_err(|error| Refusal::NoMerge(error.to_string()))? {
-            let at = self.journal.append_record(&record.head, &record.payload).map_err(refusal)?;
+        for record in self
+            .fetch_all(prepare.from, prepare.segment, prepare.runs.clone())
+            .await
+            .map_err(|error| Refusal::NoMerge(error.to_string()))?
+        {
+            let at = self
+                .journal
+                .append_record(&record.head, &record.payload)
+                .map_err(refusal)?;
             let mut index = self.index();
-            let local = index.segments.entry(prepare.segment).or_insert_with(|| LocalSegment::new(prepare.slot));
+            let local = index
+                .segments
+                .entry(prepare.segment)
+                .or_insert_with(|| LocalSegment::new(prepare.slot));
             local.insert(record.head, at);
         }
         Ok(())
     }
 
     /// All records of these runs that `from` holds, in as many rounds as their bytes need.
-    pub async fn fetch_all(&self, from: hydfs_types::Incarnation, segment: SegmentId, mut runs: Vec<Run>) -> Result<Vec<Record>, DataError> {
+    pub async fn fetch_all(
+        &self,
+        from: hydfs_types::Incarnation,
+        segment: SegmentId,
+        mut runs: Vec<Run>,
+    ) -> Result<Vec<Record>, DataError> {
         let mut records = Vec::new();
         while !runs.is_empty() {
-            let request = DataRequest::Fetch { segment, runs: runs.clone() };
-            let (answer, mut body) = self.ctx.call(from, &request, Bytes::new(), crate::context::ROUND).await?;
-            let DataResponse::Fetched(fetched) = answer else { return Err(DataError::Malformed("not a fetch answer".into())) };
+            let request = DataRequest::Fetch {
+                segment,
+                runs: runs.clone(),
+            };
+            let (answer, mut body) = self
+                .ctx
+                .call(from, &request, Bytes::new(), crate::context::ROUND)
+                .await?;
+            let DataResponse::Fetched(fetched) = answer else {
+                return Err(DataError::Malformed("not a fetch answer".into()));
+            };
             if fetched.is_empty() {
                 break;
             }
@@ -267,9 +390,14 @@ impl Replica {
                 if len > body.len() {
                     return Err(DataError::Malformed("fetched payload is short".into()));
                 }
-                let record = Record { head: one.head, payload: body.split_to(len) };
+                let record = Record {
+                    head: one.head,
+                    payload: body.split_to(len),
+                };
                 if !record.intact() {
-                    return Err(DataError::Malformed("fetched payload does not match its checksum".into()));
+                    return Err(DataError::Malformed(
+                        "fetched payload does not match its checksum".into(),
+                    ));
                 }
                 skip(&mut runs, &record.head);
                 records.push(record);
@@ -281,7 +409,9 @@ impl Replica {
     fn fetch(&self, segment: SegmentId, runs: &[Run]) -> Result<(DataResponse, Bytes), Refusal> {
         let wanted: Vec<_> = {
             let index = self.index();
-            let Some(local) = index.segments.get(&segment) else { return Ok((DataResponse::Fetched(Vec::new()), Bytes::new())) };
+            let Some(local) = index.segments.get(&segment) else {
+                return Ok((DataResponse::Fetched(Vec::new()), Bytes::new()));
+            };
             let mut bytes = 0;
             local
                 .in_runs(runs)
@@ -296,14 +426,23 @@ impl Replica {
         let mut body = BytesMut::new();
         let mut heads = Vec::with_capacity(wanted.len());
         for pending in wanted {
-            body.extend_from_slice(&self.journal.read_payload(pending.at, pending.head.len as usize).map_err(refusal)?);
+            body.extend_from_slice(
+                &self
+                    .journal
+                    .read_payload(pending.at, pending.head.len as usize)
+                    .map_err(refusal)?,
+            );
             heads.push(hydfs_types::FetchedRecord { head: pending.head });
         }
         Ok((DataResponse::Fetched(heads), body.freeze()))
     }
 
     /// Waits until the base here is at `version` or past it.
-    pub async fn wait_version(&self, segment: SegmentId, version: SegmentVersion) -> Result<SegmentVersion, Refusal> {
+    pub async fn wait_version(
+        &self,
+        segment: SegmentId,
+        version: SegmentVersion,
+    ) -> Result<SegmentVersion, Refusal> {
         let reached = async {
             loop {
                 let moved = self.ctx.moved.notified();
@@ -317,37 +456,70 @@ impl Replica {
                 moved.await;
             }
         };
-        tokio::time::timeout(BASE_WAIT, reached).await.map_err(|_| Refusal::Behind)
+        tokio::time::timeout(BASE_WAIT, reached)
+            .await
+            .map_err(|_| Refusal::Behind)
     }
 
     /// Asks the applier to look at this segment.
     pub fn ring_behind(&self, segment: SegmentId) {
-        self.behind.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(segment);
+        self.behind
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(segment);
         self.behind_rung.notify_one();
     }
 
     /// Version of the base here; 0 where there is none.
     pub fn version(&self, segment: SegmentId) -> SegmentVersion {
-        self.index().segments.get(&segment).map(|local| local.version).unwrap_or_default()
+        self.index()
+            .segments
+            .get(&segment)
+            .map(|local| local.version)
+            .unwrap_or_default()
     }
 
     async fn read(&self, read: ReadBase) -> Result<(DataResponse, Bytes), Refusal> {
         self.ctx.catch_up(read.map).await?;
-        let config = self.ctx.state().config(read.slot).cloned().ok_or(Refusal::NotActing)?;
+        let config = self
+            .ctx
+            .state()
+            .config(read.slot)
+            .cloned()
+            .ok_or(Refusal::NotActing)?;
         if config.role(self.ctx.me()) != Some(true) {
             return Err(Refusal::StaleEpoch(config));
         }
-        let (version, len, bytes) = self.read_here(read.segment, read.version, read.offset, read.len).await?;
+        let (version, len, bytes) = self
+            .read_here(read.segment, read.version, read.offset, read.len)
+            .await?;
         Ok((DataResponse::Bytes { version, len }, bytes))
     }
 
     /// Bytes of the base here once it is at `version` or past it, that version, and the base's length.
-    pub async fn read_here(&self, segment: SegmentId, version: SegmentVersion, offset: u64, len: u32) -> Result<(SegmentVersion, u64, Bytes), Refusal> {
+    pub async fn read_here(
+        &self,
+        segment: SegmentId,
+        version: SegmentVersion,
+        offset: u64,
+        len: u32,
+    ) -> Result<(SegmentVersion, u64, Bytes), Refusal> {
         let len = len.min(FETCH_BYTES_MAX as u32);
         let version = self.wait_version(segment, version).await?;
-        let base_len = self.index().segments.get(&segment).map(|local| local.len).unwrap_or_default();
+        let base_len = self
+            .index()
+            .segments
+            .get(&segment)
+            .map(|local| local.len)
+            .unwrap_or_default();
         let wanted = u64::from(len).min(base_len.saturating_sub(offset));
-        let bytes = if wanted == 0 { Bytes::new() } else { self.bases.read(segment, offset, wanted as u32).map_err(refusal)? };
+        let bytes = if wanted == 0 {
+            Bytes::new()
+        } else {
+            self.bases
+                .read(segment, offset, wanted as u32)
+                .map_err(refusal)?
+        };
         Ok((version, base_len, padded(bytes, wanted as usize)))
     }
 
@@ -355,12 +527,21 @@ impl Replica {
         let index = self.index();
         segments
             .iter()
-            .filter_map(|id| index.segments.get(id).map(|local| (*id, local.pending().count() as u64, local.pending_bytes)))
+            .filter_map(|id| {
+                index
+                    .segments
+                    .get(id)
+                    .map(|local| (*id, local.pending().count() as u64, local.pending_bytes))
+            })
             .collect()
     }
 
     fn holdings(&self) -> Vec<(SegmentId, SegmentVersion, u64)> {
-        self.index().segments.iter().map(|(id, local)| (*id, local.version, local.len)).collect()
+        self.index()
+            .segments
+            .iter()
+            .map(|(id, local)| (*id, local.version, local.len))
+            .collect()
     }
 }
 
@@ -395,7 +576,10 @@ fn padded(bytes: Bytes, wanted: usize) -> Bytes {
 
 /// Takes what `head` answers off the front of `runs`.
 fn skip(runs: &mut Vec<Run>, head: &RecordHead) {
-    if let Some(at) = runs.iter().position(|run| run.writer == head.writer && run.first <= head.seq && head.seq <= run.last) {
+    if let Some(at) = runs
+        .iter()
+        .position(|run| run.writer == head.writer && run.first <= head.seq && head.seq <= run.last)
+    {
         runs.drain(..at);
         if head.seq >= runs[0].last {
             runs.remove(0);

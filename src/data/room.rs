@@ -40,7 +40,13 @@ impl Room {
     /// Room on `disk`, where logs grow by files of `log_file_bytes`.
     pub fn new(disk: Arc<dyn Disk>, log_file_bytes: u64) -> Self {
         let reserve = 2 * log_file_bytes + log_file_bytes / 4;
-        Self { disk, reserve, log_file_bytes, full: AtomicBool::new(false), credit: AtomicI64::new(0) }
+        Self {
+            disk,
+            reserve,
+            log_file_bytes,
+            full: AtomicBool::new(false),
+            credit: AtomicI64::new(0),
+        }
     }
 
     /// Whether records are turned away.
@@ -53,9 +59,14 @@ impl Room {
         let Ok(space) = self.disk.space() else { return };
         let keep = self.reserve - stock.min(self.log_file_bytes) + pending;
         let left = space.free.saturating_sub(keep);
-        let full = if self.is_full() { left < AGAIN_BYTES } else { left == 0 };
+        let full = if self.is_full() {
+            left < AGAIN_BYTES
+        } else {
+            left == 0
+        };
         self.full.store(full, Ordering::Release);
-        self.credit.store((left / 2).min(LOOK_BYTES as u64) as i64, Ordering::Release);
+        self.credit
+            .store((left / 2).min(LOOK_BYTES as u64) as i64, Ordering::Release);
     }
 }
 
@@ -65,25 +76,49 @@ impl Replica {
         if self.room.credit.fetch_sub(bytes as i64, Ordering::AcqRel) < bytes as i64 {
             self.room.look(pending(), self.journal.log().stock_bytes());
         }
-        if self.room.is_full() { Err(Refusal::NoSpace) } else { Ok(()) }
+        if self.room.is_full() {
+            Err(Refusal::NoSpace)
+        } else {
+            Ok(())
+        }
     }
 
     /// Keeps the agreed mark true for ever. One task per member runs it.
     pub async fn watch_room(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            let pending = self.index().segments.values().map(|local| local.pending_bytes).sum();
+            let pending = self
+                .index()
+                .segments
+                .values()
+                .map(|local| local.pending_bytes)
+                .sum();
             self.room.look(pending, self.journal.log().stock_bytes());
             let (me, full) = (self.ctx.me(), self.room.is_full());
-            let agreed = self.ctx.state().member_of(me).filter(|member| member.alive).map(|member| member.full);
+            let agreed = self
+                .ctx
+                .state()
+                .member_of(me)
+                .filter(|member| member.alive)
+                .map(|member| member.full);
             if agreed.is_none_or(|agreed| agreed == full) {
                 continue;
             }
             match full {
-                true => tracing::warn!("the disk is full: no more records are taken here until there is room"),
+                true => tracing::warn!(
+                    "the disk is full: no more records are taken here until there is room"
+                ),
                 false => tracing::info!("there is room on the disk again"),
             }
-            if let Err(error) = self.ctx.agreement.propose(Command::MarkFull { incarnation: me, full }).await {
+            if let Err(error) = self
+                .ctx
+                .agreement
+                .propose(Command::MarkFull {
+                    incarnation: me,
+                    full,
+                })
+                .await
+            {
                 tracing::info!(%error, "the cluster does not know of this disk's room yet");
             }
         }
@@ -92,11 +127,28 @@ impl Replica {
 
 /// Refuses where a replica of the slot is full and no other member could take its place: waiting would not help.
 pub(crate) fn refuse_full(state: &State, config: &SlotConfig) -> Result<(), DataError> {
-    let is_full = |incarnation| state.member_of(incarnation).is_some_and(|member| member.full);
-    if !config.acting.iter().any(|acting| is_full(acting.incarnation)) {
+    let is_full = |incarnation| {
+        state
+            .member_of(incarnation)
+            .is_some_and(|member| member.full)
+    };
+    if !config
+        .acting
+        .iter()
+        .any(|acting| is_full(acting.incarnation))
+    {
         return Ok(());
     }
-    let takers = state.cluster.alive.keys().filter(|one| !is_full(**one)).count();
+    let takers = state
+        .cluster
+        .alive
+        .keys()
+        .filter(|one| !is_full(**one))
+        .count();
     let wanted = usize::from(state.cluster.copies).min(state.cluster.alive.len());
-    if takers < wanted { Err(DataError::NoSpace) } else { Ok(()) }
+    if takers < wanted {
+        Err(DataError::NoSpace)
+    } else {
+        Ok(())
+    }
 }

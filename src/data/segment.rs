@@ -86,10 +86,16 @@ impl LocalSegment {
             lane.received = lane.received.max(lane_start).max(lane.through);
         }
         if let Some(known) = lane.records.get(&head.seq) {
-            return if known.head.crc == head.crc && known.head.len == head.len && known.head.op == head.op {
+            return if known.head.crc == head.crc
+                && known.head.len == head.len
+                && known.head.op == head.op
+            {
                 Arrival::Known
             } else {
-                Arrival::Refused(Refusal::Mismatch { writer: head.writer, seq: head.seq })
+                Arrival::Refused(Refusal::Mismatch {
+                    writer: head.writer,
+                    seq: head.seq,
+                })
             };
         }
         if head.seq <= lane.received {
@@ -97,7 +103,9 @@ impl LocalSegment {
         }
         let floor = lane.through.max(lane_start);
         if head.prev > lane.received || head.prev < lane.received && lane.received > floor {
-            return Arrival::Refused(Refusal::Gap { have: lane.received });
+            return Arrival::Refused(Refusal::Gap {
+                have: lane.received,
+            });
         }
         Arrival::New
     }
@@ -113,7 +121,11 @@ impl LocalSegment {
     pub fn insert_pulled(&mut self, head: RecordHead, at: Position) {
         let stamp = self.next_pulled;
         self.next_pulled += 1;
-        if let Some(old) = self.lanes.get_mut(&head.writer).and_then(|lane| lane.records.remove(&head.seq)) {
+        if let Some(old) = self
+            .lanes
+            .get_mut(&head.writer)
+            .and_then(|lane| lane.records.remove(&head.seq))
+        {
             self.order.remove(&old.stamp);
             self.pending_bytes -= u64::from(old.head.len);
         }
@@ -133,7 +145,9 @@ impl LocalSegment {
 
     /// Pending records in arrival order.
     pub fn pending(&self) -> impl Iterator<Item = &Pending> + '_ {
-        self.order.values().filter_map(|(writer, seq)| self.lanes.get(writer)?.records.get(seq))
+        self.order
+            .values()
+            .filter_map(|(writer, seq)| self.lanes.get(writer)?.records.get(seq))
     }
 
     /// What is pending is exactly this, in this order: an entry of the journal says so.
@@ -143,11 +157,18 @@ impl LocalSegment {
         self.pending_bytes = 0;
         self.next_pulled = 0;
         for (writer, lane) in &old {
-            let kept = Lane { through: lane.through, received: lane.received, records: BTreeMap::new() };
+            let kept = Lane {
+                through: lane.through,
+                received: lane.received,
+                records: BTreeMap::new(),
+            };
             self.lanes.insert(*writer, kept);
         }
         for (writer, seq) in wanted {
-            if let Some(pending) = old.get_mut(writer).and_then(|lane| lane.records.remove(seq)) {
+            if let Some(pending) = old
+                .get_mut(writer)
+                .and_then(|lane| lane.records.remove(seq))
+            {
                 self.insert_pulled(pending.head, pending.at);
             }
         }
@@ -160,7 +181,11 @@ impl LocalSegment {
 
     /// The record was copied to another place of the journal.
     pub fn moved(&mut self, writer: WriterId, seq: Seq, at: Position) {
-        if let Some(pending) = self.lanes.get_mut(&writer).and_then(|lane| lane.records.get_mut(&seq)) {
+        if let Some(pending) = self
+            .lanes
+            .get_mut(&writer)
+            .and_then(|lane| lane.records.get_mut(&seq))
+        {
             pending.at = at;
         }
     }
@@ -169,17 +194,29 @@ impl LocalSegment {
     pub fn in_runs<'a>(&'a self, runs: &'a [Run]) -> impl Iterator<Item = &'a Pending> + 'a {
         runs.iter().flat_map(move |run| {
             let lane = self.lanes.get(&run.writer);
-            lane.into_iter().flat_map(move |lane| lane.records.range(run.first..=run.last).map(|(_, pending)| pending))
+            lane.into_iter().flat_map(move |lane| {
+                lane.records
+                    .range(run.first..=run.last)
+                    .map(|(_, pending)| pending)
+            })
         })
     }
 
     /// Digest and length after these records are merged onto the base.
     pub fn outcome<'a>(&self, records: impl Iterator<Item = &'a RecordHead>) -> (Digest, u64) {
-        records.fold((self.digest, self.len), |(digest, len), head| (digest.after_record(head), after(len, head)))
+        records.fold((self.digest, self.len), |(digest, len), head| {
+            (digest.after_record(head), after(len, head))
+        })
     }
 
     /// The base moved to `version`: what is at or below `through` is no longer pending.
-    pub fn advance(&mut self, version: SegmentVersion, digest: Digest, len: u64, through: impl Iterator<Item = (WriterId, Seq)>) {
+    pub fn advance(
+        &mut self,
+        version: SegmentVersion,
+        digest: Digest,
+        len: u64,
+        through: impl Iterator<Item = (WriterId, Seq)>,
+    ) {
         self.version = version;
         self.digest = digest;
         self.len = len;
@@ -191,7 +228,9 @@ impl LocalSegment {
 
     /// Everything of this lane up to `seq` is in the base or void.
     pub fn merged_through(&mut self, writer: WriterId, seq: Seq) {
-        let Some(lane) = self.lanes.get_mut(&writer) else { return };
+        let Some(lane) = self.lanes.get_mut(&writer) else {
+            return;
+        };
         lane.through = lane.through.max(seq);
         lane.received = lane.received.max(seq);
         let rest = lane.records.split_off(&seq.next());
@@ -213,15 +252,25 @@ impl LocalSegment {
 
     /// The segment takes no more appends: those that are not in the base are void and go to the next segment.
     pub fn drop_appends(&mut self) {
-        let void: Vec<(WriterId, Seq)> =
-            self.pending().filter(|p| p.head.op == Op::Append).map(|p| (p.head.writer, p.head.seq)).collect();
+        let void: Vec<(WriterId, Seq)> = self
+            .pending()
+            .filter(|p| p.head.op == Op::Append)
+            .map(|p| (p.head.writer, p.head.seq))
+            .collect();
         for (writer, seq) in void {
-            let Some(lane) = self.lanes.get_mut(&writer) else { continue };
+            let Some(lane) = self.lanes.get_mut(&writer) else {
+                continue;
+            };
             if let Some(gone) = lane.records.remove(&seq) {
                 self.order.remove(&gone.stamp);
                 self.pending_bytes -= u64::from(gone.head.len);
             }
-            lane.received = lane.records.keys().next_back().copied().unwrap_or(lane.through);
+            lane.received = lane
+                .records
+                .keys()
+                .next_back()
+                .copied()
+                .unwrap_or(lane.through);
         }
     }
 
@@ -232,7 +281,10 @@ impl LocalSegment {
 
     /// Oldest journal position that this segment still needs.
     pub fn oldest(&self) -> Option<Position> {
-        self.lanes.values().flat_map(|lane| lane.records.values().map(|pending| pending.at)).min()
+        self.lanes
+            .values()
+            .flat_map(|lane| lane.records.values().map(|pending| pending.at))
+            .min()
     }
 }
 
@@ -241,7 +293,17 @@ pub fn after(len: u64, head: &RecordHead) -> u64 {
     match head.op {
         Op::Append => len + u64::from(head.len),
         Op::WriteAt(offset) => len.max(offset + u64::from(head.len)),
-        Op::Zero { offset, len: zeros, extend } => if extend { len.max(offset + zeros) } else { len },
+        Op::Zero {
+            offset,
+            len: zeros,
+            extend,
+        } => {
+            if extend {
+                len.max(offset + zeros)
+            } else {
+                len
+            }
+        }
     }
 }
 
@@ -251,7 +313,11 @@ pub fn runs<'a>(records: impl Iterator<Item = &'a RecordHead>) -> Vec<Run> {
     for head in records {
         match runs.last_mut() {
             Some(run) if run.writer == head.writer => run.last = head.seq,
-            _ => runs.push(Run { writer: head.writer, first: head.seq, last: head.seq }),
+            _ => runs.push(Run {
+                writer: head.writer,
+                first: head.seq,
+                last: head.seq,
+            }),
         }
     }
     runs
@@ -273,7 +339,16 @@ mod tests {
     use hydfs_types::{SegmentId, Time};
 
     fn head(writer: u64, seq: u64, prev: u64, len: u32) -> RecordHead {
-        RecordHead { writer: WriterId(writer), segment: SegmentId(1), seq: Seq(seq), prev: Seq(prev), op: Op::Append, time: Time::default(), len, crc: seq as u32 }
+        RecordHead {
+            writer: WriterId(writer),
+            segment: SegmentId(1),
+            seq: Seq(seq),
+            prev: Seq(prev),
+            op: Op::Append,
+            time: Time::default(),
+            len,
+            crc: seq as u32,
+        }
     }
 
     fn take(segment: &mut LocalSegment, head: RecordHead) -> Arrival {
@@ -299,15 +374,24 @@ mod tests {
     fn another_payload_under_the_same_identity_is_refused() {
         let mut segment = LocalSegment::new(SlotId(0));
         take(&mut segment, head(1, 1, 0, 10));
-        let forged = RecordHead { crc: 99, ..head(1, 1, 0, 10) };
-        assert!(matches!(segment.arrival(&forged, Seq(0)), Arrival::Refused(Refusal::Mismatch { .. })));
+        let forged = RecordHead {
+            crc: 99,
+            ..head(1, 1, 0, 10)
+        };
+        assert!(matches!(
+            segment.arrival(&forged, Seq(0)),
+            Arrival::Refused(Refusal::Mismatch { .. })
+        ));
     }
 
     #[test]
     fn a_gap_is_refused_and_named() {
         let mut segment = LocalSegment::new(SlotId(0));
         take(&mut segment, head(1, 1, 0, 10));
-        assert_eq!(take(&mut segment, head(1, 3, 2, 10)), Arrival::Refused(Refusal::Gap { have: Seq(1) }));
+        assert_eq!(
+            take(&mut segment, head(1, 3, 2, 10)),
+            Arrival::Refused(Refusal::Gap { have: Seq(1) })
+        );
         assert_eq!(take(&mut segment, head(1, 2, 1, 10)), Arrival::New);
         assert_eq!(take(&mut segment, head(1, 3, 2, 10)), Arrival::New);
     }
@@ -324,7 +408,10 @@ mod tests {
     fn fault_s6_a_clock_that_jumps_back_reorders_nothing() {
         let mut segment = LocalSegment::new(SlotId(0));
         for (seq, sec) in [(1, 100), (2, 50), (3, -7), (4, 99)] {
-            let head = RecordHead { time: Time { sec, nsec: 0 }, ..head(1, seq, seq - 1, 1) };
+            let head = RecordHead {
+                time: Time { sec, nsec: 0 },
+                ..head(1, seq, seq - 1, 1)
+            };
             assert_eq!(take(&mut segment, head), Arrival::New);
         }
         let order: Vec<u64> = segment.pending().map(|p| p.head.seq.0).collect();
@@ -349,7 +436,10 @@ mod tests {
         }
         let list = runs(segment.pending().map(|p| &p.head));
         assert_eq!(list.len(), 3);
-        let again: Vec<_> = segment.in_runs(&list).map(|p| (p.head.writer.0, p.head.seq.0)).collect();
+        let again: Vec<_> = segment
+            .in_runs(&list)
+            .map(|p| (p.head.writer.0, p.head.seq.0))
+            .collect();
         assert_eq!(again, [(1, 1), (1, 2), (2, 1), (1, 3)]);
         let (digest, len) = segment.outcome(segment.in_runs(&list).map(|p| &p.head));
         segment.advance(SegmentVersion(1), digest, len, through(&list).into_iter());
@@ -362,11 +452,19 @@ mod tests {
     fn appends_that_missed_the_roll_are_void_and_the_lane_goes_on() {
         let mut segment = LocalSegment::new(SlotId(0));
         take(&mut segment, head(1, 1, 0, 1));
-        segment.advance(SegmentVersion(1), Digest::default(), 1, [(WriterId(1), Seq(1))].into_iter());
+        segment.advance(
+            SegmentVersion(1),
+            Digest::default(),
+            1,
+            [(WriterId(1), Seq(1))].into_iter(),
+        );
         take(&mut segment, head(1, 2, 1, 1));
         segment.drop_appends();
         assert!(segment.is_quiet());
-        let later = RecordHead { op: Op::WriteAt(0), ..head(1, 5, 1, 1) };
+        let later = RecordHead {
+            op: Op::WriteAt(0),
+            ..head(1, 5, 1, 1)
+        };
         assert_eq!(segment.arrival(&later, Seq(0)), Arrival::New);
     }
 }

@@ -17,8 +17,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use hydfs_state::{State, WriterPhase};
 use hydfs_types::{
-    Acting, Append, AppendReply, DataRequest, DataResponse, Digest, Op, RecordHead, Refusal, SegmentCut, SegmentId,
-    Seq, SlotConfig, Time, Touched, WriterEnd, WriterId,
+    Acting, Append, AppendReply, DataRequest, DataResponse, Digest, Op, RecordHead, Refusal,
+    SegmentCut, SegmentId, Seq, SlotConfig, Time, Touched, WriterEnd, WriterId,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -89,19 +89,46 @@ pub struct FileWriter {
 }
 
 impl FileWriter {
-    pub fn new(ctx: Arc<Context>, replica: Arc<Replica>, ino: hydfs_types::Ino, writer: WriterId) -> Self {
-        Self { ctx, replica, ino, writer, inner: Mutex::default(), turn: tokio::sync::Mutex::default() }
+    pub fn new(
+        ctx: Arc<Context>,
+        replica: Arc<Replica>,
+        ino: hydfs_types::Ino,
+        writer: WriterId,
+    ) -> Self {
+        Self {
+            ctx,
+            replica,
+            ino,
+            writer,
+            inner: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Queues a record. Its seq is its place among this writer's records for ever.
-    pub fn push(&self, target: Target, op: Op, payload: Bytes, time: Time, durable: bool) -> Result<Seq, DataError> {
+    pub fn push(
+        &self,
+        target: Target,
+        op: Op,
+        payload: Bytes,
+        time: Time,
+        durable: bool,
+    ) -> Result<Seq, DataError> {
         let crc = crc32c::crc32c(&payload);
         let start = match target {
-            Target::Segment(segment) => self.ctx.state().segment(segment).ok_or(DataError::Retired(segment))?.start,
+            Target::Segment(segment) => {
+                self.ctx
+                    .state()
+                    .segment(segment)
+                    .ok_or(DataError::Retired(segment))?
+                    .start
+            }
             Target::Tail => 0,
         };
         let mut inner = self.inner();
@@ -117,7 +144,15 @@ impl FileWriter {
         if durable {
             inner.durable_wanted = seq;
         }
-        inner.queue.push_back(Queued { seq, target, op, payload, time, start, crc });
+        inner.queue.push_back(Queued {
+            seq,
+            target,
+            op,
+            payload,
+            time,
+            start,
+            crc,
+        });
         Ok(seq)
     }
 
@@ -125,7 +160,9 @@ impl FileWriter {
     pub async fn acknowledged(&self, seq: Seq) -> Result<(), DataError> {
         let deadline = tokio::time::Instant::now() + WRITE;
         loop {
-            let _turn = tokio::time::timeout_at(deadline, self.turn.lock()).await.map_err(|_| timed_out("its turn"))?;
+            let _turn = tokio::time::timeout_at(deadline, self.turn.lock())
+                .await
+                .map_err(|_| timed_out("its turn"))?;
             {
                 let inner = self.inner();
                 if inner.acked >= seq {
@@ -157,7 +194,13 @@ impl FileWriter {
     /// The same; says for which segments that took a round: what others had acknowledged there is on disk with it.
     pub async fn sync_written(&self) -> Result<Vec<SegmentId>, DataError> {
         self.flush().await?;
-        let wanted: Vec<SegmentId> = self.inner().lanes.iter().filter(|(_, lane)| !lane.durable).map(|(segment, _)| *segment).collect();
+        let wanted: Vec<SegmentId> = self
+            .inner()
+            .lanes
+            .iter()
+            .filter(|(_, lane)| !lane.durable)
+            .map(|(segment, _)| *segment)
+            .collect();
         for done in join_all(wanted.iter().map(|segment| self.sync_lane(*segment))).await {
             done?;
         }
@@ -165,9 +208,16 @@ impl FileWriter {
     }
 
     async fn sync_lane(&self, segment: SegmentId) -> Result<(), DataError> {
-        let before = self.inner().lanes.get(&segment).map(|lane| lane.last).unwrap_or_default();
+        let before = self
+            .inner()
+            .lanes
+            .get(&segment)
+            .map(|lane| lane.last)
+            .unwrap_or_default();
         sync_segment(&self.ctx, &self.replica, segment).await?;
-        if let Some(lane) = self.inner().lanes.get_mut(&segment) && lane.last == before {
+        if let Some(lane) = self.inner().lanes.get_mut(&segment)
+            && lane.last == before
+        {
             lane.durable = true;
         }
         Ok(())
@@ -176,8 +226,12 @@ impl FileWriter {
     /// Sends what is queued first, for one segment, until every acting replica has it.
     async fn send_next(&self, deadline: tokio::time::Instant) -> Result<(), DataError> {
         loop {
-            let Some((segment, heads, body, durable)) = self.next_batch()? else { return Ok(()) };
-            let Some(last) = heads.last().map(|head| head.seq) else { return Ok(()) };
+            let Some((segment, heads, body, durable)) = self.next_batch()? else {
+                return Ok(());
+            };
+            let Some(last) = heads.last().map(|head| head.seq) else {
+                return Ok(());
+            };
             match self.round(segment, &heads, body, durable).await {
                 Ok(()) => {
                     self.settle(segment, heads, last, durable);
@@ -196,12 +250,20 @@ impl FileWriter {
     /// The longest prefix of the queue that goes to one segment.
     fn next_batch(&self) -> Result<Option<(SegmentId, Vec<RecordHead>, Bytes, bool)>, DataError> {
         let inner = self.inner();
-        let Some(first) = inner.queue.front() else { return Ok(None) };
+        let Some(first) = inner.queue.front() else {
+            return Ok(None);
+        };
         let segment = self.resolve(first.target)?;
-        let lane_last = inner.lanes.get(&segment).map(|lane| lane.last).unwrap_or_default();
+        let lane_last = inner
+            .lanes
+            .get(&segment)
+            .map(|lane| lane.last)
+            .unwrap_or_default();
         let (mut prev, mut bytes, mut heads, mut payloads) = (lane_last, 0, Vec::new(), Vec::new());
         for queued in inner.queue.iter().take(BATCH_RECORDS) {
-            if queued.target != first.target && self.resolve(queued.target)? != segment || bytes > 0 && bytes + queued.payload.len() > BATCH_BYTES {
+            if queued.target != first.target && self.resolve(queued.target)? != segment
+                || bytes > 0 && bytes + queued.payload.len() > BATCH_BYTES
+            {
                 break;
             }
             bytes += queued.payload.len();
@@ -221,7 +283,13 @@ impl FileWriter {
         let durable = heads.iter().any(|head| head.seq <= inner.durable_wanted);
         let body = match payloads.len() {
             1 => payloads.swap_remove(0),
-            _ => payloads.iter().fold(BytesMut::with_capacity(bytes), |mut all, one| { all.extend_from_slice(one); all }).freeze(),
+            _ => payloads
+                .iter()
+                .fold(BytesMut::with_capacity(bytes), |mut all, one| {
+                    all.extend_from_slice(one);
+                    all
+                })
+                .freeze(),
         };
         Ok(Some((segment, heads, body, durable)))
     }
@@ -232,15 +300,29 @@ impl FileWriter {
             Target::Segment(segment) => Ok(segment),
             Target::Tail => {
                 let state = self.ctx.state();
-                let (_, file) = state.file(self.ino).map_err(|error| DataError::Agreement(error.into()))?;
-                file.segments.values().next_back().copied().ok_or(DataError::WriterEnded(self.writer))
+                let (_, file) = state
+                    .file(self.ino)
+                    .map_err(|error| DataError::Agreement(error.into()))?;
+                file.segments
+                    .values()
+                    .next_back()
+                    .copied()
+                    .ok_or(DataError::WriterEnded(self.writer))
             }
         }
     }
 
     /// One parallel round to every acting replica. All must answer at the same epoch, and there must be enough of them.
-    async fn round(&self, segment: SegmentId, heads: &[RecordHead], body: Bytes, durable: bool) -> Result<(), DataError> {
-        let Some(config) = self.config_of(segment)? else { return Err(DataError::Retired(segment)) };
+    async fn round(
+        &self,
+        segment: SegmentId,
+        heads: &[RecordHead],
+        body: Bytes,
+        durable: bool,
+    ) -> Result<(), DataError> {
+        let Some(config) = self.config_of(segment)? else {
+            return Err(DataError::Retired(segment));
+        };
         self.enough(&config)?;
         let acked_through = heads.first().map(|head| head.prev).unwrap_or_default();
         let append = Append {
@@ -253,19 +335,43 @@ impl FileWriter {
             durable,
         };
         let last = heads.last().map(|head| head.seq).unwrap_or_default();
-        let rounds = config.acting.iter().map(|acting| self.append_at(*acting, append.clone(), body.clone(), last));
+        let rounds = config
+            .acting
+            .iter()
+            .map(|acting| self.append_at(*acting, append.clone(), body.clone(), last));
         match first_error(join_all(rounds).await) {
             None => Ok(()),
             Some(error) => Err(error),
         }
     }
 
-    async fn append_at(&self, acting: Acting, append: Append, body: Bytes, last: Seq) -> Result<(), DataError> {
+    async fn append_at(
+        &self,
+        acting: Acting,
+        append: Append,
+        body: Bytes,
+        last: Seq,
+    ) -> Result<(), DataError> {
         let reply = if acting.incarnation == self.ctx.me() {
             self.replica.append(append, body).await?
         } else {
-            let answer = self.ctx.call(acting.incarnation, &DataRequest::Append(append), body, ROUND).await?.0;
-            expect(answer, |answer| if let DataResponse::Appended(reply) = answer { Some(*reply) } else { None })?
+            let answer = self
+                .ctx
+                .call(
+                    acting.incarnation,
+                    &DataRequest::Append(append),
+                    body,
+                    ROUND,
+                )
+                .await?
+                .0;
+            expect(answer, |answer| {
+                if let DataResponse::Appended(reply) = answer {
+                    Some(*reply)
+                } else {
+                    None
+                }
+            })?
         };
         let AppendReply { received, .. } = reply;
         if received < last {
@@ -286,7 +392,9 @@ impl FileWriter {
 
     fn config_of(&self, segment: SegmentId) -> Result<Option<SlotConfig>, DataError> {
         let state = self.ctx.state();
-        let Some(known) = state.segment(segment) else { return Ok(None) };
+        let Some(known) = state.segment(segment) else {
+            return Ok(None);
+        };
         Ok(state.config(known.slot).cloned())
     }
 
@@ -302,7 +410,9 @@ impl FileWriter {
         lane.last = last;
         lane.durable = durable && (lane.durable || lane.heads.is_empty());
         lane.heads.extend(heads);
-        if lane.heads.len() > 256 && let Some(through) = through {
+        if lane.heads.len() > 256
+            && let Some(through) = through
+        {
             lane.heads.retain(|head| head.seq > through);
         }
         if lane.heads.len() > HEADS_MAX {
@@ -312,15 +422,26 @@ impl FileWriter {
     }
 
     fn merged_through(&self, segment: SegmentId) -> Option<Seq> {
-        self.ctx.state().segment(segment)?.through.get(&self.writer).copied()
+        self.ctx
+            .state()
+            .segment(segment)?
+            .through
+            .get(&self.writer)
+            .copied()
     }
 
     /// What a roll took of the queue is acknowledged; the rest goes on in the next segment under the same identity.
     fn drop_merged(&self, segment: SegmentId) {
-        let Some(through) = self.merged_through(segment) else { return };
+        let Some(through) = self.merged_through(segment) else {
+            return;
+        };
         let mut inner = self.inner();
         let mut last = Seq(0);
-        while inner.queue.front().is_some_and(|queued| queued.seq <= through && queued.target == Target::Tail) {
+        while inner
+            .queue
+            .front()
+            .is_some_and(|queued| queued.seq <= through && queued.target == Target::Tail)
+        {
             if let Some(queued) = inner.queue.pop_front() {
                 last = queued.seq;
             }
@@ -331,17 +452,29 @@ impl FileWriter {
     }
 
     /// Waits until something may have changed after a failed round, or says why it cannot be helped.
-    async fn wait_for_change(&self, error: DataError, deadline: tokio::time::Instant) -> Result<(), DataError> {
+    async fn wait_for_change(
+        &self,
+        error: DataError,
+        deadline: tokio::time::Instant,
+    ) -> Result<(), DataError> {
         let pause = match &error {
-            DataError::Refused(Refusal::WriterEnded(_)) | DataError::WriterEnded(_) => return Err(DataError::WriterEnded(self.writer)),
-            DataError::Refused(Refusal::Retired(segment)) | DataError::Retired(segment) => return Err(DataError::Retired(*segment)),
+            DataError::Refused(Refusal::WriterEnded(_)) | DataError::WriterEnded(_) => {
+                return Err(DataError::WriterEnded(self.writer));
+            }
+            DataError::Refused(Refusal::Retired(segment)) | DataError::Retired(segment) => {
+                return Err(DataError::Retired(*segment));
+            }
             DataError::Refused(Refusal::NoSpace) | DataError::NoSpace => {
                 // Where others have room the slot moves to them: worth waiting for.
                 self.room(self.inner().queue.front().map(|queued| queued.target))?;
                 40
             }
-            DataError::Refused(Refusal::Mismatch { .. } | Refusal::Damaged(_) | Refusal::Malformed(_)) => return Err(error),
-            DataError::Agreement(hydfs_types::AgreementError::Expired) => return Err(DataError::WriterEnded(self.writer)),
+            DataError::Refused(
+                Refusal::Mismatch { .. } | Refusal::Damaged(_) | Refusal::Malformed(_),
+            ) => return Err(error),
+            DataError::Agreement(hydfs_types::AgreementError::Expired) => {
+                return Err(DataError::WriterEnded(self.writer));
+            }
             DataError::Refused(Refusal::Fenced(_)) => 5,
             _ => 40,
         };
@@ -353,7 +486,10 @@ impl FileWriter {
         }
         tracing::debug!(writer = %self.writer, %error, "a round failed; trying again under the same identity");
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        if matches!(error, DataError::Refused(Refusal::StaleEpoch(_) | Refusal::NotActing | Refusal::Behind)) {
+        if matches!(
+            error,
+            DataError::Refused(Refusal::StaleEpoch(_) | Refusal::NotActing | Refusal::Behind)
+        ) {
             // The replica knows more than we do: catch up with it.
             drop(self.ctx.agreement.barrier().await);
         }
@@ -384,7 +520,10 @@ impl FileWriter {
             std::mem::take(&mut inner.queue)
         };
         let merged = self.merged_anywhere();
-        queue.into_iter().filter(|queued| queued.seq > merged).collect()
+        queue
+            .into_iter()
+            .filter(|queued| queued.seq > merged)
+            .collect()
     }
 
     /// File ranges of queued writes whose segments were retired.
@@ -393,19 +532,34 @@ impl FileWriter {
         let inner = self.inner();
         let cut_off = |queued: &&Queued| matches!(queued.target, Target::Segment(segment) if state.segment(segment).is_none());
         let range = |queued: &Queued| match queued.op {
-            Op::WriteAt(at) => Some((queued.start + at, queued.start + at + queued.payload.len() as u64)),
+            Op::WriteAt(at) => Some((
+                queued.start + at,
+                queued.start + at + queued.payload.len() as u64,
+            )),
             Op::Append | Op::Zero { .. } => None,
         };
-        inner.queue.iter().filter(cut_off).filter_map(range).collect()
+        inner
+            .queue
+            .iter()
+            .filter(cut_off)
+            .filter_map(range)
+            .collect()
     }
 
     /// Last seq that any segment of the file has merged. Of what is queued, all up to it is: nothing is sent before all
     /// that was queued before it went to the same segment or was acknowledged; and a roll may have moved the tail on.
     fn merged_anywhere(&self) -> Seq {
         let state = self.ctx.state();
-        let Ok((_, file)) = state.file(self.ino) else { return Seq(0) };
-        let through = |segment: &SegmentId| state.segment(*segment)?.through.get(&self.writer).copied();
-        file.segments.values().filter_map(through).max().unwrap_or_default()
+        let Ok((_, file)) = state.file(self.ino) else {
+            return Seq(0);
+        };
+        let through =
+            |segment: &SegmentId| state.segment(*segment)?.through.get(&self.writer).copied();
+        file.segments
+            .values()
+            .filter_map(through)
+            .max()
+            .unwrap_or_default()
     }
 
     /// Bytes that one segment has with this writer's records on top of the agreed base. Only meaningful for a sole writer.
@@ -414,14 +568,23 @@ impl FileWriter {
         let through = known.through.get(&self.writer).copied().unwrap_or_default();
         let inner = self.inner();
         let lane = inner.lanes.get(&segment).filter(|lane| !lane.overflow)?;
-        Some(lane.heads.iter().filter(|head| head.seq > through).fold(known.len, after))
+        Some(
+            lane.heads
+                .iter()
+                .filter(|head| head.seq > through)
+                .fold(known.len, after),
+        )
     }
 
     /// Time of the last write, while any of this writer's records are not in their base.
     pub fn unmerged_time(&self, state: &State) -> Option<Time> {
         let inner = self.inner();
         let unmerged = inner.lanes.iter().any(|(segment, lane)| {
-            let through = state.segment(*segment).and_then(|known| known.through.get(&self.writer)).copied().unwrap_or_default();
+            let through = state
+                .segment(*segment)
+                .and_then(|known| known.through.get(&self.writer))
+                .copied()
+                .unwrap_or_default();
             lane.last > through
         });
         inner.mtime.filter(|_| unmerged)
@@ -434,7 +597,9 @@ impl FileWriter {
 
     /// Whether this state has the writer open.
     pub fn is_live_in(&self, state: &State) -> bool {
-        state.writer(self.writer).is_some_and(|writer| writer.phase == WriterPhase::Open)
+        state
+            .writer(self.writer)
+            .is_some_and(|writer| writer.phase == WriterPhase::Open)
     }
 
     /// Whether the agreed state still knows what became of this (ended) writer's records.
@@ -449,7 +614,9 @@ impl FileWriter {
 
     /// Refuses where a write to this target could only wait for a full disk.
     pub fn room(&self, target: Option<Target>) -> Result<(), DataError> {
-        let Some(Ok(segment)) = target.map(|target| self.resolve(target)) else { return Ok(()) };
+        let Some(Ok(segment)) = target.map(|target| self.resolve(target)) else {
+            return Ok(());
+        };
         match self.config_of(segment)? {
             Some(config) => refuse_full(&self.ctx.state(), &config),
             None => Ok(()),
@@ -471,8 +638,24 @@ impl FileWriter {
     pub fn finish(&self, cut: bool) -> WriterEnd {
         let mut inner = self.inner();
         inner.ended = true;
-        let touched = inner.lanes.iter().map(|(segment, lane)| Touched { segment: *segment, cut: if cut { self.sole_cut(*segment, lane) } else { None } }).collect();
-        WriterEnd { writer: self.writer, last: inner.acked, touched, mtime: inner.mtime }
+        let touched = inner
+            .lanes
+            .iter()
+            .map(|(segment, lane)| Touched {
+                segment: *segment,
+                cut: if cut {
+                    self.sole_cut(*segment, lane)
+                } else {
+                    None
+                },
+            })
+            .collect();
+        WriterEnd {
+            writer: self.writer,
+            last: inner.acked,
+            touched,
+            mtime: inner.mtime,
+        }
     }
 
     fn sole_cut(&self, segment: SegmentId, lane: &Lane) -> Option<SegmentCut> {
@@ -484,34 +667,69 @@ impl FileWriter {
         let through = known.through.get(&self.writer).copied().unwrap_or_default();
         let left = lane.heads.iter().filter(|head| head.seq > through);
         let start: (Digest, u64) = (known.digest, known.len);
-        let (digest, len) = left.fold(start, |(digest, len), head| (digest.after_record(head), after(len, head)));
-        (digest != known.digest).then_some(SegmentCut { base: known.version, digest, len })
+        let (digest, len) = left.fold(start, |(digest, len), head| {
+            (digest.after_record(head), after(len, head))
+        });
+        (digest != known.digest).then_some(SegmentCut {
+            base: known.version,
+            digest,
+            len,
+        })
     }
 }
 
 /// Everything acknowledged in a segment is on disk on every acting replica. Tries until the deadline of a write.
 /// Cost: one parallel round, one group-committed fsync each.
-pub async fn sync_segment(ctx: &Context, replica: &Replica, segment: SegmentId) -> Result<(), DataError> {
+pub async fn sync_segment(
+    ctx: &Context,
+    replica: &Replica,
+    segment: SegmentId,
+) -> Result<(), DataError> {
     let deadline = tokio::time::Instant::now() + WRITE;
     loop {
         let (slot, config) = {
             let state = ctx.state();
-            let Some(known) = state.segment(segment) else { return Ok(()) };
-            (known.slot, state.config(known.slot).cloned().ok_or(DataError::NoCluster)?)
+            let Some(known) = state.segment(segment) else {
+                return Ok(());
+            };
+            (
+                known.slot,
+                state
+                    .config(known.slot)
+                    .cloned()
+                    .ok_or(DataError::NoCluster)?,
+            )
         };
         let map = ctx.map();
         let rounds = config.acting.iter().map(|acting| async {
             if acting.incarnation == ctx.me() {
-                return replica.sync(slot, config.epoch, map).await.map_err(DataError::from);
+                return replica
+                    .sync(slot, config.epoch, map)
+                    .await
+                    .map_err(DataError::from);
             }
-            let request = DataRequest::Sync { slot, epoch: config.epoch, map };
-            expect(ctx.call(acting.incarnation, &request, Bytes::new(), ROUND).await?.0, |answer| matches!(answer, DataResponse::Synced).then_some(()))
+            let request = DataRequest::Sync {
+                slot,
+                epoch: config.epoch,
+                map,
+            };
+            expect(
+                ctx.call(acting.incarnation, &request, Bytes::new(), ROUND)
+                    .await?
+                    .0,
+                |answer| matches!(answer, DataResponse::Synced).then_some(()),
+            )
         });
-        let Some(error) = first_error(join_all(rounds).await) else { return Ok(()) };
+        let Some(error) = first_error(join_all(rounds).await) else {
+            return Ok(());
+        };
         if tokio::time::Instant::now() >= deadline {
             return Err(timed_out(&error.to_string()));
         }
-        if matches!(error, DataError::NoSpace | DataError::Refused(Refusal::NoSpace | Refusal::Damaged(_))) {
+        if matches!(
+            error,
+            DataError::NoSpace | DataError::Refused(Refusal::NoSpace | Refusal::Damaged(_))
+        ) {
             return Err(error);
         }
         tokio::time::sleep(Duration::from_millis(40)).await;
@@ -520,15 +738,24 @@ pub async fn sync_segment(ctx: &Context, replica: &Replica, segment: SegmentId) 
 }
 
 fn slot_of(ctx: &Context, segment: SegmentId) -> Result<hydfs_types::SlotId, DataError> {
-    ctx.state().segment(segment).map(|known| known.slot).ok_or(DataError::Retired(segment))
+    ctx.state()
+        .segment(segment)
+        .map(|known| known.slot)
+        .ok_or(DataError::Retired(segment))
 }
 
 fn timed_out(why: &str) -> DataError {
-    DataError::TimedOut { millis: WRITE.as_millis() as u64, why: why.to_owned() }
+    DataError::TimedOut {
+        millis: WRITE.as_millis() as u64,
+        why: why.to_owned(),
+    }
 }
 
 /// The wanted part of an answer, or its refusal.
-pub fn expect<T>(answer: DataResponse, wanted: impl Fn(&DataResponse) -> Option<T>) -> Result<T, DataError> {
+pub fn expect<T>(
+    answer: DataResponse,
+    wanted: impl Fn(&DataResponse) -> Option<T>,
+) -> Result<T, DataError> {
     match (wanted(&answer), answer) {
         (Some(value), _) => Ok(value),
         (None, DataResponse::Refused(refusal)) => Err(refusal.into()),

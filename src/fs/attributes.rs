@@ -7,7 +7,9 @@ use crate::{
 use hydfs_data::FileWriter;
 use hydfs_mount::{Answer, Change, FsError, SetTime};
 use hydfs_state::Body;
-use hydfs_types::{Attr, Command, Ino, Peeked, Reply, SegmentId, SetAttr, SetXattrMode, XATTR_BYTES_MAX};
+use hydfs_types::{
+    Attr, Command, Ino, Peeked, Reply, SegmentId, SetAttr, SetXattrMode, XATTR_BYTES_MAX,
+};
 use std::sync::Arc;
 
 /// What stands between the agreed attributes of a file and the truth.
@@ -24,7 +26,11 @@ impl Volume {
     pub(crate) async fn fresh(&self, ino: Ino) -> Outcome<Attr> {
         let doubt = self.doubt(ino)?;
         if !doubt.look.is_empty() {
-            self.data.reader.look(&doubt.look).await.map_err(Self::data_error)?;
+            self.data
+                .reader
+                .look(&doubt.look)
+                .await
+                .map_err(Self::data_error)?;
         }
         self.with_mine(ino, doubt.mine)
     }
@@ -39,10 +45,16 @@ impl Volume {
         let peeked = match self.data.reader.peek(&doubt.look).await {
             Ok(peeked) => peeked,
             // A truncate took a segment away meanwhile.
-            Err(hydfs_data::DataError::Refused(hydfs_types::Refusal::Retired(_))) => return self.fresh(ino).await,
+            Err(hydfs_data::DataError::Refused(hydfs_types::Refusal::Retired(_))) => {
+                return self.fresh(ino).await;
+            }
             Err(error) => return Err(Self::data_error(error)),
         };
-        if let Some(attr) = self.with_pending(ino, &peeked)? { Ok(attr) } else { self.fresh(ino).await }
+        if let Some(attr) = self.with_pending(ino, &peeked)? {
+            Ok(attr)
+        } else {
+            self.fresh(ino).await
+        }
     }
 
     /// Attributes with what slot leaders have pending; `None` where only a merge can tell, or one has just been.
@@ -51,8 +63,13 @@ impl Volume {
         let (inode, file) = state.file(ino).map_err(of_command)?;
         let mut attr = inode.attr;
         for one in peeked {
-            let known = state.segment(one.segment).filter(|known| known.version == one.version && file.segments.get(&known.start) == Some(&one.segment));
-            let (Some(known), Some(len)) = (known, one.len) else { return Ok(None) };
+            let known = state.segment(one.segment).filter(|known| {
+                known.version == one.version
+                    && file.segments.get(&known.start) == Some(&one.segment)
+            });
+            let (Some(known), Some(len)) = (known, one.len) else {
+                return Ok(None);
+            };
             if len > known.len {
                 attr.size = attr.size.max(known.start + len);
                 attr.stored += len - known.len;
@@ -67,7 +84,10 @@ impl Volume {
 
     /// Attributes as agreed, with what this mount's writer has on top; what others have pending is not in them.
     pub(crate) fn as_known(&self, ino: Ino) -> Outcome<Attr> {
-        let mine = self.table.writer(ino).filter(|writer| writer.is_live_in(&self.ctx.state()));
+        let mine = self
+            .table
+            .writer(ino)
+            .filter(|writer| writer.is_live_in(&self.ctx.state()));
         self.with_mine(ino, mine)
     }
 
@@ -75,10 +95,16 @@ impl Volume {
         let state = self.ctx.state();
         let inode = state.inode(ino).map_err(of_command)?;
         let mut attr = inode.attr;
-        let (Body::File(file), Some(mine)) = (&inode.body, &mine) else { return Ok(attr) };
+        let (Body::File(file), Some(mine)) = (&inode.body, &mine) else {
+            return Ok(attr);
+        };
         for segment in mine.touched() {
-            let known = state.segment(segment).filter(|known| file.segments.get(&known.start) == Some(&segment));
-            let Some((start, agreed)) = known.map(|known| (known.start, known.len)) else { continue };
+            let known = state
+                .segment(segment)
+                .filter(|known| file.segments.get(&known.start) == Some(&segment));
+            let Some((start, agreed)) = known.map(|known| (known.start, known.len)) else {
+                continue;
+            };
             if let Some(len) = mine.local_len_in(&state, segment) {
                 attr.size = attr.size.max(start + len);
                 attr.stored += len.saturating_sub(agreed);
@@ -94,16 +120,29 @@ impl Volume {
     fn doubt(&self, ino: Ino) -> Outcome<Doubt> {
         let state = self.ctx.state();
         let inode = state.inode(ino).map_err(of_command)?;
-        let Body::File(file) = &inode.body else { return Ok(Doubt { look: Vec::new(), mine: None }) };
-        let mine = self.table.writer(ino).filter(|writer| writer.is_live_in(&state));
-        let others = file.writers.iter().any(|writer| mine.as_ref().is_none_or(|mine| mine.writer != *writer));
+        let Body::File(file) = &inode.body else {
+            return Ok(Doubt {
+                look: Vec::new(),
+                mine: None,
+            });
+        };
+        let mine = self
+            .table
+            .writer(ino)
+            .filter(|writer| writer.is_live_in(&state));
+        let others = file
+            .writers
+            .iter()
+            .any(|writer| mine.as_ref().is_none_or(|mine| mine.writer != *writer));
         let segments = file.segments.values().copied();
         let look = if others {
             segments.collect()
         } else {
             // What is pending is this mount's own, and its writer knows it, unless ended writers left something.
             let known_here = |id: &SegmentId| {
-                let told = mine.as_ref().is_none_or(|mine| !mine.touched().contains(id) || mine.local_len_in(&state, *id).is_some());
+                let told = mine.as_ref().is_none_or(|mine| {
+                    !mine.touched().contains(id) || mine.local_len_in(&state, *id).is_some()
+                });
                 told && state.segment(*id).is_none_or(|segment| segment.settled())
             };
             segments.filter(|segment| !known_here(segment)).collect()
@@ -116,7 +155,12 @@ impl Volume {
         if let Some(size) = change.size {
             self.truncate(ino, size).await?;
         }
-        let mut set = SetAttr { mode: change.mode, uid: change.uid, gid: change.gid, ..SetAttr::default() };
+        let mut set = SetAttr {
+            mode: change.mode,
+            uid: change.uid,
+            gid: change.gid,
+            ..SetAttr::default()
+        };
         match change.atime {
             Some(SetTime::Now) => set.atime_now = true,
             Some(SetTime::At(time)) => set.atime = Some(time),
@@ -131,7 +175,9 @@ impl Volume {
             self.barrier().await?;
             return self.peeked(ino).await;
         }
-        if change.mtime.is_some() && let Some(writer) = self.table.writer(ino) {
+        if change.mtime.is_some()
+            && let Some(writer) = self.table.writer(ino)
+        {
             // Merging what was written before must not move the time that is set now.
             writer.flush().await.map_err(Self::data_error)?;
             set.settled = Some((writer.writer, writer.last()));
@@ -156,7 +202,12 @@ impl Volume {
         self.barrier().await?;
         let state = self.ctx.state();
         let inode = state.inode(ino).map_err(of_command)?;
-        inode.xattrs.get(name).cloned().map(Answer::Value).ok_or(FsError::NoAttribute)
+        inode
+            .xattrs
+            .get(name)
+            .cloned()
+            .map(Answer::Value)
+            .ok_or(FsError::NoAttribute)
     }
 
     pub(crate) async fn list_xattr(&self, ino: Ino) -> Outcome {
@@ -165,10 +216,25 @@ impl Volume {
         }
         self.barrier().await?;
         let state = self.ctx.state();
-        Ok(Answer::Names(state.inode(ino).map_err(of_command)?.xattrs.keys().cloned().collect()))
+        Ok(Answer::Names(
+            state
+                .inode(ino)
+                .map_err(of_command)?
+                .xattrs
+                .keys()
+                .cloned()
+                .collect(),
+        ))
     }
 
-    pub(crate) async fn set_xattr(&self, ino: Ino, name: Vec<u8>, value: Vec<u8>, create: bool, replace: bool) -> Outcome {
+    pub(crate) async fn set_xattr(
+        &self,
+        ino: Ino,
+        name: Vec<u8>,
+        value: Vec<u8>,
+        create: bool,
+        replace: bool,
+    ) -> Outcome {
         Self::settable(&name)?;
         if value.len() > XATTR_BYTES_MAX {
             return Err(FsError::TooBig);
@@ -178,22 +244,35 @@ impl Volume {
             (_, true) => SetXattrMode::Replace,
             _ => SetXattrMode::Any,
         };
-        self.propose(Command::SetXattr { ino, name, value, mode }).await.map(|_| Answer::Done)
+        self.propose(Command::SetXattr {
+            ino,
+            name,
+            value,
+            mode,
+        })
+        .await
+        .map(|_| Answer::Done)
     }
 
     pub(crate) async fn remove_xattr(&self, ino: Ino, name: Vec<u8>) -> Outcome {
         Self::settable(&name)?;
-        self.propose(Command::RemoveXattr { ino, name }).await.map(|_| Answer::Done)
+        self.propose(Command::RemoveXattr { ino, name })
+            .await
+            .map(|_| Answer::Done)
     }
 
     fn settable(name: &[u8]) -> Outcome<()> {
         if name.starts_with(b"user.hydfs.") {
-            return Err(FsError::NotPermitted("user.hydfs.* tells where a file is; it cannot be set".into()));
+            return Err(FsError::NotPermitted(
+                "user.hydfs.* tells where a file is; it cannot be set".into(),
+            ));
         }
         if name.starts_with(b"user.") || name.starts_with(b"trusted.") {
             return Ok(());
         }
-        Err(FsError::NotSupported("only user.* and trusted.* attributes are kept".into()))
+        Err(FsError::NotSupported(
+            "only user.* and trusted.* attributes are kept".into(),
+        ))
     }
 
     /// `user.hydfs.*`: replicas and segments as agreed, version, and what is pending at the slot leaders.
@@ -201,15 +280,36 @@ impl Volume {
         self.barrier().await?;
         if what == b"pending" {
             let (records, bytes) = self.pending(ino).await?;
-            return Ok(Answer::Value(format!("{records} records, {bytes} bytes").into_bytes()));
+            return Ok(Answer::Value(
+                format!("{records} records, {bytes} bytes").into_bytes(),
+            ));
         }
         let state = self.ctx.state();
         let inode = state.inode(ino).map_err(of_command)?;
-        let Body::File(file) = &inode.body else { return Err(FsError::NoAttribute) };
-        let name_of = |incarnation| state.member_of(incarnation).map_or_else(|| format!("{incarnation}"), |member| member.said.name.clone());
+        let Body::File(file) = &inode.body else {
+            return Err(FsError::NoAttribute);
+        };
+        let name_of = |incarnation| {
+            state.member_of(incarnation).map_or_else(
+                || format!("{incarnation}"),
+                |member| member.said.name.clone(),
+            )
+        };
         let replicas = |segment: &SegmentId| -> Vec<String> {
-            let config = state.segment(*segment).and_then(|known| state.config(known.slot));
-            config.map(|config| config.acting.iter().map(|one| name_of(one.incarnation) + if one.synced { "" } else { "(learner)" }).collect()).unwrap_or_default()
+            let config = state
+                .segment(*segment)
+                .and_then(|known| state.config(known.slot));
+            config
+                .map(|config| {
+                    config
+                        .acting
+                        .iter()
+                        .map(|one| {
+                            name_of(one.incarnation) + if one.synced { "" } else { "(learner)" }
+                        })
+                        .collect()
+                })
+                .unwrap_or_default()
         };
         let text = match what {
             b"version" => inode.data_version.to_string(),
@@ -224,7 +324,13 @@ impl Volume {
                 .iter()
                 .filter_map(|(start, id)| {
                     let known = state.segment(*id)?;
-                    Some(format!("{start}+{} {id} {} {} {}", known.len, known.slot, known.version, replicas(id).join(",")))
+                    Some(format!(
+                        "{start}+{} {id} {} {} {}",
+                        known.len,
+                        known.slot,
+                        known.version,
+                        replicas(id).join(",")
+                    ))
                 })
                 .collect::<Vec<_>>()
                 .join("\n"),
@@ -240,7 +346,10 @@ impl Volume {
             let (_, file) = state.file(ino).map_err(|_| FsError::NoAttribute)?;
             let mut by_leader = std::collections::BTreeMap::<_, Vec<SegmentId>>::new();
             for segment in file.segments.values() {
-                if let Some(config) = state.segment(*segment).and_then(|known| state.config(known.slot)) {
+                if let Some(config) = state
+                    .segment(*segment)
+                    .and_then(|known| state.config(known.slot))
+                {
                     by_leader.entry(config.leader).or_default().push(*segment);
                 }
             }
@@ -248,7 +357,12 @@ impl Volume {
         };
         let mut sum = (0, 0);
         for (leader, segments) in by_leader {
-            for (_, records, bytes) in self.data.pending_at(leader, segments).await.map_err(Self::data_error)? {
+            for (_, records, bytes) in self
+                .data
+                .pending_at(leader, segments)
+                .await
+                .map_err(Self::data_error)?
+            {
                 sum = (sum.0 + records, sum.1 + bytes);
             }
         }
@@ -259,7 +373,9 @@ impl Volume {
         match reply {
             Reply::Attr(attr) => Ok(attr),
             Reply::Created(created) => Ok(created.attr),
-            other => Err(FsError::Unreachable(format!("unexpected answer of the agreement group: {other:?}"))),
+            other => Err(FsError::Unreachable(format!(
+                "unexpected answer of the agreement group: {other:?}"
+            ))),
         }
     }
 }

@@ -14,7 +14,8 @@ use hydfs_data::{DataError, FileWriter, Queued, Target};
 use hydfs_mount::{Answer, FsError, Handle};
 use hydfs_state::{Place, State};
 use hydfs_types::{
-    AgreementError, Command, CommandError, Ino, Op, PAYLOAD_BYTES_MAX, Reply, SEGMENT_BYTES, SegmentId, Seq, Then,
+    AgreementError, Command, CommandError, Ino, Op, PAYLOAD_BYTES_MAX, Reply, SEGMENT_BYTES,
+    SegmentId, Seq, Then,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +33,13 @@ struct Piece {
 impl Volume {
     /// Bytes at an offset: everything acknowledged before the call is in them.
     /// Cost: clean and held here: the barrier alone. Dirty: one round to the slot leaders of the range.
-    pub(crate) async fn read(&self, ino: Ino, handle: Handle, offset: u64, len: u32) -> Outcome<Bytes> {
+    pub(crate) async fn read(
+        &self,
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        len: u32,
+    ) -> Outcome<Bytes> {
         let open = self.table.get(handle).ok_or(FsError::BadHandle)?;
         if let Some(text) = &open.text {
             return Ok(Self::slice(text, offset, len));
@@ -68,30 +75,58 @@ impl Volume {
             let end = offset.saturating_add(u64::from(len));
             // Whether the file goes on behind the end that is agreed is known to the segments from here on alone.
             let end = if end > inode.attr.size { u64::MAX } else { end };
-            let of_range = file.segments.range(..end).rev().scan(false, |done, (start, id)| {
-                let keep = !*done;
-                *done = *start <= offset;
-                keep.then_some(*id)
-            });
-            of_range.filter(|id| live || !state.is_clean_segment(*id)).collect()
+            let of_range = file
+                .segments
+                .range(..end)
+                .rev()
+                .scan(false, |done, (start, id)| {
+                    let keep = !*done;
+                    *done = *start <= offset;
+                    keep.then_some(*id)
+                });
+            of_range
+                .filter(|id| live || !state.is_clean_segment(*id))
+                .collect()
         };
         if !dirty.is_empty() {
-            self.data.reader.look(&dirty).await.map_err(Self::data_error)?;
+            self.data
+                .reader
+                .look(&dirty)
+                .await
+                .map_err(Self::data_error)?;
         }
         self.read_pieces(ino, offset, len).await
     }
 
     async fn read_pieces(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
         let pieces = Self::pieces(&self.ctx.state(), ino, offset, len)?;
-        if let [Piece { segment: Some((segment, at)), len }] = pieces[..] {
-            let bytes = self.data.reader.read(segment, at, len as u32).await.map_err(Self::data_error)?;
+        if let [
+            Piece {
+                segment: Some((segment, at)),
+                len,
+            },
+        ] = pieces[..]
+        {
+            let bytes = self
+                .data
+                .reader
+                .read(segment, at, len as u32)
+                .await
+                .map_err(Self::data_error)?;
             return Ok(padded(bytes, len));
         }
         let mut all = BytesMut::with_capacity(pieces.iter().map(|piece| piece.len).sum());
         for piece in pieces {
             let end = all.len() + piece.len;
             if let Some((segment, at)) = piece.segment {
-                all.extend_from_slice(&self.data.reader.read(segment, at, piece.len as u32).await.map_err(Self::data_error)?);
+                all.extend_from_slice(
+                    &self
+                        .data
+                        .reader
+                        .read(segment, at, piece.len as u32)
+                        .await
+                        .map_err(Self::data_error)?,
+                );
             }
             all.resize(end, 0);
         }
@@ -106,16 +141,30 @@ impl Volume {
         let mut at = offset;
         while at < end {
             let below = file.segments.range(..=at).next_back();
-            let next = file.segments.range(at + 1..).next().map_or(end, |(start, _)| (*start).min(end));
-            let held = below.and_then(|(start, id)| state.segment(*id).map(|known| (*start, *id, start + known.len)));
+            let next = file
+                .segments
+                .range(at + 1..)
+                .next()
+                .map_or(end, |(start, _)| (*start).min(end));
+            let held = below.and_then(|(start, id)| {
+                state
+                    .segment(*id)
+                    .map(|known| (*start, *id, start + known.len))
+            });
             match held {
                 Some((start, id, held_to)) if at < held_to => {
                     let stop = held_to.min(next);
-                    pieces.push(Piece { segment: Some((id, at - start)), len: (stop - at) as usize });
+                    pieces.push(Piece {
+                        segment: Some((id, at - start)),
+                        len: (stop - at) as usize,
+                    });
                     at = stop;
                 }
                 _ => {
-                    pieces.push(Piece { segment: None, len: (next - at) as usize });
+                    pieces.push(Piece {
+                        segment: None,
+                        len: (next - at) as usize,
+                    });
                     at = next;
                 }
             }
@@ -123,7 +172,14 @@ impl Volume {
         Ok(pieces)
     }
 
-    pub(crate) async fn write(&self, ino: Ino, handle: Handle, offset: u64, data: Bytes, append: bool) -> Outcome {
+    pub(crate) async fn write(
+        &self,
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        data: Bytes,
+        append: bool,
+    ) -> Outcome {
         let open = self.table.get(handle).ok_or(FsError::BadHandle)?;
         let len = data.len() as u32;
         let at = if append { None } else { Some(offset) };
@@ -132,7 +188,13 @@ impl Volume {
     }
 
     /// Writes at an offset, or at the end. Acknowledged when it returns.
-    pub async fn put(&self, ino: Ino, offset: Option<u64>, data: Bytes, durable: bool) -> Outcome<()> {
+    pub async fn put(
+        &self,
+        ino: Ino,
+        offset: Option<u64>,
+        data: Bytes,
+        durable: bool,
+    ) -> Outcome<()> {
         if data.is_empty() {
             return Ok(());
         }
@@ -161,7 +223,11 @@ impl Volume {
                     // The queue of the ended writer goes on under a new one, this write's record with it (R5).
                     if self.replace_writer(ino, &writer).await? {
                         let now = self.writer(ino).await?;
-                        break if durable { now.sync().await } else { now.flush().await };
+                        break if durable {
+                            now.sync().await
+                        } else {
+                            now.flush().await
+                        };
                     }
                 }
                 Err(DataError::NoSpace) => {
@@ -176,7 +242,13 @@ impl Volume {
     }
 
     /// Makes records of a write; the last one's seq.
-    async fn queue(&self, writer: &Arc<FileWriter>, offset: Option<u64>, data: Bytes, durable: bool) -> Result<Seq, DataError> {
+    async fn queue(
+        &self,
+        writer: &Arc<FileWriter>,
+        offset: Option<u64>,
+        data: Bytes,
+        durable: bool,
+    ) -> Result<Seq, DataError> {
         let time = self.clock.now();
         match offset {
             None => self.push_append(writer, data, time, durable).await,
@@ -184,17 +256,33 @@ impl Volume {
         }
     }
 
-    async fn push_append(&self, writer: &Arc<FileWriter>, mut data: Bytes, time: hydfs_types::Time, durable: bool) -> Result<Seq, DataError> {
+    async fn push_append(
+        &self,
+        writer: &Arc<FileWriter>,
+        mut data: Bytes,
+        time: hydfs_types::Time,
+        durable: bool,
+    ) -> Result<Seq, DataError> {
         self.table.with(writer.ino, |used| used.appended = true);
         let gap = {
             let state = self.ctx.state();
             let (_, file) = state.file(writer.ino).map_err(gone)?;
-            let end = file.segments.iter().next_back().and_then(|(start, id)| state.segment(*id).map(|known| start + known.len));
+            let end = file
+                .segments
+                .iter()
+                .next_back()
+                .and_then(|(start, id)| state.segment(*id).map(|known| start + known.len));
             // A size grown by truncate: the end of the file is past its last segment.
             (file.size_min > end.unwrap_or_default() && file.size_min > 0).then_some(file.size_min)
         };
         if let Some(start) = gap {
-            self.ctx.agreement.propose(Command::Extend { ino: writer.ino, starts: vec![start] }).await?;
+            self.ctx
+                .agreement
+                .propose(Command::Extend {
+                    ino: writer.ino,
+                    starts: vec![start],
+                })
+                .await?;
         }
         writer.room(Some(Target::Tail))?;
         let mut last = Seq(0);
@@ -205,13 +293,29 @@ impl Volume {
         Ok(last)
     }
 
-    async fn push_at(&self, writer: &Arc<FileWriter>, mut offset: u64, mut data: Bytes, time: hydfs_types::Time, durable: bool) -> Result<Seq, DataError> {
+    async fn push_at(
+        &self,
+        writer: &Arc<FileWriter>,
+        mut offset: u64,
+        mut data: Bytes,
+        time: hydfs_types::Time,
+        durable: bool,
+    ) -> Result<Seq, DataError> {
         let mut last = Seq(0);
         while !data.is_empty() {
             let (segment, at, room) = self.place(writer.ino, offset).await?;
             writer.room(Some(Target::Segment(segment)))?;
-            let len = data.len().min(PAYLOAD_BYTES_MAX).min(room.min(usize::MAX as u64) as usize);
-            last = writer.push(Target::Segment(segment), Op::WriteAt(at), data.split_to(len), time, durable)?;
+            let len = data
+                .len()
+                .min(PAYLOAD_BYTES_MAX)
+                .min(room.min(usize::MAX as u64) as usize);
+            last = writer.push(
+                Target::Segment(segment),
+                Op::WriteAt(at),
+                data.split_to(len),
+                time,
+                durable,
+            )?;
             offset += len as u64;
         }
         Ok(last)
@@ -222,13 +326,27 @@ impl Volume {
         for _ in 0..4 {
             let place = self.ctx.state().place(ino, offset).map_err(gone)?;
             match place {
-                Place::In { segment, offset_in_segment, room, .. } => return Ok((segment, offset_in_segment, room)),
+                Place::In {
+                    segment,
+                    offset_in_segment,
+                    room,
+                    ..
+                } => return Ok((segment, offset_in_segment, room)),
                 Place::Missing { start } => {
-                    self.ctx.agreement.propose(Command::Extend { ino, starts: vec![start] }).await?;
+                    self.ctx
+                        .agreement
+                        .propose(Command::Extend {
+                            ino,
+                            starts: vec![start],
+                        })
+                        .await?;
                 }
             }
         }
-        Err(DataError::TimedOut { millis: 0, why: "the file keeps changing below a write".into() })
+        Err(DataError::TimedOut {
+            millis: 0,
+            why: "the file keeps changing below a write".into(),
+        })
     }
 
     /// This mount's live writer of a file; a grant where there is none (one command).
@@ -248,9 +366,18 @@ impl Volume {
     }
 
     async fn grant(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
-        match self.propose(Command::Grant { ino, incarnation: self.ctx.me(), job: None }).await? {
+        match self
+            .propose(Command::Grant {
+                ino,
+                incarnation: self.ctx.me(),
+                job: None,
+            })
+            .await?
+        {
             Reply::Granted(granted) => Ok(Arc::new(self.data.writer(ino, granted.writer))),
-            other => Err(FsError::Unreachable(format!("unexpected answer of the agreement group: {other:?}"))),
+            other => Err(FsError::Unreachable(format!(
+                "unexpected answer of the agreement group: {other:?}"
+            ))),
         }
     }
 
@@ -266,7 +393,11 @@ impl Volume {
     async fn replace_writer(&self, ino: Ino, old: &Arc<FileWriter>) -> Outcome<bool> {
         let gate = self.table.with(ino, |used| used.gate.clone());
         let _turn = gate.lock().await;
-        if self.table.writer(ino).is_some_and(|now| now.writer != old.writer) {
+        if self
+            .table
+            .writer(ino)
+            .is_some_and(|now| now.writer != old.writer)
+        {
             return Ok(true);
         }
         self.barrier().await?;
@@ -279,7 +410,11 @@ impl Volume {
             let (_, file) = state.file(ino).map_err(of_command)?;
             file.segments.values().copied().collect()
         };
-        self.data.reader.look(&segments).await.map_err(Self::data_error)?;
+        self.data
+            .reader
+            .look(&segments)
+            .await
+            .map_err(Self::data_error)?;
         if !old.is_idle() && !old.fate_is_known() {
             self.table.with(ino, |used| used.writer = None);
             return Err(FsError::TimedOut("the cluster ended this writer and no longer knows whether its last write was merged".into()));
@@ -305,7 +440,14 @@ impl Volume {
     /// Queues a record of an ended writer under a new one. Where it was cut off by a truncate it counts as written after
     /// the cut. Never waits: all of them move in one step.
     fn push_again(&self, new: &FileWriter, queued: Queued) -> Result<(), DataError> {
-        let Queued { target, op, mut payload, time, start, .. } = queued;
+        let Queued {
+            target,
+            op,
+            mut payload,
+            time,
+            start,
+            ..
+        } = queued;
         let gone = matches!(target, Target::Segment(segment) if self.ctx.state().segment(segment).is_none());
         let at = match op {
             Op::WriteAt(at) if gone => at,
@@ -315,12 +457,31 @@ impl Volume {
         };
         let mut offset = start + at;
         while !payload.is_empty() {
-            let place = self.ctx.state().place(new.ino, offset).map_err(self::gone)?;
-            let Place::In { segment, offset_in_segment, room, .. } = place else {
-                return Err(DataError::TimedOut { millis: 0, why: "the file keeps changing below a write".into() });
+            let place = self
+                .ctx
+                .state()
+                .place(new.ino, offset)
+                .map_err(self::gone)?;
+            let Place::In {
+                segment,
+                offset_in_segment,
+                room,
+                ..
+            } = place
+            else {
+                return Err(DataError::TimedOut {
+                    millis: 0,
+                    why: "the file keeps changing below a write".into(),
+                });
             };
             let len = payload.len().min(room.min(usize::MAX as u64) as usize);
-            new.push(Target::Segment(segment), Op::WriteAt(offset_in_segment), payload.split_to(len), time, false)?;
+            new.push(
+                Target::Segment(segment),
+                Op::WriteAt(offset_in_segment),
+                payload.split_to(len),
+                time,
+                false,
+            )?;
             offset += len as u64;
         }
         Ok(())
@@ -341,7 +502,12 @@ impl Volume {
     async fn give_up(&self, ino: Ino, writer: &Arc<FileWriter>) {
         let gate = self.table.with(ino, |used| used.gate.clone());
         let turn = gate.lock_owned().await;
-        if writer.is_idle() || self.table.writer(ino).is_none_or(|now| now.writer != writer.writer) {
+        if writer.is_idle()
+            || self
+                .table
+                .writer(ino)
+                .is_none_or(|now| now.writer != writer.writer)
+        {
             return;
         }
         let ends = vec![writer.give_up()];
@@ -349,7 +515,9 @@ impl Volume {
         let agreement = self.ctx.agreement.clone();
         // Also when whoever wrote has stopped waiting.
         let ended = tokio::spawn(async move {
-            while let Err(AgreementError::NoQuorum { .. }) = agreement.propose(Command::End { ends: ends.clone() }).await {
+            while let Err(AgreementError::NoQuorum { .. }) =
+                agreement.propose(Command::End { ends: ends.clone() }).await
+            {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             drop(turn);
@@ -378,16 +546,29 @@ impl Volume {
         };
         let unmerged: Vec<SegmentId> = {
             let state = self.ctx.state();
-            let Ok((_, file)) = state.file(ino) else { return Ok(Answer::Done) };
-            file.segments.values().copied().filter(|segment| !state.is_clean_segment(*segment) && !synced.contains(segment)).collect()
+            let Ok((_, file)) = state.file(ino) else {
+                return Ok(Answer::Done);
+            };
+            file.segments
+                .values()
+                .copied()
+                .filter(|segment| !state.is_clean_segment(*segment) && !synced.contains(segment))
+                .collect()
         };
-        self.data.sync_segments(&unmerged).await.map_err(Self::data_error)?;
+        self.data
+            .sync_segments(&unmerged)
+            .await
+            .map_err(Self::data_error)?;
         Ok(Answer::Done)
     }
 
     pub(crate) fn release(self: Arc<Self>, handle: Handle) -> Outcome {
-        let Some((closed, last)) = self.table.close(handle) else { return Ok(Answer::Done) };
-        if closed.how.write && let Some(path) = self.job_file(closed.ino) {
+        let Some((closed, last)) = self.table.close(handle) else {
+            return Ok(Answer::Done);
+        };
+        if closed.how.write
+            && let Some(path) = self.job_file(closed.ino)
+        {
             // A spec is picked up when it is closed: its writer ends now, not after the usual pause.
             let volume = self.clone();
             tokio::spawn(async move {
@@ -395,7 +576,13 @@ impl Volume {
                 volume.tell_jobs(&path);
             });
         }
-        if last && self.ctx.state().inode(closed.ino).is_ok_and(|inode| inode.orphan.is_some()) {
+        if last
+            && self
+                .ctx
+                .state()
+                .inode(closed.ino)
+                .is_ok_and(|inode| inode.orphan.is_some())
+        {
             self.orphans.notify_one();
         }
         Ok(Answer::Done)
@@ -414,9 +601,14 @@ impl Volume {
             }
             self.barrier().await?;
             let (mut command, boundary) = self.truncate_command(ino, size)?;
-            if let Some(segment) = boundary.filter(|_| size > 0 && self.table.writer(ino).is_some()) {
+            if let Some(segment) = boundary.filter(|_| size > 0 && self.table.writer(ino).is_some())
+            {
                 // What this mount wrote below the new end has to be in the base before it is cut.
-                self.data.reader.look(&[segment]).await.map_err(Self::data_error)?;
+                self.data
+                    .reader
+                    .look(&[segment])
+                    .await
+                    .map_err(Self::data_error)?;
                 command = self.truncate_command(ino, size)?.0;
             }
             match self.ctx.agreement.propose(command).await {
@@ -428,7 +620,11 @@ impl Volume {
                         return Ok(());
                     }
                     if let Some(segment) = boundary {
-                        self.data.reader.look(&[segment]).await.map_err(Self::data_error)?;
+                        self.data
+                            .reader
+                            .look(&[segment])
+                            .await
+                            .map_err(Self::data_error)?;
                     }
                 }
                 Err(AgreementError::Refused(CommandError::Changed)) => {}
@@ -447,11 +643,27 @@ impl Volume {
 
     /// The fast command, and the segment that the new end falls into.
     fn truncate_command(&self, ino: Ino, size: u64) -> Outcome<(Command, Option<SegmentId>)> {
-        let sole = self.table.writer(ino).filter(|writer| writer.is_open()).map(|writer| (writer.writer, writer.last()));
+        let sole = self
+            .table
+            .writer(ino)
+            .filter(|writer| writer.is_open())
+            .map(|writer| (writer.writer, writer.last()));
         let state = self.ctx.state();
         let (_, file) = state.file(ino).map_err(of_command)?;
-        let boundary = file.segments.range(..size.max(1)).next_back().map(|(_, id)| *id);
-        Ok((Command::Truncate { ino, size, sole, versions: state.truncate_versions(ino, size) }, boundary))
+        let boundary = file
+            .segments
+            .range(..size.max(1))
+            .next_back()
+            .map(|(_, id)| *id);
+        Ok((
+            Command::Truncate {
+                ino,
+                size,
+                sole,
+                versions: state.truncate_versions(ino, size),
+            },
+            boundary,
+        ))
     }
 
     /// Truncates below live writers of other mounts: everything acknowledged is merged under the fence before the cut.
@@ -459,17 +671,33 @@ impl Volume {
         let (cuts, far) = {
             let state = self.ctx.state();
             let (_, file) = state.file(ino).map_err(of_command)?;
-            let behind = file.segments.range(size + 1..).rev().map(|(_, id)| (*id, Then::Retire));
+            let behind = file
+                .segments
+                .range(size + 1..)
+                .rev()
+                .map(|(_, id)| (*id, Then::Retire));
             let mut cuts: Vec<(SegmentId, Then)> = behind.collect();
-            let boundary = file.segments.range(..=size).next_back().and_then(|(start, id)| Some((size - start, *id, state.segment(*id)?.len)));
+            let boundary = file
+                .segments
+                .range(..=size)
+                .next_back()
+                .and_then(|(start, id)| Some((size - start, *id, state.segment(*id)?.len)));
             let reached = boundary.filter(|(wanted, _, len)| *wanted <= SEGMENT_BYTES.max(*len));
             cuts.extend(reached.map(|(wanted, id, _)| (id, Then::SetLen(wanted))));
             (cuts, reached.is_none())
         };
         for (segment, then) in cuts {
-            self.data.reader.cutoff(segment, then).await.map_err(Self::data_error)?;
+            self.data
+                .reader
+                .cutoff(segment, then)
+                .await
+                .map_err(Self::data_error)?;
         }
-        if far { self.grow_far(ino, size).await } else { Ok(()) }
+        if far {
+            self.grow_far(ino, size).await
+        } else {
+            Ok(())
+        }
     }
 
     /// Grows a file past what its last segment may take, below live writers of other mounts. The segment at the new end
@@ -482,25 +710,54 @@ impl Volume {
         };
         let (end, at, _) = self.place(ino, size - 1).await.map_err(Self::data_error)?;
         self.lengthen(ino, end, at + 1).await?;
-        let Some(before) = before.filter(|before| *before != end) else { return Ok(()) };
+        let Some(before) = before.filter(|before| *before != end) else {
+            return Ok(());
+        };
         // One that holds nothing cannot be full.
         self.lengthen(ino, before, 1).await?;
-        self.data.reader.cutoff(before, Then::Full).await.map_err(Self::data_error)
+        self.data
+            .reader
+            .cutoff(before, Then::Full)
+            .await
+            .map_err(Self::data_error)
     }
 
     /// Makes a segment at least this long.
     async fn lengthen(&self, ino: Ino, segment: SegmentId, len: u64) -> Outcome<()> {
         let writer = self.writer(ino).await?;
-        let op = Op::Zero { offset: len, len: 0, extend: true };
-        let seq = writer.push(Target::Segment(segment), op, Bytes::new(), self.clock.now(), false).map_err(Self::data_error)?;
+        let op = Op::Zero {
+            offset: len,
+            len: 0,
+            extend: true,
+        };
+        let seq = writer
+            .push(
+                Target::Segment(segment),
+                op,
+                Bytes::new(),
+                self.clock.now(),
+                false,
+            )
+            .map_err(Self::data_error)?;
         writer.acknowledged(seq).await.map_err(Self::data_error)
     }
 
-    pub(crate) async fn allocate(&self, ino: Ino, _handle: Handle, offset: u64, len: u64, keep_size: bool, punch: bool) -> Outcome {
+    pub(crate) async fn allocate(
+        &self,
+        ino: Ino,
+        _handle: Handle,
+        offset: u64,
+        len: u64,
+        keep_size: bool,
+        punch: bool,
+    ) -> Outcome {
         if len == 0 {
             return Err(FsError::Invalid("a range of no bytes".into()));
         }
-        let end = offset.checked_add(len).filter(|end| *end <= OFFSET_MAX).ok_or(FsError::TooLarge)?;
+        let end = offset
+            .checked_add(len)
+            .filter(|end| *end <= OFFSET_MAX)
+            .ok_or(FsError::TooLarge)?;
         self.barrier().await?;
         let size = self.fresh(ino).await?.size;
         if punch {
@@ -518,8 +775,20 @@ impl Volume {
             let writer = self.writer(ino).await?;
             let (segment, at, room) = self.place(ino, offset).await.map_err(Self::data_error)?;
             let len = room.min(end - offset);
-            let op = Op::Zero { offset: at, len, extend: false };
-            let seq = writer.push(Target::Segment(segment), op, Bytes::new(), self.clock.now(), false).map_err(Self::data_error)?;
+            let op = Op::Zero {
+                offset: at,
+                len,
+                extend: false,
+            };
+            let seq = writer
+                .push(
+                    Target::Segment(segment),
+                    op,
+                    Bytes::new(),
+                    self.clock.now(),
+                    false,
+                )
+                .map_err(Self::data_error)?;
             writer.acknowledged(seq).await.map_err(Self::data_error)?;
             offset += len;
         }

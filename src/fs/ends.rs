@@ -28,7 +28,9 @@ impl Volume {
     pub async fn end_writers(self: Arc<Self>) {
         loop {
             tokio::time::sleep(EVERY).await;
-            let Some(since) = Instant::now().checked_sub(LINGER) else { continue };
+            let Some(since) = Instant::now().checked_sub(LINGER) else {
+                continue;
+            };
             let mut idle = self.table.idle_writers(since);
             idle.extend(self.fenced());
             idle.truncate(ENDS_MAX);
@@ -38,7 +40,15 @@ impl Volume {
 
     /// Writers of this mount that the cluster has ended and that have nothing left to send.
     fn fenced(&self) -> Vec<Ino> {
-        self.table.with_writers().into_iter().filter(|ino| self.table.writer(*ino).is_some_and(|writer| !writer.is_open() && writer.is_idle())).collect()
+        self.table
+            .with_writers()
+            .into_iter()
+            .filter(|ino| {
+                self.table
+                    .writer(*ino)
+                    .is_some_and(|writer| !writer.is_open() && writer.is_idle())
+            })
+            .collect()
     }
 
     /// Ends every writer of this mount: a clean stop.
@@ -54,10 +64,20 @@ impl Volume {
         inos.sort_unstable();
         inos.dedup();
         let all = inos.clone();
-        let finished: Vec<(WriterEnd, Gate)> = join_all(inos.into_iter().map(|ino| self.finish(ino))).await.into_iter().flatten().collect();
+        let finished: Vec<(WriterEnd, Gate)> =
+            join_all(inos.into_iter().map(|ino| self.finish(ino)))
+                .await
+                .into_iter()
+                .flatten()
+                .collect();
         let (ends, gates): (Vec<WriterEnd>, Vec<Gate>) = finished.into_iter().unzip();
         while !ends.is_empty() {
-            match self.ctx.agreement.propose(Command::End { ends: ends.clone() }).await {
+            match self
+                .ctx
+                .agreement
+                .propose(Command::End { ends: ends.clone() })
+                .await
+            {
                 Ok(_) => break,
                 Err(AgreementError::NoQuorum { .. }) => tokio::time::sleep(EVERY).await,
                 Err(error) => {
@@ -68,18 +88,32 @@ impl Volume {
             }
         }
         drop(gates);
-        all.into_iter().for_each(|ino| self.table.forget_unused(ino));
+        all.into_iter()
+            .for_each(|ino| self.table.forget_unused(ino));
     }
 
     async fn finish(&self, ino: Ino) -> Option<(WriterEnd, Gate)> {
-        let gate = self.table.with(ino, |used| used.gate.clone()).lock_owned().await;
+        let gate = self
+            .table
+            .with(ino, |used| used.gate.clone())
+            .lock_owned()
+            .await;
         let (writer, appended) = self.table.with(ino, |used| {
             let idle = used.writing == 0 && used.busy == 0;
-            (used.writer.clone().filter(|writer| idle || !writer.is_open()), used.appended)
+            (
+                used.writer
+                    .clone()
+                    .filter(|writer| idle || !writer.is_open()),
+                used.appended,
+            )
         });
         let writer = writer?;
         if writer.is_open() {
-            let settled = if appended { writer.flush().await } else { writer.sync().await };
+            let settled = if appended {
+                writer.flush().await
+            } else {
+                writer.sync().await
+            };
             if let Err(error) = settled {
                 tracing::info!(%ino, %error, "a writer is not done yet");
                 return None;
@@ -99,7 +133,11 @@ impl Volume {
     pub async fn release_orphans(self: Arc<Self>) {
         let mut since: BTreeMap<Ino, Instant> = BTreeMap::new();
         loop {
-            let pause = if since.is_empty() { ORPHANS_EVERY } else { GRACE / 4 };
+            let pause = if since.is_empty() {
+                ORPHANS_EVERY
+            } else {
+                GRACE / 4
+            };
             drop(tokio::time::timeout(pause, self.orphans.notified()).await);
             // Many unlinks make one command.
             tokio::time::sleep(EVERY).await;
@@ -108,7 +146,10 @@ impl Volume {
                 continue;
             }
             let more = free.len() == RELEASES_MAX;
-            let release = Command::ReleaseOrphans { incarnation: self.ctx.me(), inos: free.clone() };
+            let release = Command::ReleaseOrphans {
+                incarnation: self.ctx.me(),
+                inos: free.clone(),
+            };
             if let Err(error) = self.ctx.agreement.propose(release).await {
                 tracing::info!(%error, "unlinked files could not be released yet");
             }
@@ -124,12 +165,23 @@ impl Volume {
     fn ripe_orphans(&self, since: &mut BTreeMap<Ino, Instant>) -> Vec<Ino> {
         let (me, now) = (self.ctx.me(), Instant::now());
         let state = self.ctx.state();
-        let mine = |ino: &Ino| state.inode(*ino).ok().and_then(|inode| inode.orphan.as_ref()).is_some_and(|waiting| waiting.contains(&me));
+        let mine = |ino: &Ino| {
+            state
+                .inode(*ino)
+                .ok()
+                .and_then(|inode| inode.orphan.as_ref())
+                .is_some_and(|waiting| waiting.contains(&me))
+        };
         since.retain(|ino, _| mine(ino));
         for ino in state.names.orphans.iter().filter(|ino| mine(ino)) {
             since.entry(*ino).or_insert(now);
         }
-        let ripe = since.iter().filter(|(_, seen)| now.duration_since(**seen) >= GRACE).map(|(ino, _)| *ino);
-        ripe.filter(|ino| self.table.release(*ino)).take(RELEASES_MAX).collect()
+        let ripe = since
+            .iter()
+            .filter(|(_, seen)| now.duration_since(**seen) >= GRACE)
+            .map(|(ino, _)| *ino);
+        ripe.filter(|ino| self.table.release(*ino))
+            .take(RELEASES_MAX)
+            .collect()
     }
 }

@@ -17,13 +17,17 @@ pub fn of_command(error: CommandError) -> FsError {
         CommandError::Invalid(why) => FsError::Invalid(why),
         CommandError::NotPermitted(why) => FsError::NotPermitted(why),
         CommandError::NoAttribute => FsError::NoAttribute,
-        CommandError::NoSpace => FsError::NoSpace("extended attributes of one inode are limited".into()),
+        CommandError::NoSpace => {
+            FsError::NoSpace("extended attributes of one inode are limited".into())
+        }
         CommandError::Stale(_) => FsError::Stale,
         CommandError::Busy | CommandError::Changed => FsError::TryAgain,
         CommandError::Ended(_) | CommandError::Bootstrapped | CommandError::Admission(_) => {
             FsError::Unreachable("this member is rejoining the cluster".into())
         }
-        CommandError::WindowPassed => FsError::TimedOut("the answer came too late to be known".into()),
+        CommandError::WindowPassed => {
+            FsError::TimedOut("the answer came too late to be known".into())
+        }
         CommandError::NoJob => FsError::NotFound,
     }
 }
@@ -33,7 +37,9 @@ pub fn of_agreement(error: AgreementError) -> FsError {
     match error {
         AgreementError::Refused(refused) => of_command(refused),
         AgreementError::NoQuorum { .. } => FsError::ReadOnly(error.to_string()),
-        AgreementError::Expired => FsError::Unreachable("this member is rejoining the cluster".into()),
+        AgreementError::Expired => {
+            FsError::Unreachable("this member is rejoining the cluster".into())
+        }
         AgreementError::Stopped(why) => FsError::Unreachable(why),
     }
 }
@@ -42,13 +48,20 @@ pub fn of_agreement(error: AgreementError) -> FsError {
 pub fn of_data(error: DataError) -> FsError {
     match error {
         DataError::Agreement(error) => of_agreement(error),
-        DataError::NoSpace | DataError::Refused(Refusal::NoSpace) => FsError::NoSpace("a replica's disk is full".into()),
+        DataError::NoSpace | DataError::Refused(Refusal::NoSpace) => {
+            FsError::NoSpace("a replica's disk is full".into())
+        }
         DataError::Refused(Refusal::Overloaded) => FsError::TryAgain,
         DataError::Refused(Refusal::Damaged(why)) | DataError::Store(why) => FsError::Damaged(why),
         DataError::Refused(Refusal::Mismatch { .. }) => FsError::Damaged(error.to_string()),
         DataError::Retired(_) => FsError::Stale,
         DataError::TimedOut { .. } => FsError::TimedOut(error.to_string()),
-        DataError::NoCluster | DataError::Gone(_) | DataError::Net(_) | DataError::Refused(_) | DataError::Malformed(_)
-        | DataError::WriterEnded(_) | DataError::Frozen(_) => FsError::Unreachable(error.to_string()),
+        DataError::NoCluster
+        | DataError::Gone(_)
+        | DataError::Net(_)
+        | DataError::Refused(_)
+        | DataError::Malformed(_)
+        | DataError::WriterEnded(_)
+        | DataError::Frozen(_) => FsError::Unreachable(error.to_string()),
     }
 }

@@ -20,14 +20,25 @@ impl Volume {
         let pending: Vec<SegmentId> = {
             let state = self.state();
             let (_, file) = state.file(ino).map_err(crate::error::of_command)?;
-            file.segments.values().copied().filter(|segment| !state.is_clean_segment(*segment)).collect()
+            file.segments
+                .values()
+                .copied()
+                .filter(|segment| !state.is_clean_segment(*segment))
+                .collect()
         };
         if !pending.is_empty() {
-            self.data.reader.look(&pending).await.map_err(Self::data_error)?;
+            self.data
+                .reader
+                .look(&pending)
+                .await
+                .map_err(Self::data_error)?;
         }
         let state = self.state();
         let inode = state.inode(ino).map_err(crate::error::of_command)?;
-        Ok(Settled { generation: inode.data_version, len: inode.attr.size })
+        Ok(Settled {
+            generation: inode.data_version,
+            len: inode.attr.size,
+        })
     }
 
     /// The local state has all that was acknowledged before the call.

@@ -6,7 +6,7 @@ use crate::{
     volume::{Outcome, Volume},
 };
 use hydfs_mount::{Answer, Caller, FsError, How};
-use hydfs_types::{Attr, AgreementError, Command, CommandError, FileKind, Ino, ROOT_INO, Reply};
+use hydfs_types::{AgreementError, Attr, Command, CommandError, FileKind, Ino, ROOT_INO, Reply};
 use std::sync::Arc;
 
 impl Volume {
@@ -19,18 +19,53 @@ impl Volume {
     }
 
     #[allow(clippy::too_many_arguments)]
-    pub(crate) async fn make(&self, caller: Caller, parent: Ino, name: Vec<u8>, kind: FileKind, mode: u16, rdev: u32, target: Vec<u8>) -> Outcome {
+    pub(crate) async fn make(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: Vec<u8>,
+        kind: FileKind,
+        mode: u16,
+        rdev: u32,
+        target: Vec<u8>,
+    ) -> Outcome {
         Self::writable(parent, &name)?;
-        let command = Command::Create { parent, name, kind, mode, uid: caller.uid, gid: caller.gid, rdev, target, grant: None };
+        let command = Command::Create {
+            parent,
+            name,
+            kind,
+            mode,
+            uid: caller.uid,
+            gid: caller.gid,
+            rdev,
+            target,
+            grant: None,
+        };
         Self::attr_of(self.propose(command).await?).map(Answer::Attr)
     }
 
     /// Makes and opens a regular file: one command gives name, inode, writer and first segment.
-    pub(crate) async fn create(&self, caller: Caller, parent: Ino, name: Vec<u8>, mode: u16, how: How) -> Outcome {
+    pub(crate) async fn create(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: Vec<u8>,
+        mode: u16,
+        how: How,
+    ) -> Outcome {
         Self::writable(parent, &name)?;
         let grant = how.write.then(|| self.ctx.me());
-        let command =
-            Command::Create { parent, name: name.clone(), kind: FileKind::Regular, mode, uid: caller.uid, gid: caller.gid, rdev: 0, target: Vec::new(), grant };
+        let command = Command::Create {
+            parent,
+            name: name.clone(),
+            kind: FileKind::Regular,
+            mode,
+            uid: caller.uid,
+            gid: caller.gid,
+            rdev: 0,
+            target: Vec::new(),
+            grant,
+        };
         match self.ctx.agreement.propose(command).await {
             Ok(Reply::Created(created)) => {
                 let ino = created.attr.ino;
@@ -41,7 +76,9 @@ impl Volume {
                 }
                 Ok(Answer::Created(created.attr, Self::opened(handle, how)))
             }
-            Ok(other) => Err(FsError::Unreachable(format!("unexpected answer of the agreement group: {other:?}"))),
+            Ok(other) => Err(FsError::Unreachable(format!(
+                "unexpected answer of the agreement group: {other:?}"
+            ))),
             Err(AgreementError::Refused(CommandError::Exists)) if !how.exclusive => {
                 let ino = self.ctx.state().lookup(parent, &name).map_err(of_command)?;
                 let opened = self.open(ino, how).await?;
@@ -66,15 +103,37 @@ impl Volume {
             // The status of a job is made when it is read and goes with its directory: `rm -r` need not trip over it.
             return Ok(Answer::Done);
         }
-        self.propose(Command::Unlink { parent, name, dir }).await.map(|_| Answer::Done)
+        self.propose(Command::Unlink { parent, name, dir })
+            .await
+            .map(|_| Answer::Done)
     }
 
-    pub(crate) async fn rename(self: &Arc<Self>, parent: Ino, name: Vec<u8>, to_parent: Ino, to_name: Vec<u8>, no_replace: bool, exchange: bool) -> Outcome {
+    pub(crate) async fn rename(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: Vec<u8>,
+        to_parent: Ino,
+        to_name: Vec<u8>,
+        no_replace: bool,
+        exchange: bool,
+    ) -> Outcome {
         Self::writable(parent, &name)?;
         Self::writable(to_parent, &to_name)?;
         let target = (to_parent, to_name.clone());
-        self.propose(Command::Rename { parent, name, to_parent, to_name, no_replace, exchange }).await?;
-        let in_jobs = self.ctx.state().lookup(ROOT_INO, JOBS_DIR).is_ok_and(|jobs| jobs == target.0);
+        self.propose(Command::Rename {
+            parent,
+            name,
+            to_parent,
+            to_name,
+            no_replace,
+            exchange,
+        })
+        .await?;
+        let in_jobs = self
+            .ctx
+            .state()
+            .lookup(ROOT_INO, JOBS_DIR)
+            .is_ok_and(|jobs| jobs == target.0);
         if in_jobs && let Ok(name) = String::from_utf8(target.1) {
             let ino = self.ctx.state().lookup(target.0, name.as_bytes()).ok();
             let volume = self.clone();
@@ -88,8 +147,26 @@ impl Volume {
     }
 
     /// Makes an inode on somebody's behalf, for the stream processor.
-    pub async fn make_owned(&self, parent: Ino, name: &[u8], kind: FileKind, mode: u16, uid: u32, gid: u32) -> Outcome<Attr> {
-        let command = Command::Create { parent, name: name.to_vec(), kind, mode, uid, gid, rdev: 0, target: Vec::new(), grant: None };
+    pub async fn make_owned(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        kind: FileKind,
+        mode: u16,
+        uid: u32,
+        gid: u32,
+    ) -> Outcome<Attr> {
+        let command = Command::Create {
+            parent,
+            name: name.to_vec(),
+            kind,
+            mode,
+            uid,
+            gid,
+            rdev: 0,
+            target: Vec::new(),
+            grant: None,
+        };
         Self::attr_of(self.propose(command).await?)
     }
 
@@ -106,10 +183,14 @@ impl Volume {
         let mut cookie = 0;
         loop {
             let some = state.read_dir(dir, cookie, 1024).map_err(of_command)?;
-            let Some(last) = some.last() else { return Ok(all) };
+            let Some(last) = some.last() else {
+                return Ok(all);
+            };
             cookie = last.cookie;
             for entry in some {
-                if let (Ok(name), Ok(inode)) = (String::from_utf8(entry.name), state.inode(entry.ino)) {
+                if let (Ok(name), Ok(inode)) =
+                    (String::from_utf8(entry.name), state.inode(entry.ino))
+                {
                     all.push((name, inode.attr));
                 }
             }

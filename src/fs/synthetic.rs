@@ -41,7 +41,9 @@ pub struct Synthetic(Mutex<Paths>);
 
 impl Synthetic {
     fn paths(&self) -> MutexGuard<'_, Paths> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Whether an inode is of the control tree.
@@ -75,17 +77,46 @@ impl Synthetic {
             Node::Directory(_) => (FileKind::Directory, 0o555, 2),
             Node::File(_) => (FileKind::Regular, 0o444, 1),
         };
-        Attr { ino, kind, mode, uid: 0, gid: 0, nlink, rdev: 0, size: 0, stored: 0, atime: now, mtime: now, ctime: now, btime: now }
+        Attr {
+            ino,
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            nlink,
+            rdev: 0,
+            size: 0,
+            stored: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            btime: now,
+        }
     }
 
     /// A listing after `cookie`.
-    pub fn list(&self, path: &str, names: &[(String, bool)], cookie: u64, limit: usize) -> Vec<DirEntry> {
+    pub fn list(
+        &self,
+        path: &str,
+        names: &[(String, bool)],
+        cookie: u64,
+        limit: usize,
+    ) -> Vec<DirEntry> {
         let entries = names.iter().enumerate().skip(cookie as usize).take(limit);
         entries
             .filter_map(|(at, (name, directory))| {
                 let ino = self.ino(&format!("{path}/{name}"))?;
-                let kind = if *directory { FileKind::Directory } else { FileKind::Regular };
-                Some(DirEntry { name: name.clone().into_bytes(), ino, kind, cookie: at as u64 + 1 })
+                let kind = if *directory {
+                    FileKind::Directory
+                } else {
+                    FileKind::Regular
+                };
+                Some(DirEntry {
+                    name: name.clone().into_bytes(),
+                    ino,
+                    kind,
+                    cookie: at as u64 + 1,
+                })
             })
             .collect()
     }

@@ -40,7 +40,10 @@ impl Use {
     /// Nothing is lost by forgetting it. Not while somebody has, or waits for, the gate: with another one a grant could
     /// overtake the end of the writer before, and give out its seqs anew.
     fn is_unused(&self) -> bool {
-        self.handles == 0 && self.writer.is_none() && self.busy == 0 && Arc::strong_count(&self.gate) == 1
+        self.handles == 0
+            && self.writer.is_none()
+            && self.busy == 0
+            && Arc::strong_count(&self.gate) == 1
     }
 }
 
@@ -59,7 +62,9 @@ pub struct Table(Mutex<Inner>);
 
 impl Table {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// A new handle.
@@ -90,7 +95,9 @@ impl Table {
         if closed.text.is_some() {
             return Some((closed, false));
         }
-        let Some(used) = inner.uses.get_mut(&closed.ino) else { return Some((closed, true)) };
+        let Some(used) = inner.uses.get_mut(&closed.ino) else {
+            return Some((closed, true));
+        };
         used.handles = used.handles.saturating_sub(1);
         if closed.how.write {
             used.writing = used.writing.saturating_sub(1);
@@ -117,13 +124,19 @@ impl Table {
 
     /// Whether any descriptor of this mount is on the inode.
     pub fn is_open(&self, ino: Ino) -> bool {
-        self.inner().uses.get(&ino).is_some_and(|used| used.handles > 0 || used.busy > 0)
+        self.inner()
+            .uses
+            .get(&ino)
+            .is_some_and(|used| used.handles > 0 || used.busy > 0)
     }
 
     /// Gives an unlinked inode up, unless it is open. Until [`Table::released`] it is not opened again.
     pub fn release(&self, ino: Ino) -> bool {
         let mut inner = self.inner();
-        let open = inner.uses.get(&ino).is_some_and(|used| used.handles > 0 || used.busy > 0);
+        let open = inner
+            .uses
+            .get(&ino)
+            .is_some_and(|used| used.handles > 0 || used.busy > 0);
         !open && inner.releasing.insert(ino)
     }
 
@@ -140,8 +153,18 @@ impl Table {
 
     /// Inodes with a writer that no descriptor and no call uses any more, idle since before `since`.
     pub fn idle_writers(&self, since: Instant) -> Vec<Ino> {
-        let idle = |used: &Use| used.writer.is_some() && used.writing == 0 && used.busy == 0 && used.idle_since.is_none_or(|at| at <= since);
-        self.inner().uses.iter().filter(|(_, used)| idle(used)).map(|(ino, _)| *ino).collect()
+        let idle = |used: &Use| {
+            used.writer.is_some()
+                && used.writing == 0
+                && used.busy == 0
+                && used.idle_since.is_none_or(|at| at <= since)
+        };
+        self.inner()
+            .uses
+            .iter()
+            .filter(|(_, used)| idle(used))
+            .map(|(ino, _)| *ino)
+            .collect()
     }
 
     /// Forgets an inode that nothing uses.
@@ -163,7 +186,12 @@ impl Table {
 
     /// Inodes with a writer.
     pub fn with_writers(&self) -> Vec<Ino> {
-        self.inner().uses.iter().filter(|(_, used)| used.writer.is_some()).map(|(ino, _)| *ino).collect()
+        self.inner()
+            .uses
+            .iter()
+            .filter(|(_, used)| used.writer.is_some())
+            .map(|(ino, _)| *ino)
+            .collect()
     }
 }
 

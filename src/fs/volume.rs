@@ -106,11 +106,20 @@ impl Volume {
 
     /// Everything acknowledged anywhere before this call is in the local state after it.
     pub(crate) async fn barrier(&self) -> Outcome<()> {
-        self.ctx.agreement.barrier().await.map(|_| ()).map_err(of_agreement)
+        self.ctx
+            .agreement
+            .barrier()
+            .await
+            .map(|_| ())
+            .map_err(of_agreement)
     }
 
     pub(crate) async fn propose(&self, command: Command) -> Outcome<Reply> {
-        self.ctx.agreement.propose(command).await.map_err(of_agreement)
+        self.ctx
+            .agreement
+            .propose(command)
+            .await
+            .map_err(of_agreement)
     }
 
     async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
@@ -120,29 +129,81 @@ impl Volume {
             Request::GetAttr { ino, .. } => self.get_attr(ino).await.map(Answer::Attr),
             Request::SetAttr { ino, set, .. } => self.set_attr(ino, set).await.map(Answer::Attr),
             Request::ReadLink { ino } => self.read_link(ino).await,
-            Request::Make { parent, name, kind, mode, rdev, target } => self.make(caller, parent, name, kind, mode, rdev, target).await,
+            Request::Make {
+                parent,
+                name,
+                kind,
+                mode,
+                rdev,
+                target,
+            } => {
+                self.make(caller, parent, name, kind, mode, rdev, target)
+                    .await
+            }
             Request::Link { ino, parent, name } => self.link(ino, parent, name).await,
             Request::Unlink { parent, name } => self.unlink(parent, name, false).await,
             Request::RemoveDir { parent, name } => self.unlink(parent, name, true).await,
-            Request::Rename { parent, name, to_parent, to_name, no_replace, exchange } => {
-                self.rename(parent, name, to_parent, to_name, no_replace, exchange).await
+            Request::Rename {
+                parent,
+                name,
+                to_parent,
+                to_name,
+                no_replace,
+                exchange,
+            } => {
+                self.rename(parent, name, to_parent, to_name, no_replace, exchange)
+                    .await
             }
             Request::Open { ino, how } => self.open(ino, how).await.map(Answer::Opened),
-            Request::Create { parent, name, mode, how } => self.create(caller, parent, name, mode, how).await,
-            Request::Read { ino, handle, offset, len } => self.read(ino, handle, offset, len).await.map(Answer::Data),
-            Request::Write { ino, handle, offset, data, append } => self.write(ino, handle, offset, data, append).await,
+            Request::Create {
+                parent,
+                name,
+                mode,
+                how,
+            } => self.create(caller, parent, name, mode, how).await,
+            Request::Read {
+                ino,
+                handle,
+                offset,
+                len,
+            } => self.read(ino, handle, offset, len).await.map(Answer::Data),
+            Request::Write {
+                ino,
+                handle,
+                offset,
+                data,
+                append,
+            } => self.write(ino, handle, offset, data, append).await,
             Request::Flush { ino, .. } => self.flush(ino).await,
             Request::Release { handle, .. } => self.clone().release(handle),
             Request::Sync { ino, .. } => self.sync(ino).await,
             Request::OpenDir { ino } => self.open_dir(ino).await,
-            Request::ReadDir { ino, cookie, limit, .. } => self.read_dir(ino, cookie, limit).await,
+            Request::ReadDir {
+                ino, cookie, limit, ..
+            } => self.read_dir(ino, cookie, limit).await,
             Request::ReleaseDir { .. } => Ok(Answer::Done),
             Request::StatFs => self.stat_fs(),
             Request::GetXattr { ino, name } => self.get_xattr(ino, &name).await,
             Request::ListXattr { ino } => self.list_xattr(ino).await,
-            Request::SetXattr { ino, name, value, create, replace } => self.set_xattr(ino, name, value, create, replace).await,
+            Request::SetXattr {
+                ino,
+                name,
+                value,
+                create,
+                replace,
+            } => self.set_xattr(ino, name, value, create, replace).await,
             Request::RemoveXattr { ino, name } => self.remove_xattr(ino, name).await,
-            Request::Allocate { ino, handle, offset, len, keep_size, punch } => self.allocate(ino, handle, offset, len, keep_size, punch).await,
+            Request::Allocate {
+                ino,
+                handle,
+                offset,
+                len,
+                keep_size,
+                punch,
+            } => {
+                self.allocate(ino, handle, offset, len, keep_size, punch)
+                    .await
+            }
             Request::Seek { .. } => Err(FsError::NotSupported("holes are not told apart".into())),
         }
     }
@@ -150,7 +211,11 @@ impl Volume {
     /// An entry of a directory with its attributes as of now.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
         let attr = self.find(parent, name).await?;
-        if Synthetic::is(attr.ino) { Ok(attr) } else { self.fresh(attr.ino).await }
+        if Synthetic::is(attr.ino) {
+            Ok(attr)
+        } else {
+            self.fresh(attr.ino).await
+        }
     }
 
     /// An entry of a directory: the control tree first, then the agreed names. Of a file that is written elsewhere the
@@ -160,14 +225,21 @@ impl Volume {
             return self.control_attr(&path);
         }
         self.barrier().await?;
-        let ino = self.ctx.state().lookup(parent, name).map_err(crate::error::of_command)?;
+        let ino = self
+            .ctx
+            .state()
+            .lookup(parent, name)
+            .map_err(crate::error::of_command)?;
         self.as_known(ino)
     }
 
     /// The control path of an entry, if it is one.
     fn control_path(&self, parent: Ino, name: &[u8]) -> Option<String> {
         let name_text = std::str::from_utf8(name).ok();
-        if let Some(path) = Synthetic::is(parent).then(|| self.synthetic.path(parent)).flatten() {
+        if let Some(path) = Synthetic::is(parent)
+            .then(|| self.synthetic.path(parent))
+            .flatten()
+        {
             return Some(format!("{path}/{}", name_text?));
         }
         if parent == ROOT_INO && name == CLUSTER_DIR {
@@ -184,7 +256,9 @@ impl Volume {
     fn job_dir_name(&self, ino: Ino) -> Option<String> {
         let state = self.ctx.state();
         let jobs = state.lookup(ROOT_INO, JOBS_DIR).ok()?;
-        let Body::Directory(directory) = &state.inode(ino).ok()?.body else { return None };
+        let Body::Directory(directory) = &state.inode(ino).ok()?.body else {
+            return None;
+        };
         if directory.parent != jobs {
             return None;
         }
@@ -194,19 +268,40 @@ impl Volume {
 
     /// The control files of a job's directory, listed after its real ones.
     fn job_files(&self, ino: Ino, cookie: u64) -> Vec<DirEntry> {
-        let Some(job) = self.job_dir_name(ino) else { return Vec::new() };
-        let paths = JOB_FILES.iter().enumerate().map(|(at, name)| (JOB_FILES_FROM + at as u64, *name, format!("jobs/{job}/{name}")));
+        let Some(job) = self.job_dir_name(ino) else {
+            return Vec::new();
+        };
+        let paths = JOB_FILES.iter().enumerate().map(|(at, name)| {
+            (
+                JOB_FILES_FROM + at as u64,
+                *name,
+                format!("jobs/{job}/{name}"),
+            )
+        });
         let after = paths.filter(|(at, _, path)| *at > cookie && self.control_node(path).is_ok());
-        after.filter_map(|(cookie, name, path)| Some(DirEntry { name: name.into(), ino: self.synthetic.ino(&path)?, kind: FileKind::Regular, cookie })).collect()
+        after
+            .filter_map(|(cookie, name, path)| {
+                Some(DirEntry {
+                    name: name.into(),
+                    ino: self.synthetic.ino(&path)?,
+                    kind: FileKind::Regular,
+                    cookie,
+                })
+            })
+            .collect()
     }
 
     /// Whether a name is a control file's.
     pub(crate) fn is_control(&self, parent: Ino, name: &[u8]) -> bool {
-        self.control_path(parent, name).is_some_and(|path| self.control_node(&path).is_ok())
+        self.control_path(parent, name)
+            .is_some_and(|path| self.control_node(&path).is_ok())
     }
 
     fn control_node(&self, path: &str) -> Outcome<Node> {
-        self.control.get().and_then(|control| control.node(path)).ok_or(FsError::NotFound)
+        self.control
+            .get()
+            .and_then(|control| control.node(path))
+            .ok_or(FsError::NotFound)
     }
 
     fn control_attr(&self, path: &str) -> Outcome<Attr> {
@@ -229,7 +324,14 @@ impl Volume {
         match tokio::time::timeout(ROOT_WAIT, self.barrier()).await {
             Ok(Ok(())) => {}
             // The way to `.cluster` leads through the root: it has to be there when nothing else can be agreed.
-            _ if ino == ROOT_INO => return Ok(self.ctx.state().inode(ino).map_err(crate::error::of_command)?.attr),
+            _ if ino == ROOT_INO => {
+                return Ok(self
+                    .ctx
+                    .state()
+                    .inode(ino)
+                    .map_err(crate::error::of_command)?
+                    .attr);
+            }
             Ok(Err(error)) => return Err(error),
             Err(_) => self.barrier().await?,
         }
@@ -238,7 +340,13 @@ impl Volume {
 
     async fn read_link(&self, ino: Ino) -> Outcome {
         self.barrier().await?;
-        match &self.ctx.state().inode(ino).map_err(crate::error::of_command)?.body {
+        match &self
+            .ctx
+            .state()
+            .inode(ino)
+            .map_err(crate::error::of_command)?
+            .body
+        {
             Body::Symlink(target) => Ok(Answer::Target(target.clone())),
             _ => Err(FsError::Invalid("not a symbolic link".into())),
         }
@@ -248,31 +356,67 @@ impl Volume {
         if !Synthetic::is(ino) {
             self.barrier().await?;
             let state = self.ctx.state();
-            let Body::Directory(_) = state.inode(ino).map_err(crate::error::of_command)?.body else { return Err(FsError::NotDirectory) };
+            let Body::Directory(_) = state.inode(ino).map_err(crate::error::of_command)?.body
+            else {
+                return Err(FsError::NotDirectory);
+            };
         }
-        Ok(Answer::Opened(Opened { handle: 0, direct: false, mappable: false, keep_cache: false }))
+        Ok(Answer::Opened(Opened {
+            handle: 0,
+            direct: false,
+            mappable: false,
+            keep_cache: false,
+        }))
     }
 
     async fn read_dir(&self, ino: Ino, cookie: u64, limit: usize) -> Outcome {
         if Synthetic::is(ino) {
             let (path, node) = self.control_of(ino)?;
-            let Node::Directory(names) = node else { return Err(FsError::NotDirectory) };
+            let Node::Directory(names) = node else {
+                return Err(FsError::NotDirectory);
+            };
             let entries = self.synthetic.list(&path, &names, cookie, limit);
-            return Ok(Answer::Entries(entries.into_iter().map(|entry| (entry, None)).collect()));
+            return Ok(Answer::Entries(
+                entries.into_iter().map(|entry| (entry, None)).collect(),
+            ));
         }
         self.barrier().await?;
         let of_job = self.job_files(ino, cookie);
         let state = self.ctx.state();
-        let mut entries = if cookie < JOB_FILES_FROM { state.read_dir(ino, cookie, limit).map_err(crate::error::of_command)? } else { Vec::new() };
+        let mut entries = if cookie < JOB_FILES_FROM {
+            state
+                .read_dir(ino, cookie, limit)
+                .map_err(crate::error::of_command)?
+        } else {
+            Vec::new()
+        };
         let room = limit - entries.len().min(limit);
         entries.extend(of_job.into_iter().take(room));
-        let attr = |ino: Ino| state.inode(ino).ok().filter(|_| state.is_clean_file(ino)).map(|inode| inode.attr);
-        Ok(Answer::Entries(entries.into_iter().map(|entry| { let attr = attr(entry.ino); (entry, attr) }).collect()))
+        let attr = |ino: Ino| {
+            state
+                .inode(ino)
+                .ok()
+                .filter(|_| state.is_clean_file(ino))
+                .map(|inode| inode.attr)
+        };
+        Ok(Answer::Entries(
+            entries
+                .into_iter()
+                .map(|entry| {
+                    let attr = attr(entry.ino);
+                    (entry, attr)
+                })
+                .collect(),
+        ))
     }
 
     fn stat_fs(&self) -> Outcome {
         const BLOCK: u64 = 4096;
-        let (total, free) = self.disk.space().map(|space| (space.total, space.free)).map_err(|error| FsError::Damaged(error.to_string()))?;
+        let (total, free) = self
+            .disk
+            .space()
+            .map(|space| (space.total, space.free))
+            .map_err(|error| FsError::Damaged(error.to_string()))?;
         let files = self.ctx.state().names.inodes.len() as u64;
         Ok(Answer::StatFs(StatFs {
             block: BLOCK as u32,
@@ -291,8 +435,15 @@ impl Volume {
                 return Err(FsError::Denied);
             }
             let (_, node) = self.control_of(ino)?;
-            let Node::File(text) = node else { return Err(FsError::IsDirectory) };
-            return Ok(Opened { handle: self.table.open(ino, how, Some(text)), direct: true, mappable: false, keep_cache: false });
+            let Node::File(text) = node else {
+                return Err(FsError::IsDirectory);
+            };
+            return Ok(Opened {
+                handle: self.table.open(ino, how, Some(text)),
+                direct: true,
+                mappable: false,
+                keep_cache: false,
+            });
         }
         self.barrier().await?;
         {
@@ -304,7 +455,11 @@ impl Volume {
                 _ => return Err(FsError::Invalid("not a regular file".into())),
             }
             // Renamed over since the kernel looked its name up: it can be opened until this mount gives it up.
-            if inode.orphan.as_ref().is_some_and(|holders| !holders.contains(&self.ctx.me())) {
+            if inode
+                .orphan
+                .as_ref()
+                .is_some_and(|holders| !holders.contains(&self.ctx.me()))
+            {
                 return Err(FsError::Stale);
             }
         }
@@ -313,7 +468,9 @@ impl Volume {
             self.table.close(handle);
             return Err(FsError::Stale);
         }
-        if how.truncate && let Err(error) = self.truncate(ino, 0).await {
+        if how.truncate
+            && let Err(error) = self.truncate(ino, 0).await
+        {
             self.table.close(handle);
             return Err(error);
         }
@@ -325,7 +482,12 @@ impl Volume {
     /// mount overlaps: reads ended early, or in zeros. An append would be cut at the border of a page, and half a record
     /// is none. Mappings still use it. A kernel that cannot map such descriptors keeps its cache for those that do not append.
     pub(crate) fn opened(handle: hydfs_mount::Handle, how: How) -> Opened {
-        Opened { handle, direct: true, mappable: !how.append, keep_cache: false }
+        Opened {
+            handle,
+            direct: true,
+            mappable: !how.append,
+            keep_cache: false,
+        }
     }
 
     pub(crate) fn data_error(error: hydfs_data::DataError) -> FsError {

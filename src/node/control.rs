@@ -5,8 +5,8 @@ use crate::member::Member;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_control::{
-    Error, FileCopies, Kind, Liveness, Member as Controlled, MemberRow, ReplicaRow, SegmentCopies, Staging, Status, StoredRow,
-    Suspicion,
+    Error, FileCopies, Kind, Liveness, Member as Controlled, MemberRow, ReplicaRow, SegmentCopies,
+    Staging, Status, StoredRow, Suspicion,
 };
 use hydfs_fs::{Control, Mounted, Node};
 use hydfs_membership::SeenState;
@@ -14,7 +14,8 @@ use hydfs_mount::FileSystem;
 use hydfs_ring::Ring;
 use hydfs_state::{Body, State};
 use hydfs_types::{
-    Agreement, BoxFuture, Command, DataRequest, DataResponse, Incarnation, MemberInfo, Net, ROOT_INO, ReadBase, SegmentId,
+    Agreement, BoxFuture, Command, DataRequest, DataResponse, Incarnation, MemberInfo, Net,
+    ROOT_INO, ReadBase, SegmentId,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,17 +43,30 @@ impl Control for Tree {
         let text = match parts[..] {
             ["cluster"] => {
                 let files = ["leader", "members", "metrics", "ring", "status"];
-                let mut names: Vec<(String, bool)> = files.iter().map(|name| ((*name).to_owned(), false)).collect();
+                let mut names: Vec<(String, bool)> = files
+                    .iter()
+                    .map(|name| ((*name).to_owned(), false))
+                    .collect();
                 names.push(("member".to_owned(), true));
                 return Some(Node::Directory(names));
             }
             ["cluster", "member"] => {
                 let state = member.ctx.state();
-                return Some(Node::Directory(state.cluster.members.values().map(|one| (one.said.name.clone(), true)).collect()));
+                return Some(Node::Directory(
+                    state
+                        .cluster
+                        .members
+                        .values()
+                        .map(|one| (one.said.name.clone(), true))
+                        .collect(),
+                ));
             }
             ["cluster", "member", name] => {
                 member.ctx.state().member_named(name)?;
-                return Some(Node::Directory(vec![("info".to_owned(), false), ("why".to_owned(), false)]));
+                return Some(Node::Directory(vec![
+                    ("info".to_owned(), false),
+                    ("why".to_owned(), false),
+                ]));
             }
             ["cluster", "member", name, "info"] => info(&member, name)?,
             ["cluster", "member", name, "why"] => why(&member, name)?,
@@ -64,7 +78,11 @@ impl Control for Tree {
             ["jobs", job, what @ ("status" | "progress")] => {
                 let state = member.ctx.state();
                 let job = state.jobs.values().rev().find(|one| one.name == job)?;
-                if what == "status" { rainstorm::status_text(job) } else { rainstorm::progress_text(job) }
+                if what == "status" {
+                    rainstorm::status_text(job)
+                } else {
+                    rainstorm::progress_text(job)
+                }
             }
             _ => return None,
         };
@@ -82,20 +100,44 @@ fn liveness(one: &MemberInfo) -> Liveness {
 
 /// `NAME ADDR STATE INCARNATION` a line.
 fn members(state: &State) -> String {
-    state.cluster.members.values().fold(String::new(), |mut text, one| {
-        writeln!(text, "{} {} {} {}", one.said.name, one.said.addr, liveness(one), one.incarnation.0).expect("text in memory");
-        text
-    })
+    state
+        .cluster
+        .members
+        .values()
+        .fold(String::new(), |mut text, one| {
+            writeln!(
+                text,
+                "{} {} {} {}",
+                one.said.name,
+                one.said.addr,
+                liveness(one),
+                one.incarnation.0
+            )
+            .expect("text in memory");
+            text
+        })
 }
 
 /// The leader that this member follows, unless it is seen down or too few voters are left to have one: a follower that
 /// cannot win an election goes on to name the last leader it had.
 fn leading(member: &Member, state: &State) -> Option<MemberInfo> {
-    let view = member.swim.get().map(|swim| swim.view()).unwrap_or_default();
-    let down = |id| state.member(id).is_none_or(|one| view.iter().any(|seen| seen.name == one.said.name && seen.state == SeenState::Down));
+    let view = member
+        .swim
+        .get()
+        .map(|swim| swim.view())
+        .unwrap_or_default();
+    let down = |id| {
+        state.member(id).is_none_or(|one| {
+            view.iter()
+                .any(|seen| seen.name == one.said.name && seen.state == SeenState::Down)
+        })
+    };
     let voters = member.group.metrics().voters;
     let up = voters.iter().filter(|id| !down(**id)).count();
-    let leader = member.group.leader().filter(|id| !down(*id) && 2 * up > voters.len());
+    let leader = member
+        .group
+        .leader()
+        .filter(|id| !down(*id) && 2 * up > voters.len());
     leader.and_then(|id| state.member(id)).cloned()
 }
 
@@ -129,8 +171,18 @@ fn why(member: &Member, name: &str) -> Option<String> {
     if name == member.config.name {
         return Some("this member itself\n".to_owned());
     }
-    let seen = member.swim.get()?.view().into_iter().find(|seen| seen.name == name)?;
-    Some(format!("{:?} for {:.1} s: {}\n", seen.state, seen.age.as_secs_f64(), seen.evidence))
+    let seen = member
+        .swim
+        .get()?
+        .view()
+        .into_iter()
+        .find(|seen| seen.name == name)?;
+    Some(format!(
+        "{:?} for {:.1} s: {}\n",
+        seen.state,
+        seen.age.as_secs_f64(),
+        seen.evidence
+    ))
 }
 
 /// Members by ring id, with the slots they keep and lead, as agreed.
@@ -139,16 +191,31 @@ fn ring(state: &State) -> String {
     for config in state.cluster.slots.values() {
         for acting in &config.acting {
             let row = kept.entry(acting.incarnation).or_default();
-            if acting.synced { row.0 += 1 } else { row.1 += 1 }
+            if acting.synced {
+                row.0 += 1
+            } else {
+                row.1 += 1
+            }
         }
         kept.entry(config.leader).or_default().2 += 1;
     }
-    let mut rows: Vec<(u64, &MemberInfo)> = state.cluster.members.values().map(|one| (Ring::position(&one.said.name), one)).collect();
+    let mut rows: Vec<(u64, &MemberInfo)> = state
+        .cluster
+        .members
+        .values()
+        .map(|one| (Ring::position(&one.said.name), one))
+        .collect();
     rows.sort_by_key(|(position, _)| *position);
     let mut text = String::from("# ring_id name state slots_synced slots_learning slots_led\n");
     for (position, one) in rows {
         let (synced, learning, led) = kept.get(&one.incarnation).copied().unwrap_or_default();
-        writeln!(text, "{position:016x} {} {} {synced} {learning} {led}", one.said.name, liveness(one)).expect("text in memory");
+        writeln!(
+            text,
+            "{position:016x} {} {} {synced} {learning} {led}",
+            one.said.name,
+            liveness(one)
+        )
+        .expect("text in memory");
     }
     text
 }
@@ -157,16 +224,31 @@ fn ring(state: &State) -> String {
 fn status(member: &Member) -> (bool, String) {
     let state = member.ctx.state();
     let mut troubles = Vec::new();
-    let down: Vec<&str> = state.cluster.members.values().filter(|one| !one.alive && !one.left).map(|one| one.said.name.as_str()).collect();
+    let down: Vec<&str> = state
+        .cluster
+        .members
+        .values()
+        .filter(|one| !one.alive && !one.left)
+        .map(|one| one.said.name.as_str())
+        .collect();
     if !down.is_empty() {
         troubles.push(format!("{} down", down.join(", ")));
     }
-    let full: Vec<String> = state.cluster.members.values().filter(|one| one.alive && one.full).map(|one| format!("{}: disk full", one.said.name)).collect();
+    let full: Vec<String> = state
+        .cluster
+        .members
+        .values()
+        .filter(|one| one.alive && one.full)
+        .map(|one| format!("{}: disk full", one.said.name))
+        .collect();
     troubles.extend(full);
     let wanted = usize::from(state.cluster.copies);
     let (mut learning, mut short, mut frozen) = (0, 0, 0);
     for config in state.cluster.slots.values() {
-        let synced = config.synced().filter(|one| state.cluster.alive.contains_key(one)).count();
+        let synced = config
+            .synced()
+            .filter(|one| state.cluster.alive.contains_key(one))
+            .count();
         learning += usize::from(config.acting.iter().any(|acting| !acting.synced));
         short += usize::from(synced < wanted);
         frozen += usize::from(config.frozen);
@@ -176,7 +258,9 @@ fn status(member: &Member) -> (bool, String) {
         troubles.push(format!("{frozen} of {slots} slots have no live copy"));
     }
     if short > 0 {
-        troubles.push(format!("under-replicated: {short} of {slots} slots have fewer than {wanted} copies"));
+        troubles.push(format!(
+            "under-replicated: {short} of {slots} slots have fewer than {wanted} copies"
+        ));
     }
     if learning > 0 {
         troubles.push(format!("repairing {learning} slots"));
@@ -189,18 +273,55 @@ fn status(member: &Member) -> (bool, String) {
         troubles.push("this member is rejoining".to_owned());
     }
     let healthy = troubles.is_empty();
-    let mut text = if healthy { "healthy\n".to_owned() } else { format!("degraded: {}\n", troubles.join("; ")) };
+    let mut text = if healthy {
+        "healthy\n".to_owned()
+    } else {
+        format!("degraded: {}\n", troubles.join("; "))
+    };
     let alive = state.cluster.alive.len();
-    let leader = leading.as_ref().map_or("none", |one| one.said.name.as_str());
+    let leader = leading
+        .as_ref()
+        .map_or("none", |one| one.said.name.as_str());
     let writers = state.names.writers.len();
-    writeln!(text, "member {} incarnation {}", member.config.name, member.ctx.me().0).expect("text in memory");
-    writeln!(text, "members {alive} alive of {}, leader {leader}", state.cluster.members.len()).expect("text in memory");
-    writeln!(text, "slots {slots}, copies {wanted}, map {}, log {}", state.cluster.map.0, state.index.0).expect("text in memory");
-    writeln!(text, "inodes {}, segments {}, writers {writers}, bytes {}", state.names.inodes.len(), state.names.segments.len(), state.names.bytes)
-        .expect("text in memory");
+    writeln!(
+        text,
+        "member {} incarnation {}",
+        member.config.name,
+        member.ctx.me().0
+    )
+    .expect("text in memory");
+    writeln!(
+        text,
+        "members {alive} alive of {}, leader {leader}",
+        state.cluster.members.len()
+    )
+    .expect("text in memory");
+    writeln!(
+        text,
+        "slots {slots}, copies {wanted}, map {}, log {}",
+        state.cluster.map.0, state.index.0
+    )
+    .expect("text in memory");
+    writeln!(
+        text,
+        "inodes {}, segments {}, writers {writers}, bytes {}",
+        state.names.inodes.len(),
+        state.names.segments.len(),
+        state.names.bytes
+    )
+    .expect("text in memory");
     if let Some(swim) = member.swim.get() {
-        for seen in swim.view().iter().filter(|seen| seen.state != SeenState::Alive) {
-            writeln!(text, "{} seems {:?}: {}", seen.name, seen.state, seen.evidence).expect("text in memory");
+        for seen in swim
+            .view()
+            .iter()
+            .filter(|seen| seen.state != SeenState::Alive)
+        {
+            writeln!(
+                text,
+                "{} seems {:?}: {}",
+                seen.name, seen.state, seen.evidence
+            )
+            .expect("text in memory");
         }
     }
     (healthy, text)
@@ -210,7 +331,11 @@ fn status(member: &Member) -> (bool, String) {
 fn metrics(member: &Member) -> String {
     let mut text = String::new();
     let mut put = |name: &str, help: &str, kind: &str, value: u64| {
-        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}").expect("text in memory");
+        writeln!(
+            text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+        )
+        .expect("text in memory");
     };
     if let Some(counters) = member.net.counters() {
         counters.each(|name, help, value| put(name, help, "counter", value));
@@ -219,19 +344,74 @@ fn metrics(member: &Member) -> String {
         put(name, help, "counter", value);
     }
     let stats = member.data.replica.journal.log().stats();
-    put("hydfs_journal_appends_total", "entries written to the record journal", "counter", stats.appends);
-    put("hydfs_journal_bytes_total", "bytes written to the record journal", "counter", stats.bytes);
-    put("hydfs_journal_syncs_total", "fsyncs of the record journal", "counter", stats.syncs);
+    put(
+        "hydfs_journal_appends_total",
+        "entries written to the record journal",
+        "counter",
+        stats.appends,
+    );
+    put(
+        "hydfs_journal_bytes_total",
+        "bytes written to the record journal",
+        "counter",
+        stats.bytes,
+    );
+    put(
+        "hydfs_journal_syncs_total",
+        "fsyncs of the record journal",
+        "counter",
+        stats.syncs,
+    );
     let metrics = member.group.metrics();
-    put("hydfs_agreement_term", "term of the agreement group", "gauge", metrics.term);
-    put("hydfs_agreement_log_index", "last entry of the agreement log here", "gauge", metrics.last.map_or(0, |index| index.0));
-    put("hydfs_agreement_applied_index", "last entry applied here", "gauge", metrics.applied.0);
-    put("hydfs_agreement_voters", "voters of the agreement group", "gauge", metrics.voters.len() as u64);
+    put(
+        "hydfs_agreement_term",
+        "term of the agreement group",
+        "gauge",
+        metrics.term,
+    );
+    put(
+        "hydfs_agreement_log_index",
+        "last entry of the agreement log here",
+        "gauge",
+        metrics.last.map_or(0, |index| index.0),
+    );
+    put(
+        "hydfs_agreement_applied_index",
+        "last entry applied here",
+        "gauge",
+        metrics.applied.0,
+    );
+    put(
+        "hydfs_agreement_voters",
+        "voters of the agreement group",
+        "gauge",
+        metrics.voters.len() as u64,
+    );
     let state = member.ctx.state();
-    put("hydfs_members_alive", "members that are alive", "gauge", state.cluster.alive.len() as u64);
-    put("hydfs_inodes", "inodes", "gauge", state.names.inodes.len() as u64);
-    put("hydfs_segments", "segments", "gauge", state.names.segments.len() as u64);
-    put("hydfs_file_bytes", "bytes of all files, one copy", "gauge", state.names.bytes);
+    put(
+        "hydfs_members_alive",
+        "members that are alive",
+        "gauge",
+        state.cluster.alive.len() as u64,
+    );
+    put(
+        "hydfs_inodes",
+        "inodes",
+        "gauge",
+        state.names.inodes.len() as u64,
+    );
+    put(
+        "hydfs_segments",
+        "segments",
+        "gauge",
+        state.names.segments.len() as u64,
+    );
+    put(
+        "hydfs_file_bytes",
+        "bytes of all files, one copy",
+        "gauge",
+        state.names.bytes,
+    );
     text
 }
 
@@ -241,7 +421,12 @@ fn not_found(path: &str) -> Error {
 
 /// A file's inode by path, as the local state has it.
 fn resolve(state: &State, path: &str) -> Result<hydfs_types::Ino, Error> {
-    path.split('/').filter(|name| !name.is_empty()).try_fold(ROOT_INO, |parent, name| state.lookup(parent, name.as_bytes())).map_err(|_| not_found(path))
+    path.split('/')
+        .filter(|name| !name.is_empty())
+        .try_fold(ROOT_INO, |parent, name| {
+            state.lookup(parent, name.as_bytes())
+        })
+        .map_err(|_| not_found(path))
 }
 
 /// [`hydfs_control::Member`] over a running member.
@@ -251,7 +436,15 @@ impl Door {
     fn rows(&self) -> Vec<MemberRow> {
         let member = &self.0;
         let state = member.ctx.state();
-        let suspected: BTreeSet<String> = member.swim.get().map(|swim| swim.view()).unwrap_or_default().into_iter().filter(|seen| seen.state == SeenState::Suspect).map(|seen| seen.name).collect();
+        let suspected: BTreeSet<String> = member
+            .swim
+            .get()
+            .map(|swim| swim.view())
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|seen| seen.state == SeenState::Suspect)
+            .map(|seen| seen.name)
+            .collect();
         let voters = member.group.metrics().voters;
         let leader = member.group.leader();
         let mut rows: Vec<(u64, MemberRow)> = state
@@ -278,7 +471,12 @@ impl Door {
     }
 
     async fn barrier(&self) -> Result<(), Error> {
-        self.0.group.barrier().await.map(|_| ()).map_err(|error| Error::new(Kind::Unreachable, error.to_string()))
+        self.0
+            .group
+            .barrier()
+            .await
+            .map(|_| ())
+            .map_err(|error| Error::new(Kind::Unreachable, error.to_string()))
     }
 
     async fn copies(&self, path: String) -> Result<FileCopies, Error> {
@@ -287,12 +485,34 @@ impl Door {
             let state = self.0.ctx.state();
             let ino = resolve(&state, &path)?;
             let inode = state.inode(ino).map_err(|_| not_found(&path))?;
-            let Body::File(file) = &inode.body else { return Err(Error::new(Kind::Invalid, format!("{path}: not a regular file"))) };
-            let segments: Vec<(u64, SegmentId, u64, u64)> =
-                file.segments.iter().filter_map(|(start, id)| state.segment(*id).map(|known| (*start, *id, known.len, known.version.0))).collect();
-            (inode.key.position(), inode.attr.size, segments, state.cluster.alive.clone())
+            let Body::File(file) = &inode.body else {
+                return Err(Error::new(
+                    Kind::Invalid,
+                    format!("{path}: not a regular file"),
+                ));
+            };
+            let segments: Vec<(u64, SegmentId, u64, u64)> = file
+                .segments
+                .iter()
+                .filter_map(|(start, id)| {
+                    state
+                        .segment(*id)
+                        .map(|known| (*start, *id, known.len, known.version.0))
+                })
+                .collect();
+            (
+                inode.key.position(),
+                inode.attr.size,
+                segments,
+                state.cluster.alive.clone(),
+            )
         };
-        let asked = join_all(alive.keys().map(|one| async { (*one, self.0.data.holdings_of(*one).await) })).await;
+        let asked = join_all(
+            alive
+                .keys()
+                .map(|one| async { (*one, self.0.data.holdings_of(*one).await) }),
+        )
+        .await;
         let mut held: BTreeMap<SegmentId, Vec<(Incarnation, u64)>> = BTreeMap::new();
         for (one, holdings) in asked {
             for (segment, version, _) in holdings.unwrap_or_default() {
@@ -306,10 +526,20 @@ impl Door {
                 start,
                 len,
                 version,
-                replicas: held.remove(&id).unwrap_or_default().into_iter().filter_map(|(one, version)| replica_row(&state, id, one, version)).collect(),
+                replicas: held
+                    .remove(&id)
+                    .unwrap_or_default()
+                    .into_iter()
+                    .filter_map(|(one, version)| replica_row(&state, id, one, version))
+                    .collect(),
             })
             .collect();
-        Ok(FileCopies { path, ring_id: format!("{key:016x}"), size, segments })
+        Ok(FileCopies {
+            path,
+            ring_id: format!("{key:016x}"),
+            size,
+            segments,
+        })
     }
 
     fn stored(&self) -> Vec<StoredRow> {
@@ -318,7 +548,9 @@ impl Door {
         let mut files: BTreeMap<hydfs_types::Ino, (usize, u64)> = BTreeMap::new();
         let index = member.data.replica.index();
         for (segment, local) in &index.segments {
-            let Some(known) = state.segment(*segment) else { continue };
+            let Some(known) = state.segment(*segment) else {
+                continue;
+            };
             let row = files.entry(known.ino).or_default();
             *row = (row.0 + 1, row.1 + local.len + local.pending_bytes);
         }
@@ -326,24 +558,38 @@ impl Door {
             .into_iter()
             .map(|(ino, (segments, bytes))| StoredRow {
                 path: state.path_of(ino),
-                ring_id: state.inode(ino).map(|inode| format!("{:016x}", inode.key.position())).unwrap_or_default(),
+                ring_id: state
+                    .inode(ino)
+                    .map(|inode| format!("{:016x}", inode.key.position()))
+                    .unwrap_or_default(),
                 segments,
                 bytes,
             })
             .collect()
     }
 
-    async fn read_at(&self, name: String, path: String, offset: u64, len: u32) -> Result<Bytes, Error> {
+    async fn read_at(
+        &self,
+        name: String,
+        path: String,
+        offset: u64,
+        len: u32,
+    ) -> Result<Bytes, Error> {
         self.barrier().await?;
         let (to, read) = {
             let state = self.0.ctx.state();
-            let to = state.member_named(&name).ok_or_else(|| Error::new(Kind::NotFound, format!("no member is named {name}")))?.incarnation;
+            let to = state
+                .member_named(&name)
+                .ok_or_else(|| Error::new(Kind::NotFound, format!("no member is named {name}")))?
+                .incarnation;
             let ino = resolve(&state, &path)?;
             let (inode, file) = state.file(ino).map_err(|_| not_found(&path))?;
             if offset >= inode.attr.size {
                 return Ok(Bytes::new());
             }
-            let Some((start, segment)) = file.segments.range(..=offset).next_back() else { return Ok(Bytes::new()) };
+            let Some((start, segment)) = file.segments.range(..=offset).next_back() else {
+                return Ok(Bytes::new());
+            };
             let known = state.segment(*segment).ok_or_else(|| not_found(&path))?;
             let config = state.config(known.slot).ok_or_else(|| not_found(&path))?;
             let read = ReadBase {
@@ -357,12 +603,28 @@ impl Door {
             };
             (to, read)
         };
-        let refused = |why: String| Error::new(Kind::NotFound, format!("{name} has no copy of {path} at byte {offset}: {why}"));
+        let refused = |why: String| {
+            Error::new(
+                Kind::NotFound,
+                format!("{name} has no copy of {path} at byte {offset}: {why}"),
+            )
+        };
         if to == self.0.ctx.me() {
-            let (_, _, bytes) = self.0.data.replica.read_here(read.segment, read.version, read.offset, read.len).await.map_err(|error| refused(error.to_string()))?;
+            let (_, _, bytes) = self
+                .0
+                .data
+                .replica
+                .read_here(read.segment, read.version, read.offset, read.len)
+                .await
+                .map_err(|error| refused(error.to_string()))?;
             return Ok(bytes);
         }
-        match self.0.ctx.call(to, &DataRequest::ReadBase(read), Bytes::new(), READ).await {
+        match self
+            .0
+            .ctx
+            .call(to, &DataRequest::ReadBase(read), Bytes::new(), READ)
+            .await
+        {
             Ok((DataResponse::Bytes { .. }, bytes)) => Ok(bytes),
             Ok((DataResponse::Refused(why), _)) => Err(refused(why.to_string())),
             Ok(_) => Err(refused("unexpected answer".into())),
@@ -373,23 +635,48 @@ impl Door {
     async fn set_suspicion(&self, set: Option<bool>) -> Result<Suspicion, Error> {
         if let Some(on) = set {
             let value = if on { "on" } else { "off" }.to_owned();
-            let done = self.0.group.propose(Command::Set { key: SUSPICION.to_owned(), value }).await;
+            let done = self
+                .0
+                .group
+                .propose(Command::Set {
+                    key: SUSPICION.to_owned(),
+                    value,
+                })
+                .await;
             done.map_err(|error| Error::new(Kind::Unreachable, error.to_string()))?;
         }
         let state = self.0.ctx.state();
-        Ok(Suspicion { on: state.cluster.settings.get(SUSPICION).is_none_or(|value| value != "off") })
+        Ok(Suspicion {
+            on: state
+                .cluster
+                .settings
+                .get(SUSPICION)
+                .is_none_or(|value| value != "off"),
+        })
     }
 
     async fn leave_for_ever(&self) -> Result<(), Error> {
         self.0.volume.end_all().await;
-        let command = Command::Leave { incarnation: self.0.ctx.me(), forever: true };
-        self.0.group.propose(command).await.map_err(|error| Error::new(Kind::Unreachable, error.to_string()))?;
+        let command = Command::Leave {
+            incarnation: self.0.ctx.me(),
+            forever: true,
+        };
+        self.0
+            .group
+            .propose(command)
+            .await
+            .map_err(|error| Error::new(Kind::Unreachable, error.to_string()))?;
         self.0.stop.notify_one();
         Ok(())
     }
 }
 
-fn replica_row(state: &State, segment: SegmentId, one: Incarnation, version: u64) -> Option<ReplicaRow> {
+fn replica_row(
+    state: &State,
+    segment: SegmentId,
+    one: Incarnation,
+    version: u64,
+) -> Option<ReplicaRow> {
     let member = state.member_of(one)?;
     let config = state.config(state.segment(segment)?.slot)?;
     Some(ReplicaRow {
@@ -418,7 +705,13 @@ impl Controlled for Door {
         let (healthy, text) = status(&self.0);
         let state = self.0.ctx.state();
         let leader = leading(&self.0, &state).map(|one| one.said.name);
-        let status = Status { member: self.0.config.name.clone(), healthy, text, leader, members_alive: state.cluster.alive.len() };
+        let status = Status {
+            member: self.0.config.name.clone(),
+            healthy,
+            text,
+            leader,
+            members_alive: state.cluster.alive.len(),
+        };
         Box::pin(async move { Ok(status) })
     }
 
@@ -434,7 +727,13 @@ impl Controlled for Door {
         Box::pin(async { Ok(self.stored()) })
     }
 
-    fn read_replica(&self, member: String, path: String, offset: u64, len: u32) -> BoxFuture<'_, Result<Bytes, Error>> {
+    fn read_replica(
+        &self,
+        member: String,
+        path: String,
+        offset: u64,
+        len: u32,
+    ) -> BoxFuture<'_, Result<Bytes, Error>> {
         Box::pin(self.read_at(member, path, offset, len))
     }
 

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("data folder {}: {source}", path.display())]
-    Folder { path: PathBuf, source: hydfs_store::StoreError },
+    Folder {
+        path: PathBuf,
+        source: hydfs_store::StoreError,
+    },
     #[error(transparent)]
     Transport(#[from] hydfs_transport::TransportError),
     #[error("agreement log: {0}")]
@@ -29,9 +32,13 @@ pub enum Error {
     /// The door itself is closed to this member: its certificate, its cluster or its protocol is another.
     #[error("{door} does not let this member in: {why}")]
     Closed { door: String, why: String },
-    #[error("no member of the cluster could be reached through {doors} ({why}): check the address, or start the first member with --bootstrap")]
+    #[error(
+        "no member of the cluster could be reached through {doors} ({why}): check the address, or start the first member with --bootstrap"
+    )]
     NoDoor { doors: String, why: String },
-    #[error("this data folder belongs to no cluster yet: give --join HOST:PORT of any member, or --bootstrap to make a new cluster")]
+    #[error(
+        "this data folder belongs to no cluster yet: give --join HOST:PORT of any member, or --bootstrap to make a new cluster"
+    )]
     NoCluster,
     #[error("cannot start a thread or runtime: {0}")]
     Runtime(#[from] std::io::Error),

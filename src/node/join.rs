@@ -4,7 +4,9 @@ use crate::{Error, member::Member};
 use bytes::Bytes;
 use hydfs_agreement::{member_payload, member_request};
 use hydfs_membership::Opinion;
-use hydfs_types::{Admission, Admitted, Agreement, ClusterId, Command, Net, NetError, Reply, decode, encode};
+use hydfs_types::{
+    Admission, Admitted, Agreement, ClusterId, Command, Net, NetError, Reply, decode, encode,
+};
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, time::Duration};
 
@@ -22,10 +24,16 @@ pub enum NodeRequest {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeResponse {
-    Joined { cluster: ClusterId, admitted: Admitted },
+    Joined {
+        cluster: ClusterId,
+        admitted: Admitted,
+    },
     Opinion(Opinion),
     /// Words for a person. `again`: it may work a little later.
-    Refused { why: String, again: bool },
+    Refused {
+        why: String,
+        again: bool,
+    },
 }
 
 /// Answers a request of another member.
@@ -34,34 +42,67 @@ pub async fn answer(member: &Member, payload: &[u8]) -> Bytes {
         Ok(NodeRequest::Join(said)) => admit(member, said).await,
         Ok(NodeRequest::Opinion { name }) => match member.swim.get() {
             Some(swim) => NodeResponse::Opinion(swim.opinion(&name)),
-            None => NodeResponse::Refused { why: "this member is starting".into(), again: true },
+            None => NodeResponse::Refused {
+                why: "this member is starting".into(),
+                again: true,
+            },
         },
-        Err(error) => NodeResponse::Refused { why: error.to_string(), again: false },
+        Err(error) => NodeResponse::Refused {
+            why: error.to_string(),
+            again: false,
+        },
     };
     encode(&response)
 }
 
 async fn admit(member: &Member, said: Admission) -> NodeResponse {
     let cluster = member.ctx.state().cluster.id;
-    let Some(cluster) = cluster else { return NodeResponse::Refused { why: "the member that was asked is in no cluster yet".into(), again: true } };
+    let Some(cluster) = cluster else {
+        return NodeResponse::Refused {
+            why: "the member that was asked is in no cluster yet".into(),
+            again: true,
+        };
+    };
     match member.group.propose(Command::Admit(said)).await {
         Ok(Reply::Admitted(admitted)) => NodeResponse::Joined { cluster, admitted },
-        Ok(other) => NodeResponse::Refused { why: format!("unexpected answer {other:?}"), again: false },
-        Err(hydfs_types::AgreementError::Refused(error)) => NodeResponse::Refused { why: error.to_string(), again: false },
-        Err(error) => NodeResponse::Refused { why: error.to_string(), again: true },
+        Ok(other) => NodeResponse::Refused {
+            why: format!("unexpected answer {other:?}"),
+            again: false,
+        },
+        Err(hydfs_types::AgreementError::Refused(error)) => NodeResponse::Refused {
+            why: error.to_string(),
+            again: false,
+        },
+        Err(error) => NodeResponse::Refused {
+            why: error.to_string(),
+            again: true,
+        },
     }
 }
 
 /// One request to one member.
-pub async fn ask(net: &dyn Net, addr: SocketAddr, request: &NodeRequest, deadline: Duration) -> Result<NodeResponse, NetError> {
-    let frame = net.call(addr, member_request(encode(request)), deadline).await?;
+pub async fn ask(
+    net: &dyn Net,
+    addr: SocketAddr,
+    request: &NodeRequest,
+    deadline: Duration,
+) -> Result<NodeResponse, NetError> {
+    let frame = net
+        .call(addr, member_request(encode(request)), deadline)
+        .await?;
     let broken = |why: String| NetError::Broken { addr, why };
-    let payload = member_payload(&frame).ok_or_else(|| broken("no answer to a member's request: it is starting".into()))?;
+    let payload = member_payload(&frame)
+        .ok_or_else(|| broken("no answer to a member's request: it is starting".into()))?;
     decode(&payload).map_err(|error| broken(error.to_string()))
 }
 
 /// Enters a cluster through any of these doors, trying for `patience`.
-pub async fn enter(net: &dyn Net, doors: &[String], said: &Admission, patience: Duration) -> Result<(ClusterId, Admitted), Error> {
+pub async fn enter(
+    net: &dyn Net,
+    doors: &[String],
+    said: &Admission,
+    patience: Duration,
+) -> Result<(ClusterId, Admitted), Error> {
     let deadline = tokio::time::Instant::now() + patience;
     let mut why = String::from("no address to join through was given");
     loop {
@@ -75,17 +116,36 @@ pub async fn enter(net: &dyn Net, doors: &[String], said: &Admission, patience: 
             };
             for addr in addrs {
                 match ask(net, addr, &NodeRequest::Join(said.clone()), ASK).await {
-                    Ok(NodeResponse::Joined { cluster, admitted }) => return Ok((cluster, admitted)),
-                    Ok(NodeResponse::Refused { why, again: false }) => return Err(Error::Refused { door: door.clone(), why }),
-                    Ok(NodeResponse::Refused { why: reason, .. }) => why = format!("{door}: {reason}"),
-                    Ok(NodeResponse::Opinion(_)) => why = format!("{door}: not an answer to a join"),
-                    Err(NetError::Refused { why, .. }) => return Err(Error::Closed { door: door.clone(), why }),
+                    Ok(NodeResponse::Joined { cluster, admitted }) => {
+                        return Ok((cluster, admitted));
+                    }
+                    Ok(NodeResponse::Refused { why, again: false }) => {
+                        return Err(Error::Refused {
+                            door: door.clone(),
+                            why,
+                        });
+                    }
+                    Ok(NodeResponse::Refused { why: reason, .. }) => {
+                        why = format!("{door}: {reason}")
+                    }
+                    Ok(NodeResponse::Opinion(_)) => {
+                        why = format!("{door}: not an answer to a join")
+                    }
+                    Err(NetError::Refused { why, .. }) => {
+                        return Err(Error::Closed {
+                            door: door.clone(),
+                            why,
+                        });
+                    }
                     Err(error) => why = format!("{door}: {error}"),
                 }
             }
         }
         if tokio::time::Instant::now() >= deadline {
-            return Err(Error::NoDoor { doors: doors.join(", "), why });
+            return Err(Error::NoDoor {
+                doors: doors.join(", "),
+                why,
+            });
         }
         tracing::info!(%why, "cannot join yet; trying again");
         tokio::time::sleep(AGAIN).await;

@@ -16,7 +16,8 @@ mod steward;
 mod streaming;
 
 pub use config::{
-    CERTS_DEFAULT, CONTROL_SOCKET, Config, DATA_DEFAULT, Detection, FORMAT_FILE, MOUNT_DEFAULT, MountPoint, PORT_DEFAULT, WORKER_PID_FILE,
+    CERTS_DEFAULT, CONTROL_SOCKET, Config, DATA_DEFAULT, Detection, FORMAT_FILE, MOUNT_DEFAULT,
+    MountPoint, PORT_DEFAULT, WORKER_PID_FILE,
 };
 pub use error::Error;
 pub use member::Member;
@@ -34,7 +35,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs a member on this thread until SIGTERM, SIGINT, or until it has left the cluster.
 pub fn run(config: Config) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().thread_name("hydfs-core").enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .thread_name("hydfs-core")
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(config))
 }
 
@@ -48,7 +52,10 @@ async fn serve(config: Config) -> Result<(), Error> {
         _ = interrupt.recv() => return Ok(()),
         member = starting => member?,
     };
-    let door = hydfs_control::Server::start(member.config.control_socket(), Arc::new(Door(member.clone())))?;
+    let door = hydfs_control::Server::start(
+        member.config.control_socket(),
+        Arc::new(Door(member.clone())),
+    )?;
     let serving = mount(&member).await?;
     let unmounted = async {
         match &serving {
@@ -71,13 +78,20 @@ async fn serve(config: Config) -> Result<(), Error> {
 
 /// Serves the mount that the supervisor made, on this runtime.
 async fn mount(member: &Arc<Member>) -> Result<Option<hydfs_mount::Serving>, Error> {
-    let Some(point) = member.config.mount.clone() else { return Ok(None) };
-    let config = ServeConfig { op_timeout: member.config.op_timeout, path: Some(point.path), ..ServeConfig::default() };
+    let Some(point) = member.config.mount.clone() else {
+        return Ok(None);
+    };
+    let config = ServeConfig {
+        op_timeout: member.config.op_timeout,
+        path: Some(point.path),
+        ..ServeConfig::default()
+    };
     let fd = own(point.fd);
     let fs = Arc::new(Mounted(member.volume.clone()));
     let runtime = tokio::runtime::Handle::current();
     // The first answers to the kernel come from this runtime: it must not be blocked while they are waited for.
-    let serving = tokio::task::spawn_blocking(move || hydfs_mount::serve(fd, fs, runtime, &config)).await;
+    let serving =
+        tokio::task::spawn_blocking(move || hydfs_mount::serve(fd, fs, runtime, &config)).await;
     let serving = serving.map_err(|error| Error::Runtime(std::io::Error::other(error)))??;
     member.volume.set_kernel(serving.notifier());
     Ok(Some(serving))

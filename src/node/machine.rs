@@ -38,10 +38,14 @@ impl Followers {
         if let Some(volume) = self.volume.get() {
             volume.on_events(events);
         }
-        if events.iter().any(|event| matches!(event, Event::Members | Event::Slots(_) | Event::Replaced)) {
+        if events
+            .iter()
+            .any(|event| matches!(event, Event::Members | Event::Slots(_) | Event::Replaced))
+        {
             self.members.send_replace(index);
         }
-        let of_jobs = |event: &Event| matches!(event, Event::Job(_) | Event::Members | Event::Replaced);
+        let of_jobs =
+            |event: &Event| matches!(event, Event::Job(_) | Event::Members | Event::Replaced);
         if events.iter().any(of_jobs) {
             self.jobs.send_replace(index);
         }
@@ -57,17 +61,27 @@ pub struct Machine {
 impl StateMachine for Machine {
     fn apply(&mut self, index: LogIndex, envelope: Envelope) -> Result<Reply, CommandError> {
         let mut events = Vec::new();
-        let reply = self.state.write().unwrap_or_else(PoisonError::into_inner).apply(index, &envelope, &mut events);
+        let reply = self
+            .state
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .apply(index, &envelope, &mut events);
         self.followers.tell(index, &events);
         reply
     }
 
     fn skip(&mut self, index: LogIndex) {
-        self.state.write().unwrap_or_else(PoisonError::into_inner).skip(index);
+        self.state
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .skip(index);
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).snapshot()
+        self.state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .snapshot()
     }
 
     fn restore(&mut self, bytes: &[u8], index: LogIndex) -> Result<(), String> {

@@ -17,8 +17,8 @@ use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
 use hydfs_store::{Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
 use hydfs_types::{
-    Admission, Admitted, Agreement, AgreementError, ClusterId, Command, CommandError, FileKind, Incarnation, MemberId, ROOT_INO,
-    Reply, SessionId, SystemClock, WriterEnd,
+    Admission, Admitted, Agreement, AgreementError, ClusterId, Command, CommandError, FileKind,
+    Incarnation, MemberId, ROOT_INO, Reply, SessionId, SystemClock, WriterEnd,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
@@ -67,7 +67,10 @@ struct Place {
 impl Member {
     /// Starts a member on the current runtime and returns once it is admitted and its state is current.
     pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
-        let folder = Folder::open(&config.data, &config.name).map_err(|source| Error::Folder { path: config.data.clone(), source })?;
+        let folder = Folder::open(&config.data, &config.name).map_err(|source| Error::Folder {
+            path: config.data.clone(),
+            source,
+        })?;
         if let Err(error) = crate::privacy::close(&config.data) {
             tracing::warn!(%error, "modes of the data folder cannot be set: others may read it, or jobs' executables may not start");
         }
@@ -75,15 +78,30 @@ impl Member {
         let router = Arc::new(Router::default());
         let mut options = hydfs_transport::Options::new(config.listen, identity);
         options.advertise = Some(config.advertise);
-        options.who = Who { cluster: folder.cluster(), member: folder.member(), incarnation: None };
+        options.who = Who {
+            cluster: folder.cluster(),
+            member: folder.member(),
+            incarnation: None,
+        };
         let net = Quic::bind(options, router.clone())?;
         let log = LogOptions::new(folder.salt());
-        let seams = Seams { folder, net, log, clock: Arc::new(SystemClock), seed: rand::random(), streaming: true };
+        let seams = Seams {
+            folder,
+            net,
+            log,
+            clock: Arc::new(SystemClock),
+            seed: rand::random(),
+            streaming: true,
+        };
         Self::assemble(config, seams, router).await
     }
 
     /// As [`Member::start`], from parts that are handed in; `router` is what the network hands frames to.
-    pub async fn assemble(config: Config, seams: Seams, router: Arc<Router>) -> Result<Arc<Self>, Error> {
+    pub async fn assemble(
+        config: Config,
+        seams: Seams,
+        router: Arc<Router>,
+    ) -> Result<Arc<Self>, Error> {
         let place = Self::place(&config, &seams.folder, &*seams.net).await?;
         let member = Self::parts(config, seams, &place).await?;
         router.set(&member);
@@ -95,10 +113,18 @@ impl Member {
     /// Finds out who this member is: from its folder, by making a cluster, or by asking to be let in.
     async fn place(config: &Config, folder: &Folder, net: &dyn Wire) -> Result<Place, Error> {
         if let (Some(cluster), Some(member)) = (folder.cluster(), folder.member()) {
-            return Ok(Place { member, cluster: Some(cluster), admitted: None });
+            return Ok(Place {
+                member,
+                cluster: Some(cluster),
+                admitted: None,
+            });
         }
         if config.bootstrap {
-            return Ok(Place { member: MemberId(1), cluster: None, admitted: None });
+            return Ok(Place {
+                member: MemberId(1),
+                cluster: None,
+                admitted: None,
+            });
         }
         if config.join.is_empty() {
             return Err(Error::NoCluster);
@@ -106,13 +132,24 @@ impl Member {
         let (cluster, admitted) = enter(net, &config.join, &said(config, folder), PATIENCE).await?;
         bind(config, folder, cluster, admitted.member)?;
         net.known_as(Some(cluster), admitted.member, admitted.incarnation);
-        Ok(Place { member: admitted.member, cluster: Some(cluster), admitted: Some(admitted) })
+        Ok(Place {
+            member: admitted.member,
+            cluster: Some(cluster),
+            admitted: Some(admitted),
+        })
     }
 
     async fn parts(config: Config, seams: Seams, place: &Place) -> Result<Arc<Self>, Error> {
         let state = SharedState::default();
         let followers = Followers::new();
-        let Seams { folder, net, log, clock, seed, streaming } = seams;
+        let Seams {
+            folder,
+            net,
+            log,
+            clock,
+            seed,
+            streaming,
+        } = seams;
         let resolve = {
             let state = state.clone();
             Arc::new(move |id| state.read().ok()?.member(id).map(|member| member.said.addr))
@@ -131,7 +168,10 @@ impl Member {
                 session: session_of(place.member, folder.start_count()),
                 seed: part_seed(seed, Part::Group),
             },
-            Box::new(Machine { state: state.clone(), followers: followers.clone() }),
+            Box::new(Machine {
+                state: state.clone(),
+                followers: followers.clone(),
+            }),
         )
         .await?;
         let ctx = Arc::new(Context::new(net.clone(), group.clone(), state));
@@ -172,10 +212,14 @@ impl Member {
         // Nothing is served before the state here is as new as this admission (R12).
         loop {
             match self.group.barrier().await {
-                Ok(_) if self.ctx.state().cluster.alive.contains_key(&self.ctx.me()) => return Ok(()),
+                Ok(_) if self.ctx.state().cluster.alive.contains_key(&self.ctx.me()) => {
+                    return Ok(());
+                }
                 // Expired before it began: whoever expired it could not know that it is coming.
                 Ok(_) => self.come_back().await?,
-                Err(AgreementError::Stopped(why)) => return Err(AgreementError::Stopped(why).into()),
+                Err(AgreementError::Stopped(why)) => {
+                    return Err(AgreementError::Stopped(why).into());
+                }
                 Err(error) => {
                     tracing::info!(%error, "waiting for the agreement group");
                     tokio::time::sleep(AGAIN).await;
@@ -189,7 +233,10 @@ impl Member {
         if !self.group.has_log().await? {
             self.group.bootstrap().await?;
         }
-        let command = Command::Bootstrap { cluster: ClusterId(StdRng::seed_from_u64(part_seed(self.seed, Part::Cluster)).random()), copies: self.config.copies };
+        let command = Command::Bootstrap {
+            cluster: ClusterId(StdRng::seed_from_u64(part_seed(self.seed, Part::Cluster)).random()),
+            copies: self.config.copies,
+        };
         match self.group.propose(command).await {
             Ok(_) | Err(AgreementError::Refused(CommandError::Bootstrapped)) => {}
             Err(error) => return Err(error.into()),
@@ -220,8 +267,12 @@ impl Member {
             match self.group.propose(Command::Admit(said.clone())).await {
                 Ok(Reply::Admitted(admitted)) => return Ok(admitted),
                 Ok(other) => tracing::error!(?other, "unexpected answer to an admission"),
-                Err(AgreementError::Refused(why)) => return Err(AgreementError::Refused(why).into()),
-                Err(error) => tracing::info!(%error, "not admitted yet: waiting for a majority of the voters"),
+                Err(AgreementError::Refused(why)) => {
+                    return Err(AgreementError::Refused(why).into());
+                }
+                Err(error) => {
+                    tracing::info!(%error, "not admitted yet: waiting for a majority of the voters")
+                }
             }
             if !self.config.join.is_empty() {
                 match enter(&*self.net, &self.config.join, &said, Duration::ZERO).await {
@@ -239,13 +290,21 @@ impl Member {
         tracing::info!(member = %admitted.member, incarnation = %admitted.incarnation, resumed = admitted.resumed, "admitted");
         self.group.set_incarnation(admitted.incarnation);
         self.ctx.set_me(admitted.incarnation);
-        self.net.known_as(self.folder.cluster(), admitted.member, admitted.incarnation);
-        *self.admitted.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(admitted);
+        self.net
+            .known_as(self.folder.cluster(), admitted.member, admitted.incarnation);
+        *self
+            .admitted
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(admitted);
     }
 
     /// This member's id.
     pub fn id(&self) -> MemberId {
-        self.admitted.lock().unwrap_or_else(std::sync::PoisonError::into_inner).map(|admitted| admitted.member).unwrap_or_default()
+        self.admitted
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .map(|admitted| admitted.member)
+            .unwrap_or_default()
     }
 
     /// Starts everything that follows the state.
@@ -277,7 +336,12 @@ impl Member {
             suspect_to_down: detection.suspicion,
             ..hydfs_membership::Options::default()
         };
-        let swim = Membership::start(self.net.clone(), identity, options, part_seed(self.seed, Part::Swim));
+        let swim = Membership::start(
+            self.net.clone(),
+            identity,
+            options,
+            part_seed(self.seed, Part::Swim),
+        );
         drop(self.swim.set(swim));
         self.seed_swim();
         Ok(())
@@ -287,9 +351,26 @@ impl Member {
     fn seed_swim(&self) {
         let Some(swim) = self.swim.get() else { return };
         let state = self.ctx.state();
-        let others = state.cluster.members.values().filter(|member| !member.left && member.said.name != self.config.name);
-        swim.seed_members(others.map(|member| Expected { name: member.said.name.as_str().into(), addr: member.said.addr }).collect());
-        swim.set_suspicion(state.cluster.settings.get("suspicion").is_none_or(|value| value != "off"));
+        let others = state
+            .cluster
+            .members
+            .values()
+            .filter(|member| !member.left && member.said.name != self.config.name);
+        swim.seed_members(
+            others
+                .map(|member| Expected {
+                    name: member.said.name.as_str().into(),
+                    addr: member.said.addr,
+                })
+                .collect(),
+        );
+        swim.set_suspicion(
+            state
+                .cluster
+                .settings
+                .get("suspicion")
+                .is_none_or(|value| value != "off"),
+        );
     }
 
     /// What this member's earlier lives had in flight is settled: says so, so that it need not be kept (R5).
@@ -297,11 +378,28 @@ impl Member {
         let fenced: Vec<WriterEnd> = {
             let state = self.ctx.state();
             let id = self.id();
-            let mine = |incarnation: Incarnation| state.cluster.lives.get(&incarnation).is_none_or(|life| life.member == id);
-            let left = state.names.writers.iter().filter(|(_, writer)| matches!(writer.phase, hydfs_state::WriterPhase::Fenced { .. }) && mine(writer.incarnation));
-            left.map(|(writer, _)| WriterEnd { writer: *writer, last: Default::default(), touched: Vec::new(), mtime: None }).collect()
+            let mine = |incarnation: Incarnation| {
+                state
+                    .cluster
+                    .lives
+                    .get(&incarnation)
+                    .is_none_or(|life| life.member == id)
+            };
+            let left = state.names.writers.iter().filter(|(_, writer)| {
+                matches!(writer.phase, hydfs_state::WriterPhase::Fenced { .. })
+                    && mine(writer.incarnation)
+            });
+            left.map(|(writer, _)| WriterEnd {
+                writer: *writer,
+                last: Default::default(),
+                touched: Vec::new(),
+                mtime: None,
+            })
+            .collect()
         };
-        if !fenced.is_empty() && let Err(error) = self.group.propose(Command::End { ends: fenced }).await {
+        if !fenced.is_empty()
+            && let Err(error) = self.group.propose(Command::End { ends: fenced }).await
+        {
             tracing::info!(%error, "writers of an earlier life could not be settled");
         }
     }
@@ -315,7 +413,10 @@ impl Member {
             let (ended, left) = {
                 let state = self.ctx.state();
                 let left = state.member(self.id()).is_some_and(|member| member.left);
-                (state.cluster.id.is_some() && !state.cluster.alive.contains_key(&me), left)
+                (
+                    state.cluster.id.is_some() && !state.cluster.alive.contains_key(&me),
+                    left,
+                )
             };
             if self.stopping.load(Ordering::Acquire) {
                 return;
@@ -336,7 +437,10 @@ impl Member {
     /// The cluster has ended this incarnation while the process lived: asks for a new one.
     async fn come_back(&self) -> Result<(), Error> {
         tracing::warn!(incarnation = %self.ctx.me(), "the cluster took this member for dead: rejoining");
-        let start_count = self.folder.count_start().map_err(|source| Error::Folder { path: self.config.data.clone(), source })?;
+        let start_count = self.folder.count_start().map_err(|source| Error::Folder {
+            path: self.config.data.clone(),
+            source,
+        })?;
         self.group.renew_session(session_of(self.id(), start_count));
         let admitted = self.ask_admission().await?;
         self.become_incarnation(admitted);
@@ -351,7 +455,10 @@ impl Member {
         }
         drop(tokio::time::timeout(STOP, self.volume.end_all()).await);
         self.hand_over().await;
-        let leave = Command::Leave { incarnation: self.ctx.me(), forever: false };
+        let leave = Command::Leave {
+            incarnation: self.ctx.me(),
+            forever: false,
+        };
         match tokio::time::timeout(STOP, self.group.propose(leave)).await {
             Ok(Ok(_)) => tracing::info!("left"),
             Ok(Err(error)) => tracing::info!(%error, "left without saying so"),
@@ -372,8 +479,17 @@ impl Member {
             return;
         }
         let metrics = self.group.metrics();
-        let alive = |id: &MemberId| self.ctx.state().member(*id).is_some_and(|member| member.alive);
-        let next = metrics.matched.iter().filter(|(id, _)| metrics.voters.contains(id) && **id != self.id() && alive(id)).max_by_key(|(_, matched)| **matched);
+        let alive = |id: &MemberId| {
+            self.ctx
+                .state()
+                .member(*id)
+                .is_some_and(|member| member.alive)
+        };
+        let next = metrics
+            .matched
+            .iter()
+            .filter(|(id, _)| metrics.voters.contains(id) && **id != self.id() && alive(id))
+            .max_by_key(|(_, matched)| **matched);
         if let Some((next, _)) = next
             && let Err(error) = self.group.transfer_leader(*next).await
         {
@@ -382,9 +498,22 @@ impl Member {
     }
 
     /// What another member would testify about one.
-    pub async fn opinion_of(&self, other: &hydfs_types::MemberInfo, about: &str) -> Option<hydfs_membership::Opinion> {
-        let request = join::NodeRequest::Opinion { name: about.to_owned() };
-        match join::ask(&*self.net, other.said.addr, &request, Duration::from_secs(1)).await {
+    pub async fn opinion_of(
+        &self,
+        other: &hydfs_types::MemberInfo,
+        about: &str,
+    ) -> Option<hydfs_membership::Opinion> {
+        let request = join::NodeRequest::Opinion {
+            name: about.to_owned(),
+        };
+        match join::ask(
+            &*self.net,
+            other.said.addr,
+            &request,
+            Duration::from_secs(1),
+        )
+        .await
+        {
             Ok(join::NodeResponse::Opinion(opinion)) => Some(opinion),
             _ => None,
         }
@@ -408,7 +537,17 @@ fn said(config: &Config, folder: &Folder) -> Admission {
     }
 }
 
-fn bind(config: &Config, folder: &Folder, cluster: ClusterId, member: MemberId) -> Result<(), Error> {
-    let done = folder.set_cluster(cluster).and_then(|()| folder.set_member(member));
-    done.map_err(|source| Error::Folder { path: config.data.clone(), source })
+fn bind(
+    config: &Config,
+    folder: &Folder,
+    cluster: ClusterId,
+    member: MemberId,
+) -> Result<(), Error> {
+    let done = folder
+        .set_cluster(cluster)
+        .and_then(|()| folder.set_member(member));
+    done.map_err(|source| Error::Folder {
+        path: config.data.clone(),
+        source,
+    })
 }

@@ -25,8 +25,16 @@ impl Router {
 /// The answer of a service that does not run (yet): its own way to say "not now".
 fn not_now(service: Service) -> Frame {
     match service {
-        Service::Data => Frame::new(service, &DataResponse::Refused(Refusal::Behind), Bytes::new()),
-        _ => Frame { service, head: Bytes::new(), body: Bytes::new() },
+        Service::Data => Frame::new(
+            service,
+            &DataResponse::Refused(Refusal::Behind),
+            Bytes::new(),
+        ),
+        _ => Frame {
+            service,
+            head: Bytes::new(),
+            body: Bytes::new(),
+        },
     }
 }
 
@@ -35,10 +43,14 @@ impl Handler for Router {
         let member = self.member();
         Box::pin(async move {
             let service = frame.service;
-            let Some(member) = member else { return not_now(service) };
+            let Some(member) = member else {
+                return not_now(service);
+            };
             match service {
                 Service::Agreement => match hydfs_agreement::member_payload(&frame) {
-                    Some(payload) => hydfs_agreement::member_response(join::answer(&member, &payload).await),
+                    Some(payload) => {
+                        hydfs_agreement::member_response(join::answer(&member, &payload).await)
+                    }
                     None => member.group.serve(frame, from).await,
                 },
                 Service::Data => member.data.serve(frame).await,

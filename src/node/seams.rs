@@ -18,7 +18,11 @@ pub trait Wire: Net {
 
 impl Wire for Quic {
     fn known_as(&self, cluster: Option<ClusterId>, member: MemberId, incarnation: Incarnation) {
-        self.set_who(Who { cluster, member: Some(member), incarnation: Some(incarnation) });
+        self.set_who(Who {
+            cluster,
+            member: Some(member),
+            incarnation: Some(incarnation),
+        });
     }
 
     fn counters(&self) -> Option<Arc<Counters>> {
@@ -53,5 +57,7 @@ pub(crate) enum Part {
 
 /// A seed of its own for each part, the same one for the same seed.
 pub(crate) fn part_seed(seed: u64, part: Part) -> u64 {
-    (seed ^ (part as u64 + 1) << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+    (seed ^ (part as u64 + 1) << 56)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .rotate_left(29)
 }

@@ -6,7 +6,9 @@ use crate::member::Member;
 use futures_util::future::join_all;
 use hydfs_membership::SeenState;
 use hydfs_ring::{Ring, RingMember, plan};
-use hydfs_types::{Agreement, AgreementError, Command, CommandError, Incarnation, MapVersion, MemberId, MemberInfo};
+use hydfs_types::{
+    Agreement, AgreementError, Command, CommandError, Incarnation, MapVersion, MemberId, MemberInfo,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -34,7 +36,13 @@ pub struct Steward {
 
 impl Steward {
     pub fn new(member: Arc<Member>) -> Self {
-        Self { member, leading_since: None, planned: None, admitted: BTreeMap::new(), expired: Vec::new() }
+        Self {
+            member,
+            leading_since: None,
+            planned: None,
+            admitted: BTreeMap::new(),
+            expired: Vec::new(),
+        }
     }
 
     /// Works for ever.
@@ -61,7 +69,13 @@ impl Steward {
 
     fn note_newcomers(&mut self) {
         let state = self.member.ctx.state();
-        let now: BTreeSet<_> = state.cluster.members.values().filter(|one| one.alive).map(|one| (one.incarnation, one.said.start_count)).collect();
+        let now: BTreeSet<_> = state
+            .cluster
+            .members
+            .values()
+            .filter(|one| one.alive)
+            .map(|one| (one.incarnation, one.said.start_count))
+            .collect();
         self.admitted.retain(|key, _| now.contains(key));
         for key in now {
             self.admitted.entry(key).or_insert_with(Instant::now);
@@ -69,7 +83,14 @@ impl Steward {
     }
 
     fn members(&self) -> Vec<MemberInfo> {
-        self.member.ctx.state().cluster.members.values().cloned().collect()
+        self.member
+            .ctx
+            .state()
+            .cluster
+            .members
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Every member gets the log.
@@ -78,8 +99,12 @@ impl Steward {
         for one in self.members() {
             let known = metrics.voters.contains(&one.id) || metrics.learners.contains(&one.id);
             let change = match (one.left, known) {
-                (false, false) if one.alive => self.member.group.add_learner(one.id, one.said.addr).await,
-                (true, true) if one.id != self.member.id() => self.member.group.remove(one.id).await,
+                (false, false) if one.alive => {
+                    self.member.group.add_learner(one.id, one.said.addr).await
+                }
+                (true, true) if one.id != self.member.id() => {
+                    self.member.group.remove(one.id).await
+                }
                 _ => continue,
             };
             if let Err(error) = change {
@@ -98,16 +123,30 @@ impl Steward {
             3..=4 => 3,
             _ => 5,
         };
-        let mut voters: BTreeSet<MemberId> = metrics.voters.iter().copied().filter(|id| staying.iter().any(|one| one.id == *id)).collect();
+        let mut voters: BTreeSet<MemberId> = metrics
+            .voters
+            .iter()
+            .copied()
+            .filter(|id| staying.iter().any(|one| one.id == *id))
+            .collect();
         let last = metrics.last.map_or(0, |index| index.0);
-        let ready = |id: &MemberId| metrics.matched.get(id).is_some_and(|at| at.is_some_and(|at| at.0 + LAG_MAX >= last));
+        let ready = |id: &MemberId| {
+            metrics
+                .matched
+                .get(id)
+                .is_some_and(|at| at.is_some_and(|at| at.0 + LAG_MAX >= last))
+        };
         for one in staying.iter().filter(|one| one.alive) {
             if voters.len() < target && (ready(&one.id) || one.id == self.member.id()) {
                 voters.insert(one.id);
             }
         }
         while voters.len() > target {
-            let spare = voters.iter().copied().rev().find(|id| *id != self.member.id());
+            let spare = voters
+                .iter()
+                .copied()
+                .rev()
+                .find(|id| *id != self.member.id());
             let Some(spare) = spare else { break };
             voters.remove(&spare);
         }
@@ -119,9 +158,15 @@ impl Steward {
 
     /// Ends incarnations that SWIM has down here and at another member (two observers), at a bounded rate.
     async fn expire_dead(&mut self) {
-        let Some(swim) = self.member.swim.get() else { return };
-        let down: BTreeMap<String, String> =
-            swim.view().into_iter().filter(|seen| seen.state == SeenState::Down).map(|seen| (seen.name, seen.evidence)).collect();
+        let Some(swim) = self.member.swim.get() else {
+            return;
+        };
+        let down: BTreeMap<String, String> = swim
+            .view()
+            .into_iter()
+            .filter(|seen| seen.state == SeenState::Down)
+            .map(|seen| (seen.name, seen.evidence))
+            .collect();
         if down.is_empty() {
             return;
         }
@@ -129,22 +174,51 @@ impl Steward {
         let alive: Vec<&MemberInfo> = members.iter().filter(|one| one.alive).collect();
         self.expired.retain(|at| at.elapsed() < GRACE);
         let limit = 2.max(alive.len() / 10);
-        for suspect in alive.iter().filter(|one| down.contains_key(&one.said.name) && one.id != self.member.id()) {
-            let settled = self.admitted.get(&(suspect.incarnation, suspect.said.start_count)).is_some_and(|at| at.elapsed() > NEWCOMER);
+        for suspect in alive
+            .iter()
+            .filter(|one| down.contains_key(&one.said.name) && one.id != self.member.id())
+        {
+            let settled = self
+                .admitted
+                .get(&(suspect.incarnation, suspect.said.start_count))
+                .is_some_and(|at| at.elapsed() > NEWCOMER);
             if !settled || self.expired.len() >= limit {
                 continue;
             }
-            let others: Vec<&&MemberInfo> =
-                alive.iter().filter(|one| one.id != suspect.id && one.id != self.member.id() && !down.contains_key(&one.said.name)).collect();
-            let opinions = join_all(others.iter().take(3).map(|one| self.member.opinion_of(one, &suspect.said.name))).await;
+            let others: Vec<&&MemberInfo> = alive
+                .iter()
+                .filter(|one| {
+                    one.id != suspect.id
+                        && one.id != self.member.id()
+                        && !down.contains_key(&one.said.name)
+                })
+                .collect();
+            let opinions = join_all(
+                others
+                    .iter()
+                    .take(3)
+                    .map(|one| self.member.opinion_of(one, &suspect.said.name)),
+            )
+            .await;
             let heard: Vec<_> = opinions.into_iter().flatten().collect();
-            if !heard.is_empty() && !heard.iter().any(|opinion| opinion.down) || heard.is_empty() && !others.is_empty() {
+            if !heard.is_empty() && !heard.iter().any(|opinion| opinion.down)
+                || heard.is_empty() && !others.is_empty()
+            {
                 continue;
             }
-            let why = format!("{}: {}", suspect.said.name, down.get(&suspect.said.name).map(String::as_str).unwrap_or_default());
+            let why = format!(
+                "{}: {}",
+                suspect.said.name,
+                down.get(&suspect.said.name)
+                    .map(String::as_str)
+                    .unwrap_or_default()
+            );
             tracing::warn!(member = suspect.said.name, incarnation = %suspect.incarnation, why, "expiring a dead member");
             self.expired.push(Instant::now());
-            let command = Command::Expire { incarnations: vec![suspect.incarnation], why };
+            let command = Command::Expire {
+                incarnations: vec![suspect.incarnation],
+                why,
+            };
             if let Err(error) = self.member.group.propose(command).await {
                 tracing::warn!(%error, "a dead member could not be expired yet");
             }
@@ -160,7 +234,13 @@ impl Steward {
                 return;
             }
             let alive: BTreeSet<Incarnation> = state.cluster.alive.keys().copied().collect();
-            let full = state.cluster.members.values().filter(|one| one.alive && one.full).map(|one| one.incarnation).collect();
+            let full = state
+                .cluster
+                .members
+                .values()
+                .filter(|one| one.alive && one.full)
+                .map(|one| one.incarnation)
+                .collect();
             let on_ring: Vec<RingMember> = state
                 .cluster
                 .members
@@ -174,14 +254,29 @@ impl Steward {
                 })
                 .collect();
             let ring = Ring::new(&on_ring);
-            (map, plan(&state.cluster.slots, &alive, &full, &ring, usize::from(state.cluster.copies), CHANGES_MAX))
+            (
+                map,
+                plan(
+                    &state.cluster.slots,
+                    &alive,
+                    &full,
+                    &ring,
+                    usize::from(state.cluster.copies),
+                    CHANGES_MAX,
+                ),
+            )
         };
         if changes.is_empty() {
             self.planned = Some(map);
             return;
         }
         tracing::info!(slots = changes.len(), "moving slots");
-        match self.member.group.propose(Command::Configure { changes }).await {
+        match self
+            .member
+            .group
+            .propose(Command::Configure { changes })
+            .await
+        {
             Ok(_) | Err(AgreementError::Refused(CommandError::Changed)) => {}
             Err(error) => tracing::info!(%error, "slots were not moved yet"),
         }

@@ -10,10 +10,13 @@ use hydfs_fs::Volume;
 use hydfs_mount::FsError;
 use hydfs_state::Body;
 use hydfs_types::{
-    Agreement, AgreementError, Attempt, Attr, BoxFuture, Clock, Command, CommandError, FileKind, Frame, Ino, JobCommand, JobId, JobInfo, JobPhase, LogIndex,
-    MemberId, Op, Peer, ROOT_INO, Reply, Seq, SystemClock, WriterId,
+    Agreement, AgreementError, Attempt, Attr, BoxFuture, Clock, Command, CommandError, FileKind,
+    Frame, Ino, JobCommand, JobId, JobInfo, JobPhase, LogIndex, MemberId, Op, Peer, ROOT_INO,
+    Reply, Seq, SystemClock, WriterId,
 };
-use rainstorm::{CallError, Cluster, Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
+use rainstorm::{
+    CallError, Cluster, Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult,
+};
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -36,35 +39,74 @@ pub struct Streaming {
 impl Streaming {
     /// Starts it beside the member.
     pub fn start(member: &Arc<Member>) -> Result<Arc<Self>, Error> {
-        let runtime = runtime::Builder::new_multi_thread().worker_threads(THREADS).thread_name("rainstorm").enable_all().build()?;
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("rainstorm")
+            .enable_all()
+            .build()?;
         let core = runtime::Handle::current();
-        let mut options = rainstorm::Options::new(member.config.data.join(hydfs_store::Folder::CACHE));
+        let mut options =
+            rainstorm::Options::new(member.config.data.join(hydfs_store::Folder::CACHE));
         options.allow_root_jobs = member.config.allow_root_jobs;
-        let storage = Arc::new(Files { volume: member.volume.clone(), member: member.clone(), core, writers: Mutex::default() });
-        let cluster = Arc::new(Members { member: member.clone(), leader: follow_leader(member) });
+        let storage = Arc::new(Files {
+            volume: member.volume.clone(),
+            member: member.clone(),
+            core,
+            writers: Mutex::default(),
+        });
+        let cluster = Arc::new(Members {
+            member: member.clone(),
+            leader: follow_leader(member),
+        });
         let guard = runtime.enter();
         let rainstorm = Rainstorm::start(storage, cluster, options);
         drop(guard);
         let closed = rainstorm.clone();
-        member.volume.set_job_hook(Arc::new(move |path| closed.spec_closed(path)));
-        Ok(Arc::new(Self { rainstorm, runtime: Mutex::new(Some(runtime)) }))
+        member
+            .volume
+            .set_job_hook(Arc::new(move |path| closed.spec_closed(path)));
+        Ok(Arc::new(Self {
+            rainstorm,
+            runtime: Mutex::new(Some(runtime)),
+        }))
     }
 
     fn runtime(&self) -> MutexGuard<'_, Option<runtime::Runtime>> {
-        self.runtime.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.runtime
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Answers a frame of another member.
     pub async fn serve(&self, member: &Member, from: Peer, frame: Frame) -> Frame {
         let service = frame.service;
-        let from = from.member.or_else(|| member.ctx.state().member_named(&from.name).map(|one| one.id)).unwrap_or_default();
+        let from = from
+            .member
+            .or_else(|| {
+                member
+                    .ctx
+                    .state()
+                    .member_named(&from.name)
+                    .map(|one| one.id)
+            })
+            .unwrap_or_default();
         let answer = {
             let runtime = self.runtime();
-            runtime.as_ref().map(|runtime| runtime.spawn(self.rainstorm.serve(from, frame)))
+            runtime
+                .as_ref()
+                .map(|runtime| runtime.spawn(self.rainstorm.serve(from, frame)))
         };
         match answer {
-            Some(task) => task.await.unwrap_or(Frame { service, head: Bytes::new(), body: Bytes::new() }),
-            None => Frame { service, head: Bytes::new(), body: Bytes::new() },
+            Some(task) => task.await.unwrap_or(Frame {
+                service,
+                head: Bytes::new(),
+                body: Bytes::new(),
+            }),
+            None => Frame {
+                service,
+                head: Bytes::new(),
+                body: Bytes::new(),
+            },
         }
     }
 
@@ -113,17 +155,40 @@ impl Cluster for Members {
 
     fn members(&self) -> Vec<(MemberId, String)> {
         let state = self.member.ctx.state();
-        state.cluster.members.values().filter(|one| one.alive).map(|one| (one.id, one.said.name.clone())).collect()
+        state
+            .cluster
+            .members
+            .values()
+            .filter(|one| one.alive)
+            .map(|one| (one.id, one.said.name.clone()))
+            .collect()
     }
 
-    fn call(&self, to: MemberId, frame: Frame, deadline: Duration) -> BoxFuture<'static, Result<Frame, CallError>> {
+    fn call(
+        &self,
+        to: MemberId,
+        frame: Frame,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Frame, CallError>> {
         let addr = self.member.ctx.state().member(to).map(|one| one.said.addr);
         let net = self.member.net.clone();
         Box::pin(async move {
-            let addr = addr.ok_or_else(|| CallError { to, why: "no such member".into() })?;
-            let answer = net.call(addr, frame, deadline).await.map_err(|error| CallError { to, why: error.to_string() })?;
+            let addr = addr.ok_or_else(|| CallError {
+                to,
+                why: "no such member".into(),
+            })?;
+            let answer = net
+                .call(addr, frame, deadline)
+                .await
+                .map_err(|error| CallError {
+                    to,
+                    why: error.to_string(),
+                })?;
             if answer.head.is_empty() {
-                return Err(CallError { to, why: "it does not run tasks yet".into() });
+                return Err(CallError {
+                    to,
+                    why: "it does not run tasks yet".into(),
+                });
             }
             Ok(answer)
         })
@@ -143,7 +208,12 @@ impl Cluster for Members {
 
     fn jobs_running(&self) -> Vec<JobInfo> {
         let state = self.member.ctx.state();
-        state.jobs.values().filter(|job| job.phase == JobPhase::Running).cloned().collect()
+        state
+            .jobs
+            .values()
+            .filter(|job| job.phase == JobPhase::Running)
+            .cloned()
+            .collect()
     }
 
     fn changes(&self) -> watch::Receiver<LogIndex> {
@@ -165,16 +235,26 @@ struct Files {
 
 impl Files {
     /// Runs on the core runtime, under the deadline of every call.
-    fn on_core<T: Send + 'static>(&self, work: impl Future<Output = StorageResult<T>> + Send + 'static) -> BoxFuture<'static, StorageResult<T>> {
+    fn on_core<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = StorageResult<T>> + Send + 'static,
+    ) -> BoxFuture<'static, StorageResult<T>> {
         let task = self.core.spawn(async move {
             let late = || StorageError::Unavailable("no answer in time".into());
-            tokio::time::timeout(CALL, work).await.unwrap_or_else(|_| Err(late()))
+            tokio::time::timeout(CALL, work)
+                .await
+                .unwrap_or_else(|_| Err(late()))
         });
-        Box::pin(async move { task.await.unwrap_or_else(|error| Err(StorageError::Unavailable(error.to_string()))) })
+        Box::pin(async move {
+            task.await
+                .unwrap_or_else(|error| Err(StorageError::Unavailable(error.to_string())))
+        })
     }
 
     fn writers(&self) -> MutexGuard<'_, BTreeMap<WriterId, Arc<FileWriter>>> {
-        self.writers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.writers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn writer(&self, sink: &Sink) -> Option<Arc<FileWriter>> {
@@ -186,9 +266,11 @@ fn of_fs(path: &str, error: FsError) -> StorageError {
     match error {
         FsError::NotFound | FsError::Stale => StorageError::NotFound(path.into()),
         FsError::Denied | FsError::NotPermitted(_) => StorageError::Denied(path.into()),
-        FsError::Exists | FsError::IsDirectory | FsError::NotDirectory | FsError::NameTooLong | FsError::Invalid(_) => {
-            StorageError::Invalid(format!("{path}: {error}"))
-        }
+        FsError::Exists
+        | FsError::IsDirectory
+        | FsError::NotDirectory
+        | FsError::NameTooLong
+        | FsError::Invalid(_) => StorageError::Invalid(format!("{path}: {error}")),
         other => StorageError::Unavailable(format!("{path}: {other}")),
     }
 }
@@ -206,12 +288,18 @@ fn may(attr: &Attr, owner: Owner, bit: u16) -> bool {
 
 /// Follows a path as this user would: every directory must be enterable.
 async fn walk(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Attr> {
-    let mut attr = volume.stat(ROOT_INO).await.map_err(|error| of_fs(path, error))?;
+    let mut attr = volume
+        .stat(ROOT_INO)
+        .await
+        .map_err(|error| of_fs(path, error))?;
     for name in path.split('/').filter(|name| !name.is_empty()) {
         if attr.kind == FileKind::Directory && !may(&attr, owner, 1) {
             return Err(StorageError::Denied(path.into()));
         }
-        attr = volume.lookup(attr.ino, name.as_bytes()).await.map_err(|error| of_fs(path, error))?;
+        attr = volume
+            .lookup(attr.ino, name.as_bytes())
+            .await
+            .map_err(|error| of_fs(path, error))?;
     }
     Ok(attr)
 }
@@ -225,7 +313,8 @@ fn split(path: &str) -> (&str, &str) {
 fn entry(volume: &Volume, name: &str, attr: &Attr) -> Entry {
     let state = volume.state();
     let inode = state.inode(attr.ino).ok();
-    let busy = inode.is_some_and(|inode| matches!(&inode.body, Body::File(file) if !file.writers.is_empty()));
+    let busy = inode
+        .is_some_and(|inode| matches!(&inode.body, Body::File(file) if !file.writers.is_empty()));
     Entry {
         name: name.into(),
         ino: attr.ino,
@@ -243,7 +332,11 @@ async fn ensure(volume: &Volume, path: &str, owner: Owner, kind: FileKind) -> St
     match walk(volume, path, owner).await {
         Err(StorageError::NotFound(_)) => {}
         Ok(attr) if attr.kind != kind => {
-            let wanted = if kind == FileKind::Directory { "directory" } else { "regular file" };
+            let wanted = if kind == FileKind::Directory {
+                "directory"
+            } else {
+                "regular file"
+            };
             return Err(StorageError::Invalid(format!("{path}: not a {wanted}")));
         }
         found => return found,
@@ -255,8 +348,22 @@ async fn ensure(volume: &Volume, path: &str, owner: Owner, kind: FileKind) -> St
     if !may(&parent, owner, 2) && !of_job {
         return Err(StorageError::Denied(path.into()));
     }
-    let mode = if kind == FileKind::Directory { 0o755 } else { 0o644 };
-    match volume.make_owned(parent.ino, name.as_bytes(), kind, mode, owner.uid, owner.gid).await {
+    let mode = if kind == FileKind::Directory {
+        0o755
+    } else {
+        0o644
+    };
+    match volume
+        .make_owned(
+            parent.ino,
+            name.as_bytes(),
+            kind,
+            mode,
+            owner.uid,
+            owner.gid,
+        )
+        .await
+    {
         Ok(attr) => Ok(attr),
         Err(FsError::Exists) => walk(volume, path, owner).await,
         Err(error) => Err(of_fs(path, error)),
@@ -267,7 +374,9 @@ async fn ensure(volume: &Volume, path: &str, owner: Owner, kind: FileKind) -> St
 async fn settle(volume: &Volume, attr: &Attr) {
     let pending = {
         let state = volume.state();
-        let written = state.inode(attr.ino).is_ok_and(|inode| matches!(&inode.body, Body::File(file) if !file.writers.is_empty()));
+        let written = state
+            .inode(attr.ino)
+            .is_ok_and(|inode| matches!(&inode.body, Body::File(file) if !file.writers.is_empty()));
         !written && !state.is_clean_file(attr.ino)
     };
     if pending && let Err(error) = volume.settle(attr.ino).await {
@@ -280,7 +389,10 @@ impl Storage for Files {
         let (volume, dir) = (self.volume.clone(), dir.to_owned());
         self.on_core(async move {
             let attr = walk(&volume, &dir, Owner::ROOT).await?;
-            let names = volume.names_in(attr.ino).await.map_err(|error| of_fs(&dir, error))?;
+            let names = volume
+                .names_in(attr.ino)
+                .await
+                .map_err(|error| of_fs(&dir, error))?;
             let mut entries = Vec::with_capacity(names.len());
             for (name, attr) in names {
                 settle(&volume, &attr).await;
@@ -303,17 +415,30 @@ impl Storage for Files {
         self.on_core(async move { pinned(&volume, &path, owner).await })
     }
 
-    fn read<'a>(&'a self, source: &'a Source, offset: u64, len: u32) -> BoxFuture<'a, StorageResult<Bytes>> {
+    fn read<'a>(
+        &'a self,
+        source: &'a Source,
+        offset: u64,
+        len: u32,
+    ) -> BoxFuture<'a, StorageResult<Bytes>> {
         let (volume, source) = (self.volume.clone(), source.clone());
         self.on_core(async move { read(&volume, &source, offset, len).await })
     }
 
-    fn read_small<'a>(&'a self, path: &'a str, owner: Owner, limit: usize) -> BoxFuture<'a, StorageResult<Bytes>> {
+    fn read_small<'a>(
+        &'a self,
+        path: &'a str,
+        owner: Owner,
+        limit: usize,
+    ) -> BoxFuture<'a, StorageResult<Bytes>> {
         let (volume, path) = (self.volume.clone(), path.to_owned());
         self.on_core(async move {
             let source = pinned(&volume, &path, owner).await?;
             if source.len > limit as u64 {
-                return Err(StorageError::Invalid(format!("{path}: {} bytes are over the limit of {limit}", source.len)));
+                return Err(StorageError::Invalid(format!(
+                    "{path}: {} bytes are over the limit of {limit}",
+                    source.len
+                )));
             }
             let mut all = Vec::with_capacity(source.len as usize);
             while (all.len() as u64) < source.len {
@@ -329,27 +454,52 @@ impl Storage for Files {
 
     fn make_dir<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<()>> {
         let (volume, path) = (self.volume.clone(), path.to_owned());
-        self.on_core(async move { ensure(&volume, &path, owner, FileKind::Directory).await.map(|_| ()) })
+        self.on_core(async move {
+            ensure(&volume, &path, owner, FileKind::Directory)
+                .await
+                .map(|_| ())
+        })
     }
 
-    fn open_sink<'a>(&'a self, path: &'a str, owner: Owner, job: JobId, attempt: Attempt) -> BoxFuture<'a, StorageResult<Sink>> {
+    fn open_sink<'a>(
+        &'a self,
+        path: &'a str,
+        owner: Owner,
+        job: JobId,
+        attempt: Attempt,
+    ) -> BoxFuture<'a, StorageResult<Sink>> {
         let (volume, member, path) = (self.volume.clone(), self.member.clone(), path.to_owned());
         let opened = self.on_core(async move {
             let attr = ensure(&volume, &path, owner, FileKind::Regular).await?;
             if !may(&attr, owner, 2) {
                 return Err(StorageError::Denied(path));
             }
-            let grant = Command::Grant { ino: attr.ino, incarnation: member.ctx.me(), job: Some((job, attempt)) };
+            let grant = Command::Grant {
+                ino: attr.ino,
+                incarnation: member.ctx.me(),
+                job: Some((job, attempt)),
+            };
             match member.group.propose(grant).await {
-                Ok(Reply::Granted(granted)) => Ok((attr.ino, Arc::new(member.data.writer(attr.ino, granted.writer)))),
-                Ok(other) => Err(StorageError::Unavailable(format!("unexpected answer {other:?}"))),
-                Err(AgreementError::Refused(CommandError::NoJob | CommandError::Ended(_)) | AgreementError::Expired) => Err(StorageError::Ended),
+                Ok(Reply::Granted(granted)) => Ok((
+                    attr.ino,
+                    Arc::new(member.data.writer(attr.ino, granted.writer)),
+                )),
+                Ok(other) => Err(StorageError::Unavailable(format!(
+                    "unexpected answer {other:?}"
+                ))),
+                Err(
+                    AgreementError::Refused(CommandError::NoJob | CommandError::Ended(_))
+                    | AgreementError::Expired,
+                ) => Err(StorageError::Ended),
                 Err(error) => Err(StorageError::Unavailable(error.to_string())),
             }
         });
         Box::pin(async move {
             let (ino, writer) = opened.await?;
-            let sink = Sink { id: writer.writer, ino };
+            let sink = Sink {
+                id: writer.writer,
+                ino,
+            };
             let mut writers = self.writers();
             // Tasks that are stopped half-way close nothing: the end of their attempt does.
             writers.retain(|_, old| old.is_open());
@@ -362,7 +512,9 @@ impl Storage for Files {
         let writer = self.writer(sink);
         self.on_core(async move {
             let writer = writer.ok_or(StorageError::Ended)?;
-            let seq = writer.push(Target::Tail, Op::Append, payload, SystemClock.now(), false).map_err(of_data)?;
+            let seq = writer
+                .push(Target::Tail, Op::Append, payload, SystemClock.now(), false)
+                .map_err(of_data)?;
             writer.acknowledged(seq).await.map_err(of_data)?;
             Ok(seq)
         })
@@ -370,7 +522,13 @@ impl Storage for Files {
 
     fn durable<'a>(&'a self, sink: &'a Sink, _seq: Seq) -> BoxFuture<'a, StorageResult<()>> {
         let writer = self.writer(sink);
-        self.on_core(async move { writer.ok_or(StorageError::Ended)?.sync().await.map_err(of_data) })
+        self.on_core(async move {
+            writer
+                .ok_or(StorageError::Ended)?
+                .sync()
+                .await
+                .map_err(of_data)
+        })
     }
 
     fn close_sink(&self, sink: Sink) -> BoxFuture<'_, ()> {
@@ -378,11 +536,19 @@ impl Storage for Files {
         Box::pin(async {})
     }
 
-    fn append_text<'a>(&'a self, path: &'a str, owner: Owner, text: Bytes) -> BoxFuture<'a, StorageResult<()>> {
+    fn append_text<'a>(
+        &'a self,
+        path: &'a str,
+        owner: Owner,
+        text: Bytes,
+    ) -> BoxFuture<'a, StorageResult<()>> {
         let (volume, path) = (self.volume.clone(), path.to_owned());
         self.on_core(async move {
             let attr = ensure(&volume, &path, owner, FileKind::Regular).await?;
-            volume.put(attr.ino, None, text, false).await.map_err(|error| of_fs(&path, error))
+            volume
+                .put(attr.ino, None, text, false)
+                .await
+                .map_err(|error| of_fs(&path, error))
         })
     }
 
@@ -416,8 +582,15 @@ async fn pinned(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Sour
         return Err(StorageError::Denied(path.into()));
     }
     // Agreed, and of one moment: what this member alone knows of the file others cannot read yet.
-    let settled = volume.settle(attr.ino).await.map_err(|error| of_fs(path, error))?;
-    Ok(Source { ino: attr.ino, generation: settled.generation, len: settled.len })
+    let settled = volume
+        .settle(attr.ino)
+        .await
+        .map_err(|error| of_fs(path, error))?;
+    Ok(Source {
+        ino: attr.ino,
+        generation: settled.generation,
+        len: settled.len,
+    })
 }
 
 async fn read(volume: &Volume, source: &Source, offset: u64, len: u32) -> StorageResult<Bytes> {
@@ -426,15 +599,27 @@ async fn read(volume: &Volume, source: &Source, offset: u64, len: u32) -> Storag
     if wanted == 0 {
         return Ok(Bytes::new());
     }
-    let known = |volume: &Volume| volume.state().inode(source.ino).map(|inode| inode.data_version).ok();
+    let known = |volume: &Volume| {
+        volume
+            .state()
+            .inode(source.ino)
+            .map(|inode| inode.data_version)
+            .ok()
+    };
     if known(volume).is_none_or(|generation| generation < source.generation) {
         // Pinned on another member, at a state that has not come here yet.
-        volume.catch_up().await.map_err(|error| of_fs(&name(), error))?;
+        volume
+            .catch_up()
+            .await
+            .map_err(|error| of_fs(&name(), error))?;
     }
     if known(volume).is_some_and(|generation| hydfs_state::was_cut(source.generation, generation)) {
         return Err(StorageError::Changed(name()));
     }
-    let bytes = volume.read_fixed(source.ino, offset, wanted).await.map_err(|error| of_fs(&name(), error))?;
+    let bytes = volume
+        .read_fixed(source.ino, offset, wanted)
+        .await
+        .map_err(|error| of_fs(&name(), error))?;
     if bytes.len() < wanted as usize {
         return Err(StorageError::Changed(name()));
     }
@@ -443,7 +628,9 @@ async fn read(volume: &Volume, source: &Source, offset: u64, len: u32) -> Storag
 
 fn of_data(error: hydfs_data::DataError) -> StorageError {
     match error {
-        hydfs_data::DataError::WriterEnded(_) | hydfs_data::DataError::Retired(_) => StorageError::Ended,
+        hydfs_data::DataError::WriterEnded(_) | hydfs_data::DataError::Retired(_) => {
+            StorageError::Ended
+        }
         other => StorageError::Unavailable(other.to_string()),
     }
 }

@@ -43,7 +43,12 @@ fn unexpected(answer: Answer) -> FsError {
 
 /// Opens the file, which is made where it is not there.
 pub async fn open(member: &Member, how: How) -> Result<(Ino, Handle), FsError> {
-    let request = Request::Create { parent: ROOT_INO, name: FILE.to_vec(), mode: 0o644, how };
+    let request = Request::Create {
+        parent: ROOT_INO,
+        name: FILE.to_vec(),
+        mode: 0o644,
+        how,
+    };
     match call(member, request).await? {
         Answer::Created(attr, opened) => Ok((attr.ino, opened.handle)),
         other => Err(unexpected(other)),
@@ -51,9 +56,20 @@ pub async fn open(member: &Member, how: How) -> Result<(Ino, Handle), FsError> {
 }
 
 /// Appends until told to stop.
-pub async fn write_lines(member: Arc<Member>, name: String, oracle: Oracle, habits: Habits, seed: u64, stop: Arc<AtomicBool>) {
+pub async fn write_lines(
+    member: Arc<Member>,
+    name: String,
+    oracle: Oracle,
+    habits: Habits,
+    seed: u64,
+    stop: Arc<AtomicBool>,
+) {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let how = How { write: true, append: true, ..How::default() };
+    let how = How {
+        write: true,
+        append: true,
+        ..How::default()
+    };
     while !stop.load(Ordering::Relaxed) {
         let Ok((ino, handle)) = open(&member, how).await else {
             sleep(AGAIN).await;
@@ -62,7 +78,18 @@ pub async fn write_lines(member: Arc<Member>, name: String, oracle: Oracle, habi
         loop {
             let number = oracle.attempt(&name);
             let data = Bytes::from(line(&name, number, rng.random_range(0..=habits.padding)));
-            match call(&member, Request::Write { ino, handle, offset: 0, data, append: true }).await {
+            match call(
+                &member,
+                Request::Write {
+                    ino,
+                    handle,
+                    offset: 0,
+                    data,
+                    append: true,
+                },
+            )
+            .await
+            {
                 Ok(_) => oracle.acknowledged(&name, number),
                 Err(error) => {
                     tracing::debug!(name, number, %error, "a write failed");
@@ -70,10 +97,15 @@ pub async fn write_lines(member: Arc<Member>, name: String, oracle: Oracle, habi
                     sleep(AGAIN).await;
                 }
             }
-            if rng.random_range(0..habits.sync_one_in) == 0 && call(&member, Request::Sync { ino, handle }).await.is_ok() {
+            if rng.random_range(0..habits.sync_one_in) == 0
+                && call(&member, Request::Sync { ino, handle }).await.is_ok()
+            {
                 oracle.durable(&name, number);
             }
-            sleep(Duration::from_millis(rng.random_range(0..=habits.pause_millis))).await;
+            sleep(Duration::from_millis(
+                rng.random_range(0..=habits.pause_millis),
+            ))
+            .await;
             if stop.load(Ordering::Relaxed) || rng.random_range(0..habits.reopen_one_in) == 0 {
                 break;
             }
@@ -84,10 +116,20 @@ pub async fn write_lines(member: Arc<Member>, name: String, oracle: Oracle, habi
 }
 
 /// Reads the whole file over and over until told to stop.
-pub async fn read_all_the_time(member: Arc<Member>, name: String, oracle: Oracle, habits: Habits, seed: u64, stop: Arc<AtomicBool>) {
+pub async fn read_all_the_time(
+    member: Arc<Member>,
+    name: String,
+    oracle: Oracle,
+    habits: Habits,
+    seed: u64,
+    stop: Arc<AtomicBool>,
+) {
     let mut rng = SmallRng::seed_from_u64(seed);
     while !stop.load(Ordering::Relaxed) {
-        sleep(Duration::from_millis(rng.random_range(0..=4 * habits.pause_millis))).await;
+        sleep(Duration::from_millis(
+            rng.random_range(0..=4 * habits.pause_millis),
+        ))
+        .await;
         read_once(&member, &name, &oracle).await.ok();
     }
 }
@@ -108,18 +150,39 @@ pub async fn read_once(member: &Member, name: &str, oracle: &Oracle) -> Result<V
 }
 
 async fn content(member: &Member) -> Result<Vec<u8>, FsError> {
-    let Answer::Attr(attr) = call(member, Request::Lookup { parent: ROOT_INO, name: FILE.to_vec() }).await? else {
+    let Answer::Attr(attr) = call(
+        member,
+        Request::Lookup {
+            parent: ROOT_INO,
+            name: FILE.to_vec(),
+        },
+    )
+    .await?
+    else {
         return Err(FsError::NotFound);
     };
     let ino = attr.ino;
-    let how = How { read: true, ..How::default() };
+    let how = How {
+        read: true,
+        ..How::default()
+    };
     let handle = match call(member, Request::Open { ino, how }).await? {
         Answer::Opened(opened) => opened.handle,
         other => return Err(unexpected(other)),
     };
     let mut all = Vec::new();
     let outcome = loop {
-        match call(member, Request::Read { ino, handle, offset: all.len() as u64, len: READ_BYTES }).await {
+        match call(
+            member,
+            Request::Read {
+                ino,
+                handle,
+                offset: all.len() as u64,
+                len: READ_BYTES,
+            },
+        )
+        .await
+        {
             Ok(Answer::Data(data)) if data.is_empty() => break Ok(()),
             Ok(Answer::Data(data)) => all.extend_from_slice(&data),
             Ok(other) => break Err(unexpected(other)),

@@ -5,7 +5,10 @@ use hydfs_mount::{Answer, Caller, FileSystem, FsError, Request};
 use hydfs_node::{Config, Detection, Error, Member, Router, Seams, Wire};
 use hydfs_store::{Crash, Folder, LogOptions, MemDisk, SyncMode};
 use hydfs_transport::Counters;
-use hydfs_types::{BootId, BoxFuture, Clock, ClusterId, Frame, Incarnation, MemberId, Net, NetError, StorageId, Time};
+use hydfs_types::{
+    BootId, BoxFuture, Clock, ClusterId, Frame, Incarnation, MemberId, Net, NetError, StorageId,
+    Time,
+};
 use std::{
     net::SocketAddr,
     path::PathBuf,
@@ -32,8 +35,12 @@ pub struct HostClock {
 
 impl Clock for HostClock {
     fn now(&self) -> Time {
-        let millis = self.began.elapsed().as_millis() as i64 + self.off_millis.load(Ordering::Relaxed);
-        Time { sec: EPOCH_SECONDS + millis.div_euclid(1000), nsec: millis.rem_euclid(1000) as u32 * 1_000_000 }
+        let millis =
+            self.began.elapsed().as_millis() as i64 + self.off_millis.load(Ordering::Relaxed);
+        Time {
+            sec: EPOCH_SECONDS + millis.div_euclid(1000),
+            nsec: millis.rem_euclid(1000) as u32 * 1_000_000,
+        }
     }
 }
 
@@ -44,7 +51,12 @@ struct SimWire {
 }
 
 impl Net for SimWire {
-    fn call(&self, to: SocketAddr, frame: Frame, deadline: Duration) -> BoxFuture<'static, Result<Frame, NetError>> {
+    fn call(
+        &self,
+        to: SocketAddr,
+        frame: Frame,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Frame, NetError>> {
         self.end.call(to, frame, deadline)
     }
 
@@ -113,13 +125,20 @@ impl Host {
     /// A machine with an empty disk; the first one makes the cluster, whose files have `copies` copies.
     pub fn new(net: Arc<SimNet>, index: u8, copies: u8, seed: u64) -> Self {
         let addr = address(index);
-        let join = if index == 0 { Vec::new() } else { (0..index).map(|other| address(other).to_string()).collect() };
+        let join = if index == 0 {
+            Vec::new()
+        } else {
+            (0..index).map(|other| address(other).to_string()).collect()
+        };
         let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(index) << 40;
         Self {
             name: format!("n{}", index + 1),
             addr,
             disk: MemDisk::new(seed),
-            clock: Arc::new(HostClock { began: Instant::now(), off_millis: AtomicI64::new(0) }),
+            clock: Arc::new(HostClock {
+                began: Instant::now(),
+                off_millis: AtomicI64::new(0),
+            }),
             life: None,
             net,
             join,
@@ -144,21 +163,57 @@ impl Host {
     pub fn start(&mut self) {
         self.lives += 1;
         let router = Arc::new(Router::default());
-        let net: Arc<dyn Wire> = Arc::new(SimWire { end: self.net.member(self.addr, &self.name, router.clone()), net: self.net.clone() });
-        let (disk, name, storage, boot) = (self.disk.attach(), self.name.clone(), StorageId([self.addr.port() as u8; 16]), BootId([self.boot; 16]));
-        let (config, clock, seed) = (self.config(), self.clock.clone(), self.seed ^ u64::from(self.lives));
+        let net: Arc<dyn Wire> = Arc::new(SimWire {
+            end: self.net.member(self.addr, &self.name, router.clone()),
+            net: self.net.clone(),
+        });
+        let (disk, name, storage, boot) = (
+            self.disk.attach(),
+            self.name.clone(),
+            StorageId([self.addr.port() as u8; 16]),
+            BootId([self.boot; 16]),
+        );
+        let (config, clock, seed) = (
+            self.config(),
+            self.clock.clone(),
+            self.seed ^ u64::from(self.lives),
+        );
         let member = Arc::new(OnceLock::new());
         let started = member.clone();
         let starting = tokio::spawn(async move {
             let begin = async {
-                let folder = Folder::on(disk, &name, storage, boot).map_err(|source| Error::Folder { path: PathBuf::from(&name), source })?;
+                let folder =
+                    Folder::on(disk, &name, storage, boot).map_err(|source| Error::Folder {
+                        path: PathBuf::from(&name),
+                        source,
+                    })?;
                 let sync = SyncMode::Inline { delay: SYNC };
-                let log = LogOptions { file_bytes: LOG_FILE_BYTES, sync, ..LogOptions::new(folder.salt()) };
-                Member::assemble(config, Seams { folder, net, log, clock, seed, streaming: false }, router).await
+                let log = LogOptions {
+                    file_bytes: LOG_FILE_BYTES,
+                    sync,
+                    ..LogOptions::new(folder.salt())
+                };
+                Member::assemble(
+                    config,
+                    Seams {
+                        folder,
+                        net,
+                        log,
+                        clock,
+                        seed,
+                        streaming: false,
+                    },
+                    router,
+                )
+                .await
             };
             started.set(begin.await).ok();
         });
-        self.life = Some(Life { number: self.lives, member, starting: starting.abort_handle() });
+        self.life = Some(Life {
+            number: self.lives,
+            member,
+            starting: starting.abort_handle(),
+        });
     }
 
     /// Ends the life at once. What the process still had in hand goes on nowhere: neither disk nor network hear it.
@@ -204,9 +259,19 @@ pub fn address(index: u8) -> SocketAddr {
 
 /// One file-system call, as root, under the deadline that a mount has.
 pub async fn call(member: &Member, request: Request) -> Result<Answer, FsError> {
-    let caller = Caller { uid: 0, gid: 0, pid: 1 };
+    let caller = Caller {
+        uid: 0,
+        gid: 0,
+        pid: 1,
+    };
     let fs = hydfs_fs::Mounted(member.volume.clone());
     let name = request.name();
-    let late = |_| Err(FsError::TimedOut(format!("{name} took longer than a mount waits")));
-    tokio::time::timeout(member.config.op_timeout, fs.call(caller, request)).await.unwrap_or_else(late)
+    let late = |_| {
+        Err(FsError::TimedOut(format!(
+            "{name} took longer than a mount waits"
+        )))
+    };
+    tokio::time::timeout(member.config.op_timeout, fs.call(caller, request))
+        .await
+        .unwrap_or_else(late)
 }

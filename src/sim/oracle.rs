@@ -66,7 +66,11 @@ impl Oracle {
 
     /// The write answered well.
     pub fn acknowledged(&self, writer: &str, number: u64) {
-        self.log().acknowledged.entry(writer.to_owned()).or_default().insert(number);
+        self.log()
+            .acknowledged
+            .entry(writer.to_owned())
+            .or_default()
+            .insert(number);
     }
 
     /// The write answered with an error: nobody knows what became of it.
@@ -78,7 +82,10 @@ impl Oracle {
     pub fn durable(&self, writer: &str, through: u64) {
         let mut log = self.log();
         let acknowledged = log.acknowledged.get(writer).cloned().unwrap_or_default();
-        log.durable.entry(writer.to_owned()).or_default().extend(acknowledged.range(..=through));
+        log.durable
+            .entry(writer.to_owned())
+            .or_default()
+            .extend(acknowledged.range(..=through));
     }
 
     /// Everything acknowledged by now: a read that begins now must show it.
@@ -117,7 +124,9 @@ impl Oracle {
     /// Counts so far.
     pub fn tally(&self) -> Tally {
         let log = self.log();
-        let count = |map: &BTreeMap<WriterName, BTreeSet<u64>>| map.values().map(|set| set.len() as u64).sum();
+        let count = |map: &BTreeMap<WriterName, BTreeSet<u64>>| {
+            map.values().map(|set| set.len() as u64).sum()
+        };
         Tally {
             writes: log.attempted.values().sum(),
             acknowledged: count(&log.acknowledged),
@@ -133,32 +142,51 @@ impl Oracle {
 fn judge(log: &Log, content: &[u8], promised: &Promised) -> Result<(), String> {
     let common = content.len().min(log.longest.len());
     if let Some(at) = (0..common).find(|at| content[*at] != log.longest[*at]) {
-        return Err(format!("byte {at} changed after it was read: was {:?}, is {:?}", around(&log.longest, at), around(content, at)));
+        return Err(format!(
+            "byte {at} changed after it was read: was {:?}, is {:?}",
+            around(&log.longest, at),
+            around(content, at)
+        ));
     }
     let mut seen: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
-    let text = std::str::from_utf8(content).map_err(|error| format!("bytes that nobody wrote: {error}"))?;
+    let text = std::str::from_utf8(content)
+        .map_err(|error| format!("bytes that nobody wrote: {error}"))?;
     let whole = text.is_empty() || text.ends_with('\n');
     if !whole {
-        return Err(format!("the last line is torn: {:?}", around(content, content.len())));
+        return Err(format!(
+            "the last line is torn: {:?}",
+            around(content, content.len())
+        ));
     }
     for line in text.lines() {
         let mut parts = line.split(' ');
-        let known = parts.next().zip(parts.next().and_then(|number| number.parse::<u64>().ok()));
+        let known = parts
+            .next()
+            .zip(parts.next().and_then(|number| number.parse::<u64>().ok()));
         let attempted = |writer: &str| log.attempted.get(writer).copied().unwrap_or_default();
-        let Some((writer, number)) = known.filter(|(writer, number)| (1..=attempted(writer)).contains(number)) else {
-            return Err(format!("a line that nobody wrote: {:?}", &line[..line.len().min(60)]));
+        let Some((writer, number)) =
+            known.filter(|(writer, number)| (1..=attempted(writer)).contains(number))
+        else {
+            return Err(format!(
+                "a line that nobody wrote: {:?}",
+                &line[..line.len().min(60)]
+            ));
         };
         let padding = parts.next().unwrap_or_default();
         let fill = char::from(b'a' + (number % 26) as u8);
         if !padding.chars().all(|one| one == fill) {
-            return Err(format!("record {number} of {writer} has other bytes than were written"));
+            return Err(format!(
+                "record {number} of {writer} has other bytes than were written"
+            ));
         }
         let lane = seen.entry(writer).or_default();
         if lane.contains(&number) {
             return Err(format!("record {number} of {writer} is there twice"));
         }
         if let Some(last) = lane.last().filter(|last| **last > number) {
-            return Err(format!("record {number} of {writer} stands after its record {last}"));
+            return Err(format!(
+                "record {number} of {writer} stands after its record {last}"
+            ));
         }
         lane.insert(number);
     }
@@ -167,7 +195,10 @@ fn judge(log: &Log, content: &[u8], promised: &Promised) -> Result<(), String> {
         let there = seen.get(writer.as_str()).unwrap_or(&none);
         if let Some(number) = numbers.difference(there).next() {
             let missing = numbers.difference(there).count();
-            return Err(format!("record {number} of {writer} was acknowledged before the read began and is not in it ({missing} missing, {} bytes read)", content.len()));
+            return Err(format!(
+                "record {number} of {writer} was acknowledged before the read began and is not in it ({missing} missing, {} bytes read)",
+                content.len()
+            ));
         }
     }
     Ok(())
@@ -211,7 +242,10 @@ mod tests {
             ([one.clone(), two.clone(), two.clone()].concat(), "twice"),
             ([two.clone(), one.clone()].concat(), "stands after"),
             ([one.clone(), two[..4].to_vec()].concat(), "torn"),
-            ([one.clone(), two.clone(), line("w", 3, 3)].concat(), "nobody wrote"),
+            (
+                [one.clone(), two.clone(), line("w", 3, 3)].concat(),
+                "nobody wrote",
+            ),
         ];
         for (content, wanted) in cases {
             let found = judged(&two_written(), &content).unwrap();

@@ -1,11 +1,6 @@
 //! Runs of the whole cluster from one seed: what happens to it, and the verdict.
 
-use crate::{
-    Link,
-    client::Habits,
-    oracle::Tally,
-    world::World,
-};
+use crate::{Link, client::Habits, oracle::Tally, world::World};
 use hydfs_store::Crash;
 use rand::RngExt;
 use std::{fmt, time::Duration};
@@ -28,7 +23,9 @@ pub enum Scenario {
 impl Scenario {
     /// By its name on the command line.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Append, Self::Failover, Self::Storm].into_iter().find(|one| one.name() == name)
+        [Self::Append, Self::Failover, Self::Storm]
+            .into_iter()
+            .find(|one| one.name() == name)
     }
 
     /// Its name on the command line.
@@ -67,32 +64,73 @@ pub struct Verdict {
 impl Plan {
     /// The command that repeats this run.
     pub fn command(&self) -> String {
-        format!("cargo run --release -p hydfs-sim -- {}", self.arguments().join(" "))
+        format!(
+            "cargo run --release -p hydfs-sim -- {}",
+            self.arguments().join(" ")
+        )
     }
 
     /// The plan as arguments of the program.
     pub fn arguments(&self) -> [String; 8] {
-        let Self { scenario, seed, members, seconds } = self;
-        let values = [scenario.name().to_owned(), seed.to_string(), members.to_string(), seconds.to_string()];
+        let Self {
+            scenario,
+            seed,
+            members,
+            seconds,
+        } = self;
+        let values = [
+            scenario.name().to_owned(),
+            seed.to_string(),
+            members.to_string(),
+            seconds.to_string(),
+        ];
         let [a, b, c, d] = values;
-        ["--scenario".into(), a, "--seed".into(), b, "--members".into(), c, "--seconds".into(), d]
+        [
+            "--scenario".into(),
+            a,
+            "--seed".into(),
+            b,
+            "--members".into(),
+            c,
+            "--seconds".into(),
+            d,
+        ]
     }
 
     /// Runs it on a runtime of its own, under virtual time.
     pub fn run(self) -> Verdict {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime without I/O always starts");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without I/O always starts");
         runtime.block_on(play(self))
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tally { writes, acknowledged, durable, failed_writes, reads, failed_reads, bytes } = self.tally;
+        let Tally {
+            writes,
+            acknowledged,
+            durable,
+            failed_writes,
+            reads,
+            failed_reads,
+            bytes,
+        } = self.tally;
         for fault in &self.faults {
             writeln!(f, "{fault}")?;
         }
-        writeln!(f, "{writes} writes, {acknowledged} acknowledged, {durable} by fsync, {failed_writes} failed; {reads} reads, {failed_reads} failed; {bytes} bytes")?;
-        writeln!(f, "trace {:016x} over {} deliveries", self.trace, self.deliveries)?;
+        writeln!(
+            f,
+            "{writes} writes, {acknowledged} acknowledged, {durable} by fsync, {failed_writes} failed; {reads} reads, {failed_reads} failed; {bytes} bytes"
+        )?;
+        writeln!(
+            f,
+            "trace {:016x} over {} deliveries",
+            self.trace, self.deliveries
+        )?;
         for violation in self.violations.iter().take(10) {
             writeln!(f, "VIOLATION: {violation}")?;
         }
@@ -113,7 +151,10 @@ struct Story {
 impl Story {
     fn tell(&mut self, what: String) {
         tracing::info!(at = ?self.began.elapsed(), what, "fault");
-        self.faults.push(format!("{:9.3} s  {what}", self.began.elapsed().as_secs_f64()));
+        self.faults.push(format!(
+            "{:9.3} s  {what}",
+            self.began.elapsed().as_secs_f64()
+        ));
     }
 
     fn over(&self) -> bool {
@@ -122,8 +163,17 @@ impl Story {
 }
 
 async fn play(plan: Plan) -> Verdict {
-    let habits = Habits { pause_millis: 60, padding: 400, sync_one_in: 8, reopen_one_in: 30 };
-    let mut story = Story { world: World::new(plan.seed, plan.members, habits), began: Instant::now(), faults: Vec::new() };
+    let habits = Habits {
+        pause_millis: 60,
+        padding: 400,
+        sync_one_in: 8,
+        reopen_one_in: 30,
+    };
+    let mut story = Story {
+        world: World::new(plan.seed, plan.members, habits),
+        began: Instant::now(),
+        faults: Vec::new(),
+    };
     story.world.start_all();
     if story.world.wait_healthy(HEAL).await.is_some() {
         story.tell("all members serve".into());
@@ -186,7 +236,10 @@ async fn append(story: &mut Story, until: Instant) {
         let host = story.world.rng.random_range(0..story.world.hosts.len());
         let off = story.world.rng.random_range(-5000..5000);
         story.world.hosts[host].set_clock(off);
-        story.world.run(Duration::from_secs(1).min(until - Instant::now())).await;
+        story
+            .world
+            .run(Duration::from_secs(1).min(until - Instant::now()))
+            .await;
     }
 }
 
@@ -219,7 +272,11 @@ async fn failover(story: &mut Story, until: Instant) {
 }
 
 async fn crash(story: &mut Story, host: usize, how: Crash) {
-    let leads = if story.world.leader() == Some(host) { ", the leader" } else { "" };
+    let leads = if story.world.leader() == Some(host) {
+        ", the leader"
+    } else {
+        ""
+    };
     story.tell(format!("{}{leads}: {how:?}", story.world.hosts[host].name));
     story.world.crash(host, how);
     let down = Duration::from_millis(story.world.rng.random_range(50..9000));
@@ -230,11 +287,20 @@ async fn crash(story: &mut Story, host: usize, how: Crash) {
 
 async fn cut(story: &mut Story, host: usize) {
     let addr = story.world.hosts[host].addr;
-    let others: Vec<_> = story.world.hosts.iter().map(|host| host.addr).filter(|other| *other != addr).collect();
+    let others: Vec<_> = story
+        .world
+        .hosts
+        .iter()
+        .map(|host| host.addr)
+        .filter(|other| *other != addr)
+        .collect();
     let way = story.world.rng.random_range(0..3);
     let some = story.world.rng.random_range(1..=others.len());
     let name = story.world.hosts[host].name.clone();
-    story.tell(format!("{name}: {} with {some} others is cut", ["what it sends", "what it hears", "every link"][way]));
+    story.tell(format!(
+        "{name}: {} with {some} others is cut",
+        ["what it sends", "what it hears", "every link"][way]
+    ));
     for other in others.into_iter().take(some) {
         if way != 1 {
             story.world.net.cut(addr, other);
@@ -252,7 +318,13 @@ async fn cut(story: &mut Story, host: usize) {
 async fn lossy(story: &mut Story) {
     let loss = story.world.rng.random_range(0.02..0.25);
     story.tell(format!("{:.0} % of all messages are lost", loss * 100.0));
-    let link = Link { jitter: Duration::from_millis(20), datagram_loss: loss, request_loss: loss, reply_loss: loss, ..Link::default() };
+    let link = Link {
+        jitter: Duration::from_millis(20),
+        datagram_loss: loss,
+        request_loss: loss,
+        reply_loss: loss,
+        ..Link::default()
+    };
     story.world.net.set_usual_link(link);
     let span = Duration::from_millis(story.world.rng.random_range(1000..6000));
     story.world.run(span).await;
@@ -265,7 +337,10 @@ async fn storm(story: &mut Story, until: Instant) {
         let pause = Duration::from_millis(story.world.rng.random_range(10..3000));
         story.world.run(pause).await;
         let host = victim(story);
-        let (name, addr) = (story.world.hosts[host].name.clone(), story.world.hosts[host].addr);
+        let (name, addr) = (
+            story.world.hosts[host].name.clone(),
+            story.world.hosts[host].addr,
+        );
         match story.world.rng.random_range(0..10) {
             0..4 if story.world.hosts[host].life.is_some() => {
                 story.tell(format!("{name}: Kill"));
@@ -278,7 +353,10 @@ async fn storm(story: &mut Story, until: Instant) {
             6 | 7 => {
                 let other = story.world.rng.random_range(0..story.world.hosts.len());
                 let to = story.world.hosts[other].addr;
-                story.tell(format!("{name} is not heard by {}", story.world.hosts[other].name));
+                story.tell(format!(
+                    "{name} is not heard by {}",
+                    story.world.hosts[other].name
+                ));
                 story.world.net.cut(addr, to);
             }
             _ => {

@@ -52,7 +52,8 @@ impl Ahead {
     /// States what is in stock, `making` files that are about to be included.
     pub fn count_stock(&self, making: usize) {
         let files = self.spares.len() + usize::from(self.ready.is_some()) + making;
-        self.stock.store(files as u64 * self.file_bytes, Ordering::Release);
+        self.stock
+            .store(files as u64 * self.file_bytes, Ordering::Release);
     }
 
     /// Makes the next file unless it is there.

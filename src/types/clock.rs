@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A point of wall time as files carry it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Time {
     /// Seconds since 1970, negative before.
     pub sec: i64,
@@ -15,7 +17,17 @@ pub struct Time {
 impl Time {
     /// One nanosecond later.
     pub fn tick(self) -> Self {
-        if self.nsec == 999_999_999 { Self { sec: self.sec + 1, nsec: 0 } } else { Self { nsec: self.nsec + 1, ..self } }
+        if self.nsec == 999_999_999 {
+            Self {
+                sec: self.sec + 1,
+                nsec: 0,
+            }
+        } else {
+            Self {
+                nsec: self.nsec + 1,
+                ..self
+            }
+        }
     }
 
     /// `self` where it is later than `previous`, else one nanosecond after `previous`: times of a file never stand still or go back.
@@ -42,7 +54,12 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Time {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Time { sec: since.as_secs() as i64, nsec: since.subsec_nanos() }
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        Time {
+            sec: since.as_secs() as i64,
+            nsec: since.subsec_nanos(),
+        }
     }
 }

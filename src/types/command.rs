@@ -2,9 +2,9 @@
 //! Enums only grow at the end.
 
 use crate::{
-    Admission, Admitted, Attr, ClusterId, Digest, FileKind, Incarnation, Ino, JobCommand, JobId, LogIndex,
-    MapVersion, SegmentId, SegmentVersion, Seq, SessionId, SlotChange, SlotEpoch, SlotId, Time, WriterId,
-    Attempt,
+    Admission, Admitted, Attempt, Attr, ClusterId, Digest, FileKind, Incarnation, Ino, JobCommand,
+    JobId, LogIndex, MapVersion, SegmentId, SegmentVersion, Seq, SessionId, SlotChange, SlotEpoch,
+    SlotId, Time, WriterId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,53 +28,130 @@ pub struct Envelope {
 pub enum Command {
     // ---- cluster ----
     /// First command of a cluster; later ones are refused. The first member is admitted by its own `Admit`.
-    Bootstrap { cluster: ClusterId, copies: u8 },
+    Bootstrap {
+        cluster: ClusterId,
+        copies: u8,
+    },
     Admit(Admission),
     /// Ends everything these incarnations held: writers, opens, slot places (R1).
-    Expire { incarnations: Vec<Incarnation>, why: String },
+    Expire {
+        incarnations: Vec<Incarnation>,
+        why: String,
+    },
     /// A clean stop: as `Expire`, by the incarnation itself. `forever`: the member leaves the cluster.
-    Leave { incarnation: Incarnation, forever: bool },
+    Leave {
+        incarnation: Incarnation,
+        forever: bool,
+    },
     /// Compare-and-swap of slot configs (R2). Refused whole if one does not match.
-    Configure { changes: Vec<SlotChange> },
+    Configure {
+        changes: Vec<SlotChange>,
+    },
     /// Learners that hold everything become synced. Each is a compare-and-swap; stale ones are skipped and not answered.
-    Promote { learners: Vec<(SlotId, SlotEpoch, Incarnation)> },
+    Promote {
+        learners: Vec<(SlotId, SlotEpoch, Incarnation)>,
+    },
     /// Cluster-wide settings (`suspicion = on|off`, …).
-    Set { key: String, value: String },
-    MarkFull { incarnation: Incarnation, full: bool },
+    Set {
+        key: String,
+        value: String,
+    },
+    MarkFull {
+        incarnation: Incarnation,
+        full: bool,
+    },
 
     // ---- namespace ----
     /// Makes an inode and its entry. With `grant`, a regular file gets a writer for that incarnation and its first segment in the same command.
-    Create { parent: Ino, name: Vec<u8>, kind: FileKind, mode: u16, uid: u32, gid: u32, rdev: u32, target: Vec<u8>, grant: Option<Incarnation> },
-    Link { ino: Ino, parent: Ino, name: Vec<u8> },
+    Create {
+        parent: Ino,
+        name: Vec<u8>,
+        kind: FileKind,
+        mode: u16,
+        uid: u32,
+        gid: u32,
+        rdev: u32,
+        target: Vec<u8>,
+        grant: Option<Incarnation>,
+    },
+    Link {
+        ino: Ino,
+        parent: Ino,
+        name: Vec<u8>,
+    },
     /// Removes an entry; `dir` as for rmdir.
-    Unlink { parent: Ino, name: Vec<u8>, dir: bool },
-    Rename { parent: Ino, name: Vec<u8>, to_parent: Ino, to_name: Vec<u8>, no_replace: bool, exchange: bool },
-    SetAttr { ino: Ino, set: SetAttr },
-    SetXattr { ino: Ino, name: Vec<u8>, value: Vec<u8>, mode: SetXattrMode },
-    RemoveXattr { ino: Ino, name: Vec<u8> },
+    Unlink {
+        parent: Ino,
+        name: Vec<u8>,
+        dir: bool,
+    },
+    Rename {
+        parent: Ino,
+        name: Vec<u8>,
+        to_parent: Ino,
+        to_name: Vec<u8>,
+        no_replace: bool,
+        exchange: bool,
+    },
+    SetAttr {
+        ino: Ino,
+        set: SetAttr,
+    },
+    SetXattr {
+        ino: Ino,
+        name: Vec<u8>,
+        value: Vec<u8>,
+        mode: SetXattrMode,
+    },
+    RemoveXattr {
+        ino: Ino,
+        name: Vec<u8>,
+    },
     /// This incarnation holds none of these unlinked inodes open (any more).
-    ReleaseOrphans { incarnation: Incarnation, inos: Vec<Ino> },
+    ReleaseOrphans {
+        incarnation: Incarnation,
+        inos: Vec<Ino>,
+    },
 
     // ---- files ----
     /// Makes this incarnation a writer of the file (or finds the writer it has) and makes the file dirty (R9).
-    Grant { ino: Ino, incarnation: Incarnation, job: Option<(JobId, Attempt)> },
+    Grant {
+        ino: Ino,
+        incarnation: Incarnation,
+        job: Option<(JobId, Attempt)>,
+    },
     /// Adds segments that begin at these offsets, where none covers them yet.
-    Extend { ino: Ino, starts: Vec<u64> },
+    Extend {
+        ino: Ino,
+        starts: Vec<u64>,
+    },
     /// Ends writers; the file is clean again when nothing of theirs is pending. For a writer that was fenced it says that
     /// its owner has read what became of its records: until then that is kept (R5).
-    End { ends: Vec<WriterEnd> },
+    End {
+        ends: Vec<WriterEnd>,
+    },
     /// Makes cuts final (R6): one command for many segments, each answered for itself.
-    Merge { incarnation: Incarnation, items: Vec<MergeItem> },
+    Merge {
+        incarnation: Incarnation,
+        items: Vec<MergeItem>,
+    },
     /// Sets the size where no other writer lives: the fast path of truncate. `sole`: the caller's own writer and its last seq sent.
     /// Refused `Busy` if another writer is live, `Changed` if `versions` of the segments at or past `size` differ.
     /// Unless `size` is 0 the caller has first merged (a look) what it has pending in the segment that `size` falls into.
-    Truncate { ino: Ino, size: u64, sole: Option<(WriterId, Seq)>, versions: Vec<(SegmentId, SegmentVersion)> },
+    Truncate {
+        ino: Ino,
+        size: u64,
+        sole: Option<(WriterId, Seq)>,
+        versions: Vec<(SegmentId, SegmentVersion)>,
+    },
 
     // ---- jobs ----
     Job(JobCommand),
     /// Ends a writer whose last seq nobody can say, by its owner: records of it are lost to a truncate while others are on
     /// their way. As with an expire, the first merge listed after it fixes its end.
-    Fence { writer: WriterId },
+    Fence {
+        writer: WriterId,
+    },
 }
 
 /// Wanted attribute changes; `None` leaves as is.

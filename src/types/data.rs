@@ -2,8 +2,8 @@
 //! one that is asked at an older epoch refuses (R3). Payloads travel in the frame's body, records back to back.
 
 use crate::{
-    Digest, Incarnation, MapVersion, RecordHead, Run, SegmentId, SegmentVersion, Seq, SlotConfig, SlotEpoch,
-    SlotId, Then, Time, WriterId,
+    Digest, Incarnation, MapVersion, RecordHead, Run, SegmentId, SegmentVersion, Seq, SlotConfig,
+    SlotEpoch, SlotId, Then, Time, WriterId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,11 @@ use serde::{Deserialize, Serialize};
 pub enum DataRequest {
     Append(Append),
     /// Makes everything this replica has received so far durable.
-    Sync { slot: SlotId, epoch: SlotEpoch, map: MapVersion },
+    Sync {
+        slot: SlotId,
+        epoch: SlotEpoch,
+        map: MapVersion,
+    },
     Prepare(Prepare),
     /// R7: asks the slot leader to make everything eligible readable.
     Look(Look),
@@ -20,12 +24,21 @@ pub enum DataRequest {
     Cutoff(Cutoff),
     ReadBase(ReadBase),
     /// Records of these runs, as far as this replica has them.
-    Fetch { segment: SegmentId, runs: Vec<Run> },
+    Fetch {
+        segment: SegmentId,
+        runs: Vec<Run>,
+    },
     PullSlots(PullSlots),
     /// The learner holds everything that its pulls named: the slot leader, which has sent it every prepare since, proposes the promotion.
-    Promote { map: MapVersion, from: Incarnation, slots: Vec<(SlotId, SlotEpoch)> },
+    Promote {
+        map: MapVersion,
+        from: Incarnation,
+        slots: Vec<(SlotId, SlotEpoch)>,
+    },
     /// What the replica has pending in a segment: (records, bytes). For status only.
-    Pending { segments: Vec<SegmentId> },
+    Pending {
+        segments: Vec<SegmentId>,
+    },
     /// Segments that this member holds on disk. For `ls` and `store`: the truth, not the plan.
     Holdings,
     /// Asks the slot leader how long segments are with everything eligible, without making it readable: for `stat`.
@@ -169,7 +182,10 @@ pub enum DataResponse {
     Looked(Vec<Looked>),
     CutOff(Looked),
     /// The bytes are in the body; fewer than asked at the base's end.
-    Bytes { version: SegmentVersion, len: u64 },
+    Bytes {
+        version: SegmentVersion,
+        len: u64,
+    },
     Fetched(Vec<FetchedRecord>),
     Pulled(Vec<PulledSlot>),
     Pending(Vec<(SegmentId, u64, u64)>),

@@ -14,7 +14,11 @@ impl Digest {
                 hash.update([2]);
                 hash.update(offset.to_le_bytes());
             }
-            Op::Zero { offset, len, extend } => {
+            Op::Zero {
+                offset,
+                len,
+                extend,
+            } => {
                 hash.update([3, u8::from(extend)]);
                 hash.update(offset.to_le_bytes());
                 hash.update(len.to_le_bytes());

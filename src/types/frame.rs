@@ -45,7 +45,9 @@ pub struct Frame {
 /// Why bytes are not a frame or not a message.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FrameError {
-    #[error("protocol version {0} is not between {PROTOCOL_MIN} and {PROTOCOL_MAX}: upgrade the older side")]
+    #[error(
+        "protocol version {0} is not between {PROTOCOL_MIN} and {PROTOCOL_MAX}: upgrade the older side"
+    )]
     Version(u16),
     #[error("unknown service {0}")]
     Service(u8),
@@ -62,7 +64,11 @@ pub enum FrameError {
 impl Frame {
     /// A frame whose head is `message` and whose body is `body`.
     pub fn new<T: Serialize>(service: Service, message: &T, body: Bytes) -> Self {
-        Self { service, head: encode(message), body }
+        Self {
+            service,
+            head: encode(message),
+            body,
+        }
     }
 
     /// Bytes of the fixed prefix before head and body.
@@ -79,7 +85,9 @@ impl Frame {
     }
 
     /// Service, head bytes and body bytes that a prefix announces, checked against the limits.
-    pub fn parse_prefix(prefix: &[u8; PREFIX_BYTES]) -> Result<(Service, usize, usize), FrameError> {
+    pub fn parse_prefix(
+        prefix: &[u8; PREFIX_BYTES],
+    ) -> Result<(Service, usize, usize), FrameError> {
         let version = u16::from_le_bytes([prefix[0], prefix[1]]);
         if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&version) {
             return Err(FrameError::Version(version));
@@ -112,13 +120,16 @@ impl Frame {
 pub fn encode<T: Serialize>(message: &T) -> Bytes {
     let mut out = BytesMut::with_capacity(128);
     out.put_u16_le(PROTOCOL_MAX);
-    let writer = postcard::to_extend(message, Appender(out)).expect("in-memory encoding of our own types cannot fail");
+    let writer = postcard::to_extend(message, Appender(out))
+        .expect("in-memory encoding of our own types cannot fail");
     writer.0.freeze()
 }
 
 /// The message that [`encode`] wrote.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FrameError> {
-    let Some((version, rest)) = bytes.split_at_checked(2) else { return Err(FrameError::Short) };
+    let Some((version, rest)) = bytes.split_at_checked(2) else {
+        return Err(FrameError::Short);
+    };
     let version = u16::from_le_bytes([version[0], version[1]]);
     if !(PROTOCOL_MIN..=PROTOCOL_MAX).contains(&version) {
         return Err(FrameError::Version(version));

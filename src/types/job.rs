@@ -45,13 +45,29 @@ pub struct JobInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobCommand {
     /// Registers a job; answered with the existing one if (spec, generation) is known.
-    Start { name: String, spec: Ino, generation: u64, uid: u32, gid: u32, phase: JobPhase, message: String },
+    Start {
+        name: String,
+        spec: Ino,
+        generation: u64,
+        uid: u32,
+        gid: u32,
+        phase: JobPhase,
+        message: String,
+    },
     /// Raises the attempt from `from` and fences the writers of older attempts at their watermarks.
-    Restart { job: JobId, from: Attempt, why: String },
+    Restart {
+        job: JobId,
+        from: Attempt,
+        why: String,
+    },
     /// Makes a job epoch visible.
     Commit(JobCommit),
     /// Changes phase and message; writers are ended at their watermarks when the phase is an end.
-    SetPhase { job: JobId, phase: JobPhase, message: String },
+    SetPhase {
+        job: JobId,
+        phase: JobPhase,
+        message: String,
+    },
     /// Forgets a job that has ended.
     Forget { job: JobId },
 }

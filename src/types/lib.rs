@@ -24,16 +24,16 @@ pub use command::{
     SegmentCut, SetAttr, SetXattrMode, Then, Touched, WriterEnd,
 };
 pub use data::{
-    Append, AppendReply, Cutoff, DataRequest, DataResponse, FetchedRecord, Look, Looked, Peeked, Prepare,
-    PullSlots, PulledSegment, PulledSlot, ReadBase, Refusal,
+    Append, AppendReply, Cutoff, DataRequest, DataResponse, FetchedRecord, Look, Looked, Peeked,
+    Prepare, PullSlots, PulledSegment, PulledSlot, ReadBase, Refusal,
 };
 pub use file::{Attr, DirEntry, FileKind, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_BYTES_MAX};
 pub use frame::{
-    Frame, FrameError, FRAME_BODY_BYTES_MAX, FRAME_HEAD_BYTES_MAX, PROTOCOL_MAX, PROTOCOL_MIN, Service,
-    decode, encode,
+    FRAME_BODY_BYTES_MAX, FRAME_HEAD_BYTES_MAX, Frame, FrameError, PROTOCOL_MAX, PROTOCOL_MIN,
+    Service, decode, encode,
 };
 pub use ids::{
-    Attempt, BootId, ClusterId, Digest, Ino, Incarnation, JobEpoch, JobId, LogIndex, MapVersion,
+    Attempt, BootId, ClusterId, Digest, Incarnation, Ino, JobEpoch, JobId, LogIndex, MapVersion,
     MemberId, ROOT_INO, SegmentId, SegmentVersion, Seq, SessionId, SlotEpoch, SlotId, StorageId,
     WriterId,
 };

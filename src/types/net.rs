@@ -39,7 +39,12 @@ pub enum NetError {
 /// One member's view of the network.
 pub trait Net: Send + Sync + 'static {
     /// Sends `frame` to the member that serves at `to` and waits at most `deadline` for its answer.
-    fn call(&self, to: SocketAddr, frame: Frame, deadline: Duration) -> BoxFuture<'static, Result<Frame, NetError>>;
+    fn call(
+        &self,
+        to: SocketAddr,
+        frame: Frame,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Frame, NetError>>;
     /// Sends at most 1,100 bytes, unreliably. Never waits: where there is no connection yet, one is opened
     /// in the background and the datagram follows or is dropped.
     fn send_datagram(&self, to: SocketAddr, payload: Bytes);

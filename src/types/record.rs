@@ -55,6 +55,7 @@ pub struct Run {
 impl Record {
     /// Whether the payload is the one that the head was made for.
     pub fn intact(&self) -> bool {
-        self.payload.len() == self.head.len as usize && crc32c::crc32c(&self.payload) == self.head.crc
+        self.payload.len() == self.head.len as usize
+            && crc32c::crc32c(&self.payload) == self.head.crc
     }
 }

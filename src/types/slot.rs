@@ -37,11 +37,17 @@ pub struct SlotChange {
 impl SlotConfig {
     /// The synced replicas.
     pub fn synced(&self) -> impl Iterator<Item = Incarnation> + '_ {
-        self.acting.iter().filter(|a| a.synced).map(|a| a.incarnation)
+        self.acting
+            .iter()
+            .filter(|a| a.synced)
+            .map(|a| a.incarnation)
     }
 
     /// Whether this incarnation is one of the acting replicas, and if so whether it is synced.
     pub fn role(&self, incarnation: Incarnation) -> Option<bool> {
-        self.acting.iter().find(|a| a.incarnation == incarnation).map(|a| a.synced)
+        self.acting
+            .iter()
+            .find(|a| a.incarnation == incarnation)
+            .map(|a| a.synced)
     }
 }

@@ -51,22 +51,43 @@ impl Cluster {
     }
 
     /// The same; `prepare` gets the cluster's folder before anything of it is made.
-    pub fn up_prepared(n: usize, words: &[&str], envs: &[(&str, &str)], prepare: impl FnOnce(&Path)) -> Option<Self> {
+    pub fn up_prepared(
+        n: usize,
+        words: &[&str],
+        envs: &[(&str, &str)],
+        prepare: impl FnOnce(&Path),
+    ) -> Option<Self> {
         if !may_mount() {
             println!("skipped: needs root and /dev/fuse");
             return None;
         }
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let folder = tempfile::Builder::new().prefix("hydfs-test-").tempdir().expect("a temporary folder");
+        let folder = tempfile::Builder::new()
+            .prefix("hydfs-test-")
+            .tempdir()
+            .expect("a temporary folder");
         let dir = folder.path().join("c");
-        let envs = envs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        let cluster = Self { n, folder: Some(folder), dir, envs, _turn: turn };
+        let envs = envs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        let cluster = Self {
+            n,
+            folder: Some(folder),
+            dir,
+            envs,
+            _turn: turn,
+        };
         prepare(cluster.dir());
         let count = n.to_string();
         let mut up = vec!["up", "-n", &count];
         up.extend(words);
         let out = cluster.run(&up);
-        assert!(out.status.success(), "the cluster does not come up: {}", text(&out.stderr));
+        assert!(
+            out.status.success(),
+            "the cluster does not come up: {}",
+            text(&out.stderr)
+        );
         Some(cluster)
     }
 
@@ -97,7 +118,9 @@ impl Cluster {
 
     /// Everything member i has logged so far.
     pub fn log_text(&self, i: usize) -> String {
-        fs::read(self.log(i)).map(|bytes| text(&bytes)).unwrap_or_default()
+        fs::read(self.log(i))
+            .map(|bytes| text(&bytes))
+            .unwrap_or_default()
     }
 
     pub fn kill(&self, i: usize) {
@@ -151,13 +174,22 @@ impl Cluster {
 
     /// The process of member i that serves requests.
     pub fn pid(&self, i: usize) -> u32 {
-        text(&self.must(&["pid", &i.to_string()])).trim().parse().expect("a process id")
+        text(&self.must(&["pid", &i.to_string()]))
+            .trim()
+            .parse()
+            .expect("a process id")
     }
 
     /// `.cluster/PATH` of member i; empty where the mount does not answer.
     pub fn tree(&self, i: usize, path: &str) -> String {
         let file = self.mount(i).join(".cluster").join(path);
-        let out = Command::new("timeout").arg("5").arg("cat").arg(file).stdin(Stdio::null()).output().expect("timeout runs");
+        let out = Command::new("timeout")
+            .arg("5")
+            .arg("cat")
+            .arg(file)
+            .stdin(Stdio::null())
+            .output()
+            .expect("timeout runs");
         text(&out.stdout)
     }
 
@@ -169,8 +201,12 @@ impl Cluster {
     /// The value of a counter or gauge of `.cluster/metrics` of member i.
     pub fn metric(&self, i: usize, name: &str) -> u64 {
         let page = self.tree(i, "metrics");
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("n{i} has no metric {name}")).parse().expect("a number")
+        let line = page
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("n{i} has no metric {name}"))
+            .parse()
+            .expect("a number")
     }
 
     /// Whether member i says that all is well with `alive` members.
@@ -188,23 +224,40 @@ impl Cluster {
         let began = Instant::now();
         let mut bad = 1;
         let all_well = poll(deadline, || {
-            bad = self.members().find(|i| !self.healthy(*i, self.n)).unwrap_or(0);
+            bad = self
+                .members()
+                .find(|i| !self.healthy(*i, self.n))
+                .unwrap_or(0);
             bad == 0
         });
-        assert!(all_well, "n{bad} is not healthy after {deadline:?}; it says: {}", self.status(bad));
+        assert!(
+            all_well,
+            "n{bad} is not healthy after {deadline:?}; it says: {}",
+            self.status(bad)
+        );
         began.elapsed()
     }
 
     /// Runs the binary's own commands against member i.
     pub fn hydfs<S: AsRef<OsStr>>(&self, i: usize, words: &[S]) -> Output {
-        Command::new(BIN).args(words).env("HYDFS_DATA", self.data(i)).stdin(Stdio::null()).output().expect("the binary runs")
+        Command::new(BIN)
+            .args(words)
+            .env("HYDFS_DATA", self.data(i))
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary runs")
     }
 
     /// `scripts/cluster WORDS… DIR`.
     pub fn run(&self, words: &[&str]) -> Output {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cluster");
         let mut command = Command::new(script);
-        command.args(words).arg(&self.dir).env("HYDFS_BIN", BIN).env("HYDFS_UP_WAIT_S", "150").stdin(Stdio::null());
+        command
+            .args(words)
+            .arg(&self.dir)
+            .env("HYDFS_BIN", BIN)
+            .env("HYDFS_UP_WAIT_S", "150")
+            .stdin(Stdio::null());
         for (key, value) in &self.envs {
             command.env(key, value);
         }
@@ -214,7 +267,11 @@ impl Cluster {
     /// The same; its standard output. Fails the test where it fails.
     pub fn must(&self, words: &[&str]) -> Vec<u8> {
         let out = self.run(words);
-        assert!(out.status.success(), "scripts/cluster {words:?} failed: {}", text(&out.stderr));
+        assert!(
+            out.status.success(),
+            "scripts/cluster {words:?} failed: {}",
+            text(&out.stderr)
+        );
         out.stdout
     }
 
@@ -227,18 +284,28 @@ impl Cluster {
     }
 
     fn tell(&self) {
-        let program = std::env::current_exe().ok().and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
-        let program = program.as_deref().and_then(|name| name.rsplit_once('-')).map_or("NAME", |(name, _)| name);
+        let program = std::env::current_exe()
+            .ok()
+            .and_then(|path| Some(path.file_stem()?.to_string_lossy().into_owned()));
+        let program = program
+            .as_deref()
+            .and_then(|name| name.rsplit_once('-'))
+            .map_or("NAME", |(name, _)| name);
         let test = thread::current().name().unwrap_or("").to_owned();
         for i in self.members() {
             let log = self.log_text(i);
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("---- the end of n{i}'s log, status: {}", self.status(i).trim_end());
+            eprintln!(
+                "---- the end of n{i}'s log, status: {}",
+                self.status(i).trim_end()
+            );
             for line in &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..] {
                 eprintln!("{line}");
             }
         }
-        eprintln!("---- run again, keeping everything: HYDFS_KEEP=1 cargo test --test {program} {test} -- --nocapture");
+        eprintln!(
+            "---- run again, keeping everything: HYDFS_KEEP=1 cargo test --test {program} {test} -- --nocapture"
+        );
     }
 }
 
@@ -258,19 +325,30 @@ impl Drop for Cluster {
 
 /// Whether this process may mount.
 pub fn may_mount() -> bool {
-    let root = fs::read_to_string("/proc/self/status").is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
-    root && fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok()
+    let root = fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")));
+    root && fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .is_ok()
 }
 
 /// A UDP port of this machine that nobody has now.
 pub fn free_port() -> u16 {
-    std::net::UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
+    std::net::UdpSocket::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a free port")
+        .port()
 }
 
 /// Waits for a condition; fails the test after the deadline. Returns how long it took.
 pub fn until(what: &str, deadline: Duration, condition: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
-    assert!(poll(deadline, condition), "still waiting for {what} after {deadline:?}");
+    assert!(
+        poll(deadline, condition),
+        "still waiting for {what} after {deadline:?}"
+    );
     began.elapsed()
 }
 
@@ -288,7 +366,11 @@ pub fn poll(deadline: Duration, mut condition: impl FnMut() -> bool) -> bool {
 }
 
 /// Runs something that may hang, a call on a mount for one; fails the test after the deadline.
-pub fn within<T: Send + 'static>(what: &str, deadline: Duration, work: impl FnOnce() -> T + Send + 'static) -> T {
+pub fn within<T: Send + 'static>(
+    what: &str,
+    deadline: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let (done, wait) = mpsc::channel();
     thread::spawn(move || done.send(work()));
     match wait.recv_timeout(deadline) {
@@ -299,12 +381,18 @@ pub fn within<T: Send + 'static>(what: &str, deadline: Duration, work: impl FnOn
 }
 
 /// Tries something until it succeeds, for calls that may be refused while members are replaced. How long it took.
-pub fn retry<T>(what: &str, deadline: Duration, mut work: impl FnMut() -> std::io::Result<T>) -> (T, Duration) {
+pub fn retry<T>(
+    what: &str,
+    deadline: Duration,
+    mut work: impl FnMut() -> std::io::Result<T>,
+) -> (T, Duration) {
     let began = Instant::now();
     loop {
         match work() {
             Ok(value) => return (value, began.elapsed()),
-            Err(error) if began.elapsed() > deadline => panic!("{what} still fails after {deadline:?}: {error}"),
+            Err(error) if began.elapsed() > deadline => {
+                panic!("{what} still fails after {deadline:?}: {error}")
+            }
             Err(_) => thread::sleep(POLL),
         }
     }
@@ -322,7 +410,14 @@ pub fn xattr(path: &Path, name: &str) -> Option<String> {
     let mut value = vec![0_u8; 65_536];
     // SAFETY: both names end with a zero byte, and the buffer is as long as it is said to be.
     #[allow(unsafe_code)]
-    let len = unsafe { libc::getxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let len = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
     value.truncate(usize::try_from(len).ok()?);
     Some(text(&value))
 }
@@ -330,7 +425,10 @@ pub fn xattr(path: &Path, name: &str) -> Option<String> {
 /// The members that keep a copy of a file, by number.
 pub fn replicas(path: &Path) -> Vec<usize> {
     let names = xattr(path, "user.hydfs.replicas").unwrap_or_default();
-    names.split_whitespace().filter_map(|name| name.strip_prefix('n')?.parse().ok()).collect()
+    names
+        .split_whitespace()
+        .filter_map(|name| name.strip_prefix('n')?.parse().ok())
+        .collect()
 }
 
 /// Writes a whole file and returns once fsync has acknowledged it.

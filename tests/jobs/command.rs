@@ -10,7 +10,9 @@ const ONES: &str = "#!/bin/sh\nprintf '%s\\n' \"$1\" | sed 's/^[0-9]*,\\([^,]*\\
 
 #[test]
 fn executables_stored_in_the_file_system_work_on_lines() {
-    let Some(desk) = Desk::up(3, 20_000) else { return };
+    let Some(desk) = Desk::up(3, 20_000) else {
+        return;
+    };
     let job = desk.upper("upper", 4, 1);
     desk.wait_done(&job);
     desk.check_upper(&job, 4);
@@ -24,7 +26,10 @@ fn executables_stored_in_the_file_system_work_on_lines() {
     // Root's programs only where members are told so.
     desk.write_spec(3, "roots", spec);
     let status = desk.wait_status("roots", "failed");
-    assert!(status.contains("may not run as root") && status.contains("chown"), "{status}");
+    assert!(
+        status.contains("may not run as root") && status.contains("chown"),
+        "{status}"
+    );
 }
 
 #[test]
@@ -35,26 +40,54 @@ fn fault_r4_an_operator_that_fails_fails_the_job_with_its_last_words() {
                 [[stage]]\nname = \"breaks\"\nfrom = \"signs\"\nop = { exec = { path = \"/bin/breaks\", contract = \"batch\" } }\n";
     desk.user_spec(1, "breaks", spec);
     let status = desk.wait_status("breaks", "failed");
-    assert!(status.contains("no such luck") && status.contains("/bin/breaks"), "{status}");
+    assert!(
+        status.contains("no such luck") && status.contains("/bin/breaks"),
+        "{status}"
+    );
     assert!(desk.job_file("breaks", "log").contains("no such luck"));
-    assert_eq!(desk.output("breaks"), "", "nothing of a failed batch is put out");
+    assert_eq!(
+        desk.output("breaks"),
+        "",
+        "nothing of a failed batch is put out"
+    );
 }
 
 #[test]
 fn fault_r8_the_predecessors_command_transforms_and_aggregates() {
-    let Some(desk) = Desk::up_with(3, 20_000, &[("HYDFS_ALLOW_ROOT_JOBS", "true")]) else { return };
+    let Some(desk) = Desk::up_with(3, 20_000, &[("HYDFS_ALLOW_ROOT_JOBS", "true")]) else {
+        return;
+    };
     for (name, script) in [("posts", POSTS), ("tagged", TAGGED), ("ones", ONES)] {
         desk.executable(name, script);
     }
     let run = |op2: &str, dest: &str| {
-        let out = desk.cluster.hydfs(2, &["rainstorm", "--json", "/bin/posts", op2, "/data/signs.csv", dest, "3"]);
-        assert!(out.status.success(), "hydfs rainstorm: {}", String::from_utf8_lossy(&out.stderr));
+        let out = desk.cluster.hydfs(
+            2,
+            &[
+                "rainstorm",
+                "--json",
+                "/bin/posts",
+                op2,
+                "/data/signs.csv",
+                dest,
+                "3",
+            ],
+        );
+        assert!(
+            out.status.success(),
+            "hydfs rainstorm: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
         let answer: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
         answer["job"].as_str().expect("the job's name").to_owned()
     };
     let transform = run("/bin/tagged", "/out/transformed");
     desk.wait_done(&transform);
-    let posts: Vec<&String> = desk.rows.iter().filter(|row| row.contains("Telespar")).collect();
+    let posts: Vec<&String> = desk
+        .rows
+        .iter()
+        .filter(|row| row.contains("Telespar"))
+        .collect();
     let expected: Vec<String> = posts.iter().map(|row| format!("{row},seen")).collect();
     check_in_order(&desk.read("out/transformed"), &expected, &desk.csv, 3);
 
@@ -62,14 +95,30 @@ fn fault_r8_the_predecessors_command_transforms_and_aggregates() {
     desk.wait_done(&aggregate);
     let mut totals = BTreeMap::<String, u64>::new();
     for row in &posts {
-        *totals.entry(row.split(',').nth(1).expect("a type").to_owned()).or_default() += 1;
+        *totals
+            .entry(row.split(',').nth(1).expect("a type").to_owned())
+            .or_default() += 1;
     }
-    let document: BTreeMap<String, u64> = serde_json::from_str(&desk.read("out/totals")).expect("one JSON document");
+    let document: BTreeMap<String, u64> =
+        serde_json::from_str(&desk.read("out/totals")).expect("one JSON document");
     assert_eq!(document, totals);
 
     for (tasks, says) in [("0", "use 1 to 64"), ("65", "use 1 to 64"), ("x", "number")] {
-        let out = desk.cluster.hydfs(1, &["rainstorm", "/bin/posts", "/bin/tagged", "/data/signs.csv", "/out/never", tasks]);
-        assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains(says), "{out:?}");
+        let out = desk.cluster.hydfs(
+            1,
+            &[
+                "rainstorm",
+                "/bin/posts",
+                "/bin/tagged",
+                "/data/signs.csv",
+                "/out/never",
+                tasks,
+            ],
+        );
+        assert!(
+            !out.status.success() && String::from_utf8_lossy(&out.stderr).contains(says),
+            "{out:?}"
+        );
     }
     assert!(!desk.cluster.at(1, "out/never").exists());
 }

@@ -61,7 +61,11 @@ impl Desk {
         fs::create_dir_all(cluster.at(1, "data")).expect("a directory");
         fs::create_dir_all(cluster.at(1, "bin")).expect("a directory");
         fs::write(cluster.at(1, "data/signs.csv"), &csv).expect("the data set");
-        Some(Self { cluster, rows: lines, csv })
+        Some(Self {
+            cluster,
+            rows: lines,
+            csv,
+        })
     }
 
     /// Stores an executable below `/bin`.
@@ -82,14 +86,23 @@ impl Desk {
         let draft = self.cluster.at(i, &format!("draft-{name}"));
         fs::write(&draft, spec).expect("a draft");
         chown(&draft, Some(USER), Some(USER)).expect("giving it away");
-        fs::rename(&draft, self.cluster.at(i, &format!(".jobs/{name}.toml"))).expect("renaming it into place");
+        fs::rename(&draft, self.cluster.at(i, &format!(".jobs/{name}.toml")))
+            .expect("renaming it into place");
     }
 
     /// `/.jobs/NAME/FILE` as any member that answers has it; empty where none does.
     pub fn job_file(&self, name: &str, file: &str) -> String {
-        let paths = self.cluster.members().map(|i| self.cluster.at(i, &format!(".jobs/{name}/{file}")));
+        let paths = self
+            .cluster
+            .members()
+            .map(|i| self.cluster.at(i, &format!(".jobs/{name}/{file}")));
         let read = |path: std::path::PathBuf| {
-            let out = Command::new("timeout").arg("10").arg("cat").arg(path).output().expect("timeout runs");
+            let out = Command::new("timeout")
+                .arg("10")
+                .arg("cat")
+                .arg(path)
+                .output()
+                .expect("timeout runs");
             out.status.success().then(|| text(&out.stdout))
         };
         paths.into_iter().find_map(read).unwrap_or_default()
@@ -98,23 +111,36 @@ impl Desk {
     /// A value of `status` or `progress`.
     pub fn value(&self, name: &str, file: &str, key: &str) -> Option<String> {
         let page = self.job_file(name, file);
-        page.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = ").map(str::to_owned))
+        page.lines().find_map(|line| {
+            line.strip_prefix(key)?
+                .strip_prefix(" = ")
+                .map(str::to_owned)
+        })
     }
 
     pub fn number(&self, name: &str, file: &str, key: &str) -> u64 {
-        self.value(name, file, key).and_then(|text| text.parse().ok()).unwrap_or(0)
+        self.value(name, file, key)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
     }
 
     /// Waits until a job has this status.
     pub fn wait_status(&self, name: &str, wanted: &str) -> String {
         let reached = poll(JOB, || {
             let now = self.value(name, "status", "status");
-            let ended = now.as_deref().is_some_and(|now| !matches!(now, "running" | "paused"));
+            let ended = now
+                .as_deref()
+                .is_some_and(|now| !matches!(now, "running" | "paused"));
             ended || now.as_deref() == Some(wanted)
         });
         let page = self.job_file(name, "status");
         let is_so = reached && page.starts_with(&format!("status = {wanted}\n"));
-        assert!(is_so, "job {name} is not {wanted}: {page}{}{}", self.job_file(name, "progress"), self.job_file(name, "log"));
+        assert!(
+            is_so,
+            "job {name} is not {wanted}: {page}{}{}",
+            self.job_file(name, "progress"),
+            self.job_file(name, "log")
+        );
         page
     }
 
@@ -124,15 +150,31 @@ impl Desk {
 
     /// Waits until a running job has taken in so many rows for good, but not all of `rows`.
     pub fn wait_rows(&self, name: &str, rows: u64) {
-        let reached = poll(JOB, || self.number(name, "progress", "rows_in") >= rows || self.value(name, "status", "status").is_some_and(|now| now != "running"));
-        assert!(reached, "job {name} has taken in {} rows, not {rows}", self.number(name, "progress", "rows_in"));
+        let reached = poll(JOB, || {
+            self.number(name, "progress", "rows_in") >= rows
+                || self
+                    .value(name, "status", "status")
+                    .is_some_and(|now| now != "running")
+        });
+        assert!(
+            reached,
+            "job {name} has taken in {} rows, not {rows}",
+            self.number(name, "progress", "rows_in")
+        );
         let page = self.job_file(name, "status");
-        assert!(page.starts_with("status = running"), "job {name} ended before it could be hit: {page}");
+        assert!(
+            page.starts_with("status = running"),
+            "job {name} ended before it could be hit: {page}"
+        );
     }
 
     /// The bytes of a file, from the first member that answers.
     pub fn read(&self, path: &str) -> String {
-        let paths: Vec<_> = self.cluster.members().map(|i| self.cluster.at(i, path)).collect();
+        let paths: Vec<_> = self
+            .cluster
+            .members()
+            .map(|i| self.cluster.at(i, path))
+            .collect();
         let (bytes, _) = retry("reading a result", CALLS, || {
             let mut last = Err(std::io::Error::other("no member"));
             for path in &paths {
@@ -175,13 +217,22 @@ impl Desk {
     /// Starts a sample job behind a stage that changes nothing and takes its time.
     pub fn slow_sample(&self, sample: &str) -> String {
         self.paced();
-        let header: Vec<String> = self.csv.lines().next().unwrap_or_default().split(',').map(|name| format!("\"{name}\"")).collect();
+        let header: Vec<String> = self
+            .csv
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .split(',')
+            .map(|name| format!("\"{name}\""))
+            .collect();
         let stage = format!(
             "[[stage]]\nname = \"slow\"\nfrom = \"signs\"\ntasks = 3\n\
              op = {{ exec = {{ path = \"/bin/paced\", args = [\"same\", \"100\"], columns = [{}] }} }}\n\n[[stage]]",
             header.join(", ")
         );
-        let spec = sample_spec(sample).replacen("from = \"signs\"", "from = \"slow\"", 1).replacen("[[stage]]", &stage, 1);
+        let spec = sample_spec(sample)
+            .replacen("from = \"signs\"", "from = \"slow\"", 1)
+            .replacen("[[stage]]", &stage, 1);
         let name = format!("slow-{sample}");
         self.user_spec(1, &name, &spec);
         name
@@ -197,8 +248,15 @@ impl Desk {
 /// What `scripts/sample-data ROWS` prints.
 pub fn sample(rows: usize) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/sample-data");
-    let out = Command::new(script).arg(rows.to_string()).output().expect("scripts/sample-data runs");
-    assert!(out.status.success(), "scripts/sample-data failed: {}", text(&out.stderr));
+    let out = Command::new(script)
+        .arg(rows.to_string())
+        .output()
+        .expect("scripts/sample-data runs");
+    assert!(
+        out.status.success(),
+        "scripts/sample-data failed: {}",
+        text(&out.stderr)
+    );
     text(&out.stdout)
 }
 
@@ -214,8 +272,16 @@ pub fn reference(job: &str, csv: &str) -> Vec<String> {
     let path = dir.path().join("signs.csv");
     fs::write(&path, csv).expect("a file");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/samples/reference.py");
-    let out = Command::new(script).arg(job).arg(&path).output().expect("reference.py runs");
-    assert!(out.status.success(), "reference.py failed: {}", text(&out.stderr));
+    let out = Command::new(script)
+        .arg(job)
+        .arg(&path)
+        .output()
+        .expect("reference.py runs");
+    assert!(
+        out.status.success(),
+        "reference.py failed: {}",
+        text(&out.stderr)
+    );
     text(&out.stdout).lines().map(str::to_owned).collect()
 }
 
@@ -236,20 +302,37 @@ fn shares(csv: &str, tasks: usize) -> Vec<BTreeMap<String, usize>> {
 /// The output has exactly the expected lines (which begin with a row's number), those of each task in the order of the file.
 pub fn check_in_order(output: &str, expected: &[String], csv: &str, tasks: usize) {
     let got: Vec<&str> = output.lines().collect();
-    assert!(output.is_empty() || output.ends_with('\n'), "the output ends in the middle of a line");
+    assert!(
+        output.is_empty() || output.ends_with('\n'),
+        "the output ends in the middle of a line"
+    );
     let mut sorted = got.clone();
     sorted.sort_unstable();
     let mut wanted: Vec<&str> = expected.iter().map(String::as_str).collect();
     wanted.sort_unstable();
     if sorted != wanted {
-        let (have, want): (BTreeSet<&str>, BTreeSet<&str>) = (sorted.iter().copied().collect(), wanted.iter().copied().collect());
+        let (have, want): (BTreeSet<&str>, BTreeSet<&str>) = (
+            sorted.iter().copied().collect(),
+            wanted.iter().copied().collect(),
+        );
         let missing: Vec<_> = want.difference(&have).take(3).collect();
         let foreign: Vec<_> = have.difference(&want).take(3).collect();
-        panic!("{} lines, not {}; missing {missing:?}, not expected {foreign:?}, {} doubled", got.len(), wanted.len(), got.len() - have.len());
+        panic!(
+            "{} lines, not {}; missing {missing:?}, not expected {foreign:?}, {} doubled",
+            got.len(),
+            wanted.len(),
+            got.len() - have.len()
+        );
     }
     for (task, share) in shares(csv, tasks).iter().enumerate() {
-        let order: Vec<usize> = got.iter().filter_map(|line| share.get(line.split(',').next()?).copied()).collect();
-        assert!(order.is_sorted(), "the lines of task {task} are out of order");
+        let order: Vec<usize> = got
+            .iter()
+            .filter_map(|line| share.get(line.split(',').next()?).copied())
+            .collect();
+        assert!(
+            order.is_sorted(),
+            "the lines of task {task} are out of order"
+        );
     }
 }
 
@@ -262,7 +345,10 @@ pub fn check_filter(output: &str, csv: &str) {
 pub fn check_count(output: &str, csv: &str) {
     let mut got: Vec<&str> = output.lines().collect();
     let value = |line: &str| line.trim_start_matches('"').to_owned();
-    let breaks = got.windows(2).filter(|pair| value(pair[0]) > value(pair[1])).count();
+    let breaks = got
+        .windows(2)
+        .filter(|pair| value(pair[0]) > value(pair[1]))
+        .count();
     assert!(breaks <= 1, "each of two tasks sorts its keys: {output}");
     got.sort_unstable();
     let mut wanted = reference("count", csv);

@@ -6,17 +6,26 @@ const ROWS: usize = 100_000;
 
 #[test]
 fn fault_r1_the_leader_is_killed_again_and_again_during_a_job() {
-    let Some(desk) = Desk::up(5, ROWS) else { return };
+    let Some(desk) = Desk::up(5, ROWS) else {
+        return;
+    };
     let job = desk.upper("leaders", 2, 100);
     let samples = [desk.slow_sample("filter"), desk.slow_sample("count")];
     for kill in 1..=3 {
         desk.wait_rows(&job, kill * 15_000);
         let leader = desk.cluster.leader();
-        println!("kill {kill}: leader n{leader} at {} rows", desk.number(&job, "progress", "rows_in"));
+        println!(
+            "kill {kill}: leader n{leader} at {} rows",
+            desk.number(&job, "progress", "rows_in")
+        );
         desk.cluster.kill(leader);
         if kill == 2 {
             // Its successor goes on without it, and takes new jobs.
-            let i = desk.cluster.members().find(|i| *i != leader).expect("another member");
+            let i = desk
+                .cluster
+                .members()
+                .find(|i| *i != leader)
+                .expect("another member");
             desk.write_spec(i, "late", &sample_spec("count"));
             desk.wait_done("late");
         }
@@ -27,7 +36,11 @@ fn fault_r1_the_leader_is_killed_again_and_again_during_a_job() {
     desk.wait_done(&samples[0]);
     desk.wait_done(&samples[1]);
     for name in samples.iter().chain([&job]) {
-        assert!(desk.attempt(name) > 1, "another leader went on with {name}: {}", desk.job_file(name, "status"));
+        assert!(
+            desk.attempt(name) > 1,
+            "another leader went on with {name}: {}",
+            desk.job_file(name, "status")
+        );
     }
     assert_eq!(desk.number(&job, "progress", "rows_in"), ROWS as u64);
     desk.check_upper(&job, 2);
@@ -37,23 +50,37 @@ fn fault_r1_the_leader_is_killed_again_and_again_during_a_job() {
 
 #[test]
 fn fault_r2_members_that_run_tasks_are_killed_during_a_job() {
-    let Some(desk) = Desk::up(5, ROWS) else { return };
+    let Some(desk) = Desk::up(5, ROWS) else {
+        return;
+    };
     let job = desk.upper("tasks", 3, 100);
     let samples = [desk.slow_sample("filter"), desk.slow_sample("count")];
     for kill in 1..=2 {
         desk.wait_rows(&job, kill * 20_000);
         let leader = desk.cluster.leader();
         let busy = |i: &usize| operators_of(desk.cluster.pid(*i));
-        let victim = desk.cluster.members().filter(|i| *i != leader).max_by_key(busy).expect("another member");
+        let victim = desk
+            .cluster
+            .members()
+            .filter(|i| *i != leader)
+            .max_by_key(busy)
+            .expect("another member");
         assert!(busy(&victim) > 0, "no member but the leader runs tasks");
-        println!("kill {kill}: n{victim}, which runs tasks, at {} rows", desk.number(&job, "progress", "rows_in"));
+        println!(
+            "kill {kill}: n{victim}, which runs tasks, at {} rows",
+            desk.number(&job, "progress", "rows_in")
+        );
         desk.cluster.kill(victim);
         desk.wait_rows(&job, kill * 20_000 + 5_000);
         desk.cluster.start(victim);
         println!("healthy after {:?}", desk.cluster.wait_healthy());
     }
     desk.wait_done(&job);
-    let hit = samples.iter().chain([&job]).filter(|name| desk.attempt(name) > 1).count();
+    let hit = samples
+        .iter()
+        .chain([&job])
+        .filter(|name| desk.attempt(name) > 1)
+        .count();
     assert!(hit > 0, "jobs were tried again elsewhere");
     println!("{hit} of 3 jobs lost tasks");
     assert_eq!(desk.number(&job, "progress", "rows_in"), ROWS as u64);
@@ -63,8 +90,12 @@ fn fault_r2_members_that_run_tasks_are_killed_during_a_job() {
 
 #[test]
 fn fault_r7_eight_jobs_at_once_do_not_mix() {
-    let Some(desk) = Desk::up(5, 20_000) else { return };
-    let names: Vec<String> = (0..4).flat_map(|n| [format!("filter-{n}"), format!("count-{n}")]).collect();
+    let Some(desk) = Desk::up(5, 20_000) else {
+        return;
+    };
+    let names: Vec<String> = (0..4)
+        .flat_map(|n| [format!("filter-{n}"), format!("count-{n}")])
+        .collect();
     for (at, name) in names.iter().enumerate() {
         let sample = name.split('-').next().expect("a sample");
         desk.write_spec(at % 5 + 1, name, &sample_spec(sample));
@@ -93,7 +124,13 @@ fn check_samples(desk: &Desk, [filter, count]: &[String; 2]) {
 
 /// Children of a process: operators of jobs.
 fn operators_of(pid: u32) -> usize {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let children = tasks.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
-    children.map(|children| children.split_whitespace().count()).sum()
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let children =
+        tasks.map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    children
+        .map(|children| children.split_whitespace().count())
+        .sum()
 }

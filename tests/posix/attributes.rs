@@ -1,7 +1,14 @@
 //! Extended attributes, locks, and what the file system says about a file.
-#![allow(unsafe_code, reason = "extended attributes and locks have no safe wrapper in std")]
+#![allow(
+    unsafe_code,
+    reason = "extended attributes and locks have no safe wrapper in std"
+)]
 
-use crate::{MEMBERS, common::{Cluster, SOON, replicas, until, xattr}, folders};
+use crate::{
+    MEMBERS,
+    common::{Cluster, SOON, replicas, until, xattr},
+    folders,
+};
 use std::{
     ffi::CString,
     fs::{self, File, OpenOptions},
@@ -15,13 +22,25 @@ fn c(text: &[u8]) -> CString {
 }
 
 fn done(code: libc::c_int) -> io::Result<()> {
-    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn set(path: &Path, name: &str, value: &[u8], flags: libc::c_int) -> io::Result<()> {
     let (path, name) = (c(path.as_os_str().as_bytes()), c(name.as_bytes()));
     // SAFETY: two strings that end with NUL, and a buffer of the length said.
-    done(unsafe { libc::setxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags) })
+    done(unsafe {
+        libc::setxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            flags,
+        )
+    })
 }
 
 fn remove(path: &Path, name: &str) -> io::Result<()> {
@@ -36,7 +55,11 @@ fn list(path: &Path) -> Vec<String> {
     // SAFETY: a string that ends with NUL, and a buffer of the length said.
     let len = unsafe { libc::listxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
     let len = usize::try_from(len).expect("listed");
-    buffer[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()).map(crate::common::text).collect()
+    buffer[..len]
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+        .map(crate::common::text)
+        .collect()
 }
 
 fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<i32> {
@@ -45,7 +68,9 @@ fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<i32> {
 
 #[test]
 fn extended_attributes() {
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "xattrs");
     fs::write(at[0].join("f"), "x").expect("written");
     fs::create_dir(at[0].join("d")).expect("made");
@@ -54,29 +79,53 @@ fn extended_attributes() {
         set(&on(0), "user.colour", b"blue", 0).expect("set");
         assert_eq!(xattr(&on(1), "user.colour").as_deref(), Some("blue"));
         set(&on(1), "user.colour", b"red", libc::XATTR_REPLACE).expect("replaced");
-        assert_eq!(errno(set(&on(2), "user.colour", b"green", libc::XATTR_CREATE)), Some(libc::EEXIST));
-        assert_eq!(errno(set(&on(2), "user.none", b"green", libc::XATTR_REPLACE)), Some(libc::ENODATA));
+        assert_eq!(
+            errno(set(&on(2), "user.colour", b"green", libc::XATTR_CREATE)),
+            Some(libc::EEXIST)
+        );
+        assert_eq!(
+            errno(set(&on(2), "user.none", b"green", libc::XATTR_REPLACE)),
+            Some(libc::ENODATA)
+        );
         assert_eq!(xattr(&on(2), "user.colour").as_deref(), Some("red"));
         set(&on(2), "user.large", &vec![b'l'; 60_000], 0).expect("set");
-        assert_eq!(xattr(&on(0), "user.large").map(|value| value.len()), Some(60_000));
+        assert_eq!(
+            xattr(&on(0), "user.large").map(|value| value.len()),
+            Some(60_000)
+        );
         let mut names = list(&on(0));
         names.sort();
-        assert_eq!(names, ["user.colour", "user.large"], "what the file system says of itself is not listed");
+        assert_eq!(
+            names,
+            ["user.colour", "user.large"],
+            "what the file system says of itself is not listed"
+        );
         remove(&on(0), "user.large").expect("removed");
         assert_eq!(errno(remove(&on(1), "user.large")), Some(libc::ENODATA));
         assert_eq!(list(&on(2)), ["user.colour"]);
     }
     // Names that are not kept say so; none is lost silently.
-    assert_eq!(errno(set(&at[0].join("f"), "user.hydfs.version", b"7", 0)), Some(libc::EPERM));
-    assert_eq!(errno(set(&at[0].join("f"), "system.other", b"7", 0)), Some(libc::EOPNOTSUPP));
+    assert_eq!(
+        errno(set(&at[0].join("f"), "user.hydfs.version", b"7", 0)),
+        Some(libc::EPERM)
+    );
+    assert_eq!(
+        errno(set(&at[0].join("f"), "system.other", b"7", 0)),
+        Some(libc::EOPNOTSUPP)
+    );
     // A file keeps them through a rename and loses them with its last name.
     fs::rename(at[1].join("f"), at[1].join("g")).expect("renamed");
-    assert_eq!(xattr(&at[2].join("g"), "user.colour").as_deref(), Some("red"));
+    assert_eq!(
+        xattr(&at[2].join("g"), "user.colour").as_deref(),
+        Some("red")
+    );
 }
 
 #[test]
 fn where_a_file_is() {
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     // Members that have just joined are learners for a moment.
     cluster.wait_healthy();
     let at = folders(&cluster, "where");
@@ -90,11 +139,22 @@ fn where_a_file_is() {
         assert_eq!(segments.lines().count(), 1, "{segments}");
         assert_eq!(xattr(&path, "user.hydfs.nothing"), None);
     }
-    let version = |i: usize| xattr(&at[i].join("f"), "user.hydfs.version").and_then(|text| text.parse::<u64>().ok()).expect("a version");
+    let version = |i: usize| {
+        xattr(&at[i].join("f"), "user.hydfs.version")
+            .and_then(|text| text.parse::<u64>().ok())
+            .expect("a version")
+    };
     // The end of a writer is lazy: the version settles a moment after the close.
-    until("the writer's end", SOON, || cluster.status(1).contains("writers 0"));
+    until("the writer's end", SOON, || {
+        cluster.status(1).contains("writers 0")
+    });
     let before = version(0);
-    OpenOptions::new().append(true).open(at[1].join("f")).expect("opened").write_all(b"more").expect("appended");
+    OpenOptions::new()
+        .append(true)
+        .open(at[1].join("f"))
+        .expect("opened")
+        .write_all(b"more")
+        .expect("appended");
     assert_eq!(fs::read(at[2].join("f")).expect("read").len(), 100_004);
     assert!(version(2) > before);
     assert_eq!(version(0), version(1));
@@ -103,12 +163,24 @@ fn where_a_file_is() {
 /// A lock excludes on all mounts, or there is none: never silently on one mount alone.
 #[test]
 fn locks_exclude_or_are_refused() {
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "locks");
     fs::write(at[0].join("f"), "").expect("made");
-    let files: Vec<File> = at.iter().map(|at| OpenOptions::new().read(true).write(true).open(at.join("f")).expect("opened")).collect();
+    let files: Vec<File> = at
+        .iter()
+        .map(|at| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(at.join("f"))
+                .expect("opened")
+        })
+        .collect();
     // SAFETY: an open descriptor.
-    let flock = |i: usize, how| done(unsafe { libc::flock(files[i].as_raw_fd(), how | libc::LOCK_NB) });
+    let flock =
+        |i: usize, how| done(unsafe { libc::flock(files[i].as_raw_fd(), how | libc::LOCK_NB) });
     match flock(0, libc::LOCK_EX) {
         Ok(()) => {
             assert_eq!(errno(flock(1, libc::LOCK_EX)), Some(libc::EWOULDBLOCK));
@@ -122,7 +194,8 @@ fn locks_exclude_or_are_refused() {
     range.l_type = libc::F_WRLCK as _;
     range.l_len = 10;
     // SAFETY: an open descriptor and a valid structure.
-    let fcntl = |i: usize| done(unsafe { libc::fcntl(files[i].as_raw_fd(), libc::F_SETLK, &range) });
+    let fcntl =
+        |i: usize| done(unsafe { libc::fcntl(files[i].as_raw_fd(), libc::F_SETLK, &range) });
     match fcntl(0) {
         Ok(()) => assert!(matches!(errno(fcntl(2)), Some(libc::EAGAIN | libc::EACCES))),
         Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOLCK)),

@@ -18,15 +18,30 @@ const SIZE_MAX: u64 = 400_000;
 /// with the same on a local file. `HYDFS_SEED` repeats or varies a run.
 #[test]
 fn random_operations_match_a_local_file() {
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "random");
     let local = tempfile::NamedTempFile::new().expect("a local file");
-    let reference = OpenOptions::new().read(true).write(true).open(local.path()).expect("opened");
+    let reference = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(local.path())
+        .expect("opened");
     let paths: Vec<PathBuf> = at.iter().map(|at| at.join("f")).collect();
     fs::write(&paths[0], "").expect("made");
-    let open = |path: &PathBuf| OpenOptions::new().read(true).write(true).open(path).expect("opened");
+    let open = |path: &PathBuf| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .expect("opened")
+    };
     let mut kept: Vec<File> = paths.iter().map(open).collect();
-    let seed = std::env::var("HYDFS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(SEED);
+    let seed = std::env::var("HYDFS_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(SEED);
     let mut numbers = Numbers(seed);
     let mut history: Vec<String> = Vec::new();
     for step in 0..STEPS {
@@ -45,7 +60,10 @@ fn random_operations_match_a_local_file() {
             }
             5..7 => {
                 let text = numbers.bytes(len);
-                let mut file = OpenOptions::new().append(true).open(&paths[mount]).expect("opened");
+                let mut file = OpenOptions::new()
+                    .append(true)
+                    .open(&paths[mount])
+                    .expect("opened");
                 file.write_all(&text).expect("appended");
                 reference.write_all_at(&text, size).expect("written");
                 format!("append {len} at {size}")
@@ -65,12 +83,24 @@ fn random_operations_match_a_local_file() {
             }
             _ => {
                 let (mut found, mut expected) = (vec![0; len], vec![0; len]);
-                let (n, m) = (file.read_at(&mut found, offset).expect("read"), reference.read_at(&mut expected, offset).expect("read"));
-                assert!((n, &found) == (m, &expected), "step {step}, read {len} at {offset} of {size} on mount {}: {n} bytes for {m}; run again: HYDFS_SEED={seed}\n{}", mount + 1, history.join("\n"));
+                let (n, m) = (
+                    file.read_at(&mut found, offset).expect("read"),
+                    reference.read_at(&mut expected, offset).expect("read"),
+                );
+                assert!(
+                    (n, &found) == (m, &expected),
+                    "step {step}, read {len} at {offset} of {size} on mount {}: {n} bytes for {m}; run again: HYDFS_SEED={seed}\n{}",
+                    mount + 1,
+                    history.join("\n")
+                );
                 format!("read {len} at {offset}")
             }
         };
-        history.push(format!("{step}: mount {} {} {what}", mount + 1, if fresh { "fresh" } else { "kept" }));
+        history.push(format!(
+            "{step}: mount {} {} {what}",
+            mount + 1,
+            if fresh { "fresh" } else { "kept" }
+        ));
         drop(opened);
         let reader = numbers.below(MEMBERS as u64) as usize;
         let found = fs::read(&paths[reader]).expect("read");
@@ -81,16 +111,28 @@ fn random_operations_match_a_local_file() {
         assert!(
             found == expected,
             "step {step}, mount {}: {} bytes for {}, differ at {differs:?}; run again: HYDFS_SEED={seed}\n{}",
-            reader + 1, found.len(), expected.len(), history[tail..].join("\n")
+            reader + 1,
+            found.len(),
+            expected.len(),
+            history[tail..].join("\n")
         );
-        assert_eq!(fs::metadata(&paths[(reader + 1) % MEMBERS]).expect("metadata").len(), expected.len() as u64, "{}", history[tail..].join("\n"));
+        assert_eq!(
+            fs::metadata(&paths[(reader + 1) % MEMBERS])
+                .expect("metadata")
+                .len(),
+            expected.len() as u64,
+            "{}",
+            history[tail..].join("\n")
+        );
     }
 }
 
 #[test]
 fn holes_read_as_zeros_and_take_no_room() {
     const FAR: u64 = 300 << 20;
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "holes");
     let file = File::create(at[0].join("f")).expect("made");
     file.write_all_at(b"begin", 0).expect("written");
@@ -112,10 +154,25 @@ fn holes_read_as_zeros_and_take_no_room() {
         assert!(text.iter().all(|byte| *byte == 0));
     }
     // A file of nothing but a size.
-    sh(&at[1], "truncate -s 150M empty; stat -c %s empty; cmp -n 157286400 empty /dev/zero");
-    assert!(fs::metadata(at[2].join("empty")).expect("metadata").blocks() < 1000, "a hole takes no room");
-    sh(&at[2], "printf tail >>empty; tail -c 6 empty | od -An -c | tr -d ' \\n' | grep -qx '\\\\0\\\\0tail'");
-    assert_eq!(fs::metadata(at[0].join("empty")).expect("metadata").len(), (150 << 20) + 4);
+    sh(
+        &at[1],
+        "truncate -s 150M empty; stat -c %s empty; cmp -n 157286400 empty /dev/zero",
+    );
+    assert!(
+        fs::metadata(at[2].join("empty"))
+            .expect("metadata")
+            .blocks()
+            < 1000,
+        "a hole takes no room"
+    );
+    sh(
+        &at[2],
+        "printf tail >>empty; tail -c 6 empty | od -An -c | tr -d ' \\n' | grep -qx '\\\\0\\\\0tail'",
+    );
+    assert_eq!(
+        fs::metadata(at[0].join("empty")).expect("metadata").len(),
+        (150 << 20) + 4
+    );
 }
 
 /// Cutting a file that other mounts append to: what is acknowledged after the cut stays, in order and whole.
@@ -123,11 +180,15 @@ fn holes_read_as_zeros_and_take_no_room() {
 fn truncate_below_writers_of_other_mounts() {
     const RECORD: usize = 64;
     const CUTS: usize = 25;
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "cut");
     fs::write(at[0].join("f"), "").expect("made");
     let done = AtomicBool::new(false);
-    let record = |writer: usize, number: usize| format!("{writer} {number:08} {}\n", "x".repeat(RECORD - 12)).into_bytes();
+    let record = |writer: usize, number: usize| {
+        format!("{writer} {number:08} {}\n", "x".repeat(RECORD - 12)).into_bytes()
+    };
     let written = thread::scope(|scope| {
         let writers: Vec<_> = (1..MEMBERS)
             .map(|writer| {
@@ -136,7 +197,10 @@ fn truncate_below_writers_of_other_mounts() {
                     let mut file = OpenOptions::new().append(true).open(path).expect("opened");
                     let mut number = 0;
                     while !done.load(Ordering::SeqCst) {
-                        file.write_all(&record(writer, number)).unwrap_or_else(|error| panic!("record {number} of writer {writer}: {error}"));
+                        file.write_all(&record(writer, number))
+                            .unwrap_or_else(|error| {
+                                panic!("record {number} of writer {writer}: {error}")
+                            });
                         number += 1;
                     }
                     number
@@ -144,59 +208,106 @@ fn truncate_below_writers_of_other_mounts() {
             })
             .collect();
         for cut in 0..CUTS {
-            let file = OpenOptions::new().write(true).open(at[0].join("f")).expect("opened");
+            let file = OpenOptions::new()
+                .write(true)
+                .open(at[0].join("f"))
+                .expect("opened");
             let size = file.metadata().expect("metadata").len();
             // Down to whole records; every fifth time to nothing.
-            let keep = if cut % 5 == 4 { 0 } else { size / 2 / RECORD as u64 * RECORD as u64 };
-            file.set_len(keep).unwrap_or_else(|error| panic!("cut {cut} from {size} to {keep}: {error}"));
+            let keep = if cut % 5 == 4 {
+                0
+            } else {
+                size / 2 / RECORD as u64 * RECORD as u64
+            };
+            file.set_len(keep)
+                .unwrap_or_else(|error| panic!("cut {cut} from {size} to {keep}: {error}"));
             thread::sleep(std::time::Duration::from_millis(30));
         }
         done.store(true, Ordering::SeqCst);
-        writers.into_iter().map(|writer| writer.join().expect("no failed write")).collect::<Vec<usize>>()
+        writers
+            .into_iter()
+            .map(|writer| writer.join().expect("no failed write"))
+            .collect::<Vec<usize>>()
     });
     let found = fs::read(at[0].join("f")).expect("read");
-    assert!(at.iter().all(|at| fs::read(at.join("f")).expect("read") == found), "all mounts have the same");
+    assert!(
+        at.iter()
+            .all(|at| fs::read(at.join("f")).expect("read") == found),
+        "all mounts have the same"
+    );
     let mut last = [None; MEMBERS];
     for bytes in found.chunks(RECORD) {
         let text = String::from_utf8_lossy(bytes);
         let writer: usize = text[..1].parse().unwrap_or_else(|_| panic!("torn: {text}"));
-        let number: usize = text[2..10].parse().unwrap_or_else(|_| panic!("torn: {text}"));
+        let number: usize = text[2..10]
+            .parse()
+            .unwrap_or_else(|_| panic!("torn: {text}"));
         assert_eq!(bytes, record(writer, number), "torn");
-        assert!(last[writer].is_none_or(|last| number > last), "record {number} of writer {writer} after {:?}", last[writer]);
+        assert!(
+            last[writer].is_none_or(|last| number > last),
+            "record {number} of writer {writer} after {:?}",
+            last[writer]
+        );
         last[writer] = Some(number);
     }
     // What was written after the last cut is all there: each writer's last records without a gap.
     for (writer, written) in (1..MEMBERS).zip(written) {
         assert!(written > 0);
-        assert!(last[writer].is_none_or(|last| last == written - 1), "the last of writer {writer} is {:?}, {written} were written", last[writer]);
+        assert!(
+            last[writer].is_none_or(|last| last == written - 1),
+            "the last of writer {writer} is {:?}, {written} were written",
+            last[writer]
+        );
     }
 }
 
 /// Growing a file by truncate while another mount appends leaves no append below the new end unseen.
 #[test]
 fn truncate_grows_below_a_writer_of_another_mount() {
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "grow");
     fs::write(at[0].join("f"), "start").expect("made");
-    let mut writer = OpenOptions::new().append(true).open(at[1].join("f")).expect("opened");
+    let mut writer = OpenOptions::new()
+        .append(true)
+        .open(at[1].join("f"))
+        .expect("opened");
     writer.write_all(b"-one").expect("appended");
-    let other = OpenOptions::new().write(true).open(at[2].join("f")).expect("opened");
-    other.set_len(20).expect("grown while another mount has a writer");
+    let other = OpenOptions::new()
+        .write(true)
+        .open(at[2].join("f"))
+        .expect("opened");
+    other
+        .set_len(20)
+        .expect("grown while another mount has a writer");
     writer.write_all(b"-two").expect("appended");
     for at in &at {
-        assert_eq!(fs::read(at.join("f")).expect("read"), b"start-one\0\0\0\0\0\0\0\0\0\0\0-two", "{}", at.display());
+        assert_eq!(
+            fs::read(at.join("f")).expect("read"),
+            b"start-one\0\0\0\0\0\0\0\0\0\0\0-two",
+            "{}",
+            at.display()
+        );
     }
     other.set_len(7).expect("cut");
     writer.write_all(b"-three").expect("appended");
     for at in &at {
-        assert_eq!(fs::read(at.join("f")).expect("read"), b"start-o-three", "{}", at.display());
+        assert_eq!(
+            fs::read(at.join("f")).expect("read"),
+            b"start-o-three",
+            "{}",
+            at.display()
+        );
     }
 }
 
 /// fsync returns when the bytes are on disk; the counters say that the disks were asked.
 #[test]
 fn fsync_reaches_the_disks() {
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "sync");
     for (i, at) in at.iter().enumerate() {
         let mut file = File::create(at.join(format!("f{i}"))).expect("made");
@@ -204,12 +315,22 @@ fn fsync_reaches_the_disks() {
         file.sync_all().expect("synced");
         file.write_all(b"x").expect("written");
         file.sync_data().expect("synced");
-        File::open(at).expect("opened").sync_all().expect("a directory is synced");
+        File::open(at)
+            .expect("opened")
+            .sync_all()
+            .expect("a directory is synced");
     }
     let mut direct = OpenOptions::new();
     std::os::unix::fs::OpenOptionsExt::custom_flags(direct.write(true).append(true), libc::O_SYNC);
-    direct.open(at[0].join("f1")).expect("opened").write_all(b"y").expect("written through");
+    direct
+        .open(at[0].join("f1"))
+        .expect("opened")
+        .write_all(b"y")
+        .expect("written through");
     let mut text = Vec::new();
-    File::open(at[2].join("f1")).expect("opened").read_to_end(&mut text).expect("read");
+    File::open(at[2].join("f1"))
+        .expect("opened")
+        .read_to_end(&mut text)
+        .expect("read");
     assert_eq!((text.len(), &text[4999..]), (5002, &b"\x01xy"[..]));
 }

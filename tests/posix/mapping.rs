@@ -17,10 +17,27 @@ struct Mapping {
 impl Mapping {
     fn of(file: &File, writable: bool) -> Self {
         let len = file.metadata().expect("metadata").len() as usize;
-        let rights = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        let rights = if writable {
+            libc::PROT_READ | libc::PROT_WRITE
+        } else {
+            libc::PROT_READ
+        };
         // SAFETY: a new mapping anywhere, of an open file, of its length.
-        let at = unsafe { libc::mmap(ptr::null_mut(), len, rights, libc::MAP_SHARED, file.as_raw_fd(), 0) };
-        assert!(at != libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());
+        let at = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len,
+                rights,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        assert!(
+            at != libc::MAP_FAILED,
+            "mmap: {}",
+            std::io::Error::last_os_error()
+        );
         Self { at, len }
     }
 
@@ -50,7 +67,9 @@ impl Drop for Mapping {
 
 #[test]
 fn shared_mappings_read_and_write() {
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "map");
     let mut expected = Numbers(5).bytes(300_123);
     fs::write(at[0].join("f"), &expected).expect("written");
@@ -58,7 +77,11 @@ fn shared_mappings_read_and_write() {
         let map = Mapping::of(&File::open(at.join("f")).expect("opened"), false);
         assert!(map.bytes() == expected, "{}", at.display());
     }
-    let file = OpenOptions::new().read(true).write(true).open(at[1].join("f")).expect("opened");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(at[1].join("f"))
+        .expect("opened");
     let mut map = Mapping::of(&file, true);
     for at in [0, 4095, 4096, 150_000, 300_122] {
         map.bytes_mut()[at] = 0xEE;
@@ -67,30 +90,46 @@ fn shared_mappings_read_and_write() {
     map.sync();
     for at in &at {
         let found = fs::read(at.join("f")).expect("read");
-        assert_eq!(found.iter().zip(&expected).position(|(a, b)| a != b), None, "{}", at.display());
+        assert_eq!(
+            found.iter().zip(&expected).position(|(a, b)| a != b),
+            None,
+            "{}",
+            at.display()
+        );
     }
     // What is written through the mapping after the descriptor was closed arrives when the mapping goes.
     map.bytes_mut()[77] = 0xDD;
     expected[77] = 0xDD;
     drop(file);
     drop(map);
-    crate::common::until("the last page", crate::common::SOON, || fs::read(at[2].join("f")).is_ok_and(|found| found == expected));
+    crate::common::until("the last page", crate::common::SOON, || {
+        fs::read(at[2].join("f")).is_ok_and(|found| found == expected)
+    });
 }
 
 #[test]
 fn programs_run_from_the_mount() {
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "bin");
     fs::write(at[0].join("script"), "#!/bin/sh\necho \"ran $1\"\n").expect("written");
-    fs::set_permissions(at[0].join("script"), fs::Permissions::from_mode(0o755)).expect("made executable");
+    fs::set_permissions(at[0].join("script"), fs::Permissions::from_mode(0o755))
+        .expect("made executable");
     fs::copy("/bin/ls", at[1].join("program")).expect("copied");
     for at in &at {
         assert_eq!(sh(at, "./script here"), "ran here\n");
         assert_eq!(sh(at, "./program"), "program\nscript\n");
     }
-    let refused = std::process::Command::new(at[2].join("program")).arg("/nowhere").output().expect("it runs");
+    let refused = std::process::Command::new(at[2].join("program"))
+        .arg("/nowhere")
+        .output()
+        .expect("it runs");
     assert_eq!(refused.status.code(), Some(2));
     // Text of a running program is not written to, and a new one takes its name.
-    sh(&at[0], "cp /bin/sleep program2; ./program2 0.2 & wait; cp /bin/true other; mv other program2; ./program2");
+    sh(
+        &at[0],
+        "cp /bin/sleep program2; ./program2 0.2 & wait; cp /bin/true other; mv other program2; ./program2",
+    );
     sh(&at[2], "./program2");
 }

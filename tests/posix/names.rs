@@ -16,7 +16,9 @@ use std::{
 fn fault_s12_exclusive_creation_has_one_winner() {
     const THREADS: usize = 2;
     const ROUNDS: usize = 50;
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "race");
     let winners: Vec<AtomicUsize> = (0..ROUNDS).map(|_| AtomicUsize::new(0)).collect();
     let barrier = Barrier::new(MEMBERS * THREADS);
@@ -27,12 +29,20 @@ fn fault_s12_exclusive_creation_has_one_winner() {
                 scope.spawn(move || {
                     for (round, winners) in winners.iter().enumerate() {
                         barrier.wait();
-                        match OpenOptions::new().write(true).create_new(true).open(at.join(format!("r{round}"))) {
+                        match OpenOptions::new()
+                            .write(true)
+                            .create_new(true)
+                            .open(at.join(format!("r{round}")))
+                        {
                             Ok(mut file) => {
                                 winners.fetch_add(1, Ordering::SeqCst);
                                 write!(file, "{mount} {thread}").expect("written");
                             }
-                            Err(error) => assert_eq!(error.kind(), ErrorKind::AlreadyExists, "round {round}: {error}"),
+                            Err(error) => assert_eq!(
+                                error.kind(),
+                                ErrorKind::AlreadyExists,
+                                "round {round}: {error}"
+                            ),
                         }
                     }
                 });
@@ -41,8 +51,14 @@ fn fault_s12_exclusive_creation_has_one_winner() {
     });
     for (round, winners) in winners.iter().enumerate() {
         assert_eq!(winners.load(Ordering::SeqCst), 1, "round {round}");
-        let texts: Vec<String> = at.iter().map(|at| fs::read_to_string(at.join(format!("r{round}"))).expect("read")).collect();
-        assert!(texts[0].len() == 3 && texts.iter().all(|text| *text == texts[0]), "round {round}: {texts:?}");
+        let texts: Vec<String> = at
+            .iter()
+            .map(|at| fs::read_to_string(at.join(format!("r{round}"))).expect("read"))
+            .collect();
+        assert!(
+            texts[0].len() == 3 && texts.iter().all(|text| *text == texts[0]),
+            "round {round}: {texts:?}"
+        );
     }
 }
 
@@ -50,7 +66,9 @@ fn fault_s12_exclusive_creation_has_one_winner() {
 #[test]
 fn rename_over_is_atomic() {
     const ROUNDS: usize = 80;
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "save");
     let content = |round: usize| format!("{round:06} ").repeat(500);
     fs::write(at[0].join("doc"), content(0)).expect("written");
@@ -63,8 +81,10 @@ fn rename_over_is_atomic() {
                 let mut last = 0;
                 while !done.load(Ordering::SeqCst) {
                     let mut text = String::new();
-                    let mut file = File::open(reader.join("doc")).unwrap_or_else(|error| panic!("{}: {error}", reader.display()));
-                    file.read_to_string(&mut text).unwrap_or_else(|error| panic!("{}: {error}", reader.display()));
+                    let mut file = File::open(reader.join("doc"))
+                        .unwrap_or_else(|error| panic!("{}: {error}", reader.display()));
+                    file.read_to_string(&mut text)
+                        .unwrap_or_else(|error| panic!("{}: {error}", reader.display()));
                     let round: usize = text[..6].parse().expect("a round");
                     assert!(text == content(round), "a mixture of {} bytes", text.len());
                     assert!(round >= last, "back from {last} to {round}");
@@ -81,16 +101,30 @@ fn rename_over_is_atomic() {
         done.store(true, Ordering::SeqCst);
     });
     assert!(opened.load(Ordering::SeqCst) > 0);
-    assert_eq!(fs::read_to_string(at[1].join("doc")).expect("read"), content(ROUNDS));
+    assert_eq!(
+        fs::read_to_string(at[1].join("doc")).expect("read"),
+        content(ROUNDS)
+    );
 }
 
 #[test]
 fn unlinked_files_stay_readable_while_they_are_open() {
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "gone");
     for remover in 0..MEMBERS {
         fs::write(at[0].join("f"), "still here").expect("written");
-        let files: Vec<File> = at.iter().map(|at| OpenOptions::new().read(true).write(true).open(at.join("f")).expect("opened")).collect();
+        let files: Vec<File> = at
+            .iter()
+            .map(|at| {
+                OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open(at.join("f"))
+                    .expect("opened")
+            })
+            .collect();
         fs::remove_file(at[remover].join("f")).expect("removed");
         assert!(at.iter().all(|at| !at.join("f").exists()));
         // A new file of the name is another.
@@ -98,52 +132,95 @@ fn unlinked_files_stay_readable_while_they_are_open() {
         thread::sleep(std::time::Duration::from_millis(700));
         for (i, file) in files.iter().enumerate() {
             let mut text = [0; 10];
-            file.read_exact_at(&mut text, 0).unwrap_or_else(|error| panic!("mount {}, removed on {}: {error}", i + 1, remover + 1));
+            file.read_exact_at(&mut text, 0).unwrap_or_else(|error| {
+                panic!("mount {}, removed on {}: {error}", i + 1, remover + 1)
+            });
             assert_eq!(&text, b"still here");
             assert_eq!(file.metadata().expect("metadata").nlink(), 0);
         }
-        files[1].write_all_at(b"more", 10).expect("written after its name was gone");
+        files[1]
+            .write_all_at(b"more", 10)
+            .expect("written after its name was gone");
         let mut text = [0; 14];
         files[2].read_exact_at(&mut text, 0).expect("read");
         assert_eq!(&text, b"still heremore");
         drop(files);
-        assert_eq!(fs::read_to_string(at[2].join("f")).expect("read"), "another");
+        assert_eq!(
+            fs::read_to_string(at[2].join("f")).expect("read"),
+            "another"
+        );
     }
     // Nothing is left of them: one inode a name, root and folders aside.
-    crate::common::until("the unlinked files' release", crate::common::SOON, || cluster.status(1).contains("inodes 4,"));
+    crate::common::until("the unlinked files' release", crate::common::SOON, || {
+        cluster.status(1).contains("inodes 4,")
+    });
 }
 
 #[test]
 fn links_and_directories() {
-    let Some(cluster) = Cluster::up(MEMBERS) else { return };
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
     let at = folders(&cluster, "links");
     let (a, b, c) = (&at[0], &at[1], &at[2]);
     fs::write(a.join("f"), "1").expect("written");
     fs::hard_link(b.join("f"), b.join("g")).expect("linked");
     fs::write(c.join("g"), "22").expect("written through the other name");
     assert_eq!(fs::read_to_string(a.join("f")).expect("read"), "22");
-    assert_eq!(fs::metadata(a.join("f")).expect("metadata").ino(), fs::metadata(c.join("g")).expect("metadata").ino());
+    assert_eq!(
+        fs::metadata(a.join("f")).expect("metadata").ino(),
+        fs::metadata(c.join("g")).expect("metadata").ino()
+    );
     fs::remove_file(a.join("f")).expect("removed");
     assert_eq!(fs::metadata(b.join("g")).expect("metadata").nlink(), 1);
     // A rename into its own subtree is refused; over a full directory too.
     fs::create_dir_all(a.join("d/e/f")).expect("made");
-    assert_eq!(fs::rename(b.join("d"), b.join("d/e/d")).expect_err("refused").raw_os_error(), Some(libc::EINVAL));
+    assert_eq!(
+        fs::rename(b.join("d"), b.join("d/e/d"))
+            .expect_err("refused")
+            .raw_os_error(),
+        Some(libc::EINVAL)
+    );
     fs::create_dir(b.join("x")).expect("made");
-    assert_eq!(fs::rename(c.join("x"), c.join("d")).expect_err("refused").raw_os_error(), Some(libc::ENOTEMPTY));
+    assert_eq!(
+        fs::rename(c.join("x"), c.join("d"))
+            .expect_err("refused")
+            .raw_os_error(),
+        Some(libc::ENOTEMPTY)
+    );
     fs::rename(c.join("d"), c.join("x")).expect("renamed over an empty one");
     assert!(a.join("x/e/f").is_dir() && !a.join("d").exists());
-    assert_eq!(fs::rename(a.join("g"), a.join("x")).expect_err("refused").raw_os_error(), Some(libc::EISDIR));
-    assert_eq!(fs::write(a.join("n".repeat(256)), "").expect_err("refused").raw_os_error(), Some(libc::ENAMETOOLONG));
+    assert_eq!(
+        fs::rename(a.join("g"), a.join("x"))
+            .expect_err("refused")
+            .raw_os_error(),
+        Some(libc::EISDIR)
+    );
+    assert_eq!(
+        fs::write(a.join("n".repeat(256)), "")
+            .expect_err("refused")
+            .raw_os_error(),
+        Some(libc::ENAMETOOLONG)
+    );
     fs::write(b.join("ä\n *?\\"), "odd").expect("any bytes but / and NUL");
     assert_eq!(fs::read_to_string(c.join("ä\n *?\\")).expect("read"), "odd");
     // A directory of many entries lists each once, also while others change it.
-    sh(a, "mkdir many; cd many; seq -f name%06g 1 700 | xargs touch");
-    let listed: Vec<_> = fs::read_dir(b.join("many")).expect("listed").map(|entry| entry.expect("an entry").file_name()).collect();
+    sh(
+        a,
+        "mkdir many; cd many; seq -f name%06g 1 700 | xargs touch",
+    );
+    let listed: Vec<_> = fs::read_dir(b.join("many"))
+        .expect("listed")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
     let distinct: std::collections::BTreeSet<_> = listed.iter().collect();
     assert_eq!((listed.len(), distinct.len()), (700, 700));
     sh(c, "rm -r many");
     assert!(!a.join("many").exists());
     for at in &at {
-        File::open(at).expect("a directory").sync_all().expect("fsync of a directory");
+        File::open(at)
+            .expect("a directory")
+            .sync_all()
+            .expect("fsync of a directory");
     }
 }

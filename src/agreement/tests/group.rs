@@ -5,7 +5,10 @@ mod common;
 use common::{APPEND, BARRIER, Cluster, PIECE, PROPOSE, addr, set};
 use hydfs_agreement::{ChangeError, Retention, propose_via};
 use hydfs_store::Crash;
-use hydfs_types::{Agreement, AgreementError, Command, CommandError, Envelope, Incarnation, LogIndex, MemberId, SessionId, Time};
+use hydfs_types::{
+    Agreement, AgreementError, Command, CommandError, Envelope, Incarnation, LogIndex, MemberId,
+    SessionId, Time,
+};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -16,7 +19,13 @@ fn numbers(count: usize) -> Vec<String> {
 #[tokio::test(start_paused = true)]
 async fn one_member_bootstraps_and_returns_with_everything() {
     let mut cluster = Cluster::start(1, 1).await;
-    assert!(matches!(cluster.group(1).bootstrap().await, Err(ChangeError::Refused(_))), "a group is made once");
+    assert!(
+        matches!(
+            cluster.group(1).bootstrap().await,
+            Err(ChangeError::Refused(_))
+        ),
+        "a group is made once"
+    );
     for value in numbers(10) {
         cluster.node(1).put(&value).await;
     }
@@ -26,7 +35,11 @@ async fn one_member_bootstraps_and_returns_with_everything() {
         assert!(cluster.group(1).has_log().await.unwrap());
         let begun = Instant::now();
         cluster.group(1).barrier().await.unwrap();
-        assert!(begun.elapsed() < Duration::from_millis(500), "the only voter waits for nobody: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_millis(500),
+            "the only voter waits for nobody: {:?}",
+            begun.elapsed()
+        );
         assert_eq!(cluster.node(1).values(), numbers(10));
     }
 }
@@ -45,7 +58,15 @@ async fn every_member_proposes_and_sees_all_behind_a_barrier() {
     let metrics = cluster.group(1).metrics();
     assert_eq!(metrics.voters, (1..=3).map(MemberId).collect());
     assert_eq!(metrics.matched.len(), 2);
-    assert!(cluster.node(2).kept().times.iter().all(|time| time.sec >= 1000), "stamped by the leader");
+    assert!(
+        cluster
+            .node(2)
+            .kept()
+            .times
+            .iter()
+            .all(|time| time.sec >= 1000),
+        "stamped by the leader"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,7 +84,11 @@ async fn proposals_are_pipelined() {
         task.await.unwrap().unwrap();
     }
     // One after the other they would take 500 rounds of some 3 ms.
-    assert!(begun.elapsed() < Duration::from_millis(150), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_millis(150),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(cluster.node(2).values().len(), 500);
 }
 
@@ -80,17 +105,32 @@ async fn fault_r1_another_leader_takes_over_without_loss() {
             cluster.node(other).put(&value).await;
             expected.push(value);
         }
-        cluster.crash(leader, if round % 2 == 0 { Crash::Kill } else { Crash::PowerCutTorn });
+        cluster.crash(
+            leader,
+            if round % 2 == 0 {
+                Crash::Kill
+            } else {
+                Crash::PowerCutTorn
+            },
+        );
         let begun = Instant::now();
         let value = format!("{round} after");
         cluster.node(other).put(&value).await;
         expected.push(value);
-        assert!(begun.elapsed() < Duration::from_secs(5), "leader {leader} was missed for {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "leader {leader} was missed for {:?}",
+            begun.elapsed()
+        );
         cluster.run(leader).await;
         cluster.group(leader).barrier().await.unwrap();
         assert_eq!(cluster.node(leader).values(), expected);
     }
-    let terms: BTreeSet<u64> = cluster.nodes.values().map(|node| node.group().metrics().term).collect();
+    let terms: BTreeSet<u64> = cluster
+        .nodes
+        .values()
+        .map(|node| node.group().metrics().term)
+        .collect();
     assert_eq!(terms.len(), 1, "all agree on the term");
 }
 
@@ -102,14 +142,22 @@ async fn retries_keep_their_identity() {
     assert_eq!(cluster.node(2).values(), ["once"]);
     let arrived = cluster.node(2).kept().arrived;
     assert_eq!(arrived.len(), 3, "it was committed with each attempt");
-    assert_eq!(arrived.iter().collect::<BTreeSet<_>>().len(), 1, "under one identity");
+    assert_eq!(
+        arrived.iter().collect::<BTreeSet<_>>().len(),
+        1,
+        "under one identity"
+    );
     cluster.node(2).put("twice").await;
     assert_eq!(cluster.node(2).values(), ["once", "twice"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_power_cut_of_all_loses_nothing_acknowledged() {
-    for (seed, how) in [(6, Crash::PowerCut), (7, Crash::PowerCutTorn), (8, Crash::Kill)] {
+    for (seed, how) in [
+        (6, Crash::PowerCut),
+        (7, Crash::PowerCutTorn),
+        (8, Crash::Kill),
+    ] {
         let mut cluster = Cluster::start(3, seed).await;
         let group = cluster.group(3).clone();
         let mut acknowledged = Vec::new();
@@ -135,25 +183,49 @@ async fn a_power_cut_of_all_loses_nothing_acknowledged() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_learner_gets_a_snapshot_in_pieces_and_keeps_it() {
-    let retention = Retention { snapshot_entries: 20, keep_entries: 4 };
+    let retention = Retention {
+        snapshot_entries: 20,
+        keep_entries: 4,
+    };
     let mut cluster = Cluster::start_with(1, 9, retention).await;
     // 10 MB of state, three pieces.
-    let values: Vec<String> = (0..10).map(|n| char::from(b'a' + n).to_string().repeat(1 << 20)).collect();
+    let values: Vec<String> = (0..10)
+        .map(|n| char::from(b'a' + n).to_string().repeat(1 << 20))
+        .collect();
     for value in &values {
         cluster.node(1).put(value).await;
     }
     for value in numbers(60) {
         cluster.node(1).put(&value).await;
     }
-    cluster.until("the log is purged", |this| this.group(1).metrics().purged > Some(LogIndex(30))).await;
+    cluster
+        .until("the log is purged", |this| {
+            this.group(1).metrics().purged > Some(LogIndex(30))
+        })
+        .await;
     cluster.add(2).await;
     assert!(!cluster.group(2).has_log().await.unwrap());
-    cluster.group(1).add_learner(MemberId(2), addr(2)).await.unwrap();
+    cluster
+        .group(1)
+        .add_learner(MemberId(2), addr(2))
+        .await
+        .unwrap();
     cluster.node(1).put("last").await;
-    cluster.until("the learner is there", |this| this.node(2).values().last().is_some_and(|v| v == "last")).await;
+    cluster
+        .until("the learner is there", |this| {
+            this.node(2).values().last().is_some_and(|v| v == "last")
+        })
+        .await;
     assert_eq!(cluster.node(2).values(), cluster.node(1).values());
-    assert!(cluster.node(2).kept().restored >= 1 && cluster.seen(PIECE) >= 3, "{} pieces", cluster.seen(PIECE));
-    assert_eq!(cluster.group(2).metrics().learners, BTreeSet::from([MemberId(2)]));
+    assert!(
+        cluster.node(2).kept().restored >= 1 && cluster.seen(PIECE) >= 3,
+        "{} pieces",
+        cluster.seen(PIECE)
+    );
+    assert_eq!(
+        cluster.group(2).metrics().learners,
+        BTreeSet::from([MemberId(2)])
+    );
 
     // Both start from their snapshots and the log behind them, whatever the power cut took.
     for id in [1, 2] {
@@ -164,7 +236,14 @@ async fn a_late_learner_gets_a_snapshot_in_pieces_and_keeps_it() {
         assert!(cluster.node(id).kept().restored >= 1);
     }
     let names = cluster.node(1).disk.attach().list("raft").unwrap();
-    assert_eq!(names.iter().filter(|name| name.starts_with("snapshot-")).count(), 1, "only the last is kept: {names:?}");
+    assert_eq!(
+        names
+            .iter()
+            .filter(|name| name.starts_with("snapshot-"))
+            .count(),
+        1,
+        "only the last is kept: {names:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,21 +258,32 @@ async fn a_minority_answers_no_quorum_in_time_and_never_stale() {
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert!(!cut_off.leads_within(Duration::from_secs(1)));
     match cut_off.barrier().await {
-        Err(AgreementError::NoQuorum { millis, why }) => assert!((4900..5200).contains(&millis), "{millis} ms: {why}"),
+        Err(AgreementError::NoQuorum { millis, why }) => {
+            assert!((4900..5200).contains(&millis), "{millis} ms: {why}")
+        }
         other => panic!("{other:?}"),
     }
     match cut_off.propose(set("lost")).await {
-        Err(AgreementError::NoQuorum { millis, .. }) => assert!((9500..10_200).contains(&millis), "{millis} ms"),
+        Err(AgreementError::NoQuorum { millis, .. }) => {
+            assert!((9500..10_200).contains(&millis), "{millis} ms")
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(cluster.node(1).values(), ["before"]);
     let barrier = tokio::spawn({
         let group = cut_off.clone();
-        async move { group.barrier_by(Instant::now() + Duration::from_secs(20)).await }
+        async move {
+            group
+                .barrier_by(Instant::now() + Duration::from_secs(20))
+                .await
+        }
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     cluster.heal();
-    barrier.await.unwrap().expect("answered once the cut is healed");
+    barrier
+        .await
+        .unwrap()
+        .expect("answered once the cut is healed");
     assert_eq!(cluster.node(1).values()[..2], ["before", "meanwhile"]);
 }
 
@@ -204,8 +294,16 @@ async fn a_leader_that_hears_nobody_falls_silent() {
     cluster.cut(2, 1);
     cluster.cut(3, 1);
     let begun = Instant::now();
-    cluster.until("another leader", |this| this.leader().is_some_and(|leader| leader != 1)).await;
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    cluster
+        .until("another leader", |this| {
+            this.leader().is_some_and(|leader| leader != 1)
+        })
+        .await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
     cluster.node(2).put("goes on").await;
     cluster.heal();
     cluster.group(1).barrier().await.unwrap();
@@ -231,43 +329,91 @@ async fn barriers_share_rounds_and_the_leader_asks_nobody() {
     };
     let before = cluster.seen(BARRIER);
     barriers(2).await;
-    assert!(cluster.seen(BARRIER) - before <= 2, "{} rounds for 200 callers", cluster.seen(BARRIER) - before);
+    assert!(
+        cluster.seen(BARRIER) - before <= 2,
+        "{} rounds for 200 callers",
+        cluster.seen(BARRIER) - before
+    );
     let before = (cluster.seen(BARRIER), cluster.seen(APPEND));
     let begun = Instant::now();
     barriers(1).await;
-    assert_eq!((cluster.seen(BARRIER), cluster.seen(APPEND), begun.elapsed()), (before.0, before.1, Duration::ZERO));
+    assert_eq!(
+        (cluster.seen(BARRIER), cluster.seen(APPEND), begun.elapsed()),
+        (before.0, before.1, Duration::ZERO)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn members_come_and_go() {
     let mut cluster = Cluster::start(3, 13).await;
     cluster.add(4).await;
-    cluster.group(1).add_learner(MemberId(4), addr(4)).await.unwrap();
-    cluster.group(1).add_learner(MemberId(4), addr(4)).await.unwrap();
-    assert_eq!(cluster.group(2).add_learner(MemberId(5), addr(5)).await, Err(ChangeError::NotLeader(Some(MemberId(1)))));
+    cluster
+        .group(1)
+        .add_learner(MemberId(4), addr(4))
+        .await
+        .unwrap();
+    cluster
+        .group(1)
+        .add_learner(MemberId(4), addr(4))
+        .await
+        .unwrap();
+    assert_eq!(
+        cluster.group(2).add_learner(MemberId(5), addr(5)).await,
+        Err(ChangeError::NotLeader(Some(MemberId(1))))
+    );
     cluster.node(4).put("from the learner").await;
-    cluster.until("it has all", |this| this.group(1).metrics().matched[&MemberId(4)] == this.group(1).metrics().last).await;
-    cluster.group(1).set_voters([1, 2, 4].map(MemberId).into()).await.unwrap();
+    cluster
+        .until("it has all", |this| {
+            this.group(1).metrics().matched[&MemberId(4)] == this.group(1).metrics().last
+        })
+        .await;
+    cluster
+        .group(1)
+        .set_voters([1, 2, 4].map(MemberId).into())
+        .await
+        .unwrap();
     let metrics = cluster.group(1).metrics();
-    assert_eq!((metrics.voters, metrics.learners, metrics.joint), ([1, 2, 4].map(MemberId).into(), [MemberId(3)].into(), false));
+    assert_eq!(
+        (metrics.voters, metrics.learners, metrics.joint),
+        ([1, 2, 4].map(MemberId).into(), [MemberId(3)].into(), false)
+    );
 
-    assert!(matches!(cluster.group(1).transfer_leader(MemberId(3)).await, Err(ChangeError::Refused(_))), "no voter");
+    assert!(
+        matches!(
+            cluster.group(1).transfer_leader(MemberId(3)).await,
+            Err(ChangeError::Refused(_))
+        ),
+        "no voter"
+    );
     cluster.group(1).transfer_leader(MemberId(4)).await.unwrap();
     assert_eq!(cluster.elected().await, 4);
-    cluster.group(1).propose(set("to the new leader")).await.unwrap();
+    cluster
+        .group(1)
+        .propose(set("to the new leader"))
+        .await
+        .unwrap();
 
     cluster.group(4).remove(MemberId(1)).await.unwrap();
     cluster.group(4).remove(MemberId(1)).await.unwrap();
     let metrics = cluster.group(4).metrics();
-    assert_eq!((metrics.voters, metrics.learners), ([2, 4].map(MemberId).into(), [MemberId(3)].into()));
+    assert_eq!(
+        (metrics.voters, metrics.learners),
+        ([2, 4].map(MemberId).into(), [MemberId(3)].into())
+    );
     cluster.node(3).put("goes on").await;
-    assert!(matches!(cluster.group(4).remove(MemberId(4)).await, Err(ChangeError::Refused(_))));
+    assert!(matches!(
+        cluster.group(4).remove(MemberId(4)).await,
+        Err(ChangeError::Refused(_))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stranger_has_its_command_proposed_by_any_member() {
     let cluster = Cluster::start(3, 14).await;
-    let net = common::MemNet { me: addr(9), wires: cluster.wires.clone() };
+    let net = common::MemNet {
+        me: addr(9),
+        wires: cluster.wires.clone(),
+    };
     let envelope = Envelope {
         session: SessionId(0),
         seq: 0,
@@ -277,7 +423,9 @@ async fn a_stranger_has_its_command_proposed_by_any_member() {
         command: set("admit me"),
     };
     for id in 1..=3 {
-        let applied = propose_via(&net, addr(id), envelope.clone(), Duration::from_secs(2)).await.unwrap();
+        let applied = propose_via(&net, addr(id), envelope.clone(), Duration::from_secs(2))
+            .await
+            .unwrap();
         assert!(applied.reply.is_ok());
         cluster.group(id).wait_applied(applied.index).await.unwrap();
         assert_eq!(cluster.node(id).values().len(), id as usize);
@@ -290,10 +438,17 @@ async fn a_stranger_has_its_command_proposed_by_any_member() {
 async fn refusals_and_ends_are_told_apart() {
     let cluster = Cluster::start(1, 15).await;
     let group = cluster.group(1);
-    let refused = group.propose(Command::Promote { learners: Vec::new() }).await;
+    let refused = group
+        .propose(Command::Promote {
+            learners: Vec::new(),
+        })
+        .await;
     assert_eq!(refused, Err(AgreementError::Refused(CommandError::NoJob)));
     let huge = group.propose(set(&"x".repeat(3 << 20))).await;
-    assert!(matches!(huge, Err(AgreementError::Refused(CommandError::Invalid(_)))), "{huge:?}");
+    assert!(
+        matches!(huge, Err(AgreementError::Refused(CommandError::Invalid(_)))),
+        "{huge:?}"
+    );
     group.set_incarnation(Incarnation(99));
     assert_eq!(group.propose(set("x")).await, Err(AgreementError::Expired));
     let waiting = tokio::spawn({
@@ -302,9 +457,18 @@ async fn refusals_and_ends_are_told_apart() {
     });
     tokio::task::yield_now().await;
     group.shutdown().await.unwrap();
-    assert!(matches!(waiting.await.unwrap(), Err(AgreementError::Stopped(_))));
-    assert!(matches!(group.propose(set("x")).await, Err(AgreementError::Stopped(_))));
-    assert!(matches!(group.barrier().await, Err(AgreementError::Stopped(_))));
+    assert!(matches!(
+        waiting.await.unwrap(),
+        Err(AgreementError::Stopped(_))
+    ));
+    assert!(matches!(
+        group.propose(set("x")).await,
+        Err(AgreementError::Stopped(_))
+    ));
+    assert!(matches!(
+        group.barrier().await,
+        Err(AgreementError::Stopped(_))
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,8 +477,13 @@ async fn a_broken_disk_stops_the_member_and_the_others_go_on() {
     cluster.node(1).disk.stop_after(3);
     cluster.node(2).put("a").await;
     cluster.node(2).put("b").await;
-    cluster.until("it stopped", |this| this.group(1).leader().is_none()).await;
-    assert!(matches!(cluster.group(1).barrier().await, Err(AgreementError::Stopped(_))));
+    cluster
+        .until("it stopped", |this| this.group(1).leader().is_none())
+        .await;
+    assert!(matches!(
+        cluster.group(1).barrier().await,
+        Err(AgreementError::Stopped(_))
+    ));
     cluster.node(2).put("c").await;
     assert_eq!(cluster.node(2).values(), ["a", "b", "c"]);
 }
@@ -333,7 +502,12 @@ async fn the_same_seed_gives_the_same_history() {
             cluster.run(leader).await;
             let index = cluster.group(leader).barrier().await.unwrap();
             let metrics = cluster.group(leader).metrics();
-            seen.push((metrics.term, metrics.leader, index, begun.elapsed().as_micros()));
+            seen.push((
+                metrics.term,
+                metrics.leader,
+                index,
+                begun.elapsed().as_micros(),
+            ));
         }
         seen
     }

@@ -8,19 +8,31 @@ use common::{List, MemNet, addr, set};
 use hydfs_agreement::{Group, Options, Retention, Timing};
 use hydfs_store::{LogOptions, RealDisk};
 use hydfs_types::{Agreement, Incarnation, LogIndex, MemberId, SessionId, SystemClock};
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 async fn start(disk: &Arc<RealDisk>, list: &List, life: u64) -> Arc<Group> {
     let options = Options {
         me: MemberId(1),
         disk: disk.clone(),
         dir: "raft".into(),
-        log: LogOptions { file_bytes: 1 << 20, ..LogOptions::new(1) },
-        net: Arc::new(MemNet { me: addr(1), wires: Arc::default() }),
+        log: LogOptions {
+            file_bytes: 1 << 20,
+            ..LogOptions::new(1)
+        },
+        net: Arc::new(MemNet {
+            me: addr(1),
+            wires: Arc::default(),
+        }),
         resolve: Arc::new(|_| None),
         clock: Arc::new(SystemClock),
         timing: Timing::default(),
-        retention: Retention { snapshot_entries: 100, keep_entries: 10 },
+        retention: Retention {
+            snapshot_entries: 100,
+            keep_entries: 10,
+        },
         session: SessionId(life),
         seed: life,
     };
@@ -40,7 +52,11 @@ async fn a_real_disk_keeps_what_was_acknowledged() {
             group.bootstrap().await.unwrap();
         }
         group.barrier().await.unwrap();
-        assert_eq!(list.0.lock().unwrap().values.len() as u64, (life - 1) * 150, "life {life}");
+        assert_eq!(
+            list.0.lock().unwrap().values.len() as u64,
+            (life - 1) * 150,
+            "life {life}"
+        );
         let begun = Instant::now();
         let proposals: Vec<_> = (0..150)
             .map(|n| {
@@ -54,7 +70,11 @@ async fn a_real_disk_keeps_what_was_acknowledged() {
         eprintln!("150 commands took {:?}", begun.elapsed());
         let deadline = Instant::now() + Duration::from_secs(10);
         while group.metrics().snapshot < Some(LogIndex(100 * life)) {
-            assert!(Instant::now() < deadline, "no snapshot: {:?}", group.metrics());
+            assert!(
+                Instant::now() < deadline,
+                "no snapshot: {:?}",
+                group.metrics()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         group.shutdown().await.unwrap();

@@ -48,8 +48,15 @@ async fn start(folder: &Path, members: usize) -> Vec<Arc<Member>> {
     certs::init(&folder.join("certs"), "conformance").expect("a CA");
     let mut started: Vec<Arc<Member>> = Vec::new();
     for number in 1..=members {
-        let join: Vec<SocketAddr> = started.iter().map(|member| member.config.advertise).collect();
-        started.push(Member::start(config(folder, &format!("n{number}"), &join)).await.expect("a member"));
+        let join: Vec<SocketAddr> = started
+            .iter()
+            .map(|member| member.config.advertise)
+            .collect();
+        started.push(
+            Member::start(config(folder, &format!("n{number}"), &join))
+                .await
+                .expect("a member"),
+        );
     }
     started
 }
@@ -57,7 +64,11 @@ async fn start(folder: &Path, members: usize) -> Vec<Arc<Member>> {
 async fn suite(member: Arc<Member>) {
     let fs = Arc::new(Mounted(member.volume.clone()));
     let ran = tokio::time::timeout(SUITE, run_conformance(fs)).await;
-    assert!(ran.is_ok(), "the suite on {} takes longer than {SUITE:?}", member.config.name);
+    assert!(
+        ran.is_ok(),
+        "the suite on {} takes longer than {SUITE:?}",
+        member.config.name
+    );
 }
 
 async fn stop(members: Vec<Arc<Member>>) {
@@ -78,7 +89,11 @@ async fn one_member_conforms() {
 async fn three_members_conform_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let members = start(folder.path(), 3).await;
-    let suites: Vec<_> = members.iter().cloned().map(|member| tokio::spawn(suite(member))).collect();
+    let suites: Vec<_> = members
+        .iter()
+        .cloned()
+        .map(|member| tokio::spawn(suite(member)))
+        .collect();
     for ran in suites {
         ran.await.expect("no failed case");
     }

@@ -24,7 +24,10 @@ fn two_members_serve_their_users() {
 fn fault_s3_concurrent_readers_merge_each_record_once() {
     for seed in 3..6 {
         let report = run("append", seed, 5, 8);
-        assert!(number(&report, "acknowledged") > 50 && number(&report, "reads") > 10, "{report}");
+        assert!(
+            number(&report, "acknowledged") > 50 && number(&report, "reads") > 10,
+            "{report}"
+        );
     }
 }
 
@@ -48,7 +51,11 @@ fn fault_s7_lost_answers_and_retries_neither_lose_nor_double() {
 fn the_same_seed_is_the_same_run_byte_for_byte() {
     let trace = |seed| {
         let report = run("append", seed, 3, 4);
-        report.lines().find(|line| line.starts_with("trace")).map(str::to_owned).expect("the report names the trace")
+        report
+            .lines()
+            .find(|line| line.starts_with("trace"))
+            .map(str::to_owned)
+            .expect("the report names the trace")
     };
     assert_eq!(trace(11), trace(11));
     assert_ne!(trace(11), trace(12));

@@ -60,12 +60,33 @@ enum Command {
 
 #[derive(Debug, Clone, Hash, PartialEq, Eq, PartialOrd, Ord)]
 enum Message {
-    Append { record: u8, epoch: u8, map: u8 },
-    Appended { record: u8, epoch: u8, from: u8 },
-    Prepare { epoch: u8, map: u8, base: u8, list: Vec<u8> },
-    Prepared { epoch: u8, base: u8, list: Vec<u8>, from: u8 },
+    Append {
+        record: u8,
+        epoch: u8,
+        map: u8,
+    },
+    Appended {
+        record: u8,
+        epoch: u8,
+        from: u8,
+    },
+    Prepare {
+        epoch: u8,
+        map: u8,
+        base: u8,
+        list: Vec<u8>,
+    },
+    Prepared {
+        epoch: u8,
+        base: u8,
+        list: Vec<u8>,
+        from: u8,
+    },
     /// What the slot leader holds, for the learner.
-    Pulled { version: u8, pending: Vec<u8> },
+    Pulled {
+        version: u8,
+        pending: Vec<u8>,
+    },
 }
 
 #[derive(Debug, Clone, Default, Hash, PartialEq, Eq)]
@@ -112,7 +133,10 @@ enum Action {
 }
 
 fn epoch_at(log: &[Command], at: u8) -> u8 {
-    1 + log[..usize::from(at)].iter().filter(|command| **command == Command::Config).count() as u8
+    1 + log[..usize::from(at)]
+        .iter()
+        .filter(|command| **command == Command::Config)
+        .count() as u8
 }
 
 fn now(state: &State) -> u8 {
@@ -120,7 +144,13 @@ fn now(state: &State) -> u8 {
 }
 
 fn lists(log: &[Command]) -> impl Iterator<Item = &Vec<u8>> {
-    log.iter().filter_map(|command| if let Command::Cut(list) = command { Some(list) } else { None })
+    log.iter().filter_map(|command| {
+        if let Command::Cut(list) = command {
+            Some(list)
+        } else {
+            None
+        }
+    })
 }
 
 fn cuts(log: &[Command]) -> u8 {
@@ -128,18 +158,26 @@ fn cuts(log: &[Command]) -> u8 {
 }
 
 fn is_cut(log: &[Command], version: u8, list: &[u8]) -> bool {
-    lists(log).nth(usize::from(version)).is_some_and(|cut| cut == list)
+    lists(log)
+        .nth(usize::from(version))
+        .is_some_and(|cut| cut == list)
 }
 
 /// Records of the base at a version, in order.
 fn content(log: &[Command], version: u8) -> Vec<u8> {
-    lists(log).take(usize::from(version)).flatten().copied().collect()
+    lists(log)
+        .take(usize::from(version))
+        .flatten()
+        .copied()
+        .collect()
 }
 
 /// The shortest prefix with this epoch and this many cuts: all that a receiver needs to know. The real map may say more,
 /// which only makes receivers learn sooner.
 fn map_of(log: &[Command], epoch: u8, base: u8) -> u8 {
-    (0..=log.len() as u8).find(|at| epoch_at(log, *at) >= epoch && cuts(&log[..usize::from(*at)]) >= base).unwrap()
+    (0..=log.len() as u8)
+        .find(|at| epoch_at(log, *at) >= epoch && cuts(&log[..usize::from(*at)]) >= base)
+        .unwrap()
 }
 
 fn holds(state: &State, replica: u8, record: u8) -> bool {
@@ -176,7 +214,10 @@ impl Slot {
     fn gate(&self, state: &mut State, to: u8, epoch: u8, map: u8) -> bool {
         let replica = &mut state.replicas[usize::from(to)];
         replica.at = replica.at.max(map);
-        if epoch_at(&state.log, replica.at) != epoch || !self.acting(epoch).contains(&to) || epoch < replica.promised {
+        if epoch_at(&state.log, replica.at) != epoch
+            || !self.acting(epoch).contains(&to)
+            || epoch < replica.promised
+        {
             return false;
         }
         replica.promised = epoch;
@@ -189,14 +230,25 @@ impl Slot {
                 if !self.gate(state, to, *epoch, *map) {
                     return;
                 }
-                let merged = self.bug != Bug::ForgetMerged && content(&state.log, state.replicas[usize::from(to)].version).contains(record);
+                let merged = self.bug != Bug::ForgetMerged
+                    && content(&state.log, state.replicas[usize::from(to)].version)
+                        .contains(record);
                 let replica = &mut state.replicas[usize::from(to)];
                 if !merged && !replica.pending.contains(record) {
                     replica.pending.push(*record);
                 }
-                state.messages.insert(Message::Appended { record: *record, epoch: *epoch, from: to });
+                state.messages.insert(Message::Appended {
+                    record: *record,
+                    epoch: *epoch,
+                    from: to,
+                });
             }
-            Message::Prepare { epoch, map, base, list } => self.prepare(state, to, (*epoch, *map), (*base, list)),
+            Message::Prepare {
+                epoch,
+                map,
+                base,
+                list,
+            } => self.prepare(state, to, (*epoch, *map), (*base, list)),
             Message::Pulled { version, pending } => {
                 let replica = &mut state.replicas[usize::from(to)];
                 replica.version = replica.version.max(*version);
@@ -213,7 +265,13 @@ impl Slot {
         }
     }
 
-    fn prepare(&self, state: &mut State, to: u8, (epoch, map): (u8, u8), (base, list): (u8, &Vec<u8>)) {
+    fn prepare(
+        &self,
+        state: &mut State,
+        to: u8,
+        (epoch, map): (u8, u8),
+        (base, list): (u8, &Vec<u8>),
+    ) {
         let synced = self.synced(epoch).contains(&to);
         if !(synced || state.included) || !self.gate(state, to, epoch, map) {
             return;
@@ -224,18 +282,32 @@ impl Slot {
             return; // it waits for its base first
         }
         if self.bug != Bug::PrepareWithoutRecords {
-            let missing: Vec<u8> = list.iter().copied().filter(|record| !replica.pending.contains(record)).collect();
+            let missing: Vec<u8> = list
+                .iter()
+                .copied()
+                .filter(|record| !replica.pending.contains(record))
+                .collect();
             replica.pending.extend(missing);
         }
         replica.prepared.insert((base, list.clone()));
-        state.messages.insert(Message::Prepared { epoch, base, list: list.clone(), from: to });
+        state.messages.insert(Message::Prepared {
+            epoch,
+            base,
+            list: list.clone(),
+            from: to,
+        });
     }
 
     /// R6 d: a replica redoes the cuts that it knows of and has prepared.
     fn apply(&self, state: &mut State, replica: u8) {
         let one = &mut state.replicas[usize::from(replica)];
         let known = cuts(&state.log[..usize::from(one.at)]);
-        while one.version < known && one.prepared.iter().any(|(base, list)| *base == one.version && is_cut(&state.log, one.version, list)) {
+        while one.version < known
+            && one
+                .prepared
+                .iter()
+                .any(|(base, list)| *base == one.version && is_cut(&state.log, one.version, list))
+        {
             one.version += 1;
             let base = content(&state.log, one.version);
             if self.bug != Bug::ForgetMerged {
@@ -252,27 +324,41 @@ impl Slot {
         if cuts(&state.log) != base || now != epoch && self.bug != Bug::MergeAtOldEpoch {
             return;
         }
-        let durable = list.iter().all(|record| self.synced(now).iter().all(|replica| holds(state, *replica, *record)));
+        let durable = list.iter().all(|record| {
+            self.synced(now)
+                .iter()
+                .all(|replica| holds(state, *replica, *record))
+        });
         if !durable {
-            state.broken = Some("a committed cut names a record that a synced replica does not hold");
+            state.broken =
+                Some("a committed cut names a record that a synced replica does not hold");
         }
         state.log.push(Command::Cut(list.to_vec()));
         // Everything else that was listed at this version is void.
         state.lists = 0;
-        state.messages.retain(|message| !matches!(message, Message::Prepare { .. } | Message::Prepared { .. }));
+        state.messages.retain(|message| {
+            !matches!(message, Message::Prepare { .. } | Message::Prepared { .. })
+        });
     }
 
     fn of_replica(&self, state: &State, replica: u8, actions: &mut Vec<Action>) {
         let one = &state.replicas[usize::from(replica)];
         // Whoever has nothing to do with what it would learn learns it with the next message.
         let leads = self.leader(now(state)) == replica;
-        let learns = self.change == Change::Learn && replica == 2 && epoch_at(&state.log, one.at) == 1;
-        let applies = lists(&state.log).nth(usize::from(one.version)).is_some_and(|cut| one.prepared.contains(&(one.version, cut.clone())));
+        let learns =
+            self.change == Change::Learn && replica == 2 && epoch_at(&state.log, one.at) == 1;
+        let applies = lists(&state.log)
+            .nth(usize::from(one.version))
+            .is_some_and(|cut| one.prepared.contains(&(one.version, cut.clone())));
         if usize::from(one.at) < state.log.len() && (leads || learns || applies) {
             actions.push(Action::CatchUp { replica });
         }
         let current = one.version == cuts(&state.log[..usize::from(one.at)]);
-        if state.lists < self.lists_max && self.leader(epoch_at(&state.log, one.at)) == replica && current && !one.pending.is_empty() {
+        if state.lists < self.lists_max
+            && self.leader(epoch_at(&state.log, one.at)) == replica
+            && current
+            && !one.pending.is_empty()
+        {
             actions.push(Action::List { leader: replica });
         }
     }
@@ -290,25 +376,63 @@ impl Slot {
             return;
         }
         for epoch in 1..=now(state) {
-            let message = Message::Append { record, epoch, map: map_of(&state.log, epoch, 0) };
-            actions.extend(self.acting(epoch).iter().map(|to| Action::Deliver { message: message.clone(), to: *to }));
-            let holders = if self.bug == Bug::LearnerIsNoHolder { self.synced(epoch) } else { self.acting(epoch) };
-            if holders.iter().all(|from| state.messages.contains(&Message::Appended { record, epoch, from: *from })) {
+            let message = Message::Append {
+                record,
+                epoch,
+                map: map_of(&state.log, epoch, 0),
+            };
+            actions.extend(self.acting(epoch).iter().map(|to| Action::Deliver {
+                message: message.clone(),
+                to: *to,
+            }));
+            let holders = if self.bug == Bug::LearnerIsNoHolder {
+                self.synced(epoch)
+            } else {
+                self.acting(epoch)
+            };
+            if holders.iter().all(|from| {
+                state.messages.contains(&Message::Appended {
+                    record,
+                    epoch,
+                    from: *from,
+                })
+            }) {
                 actions.push(Action::Acknowledge { record, epoch });
             }
         }
     }
 
     fn of_merge(&self, state: &State, message: &Message, actions: &mut Vec<Action>) {
-        let Message::Prepare { epoch, base, list, .. } = message else { return };
+        let Message::Prepare {
+            epoch, base, list, ..
+        } = message
+        else {
+            return;
+        };
         if cuts(&state.log) != *base {
             return; // it would be refused, and what it prepared is void
         }
-        actions.extend(self.acting(*epoch).iter().map(|to| Action::Deliver { message: message.clone(), to: *to }));
+        actions.extend(self.acting(*epoch).iter().map(|to| Action::Deliver {
+            message: message.clone(),
+            to: *to,
+        }));
         let learner = (self.change == Change::Learn && *epoch == 2 && state.included).then_some(2);
-        let has = |from| state.messages.contains(&Message::Prepared { epoch: *epoch, base: *base, list: list.clone(), from });
-        if self.synced(*epoch).iter().copied().chain(learner).all(has) || self.bug == Bug::ProposeUnprepared {
-            actions.push(Action::Merge { base: *base, list: list.clone(), epoch: *epoch });
+        let has = |from| {
+            state.messages.contains(&Message::Prepared {
+                epoch: *epoch,
+                base: *base,
+                list: list.clone(),
+                from,
+            })
+        };
+        if self.synced(*epoch).iter().copied().chain(learner).all(has)
+            || self.bug == Bug::ProposeUnprepared
+        {
+            actions.push(Action::Merge {
+                base: *base,
+                list: list.clone(),
+                epoch: *epoch,
+            });
         }
     }
 }
@@ -319,7 +443,10 @@ impl Model for Slot {
 
     fn init_states(&self) -> Vec<State> {
         let mut state = State::default();
-        state.replicas.iter_mut().for_each(|replica| replica.promised = 1);
+        state
+            .replicas
+            .iter_mut()
+            .for_each(|replica| replica.promised = 1);
         vec![state]
     }
 
@@ -330,7 +457,8 @@ impl Model for Slot {
         }
         if self.change == Change::Learn && now(state) == 2 {
             // The slot leader knows how all merges ended that began without the learner.
-            let decided = cuts(&state.log[..usize::from(state.replicas[0].at)]) == cuts(&state.log) || self.bug == Bug::PullOverDoubt;
+            let decided = cuts(&state.log[..usize::from(state.replicas[0].at)]) == cuts(&state.log)
+                || self.bug == Bug::PullOverDoubt;
             if !state.included && decided && known(0) == 2 && known(2) == 2 {
                 actions.push(Action::Pull);
             }
@@ -338,12 +466,17 @@ impl Model for Slot {
                 actions.push(Action::Promote);
             }
         }
-        REPLICAS.iter().for_each(|replica| self.of_replica(state, *replica, actions));
+        REPLICAS
+            .iter()
+            .for_each(|replica| self.of_replica(state, *replica, actions));
         (0..self.records).for_each(|record| self.of_record(state, record, actions));
         for message in &state.messages {
             self.of_merge(state, message, actions);
             if matches!(message, Message::Pulled { .. }) && !state.pulled {
-                actions.push(Action::Deliver { message: message.clone(), to: 2 });
+                actions.push(Action::Deliver {
+                    message: message.clone(),
+                    to: 2,
+                });
             }
         }
         if state.restarts < self.restarts && state.replicas[1].promised > 1 {
@@ -355,7 +488,9 @@ impl Model for Slot {
         let mut state = last.clone();
         match action {
             Action::Reconfigure | Action::Promote => state.log.push(Command::Config),
-            Action::CatchUp { replica } => state.replicas[usize::from(replica)].at = state.log.len() as u8,
+            Action::CatchUp { replica } => {
+                state.replicas[usize::from(replica)].at = state.log.len() as u8
+            }
             Action::Send { record } => {
                 state.sent[usize::from(record)] = true;
                 state.later[usize::from(record)] = state.acked[usize::from(1 - record)];
@@ -367,8 +502,17 @@ impl Model for Slot {
             }
             Action::List { leader } => {
                 let one = &state.replicas[usize::from(leader)];
-                let (epoch, base, list) = (epoch_at(&state.log, one.at), one.version, one.pending.clone());
-                let prepare = Message::Prepare { epoch, map: map_of(&state.log, epoch, base), base, list };
+                let (epoch, base, list) = (
+                    epoch_at(&state.log, one.at),
+                    one.version,
+                    one.pending.clone(),
+                );
+                let prepare = Message::Prepare {
+                    epoch,
+                    map: map_of(&state.log, epoch, base),
+                    base,
+                    list,
+                };
                 self.deliver(&mut state, &prepare, leader);
                 state.lists += 1;
                 state.messages.insert(prepare);
@@ -377,10 +521,15 @@ impl Model for Slot {
             Action::Pull => {
                 // The slot leader waits for merges that run without the learner: what was prepared so far is void.
                 state.included = true;
-                state.messages.retain(|message| !matches!(message, Message::Prepared { epoch: 2, .. }));
+                state
+                    .messages
+                    .retain(|message| !matches!(message, Message::Prepared { epoch: 2, .. }));
                 let one = &mut state.replicas[0];
                 one.promised = 2;
-                state.messages.insert(Message::Pulled { version: one.version, pending: one.pending.clone() });
+                state.messages.insert(Message::Pulled {
+                    version: one.version,
+                    pending: one.pending.clone(),
+                });
             }
             Action::Restart => {
                 // Replica 1 comes back with what it had journaled, and with an old prefix of the agreement log.
@@ -391,42 +540,81 @@ impl Model for Slot {
                 }
             }
         }
-        REPLICAS.iter().for_each(|replica| self.apply(&mut state, *replica));
+        REPLICAS
+            .iter()
+            .for_each(|replica| self.apply(&mut state, *replica));
         (state != *last).then_some(state)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("I1: what is acknowledged is on every synced replica, or in a committed cut", |model: &Slot, state: &State| {
-                let merged = content(&state.log, cuts(&state.log));
-                let mut acked = (0..model.records).filter(|record| state.acked[usize::from(*record)]);
-                let kept = |record: &u8| merged.contains(record) || model.synced(now(state)).iter().all(|replica| holds(state, *replica, *record));
-                acked.all(|record| kept(&record))
-            }),
-            Property::always("I2: a committed cut is durable on every synced replica", |_, state: &State| state.broken.is_none()),
-            Property::always("I3: every synced replica can bring its base to the agreed version", |model: &Slot, state: &State| {
-                model.synced(now(state)).iter().all(|replica| {
-                    let one = &state.replicas[usize::from(*replica)];
-                    (one.version..cuts(&state.log)).all(|version| one.prepared.iter().any(|(base, list)| *base == version && is_cut(&state.log, version, list)))
-                })
-            }),
-            Property::always("I5: each record at most once, and after what was acknowledged before it was sent", |model: &Slot, state: &State| {
-                let merged = content(&state.log, cuts(&state.log));
-                let at = |record| merged.iter().position(|one| *one == record);
-                let once = (0..model.records).all(|record| merged.iter().filter(|one| **one == record).count() <= 1);
-                let ordered = |first: u8, then: u8| !state.later[usize::from(then)] || at(then).is_none_or(|then| at(first).is_some_and(|first| first < then));
-                once && ordered(0, 1) && ordered(1, 0)
-            }),
-            Property::always("I6: no replica's fence is below an epoch that it answered at", |_, state: &State| {
-                state.messages.iter().all(|message| match message {
-                    Message::Appended { epoch, from, .. } | Message::Prepared { epoch, from, .. } => state.replicas[usize::from(*from)].promised >= *epoch,
-                    _ => true,
-                })
-            }),
-            Property::sometimes("all records are acknowledged and merged, over the change", |model: &Slot, state: &State| {
-                let acked = (0..model.records).all(|record| state.acked[usize::from(record)]);
-                cuts(&state.log) == model.records && now(state) == model.last_epoch() && acked
-            }),
+            Property::always(
+                "I1: what is acknowledged is on every synced replica, or in a committed cut",
+                |model: &Slot, state: &State| {
+                    let merged = content(&state.log, cuts(&state.log));
+                    let mut acked =
+                        (0..model.records).filter(|record| state.acked[usize::from(*record)]);
+                    let kept = |record: &u8| {
+                        merged.contains(record)
+                            || model
+                                .synced(now(state))
+                                .iter()
+                                .all(|replica| holds(state, *replica, *record))
+                    };
+                    acked.all(|record| kept(&record))
+                },
+            ),
+            Property::always(
+                "I2: a committed cut is durable on every synced replica",
+                |_, state: &State| state.broken.is_none(),
+            ),
+            Property::always(
+                "I3: every synced replica can bring its base to the agreed version",
+                |model: &Slot, state: &State| {
+                    model.synced(now(state)).iter().all(|replica| {
+                        let one = &state.replicas[usize::from(*replica)];
+                        (one.version..cuts(&state.log)).all(|version| {
+                            one.prepared.iter().any(|(base, list)| {
+                                *base == version && is_cut(&state.log, version, list)
+                            })
+                        })
+                    })
+                },
+            ),
+            Property::always(
+                "I5: each record at most once, and after what was acknowledged before it was sent",
+                |model: &Slot, state: &State| {
+                    let merged = content(&state.log, cuts(&state.log));
+                    let at = |record| merged.iter().position(|one| *one == record);
+                    let once = (0..model.records)
+                        .all(|record| merged.iter().filter(|one| **one == record).count() <= 1);
+                    let ordered = |first: u8, then: u8| {
+                        !state.later[usize::from(then)]
+                            || at(then)
+                                .is_none_or(|then| at(first).is_some_and(|first| first < then))
+                    };
+                    once && ordered(0, 1) && ordered(1, 0)
+                },
+            ),
+            Property::always(
+                "I6: no replica's fence is below an epoch that it answered at",
+                |_, state: &State| {
+                    state.messages.iter().all(|message| match message {
+                        Message::Appended { epoch, from, .. }
+                        | Message::Prepared { epoch, from, .. } => {
+                            state.replicas[usize::from(*from)].promised >= *epoch
+                        }
+                        _ => true,
+                    })
+                },
+            ),
+            Property::sometimes(
+                "all records are acknowledged and merged, over the change",
+                |model: &Slot, state: &State| {
+                    let acked = (0..model.records).all(|record| state.acked[usize::from(record)]);
+                    cuts(&state.log) == model.records && now(state) == model.last_epoch() && acked
+                },
+            ),
         ]
     }
 }
@@ -436,21 +624,60 @@ const STEPS_MAX: usize = 60_000_000;
 
 /// Tries every order of events.
 fn proven(change: Change, records: u8, lists_max: u8, restarts: u8) {
-    let slot = Slot { change, bug: Bug::None, records, lists_max, restarts };
-    let checker = slot.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).target_state_count(STEPS_MAX).spawn_bfs().join();
+    let slot = Slot {
+        change,
+        bug: Bug::None,
+        records,
+        lists_max,
+        restarts,
+    };
+    let checker = slot
+        .checker()
+        .threads(2)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .target_state_count(STEPS_MAX)
+        .spawn_bfs()
+        .join();
     let (states, steps) = (checker.unique_state_count(), checker.state_count());
-    println!("{change:?}, {records} records, {lists_max} lists, {restarts} restarts: {states} states in {steps} steps");
-    assert!(checker.state_count() < STEPS_MAX, "not all states were looked at");
+    println!(
+        "{change:?}, {records} records, {lists_max} lists, {restarts} restarts: {states} states in {steps} steps"
+    );
+    assert!(
+        checker.state_count() < STEPS_MAX,
+        "not all states were looked at"
+    );
     checker.assert_properties();
 }
 
 /// The planted bug breaks an invariant.
 fn found(change: Change, bug: Bug) {
-    let slot = Slot { change, bug, records: 2, lists_max: 2, restarts: 1 };
-    let checker = slot.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).target_state_count(STEPS_MAX).spawn_bfs().join();
-    let broken: Vec<&str> = checker.discoveries().into_keys().filter(|name| name.starts_with('I')).collect();
-    println!("{bug:?} breaks {broken:?} within {} states", checker.unique_state_count());
-    assert!(!broken.is_empty(), "{bug:?} was planted and no invariant noticed it");
+    let slot = Slot {
+        change,
+        bug,
+        records: 2,
+        lists_max: 2,
+        restarts: 1,
+    };
+    let checker = slot
+        .checker()
+        .threads(2)
+        .finish_when(HasDiscoveries::AnyFailures)
+        .target_state_count(STEPS_MAX)
+        .spawn_bfs()
+        .join();
+    let broken: Vec<&str> = checker
+        .discoveries()
+        .into_keys()
+        .filter(|name| name.starts_with('I'))
+        .collect();
+    println!(
+        "{bug:?} breaks {broken:?} within {} states",
+        checker.unique_state_count()
+    );
+    assert!(
+        !broken.is_empty(),
+        "{bug:?} was planted and no invariant noticed it"
+    );
 }
 
 #[test]
@@ -467,10 +694,20 @@ fn no_order_of_events_breaks_a_promise_while_a_learner_is_promoted() {
 
 #[test]
 fn planted_bugs_are_found() {
-    for bug in [Bug::FenceNotJournaled, Bug::ProposeUnprepared, Bug::PrepareWithoutRecords, Bug::ForgetMerged] {
+    for bug in [
+        Bug::FenceNotJournaled,
+        Bug::ProposeUnprepared,
+        Bug::PrepareWithoutRecords,
+        Bug::ForgetMerged,
+    ] {
         found(Change::Expire, bug);
     }
-    for bug in [Bug::MergeAtOldEpoch, Bug::LearnerIsNoHolder, Bug::PromoteUnpulled, Bug::PullOverDoubt] {
+    for bug in [
+        Bug::MergeAtOldEpoch,
+        Bug::LearnerIsNoHolder,
+        Bug::PromoteUnpulled,
+        Bug::PullOverDoubt,
+    ] {
         found(Change::Learn, bug);
     }
 }

@@ -75,7 +75,9 @@ impl State {
         for id in file.writers.clone() {
             let segments = self.names.regular(ino).into_iter();
             let ids = segments.flat_map(|file| file.segments.values());
-            let merged = ids.map(|segment| self.names.segments[segment].merged(id)).max();
+            let merged = ids
+                .map(|segment| self.names.segments[segment].merged(id))
+                .max();
             if let Some(writer) = self.names.writers.get_mut(&id) {
                 writer.timed = writer.timed.max(merged.unwrap_or_default());
             }

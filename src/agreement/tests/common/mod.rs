@@ -5,13 +5,16 @@ use bytes::Bytes;
 use hydfs_agreement::{Group, Options, Retention, StateMachine, Timing};
 use hydfs_store::{Crash, LogOptions, MemDisk, SyncMode};
 use hydfs_types::{
-    Agreement, BoxFuture, Command, CommandError, Envelope, Frame, Incarnation, LogIndex, MemberId, Net, NetError, Peer,
-    Reply, SessionId, Time,
+    Agreement, BoxFuture, Command, CommandError, Envelope, Frame, Incarnation, LogIndex, MemberId,
+    Net, NetError, Peer, Reply, SessionId, Time,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, Mutex, Weak, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::{sleep, timeout};
@@ -47,10 +50,18 @@ pub struct MemNet {
 }
 
 impl Net for MemNet {
-    fn call(&self, to: SocketAddr, frame: Frame, deadline: Duration) -> BoxFuture<'static, Result<Frame, NetError>> {
+    fn call(
+        &self,
+        to: SocketAddr,
+        frame: Frame,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Frame, NetError>> {
         let (me, wires) = (self.me, self.wires.clone());
         Box::pin(async move {
-            let lost = NetError::TimedOut { addr: to, millis: deadline.as_millis() as u64 };
+            let lost = NetError::TimedOut {
+                addr: to,
+                millis: deadline.as_millis() as u64,
+            };
             match timeout(deadline, carry(me, to, frame, wires)).await {
                 Ok(answer) => answer,
                 Err(_) => Err(lost),
@@ -65,19 +76,36 @@ impl Net for MemNet {
     }
 }
 
-async fn carry(me: SocketAddr, to: SocketAddr, frame: Frame, wires: Arc<Mutex<Wires>>) -> Result<Frame, NetError> {
+async fn carry(
+    me: SocketAddr,
+    to: SocketAddr,
+    frame: Frame,
+    wires: Arc<Mutex<Wires>>,
+) -> Result<Frame, NetError> {
     sleep(HOP).await;
     let variant = frame.head[2];
     let (swallowed, group) = {
         let mut wires = wires.lock().unwrap();
         *wires.seen.entry(variant).or_default() += 1;
-        (wires.cut.contains(&(me, to)), wires.serving.get(&to).and_then(Weak::upgrade))
+        (
+            wires.cut.contains(&(me, to)),
+            wires.serving.get(&to).and_then(Weak::upgrade),
+        )
     };
     if swallowed {
         return std::future::pending().await;
     }
-    let Some(group) = group else { return Err(NetError::Unreachable { addr: to, why: "nobody serves there".into() }) };
-    let from = Peer { name: me.to_string(), addr: me, member: None };
+    let Some(group) = group else {
+        return Err(NetError::Unreachable {
+            addr: to,
+            why: "nobody serves there".into(),
+        });
+    };
+    let from = Peer {
+        name: me.to_string(),
+        addr: me,
+        member: None,
+    };
     // A task of its own, as at a real server: it goes on though the caller goes away.
     let answer = tokio::spawn(async move { group.serve(frame, from).await }).await;
     sleep(HOP).await;
@@ -95,7 +123,10 @@ async fn carry(me: SocketAddr, to: SocketAddr, frame: Frame, wires: Arc<Mutex<Wi
     if lost {
         return std::future::pending().await;
     }
-    answer.map_err(|error| NetError::Broken { addr: to, why: error.to_string() })
+    answer.map_err(|error| NetError::Broken {
+        addr: to,
+        why: error.to_string(),
+    })
 }
 
 /// A state machine that remembers: each command once, in order, and every time it was asked to apply it.
@@ -124,7 +155,9 @@ impl StateMachine for List {
         if envelope.incarnation == Incarnation(99) {
             return Err(CommandError::Ended(envelope.incarnation));
         }
-        let Command::Set { value, .. } = envelope.command else { return Err(CommandError::NoJob) };
+        let Command::Set { value, .. } = envelope.command else {
+            return Err(CommandError::NoJob);
+        };
         if identity.1 == 0 || kept.answered.insert(identity) {
             kept.values.push(value);
         }
@@ -152,7 +185,10 @@ struct FixedClock(AtomicU64);
 
 impl hydfs_types::Clock for FixedClock {
     fn now(&self) -> Time {
-        Time { sec: self.0.fetch_add(1, Ordering::Relaxed) as i64, nsec: 0 }
+        Time {
+            sec: self.0.fetch_add(1, Ordering::Relaxed) as i64,
+            nsec: 0,
+        }
     }
 }
 
@@ -183,7 +219,10 @@ impl Node {
 }
 
 pub fn set(value: &str) -> Command {
-    Command::Set { key: "k".into(), value: value.into() }
+    Command::Set {
+        key: "k".into(),
+        value: value.into(),
+    }
 }
 
 pub struct Cluster {
@@ -200,25 +239,40 @@ impl Cluster {
     }
 
     pub async fn start_with(count: u64, seed: u64, retention: Retention) -> Self {
-        let mut this = Self { wires: Arc::default(), nodes: BTreeMap::new(), retention, seed };
+        let mut this = Self {
+            wires: Arc::default(),
+            nodes: BTreeMap::new(),
+            retention,
+            seed,
+        };
         for id in 1..=count {
             this.add(id).await;
         }
         let first = this.group(1).clone();
         first.bootstrap().await.unwrap();
-        this.until("node 1 leads", |this| this.group(1).is_leader()).await;
+        this.until("node 1 leads", |this| this.group(1).is_leader())
+            .await;
         for id in 2..=count {
             first.add_learner(MemberId(id), addr(id)).await.unwrap();
         }
         if count > 1 {
-            first.set_voters((1..=count).map(MemberId).collect()).await.unwrap();
+            first
+                .set_voters((1..=count).map(MemberId).collect())
+                .await
+                .unwrap();
         }
         this
     }
 
     /// A new node that is part of nothing.
     pub async fn add(&mut self, id: u64) {
-        let node = Node { id: MemberId(id), disk: MemDisk::new(self.seed + id), group: None, list: List::default(), lives: 0 };
+        let node = Node {
+            id: MemberId(id),
+            disk: MemDisk::new(self.seed + id),
+            group: None,
+            list: List::default(),
+            lives: 0,
+        };
         self.nodes.insert(id, node);
         self.run(id).await;
     }
@@ -228,13 +282,23 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).unwrap();
         node.lives += 1;
         node.list = List::default();
-        let sync = SyncMode::Inline { delay: Duration::from_micros(500) };
+        let sync = SyncMode::Inline {
+            delay: Duration::from_micros(500),
+        };
         let options = Options {
             me: node.id,
             disk: node.disk.attach(),
             dir: "raft".into(),
-            log: LogOptions { file_bytes: 8 << 20, spares: 1, salt: id, sync },
-            net: Arc::new(MemNet { me: addr(id), wires: self.wires.clone() }),
+            log: LogOptions {
+                file_bytes: 8 << 20,
+                spares: 1,
+                salt: id,
+                sync,
+            },
+            net: Arc::new(MemNet {
+                me: addr(id),
+                wires: self.wires.clone(),
+            }),
             resolve: Arc::new(|member| Some(addr(member.0))),
             clock: Arc::new(FixedClock(AtomicU64::new(1000))),
             timing: Timing::default(),
@@ -242,9 +306,15 @@ impl Cluster {
             session: SessionId(id * 1000 + node.lives),
             seed: self.seed * 100 + id * 10 + node.lives,
         };
-        let group = Group::start(options, Box::new(node.list.clone())).await.unwrap();
+        let group = Group::start(options, Box::new(node.list.clone()))
+            .await
+            .unwrap();
         group.set_incarnation(Incarnation(id));
-        self.wires.lock().unwrap().serving.insert(addr(id), Arc::downgrade(&group));
+        self.wires
+            .lock()
+            .unwrap()
+            .serving
+            .insert(addr(id), Arc::downgrade(&group));
         node.group = Some(group);
     }
 
@@ -267,7 +337,9 @@ impl Cluster {
     /// Who leads, as seen by the running nodes that hear of a leader that runs.
     pub fn leader(&self) -> Option<u64> {
         let running = || self.nodes.values().filter(|node| node.group.is_some());
-        running().find(|node| node.group().leads_within(Duration::from_millis(400))).map(|node| node.id.0)
+        running()
+            .find(|node| node.group().leads_within(Duration::from_millis(400)))
+            .map(|node| node.id.0)
     }
 
     /// Cuts a node off from all others, both ways, without anybody being told.
@@ -281,7 +353,11 @@ impl Cluster {
 
     /// Swallows what goes from one node to another, one way.
     pub fn cut(&self, from: u64, to: u64) {
-        self.wires.lock().unwrap().cut.insert((addr(from), addr(to)));
+        self.wires
+            .lock()
+            .unwrap()
+            .cut
+            .insert((addr(from), addr(to)));
     }
 
     pub fn heal(&self) {
@@ -293,7 +369,13 @@ impl Cluster {
     }
 
     pub fn seen(&self, variant: u8) -> u64 {
-        self.wires.lock().unwrap().seen.get(&variant).copied().unwrap_or(0)
+        self.wires
+            .lock()
+            .unwrap()
+            .seen
+            .get(&variant)
+            .copied()
+            .unwrap_or(0)
     }
 
     /// Waits for a condition, at most 30 s of virtual time.

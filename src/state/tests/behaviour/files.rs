@@ -408,7 +408,11 @@ fn an_owner_may_fence_its_writer_and_learns_what_became_of_its_records() {
     let late = bench.item(segment, &[(writer, 3)], 30);
     assert!(matches!(bench.merge(late), MergeOutcome::Merged(_)));
     let known = bench.state.segment(segment).unwrap();
-    assert_eq!(known.through.get(&writer), Some(&Seq(3)), "kept until it is read");
+    assert_eq!(
+        known.through.get(&writer),
+        Some(&Seq(3)),
+        "kept until it is read"
+    );
     assert_ne!(bench.grant(ino, 1), writer);
     bench.end(writer, 0, &[]);
     assert!(bench.state.writer(writer).is_none());
