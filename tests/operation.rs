@@ -254,6 +254,9 @@ fn fault_s20_multiappend_is_concurrent() {
         words.push(path.to_str().unwrap().to_owned());
     }
     fs::write(c.at(1, "f"), "").unwrap();
+    until("earlier writers to end", SOON, || {
+        c.status(1).contains("writers 0,")
+    });
     // Each of the three lives for as long as its appends last: three at once need three writers at once.
     let watched = c.mount(1);
     let (stop, stopped) = std::sync::mpsc::channel::<()>();

@@ -11,7 +11,7 @@ use crate::{
     record,
     wire::{APPEND_BYTES_MAX, command_bytes},
 };
-use hydfs_store::{Disk, Log, LogOptions, Position, StoreError, SyncMode};
+use hydfs_store::{Disk, Log, LogOptions, Position, StoreError, SyncMode, blocking};
 use hydfs_types::LogIndex;
 use openraft::{
     LogState, RaftLogReader,
@@ -47,7 +47,7 @@ impl Storage {
     pub fn open(disk: Arc<dyn Disk>, dir: &str, options: LogOptions) -> Result<Self, Error> {
         let mut index = Index::default();
         let mut wrong = None;
-        let opened = Log::open(disk, dir, options, |at, kind, payload| {
+        let visit = |at, kind, payload| {
             record::replay(&mut index, at, kind, payload).map_err(|error| {
                 let why = error.to_string();
                 wrong = Some(error);
@@ -56,7 +56,8 @@ impl Storage {
                     why,
                 }
             })
-        });
+        };
+        let opened = blocking(|| Log::open(disk, dir, options, visit));
         if let Some(error) = wrong {
             return Err(error);
         }

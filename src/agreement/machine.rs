@@ -10,6 +10,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use hydfs_store::blocking;
 use hydfs_types::{CommandError, Envelope, LogIndex, Reply};
 use openraft::{
     RaftSnapshotBuilder,
@@ -121,7 +122,7 @@ impl RaftStateMachine<Types> for Machine {
             last_log_id: self.applied,
             last_membership: self.members.clone(),
         };
-        let state = self.state().snapshot().into();
+        let state = blocking(|| self.state().snapshot()).into();
         Builder {
             meta,
             state,
@@ -136,8 +137,7 @@ impl RaftStateMachine<Types> for Machine {
     ) -> Result<(), io::Error> {
         let index = LogIndex(meta.last_log_id.map_or(0, |id| id.index));
         self.snapshots.save(meta, state.clone()).await?;
-        self.state()
-            .restore(&state, index)
+        blocking(|| self.state().restore(&state, index))
             .map_err(|why| Error::Restore { index, why })?;
         self.applied = meta.last_log_id;
         self.members = meta.last_membership.clone();

@@ -5,7 +5,7 @@
 //! entries and every base that they speak of are on disk.
 
 use crate::{error::DataError, replica::Replica};
-use hydfs_store::{JournalEntry, Position};
+use hydfs_store::{JournalEntry, Position, blocking};
 use hydfs_types::SegmentId;
 use std::{sync::Arc, time::Duration};
 
@@ -45,7 +45,7 @@ impl Replica {
             self.checkpoint_segment(segment, start).await?;
         }
         self.journal.sync().await?;
-        self.journal.log().drop_before(start)?;
+        blocking(|| self.journal.log().drop_before(start))?;
         Ok(())
     }
 

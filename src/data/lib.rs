@@ -27,7 +27,7 @@ pub use sender::{FileWriter, Queued, Target};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_state::Event;
-use hydfs_store::{Bases, Disk, Journal, LogOptions};
+use hydfs_store::{Bases, Disk, Journal, LogOptions, blocking};
 use hydfs_types::{
     DataRequest, DataResponse, Frame, Incarnation, Ino, Refusal, SegmentId, SegmentVersion,
     Service, WriterId,
@@ -59,7 +59,7 @@ impl Data {
     ) -> Result<Arc<Self>, DataError> {
         let bases = Bases::open(disk.clone(), "base", options.sync)?;
         let room = room::Room::new(disk.clone(), options.file_bytes);
-        let (journal, entries) = Journal::load(disk, "journal", options)?;
+        let (journal, entries) = blocking(|| Journal::load(disk, "journal", options))?;
         let replica = Arc::new(Replica::new(
             ctx.clone(),
             journal,
@@ -67,7 +67,7 @@ impl Data {
             room,
             replica::Index::default(),
         ));
-        replica.recover(entries, redo)?;
+        blocking(|| replica.recover(entries, redo))?;
         let leader = SlotLeader::start(replica.clone());
         let repair = Arc::new(Repair::new(ctx.clone(), replica.clone(), leader.clone()));
         let reader = Reader::new(ctx.clone(), replica.clone(), leader.clone());

@@ -14,7 +14,7 @@ use crate::{
     segment::{LocalSegment, runs},
 };
 use bytes::Bytes;
-use hydfs_store::JournalEntry;
+use hydfs_store::{JournalEntry, blocking};
 use hydfs_types::{
     Command, DataRequest, DataResponse, Incarnation, MapVersion, PullSlots, PulledSegment,
     PulledSlot, ReadBase, Refusal, Reply, SegmentId, SlotEpoch, SlotId,
@@ -418,7 +418,7 @@ impl Replica {
             offset += bytes.len() as u64;
             Counters::add(&self.ctx.counters.repaired_bytes, bytes.len() as u64);
         }
-        adopting.finish(target.len)?;
+        blocking(|| adopting.finish(target.len))?;
         self.journal.append(&JournalEntry::Adopted {
             segment,
             version: target.version,

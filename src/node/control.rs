@@ -330,12 +330,16 @@ fn status(member: &Member) -> (bool, String) {
 /// The Prometheus text page.
 fn metrics(member: &Member) -> String {
     let mut text = String::new();
+    let mut described = String::new();
+    // A family is described once, in front of its rows; rows of one family differ in their labels.
     let mut put = |name: &str, help: &str, kind: &str, value: u64| {
-        writeln!(
-            text,
-            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
-        )
-        .expect("text in memory");
+        let family = name.split('{').next().unwrap_or(name);
+        if described != family {
+            described = family.to_owned();
+            writeln!(text, "# HELP {family} {help}\n# TYPE {family} {kind}")
+                .expect("text in memory");
+        }
+        writeln!(text, "{name} {value}").expect("text in memory");
     };
     if let Some(counters) = member.net.counters() {
         counters.each(|name, help, value| put(name, help, "counter", value));

@@ -3,7 +3,7 @@
 //! Nothing is remembered that another leader needs: everything is read from the agreed state and from SWIM anew.
 
 use crate::member::Member;
-use futures_util::future::join_all;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use hydfs_membership::SeenState;
 use hydfs_ring::{Ring, RingMember, plan};
 use hydfs_types::{
@@ -20,6 +20,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// A new leader waits this long before it expires anybody (R1), and a member that was just admitted is believed to live.
 const GRACE: Duration = Duration::from_millis(1200);
 const NEWCOMER: Duration = Duration::from_secs(3);
+/// Members that are asked whether they have somebody down as well.
+const OPINIONS_MAX: usize = 5;
 /// Slot changes in one command.
 const CHANGES_MAX: usize = 4096;
 /// A learner votes once it lacks no more than this many entries.
@@ -185,25 +187,16 @@ impl Steward {
             if !settled || self.expired.len() >= limit {
                 continue;
             }
-            let others: Vec<&&MemberInfo> = alive
+            let others: Vec<&MemberInfo> = alive
                 .iter()
                 .filter(|one| {
                     one.id != suspect.id
                         && one.id != self.member.id()
                         && !down.contains_key(&one.said.name)
                 })
+                .copied()
                 .collect();
-            let opinions = join_all(
-                others
-                    .iter()
-                    .take(3)
-                    .map(|one| self.member.opinion_of(one, &suspect.said.name)),
-            )
-            .await;
-            let heard: Vec<_> = opinions.into_iter().flatten().collect();
-            if !heard.is_empty() && !heard.iter().any(|opinion| opinion.down)
-                || heard.is_empty() && !others.is_empty()
-            {
+            if !others.is_empty() && !self.is_seconded(&others, &suspect.said.name).await {
                 continue;
             }
             let why = format!(
@@ -223,6 +216,20 @@ impl Steward {
                 tracing::warn!(%error, "a dead member could not be expired yet");
             }
         }
+    }
+
+    /// Whether another member has `name` down as well. The first one that says so is enough: who does not answer in
+    /// time may be dead himself.
+    async fn is_seconded(&self, others: &[&MemberInfo], name: &str) -> bool {
+        let asked = others.iter().take(OPINIONS_MAX);
+        let mut opinions: FuturesUnordered<_> =
+            asked.map(|one| self.member.opinion_of(one, name)).collect();
+        while let Some(opinion) = opinions.next().await {
+            if opinion.is_some_and(|opinion| opinion.down) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Brings slot configs a step nearer to what the ring wants.

@@ -8,6 +8,7 @@ mod adoption;
 mod ahead;
 mod base_file;
 mod bases;
+mod blocking;
 mod commit;
 mod disk;
 mod entry;
@@ -24,6 +25,7 @@ mod sys;
 
 pub use adoption::Adoption;
 pub use bases::Bases;
+pub use blocking::blocking;
 pub use commit::SyncMode;
 pub use disk::{Disk, DiskFile, Space};
 pub use entry::{ENTRY_BYTES_MAX, LOG_FILE_BYTES, Position};
