@@ -33,6 +33,8 @@ pub struct Context {
     pub counters: Counters,
     /// Rung whenever a local segment moved to another version.
     pub moved: Notify,
+    /// Rung whenever members may have begun or ended.
+    pub members: Notify,
     me: AtomicU64,
 }
 
@@ -44,6 +46,7 @@ impl Context {
             state,
             counters: Counters::default(),
             moved: Notify::new(),
+            members: Notify::new(),
             me: AtomicU64::new(0),
         }
     }
@@ -117,7 +120,20 @@ impl Context {
         Ok(config.clone())
     }
 
-    /// One request to one member and its answer with body.
+    /// Waits until the agreed state has ended this incarnation.
+    async fn ended(&self, incarnation: Incarnation) {
+        loop {
+            let mut rung = std::pin::pin!(self.members.notified());
+            rung.as_mut().enable();
+            if !self.state().cluster.alive.contains_key(&incarnation) {
+                return;
+            }
+            rung.await;
+        }
+    }
+
+    /// One request to one member and its answer with body. Nobody waits for the dead: once the member is expired the
+    /// answer could count for nothing.
     pub async fn call(
         &self,
         to: Incarnation,
@@ -128,7 +144,11 @@ impl Context {
         let addr = self.addr(to).ok_or(DataError::Gone(to))?;
         self.counters.round(request);
         let frame = Frame::new(Service::Data, request, body);
-        let answer = self.net.call(addr, frame, deadline).await?;
+        let answer = tokio::select! {
+            biased;
+            answer = self.net.call(addr, frame, deadline) => answer?,
+            () = self.ended(to) => return Err(DataError::Gone(to)),
+        };
         let message = answer
             .message()
             .map_err(|error| DataError::Malformed(error.to_string()))?;

@@ -99,6 +99,12 @@ impl Data {
         {
             self.repair.rung.notify_one();
         }
+        if events
+            .iter()
+            .any(|event| matches!(event, Event::Replaced | Event::Members))
+        {
+            self.ctx.members.notify_waiters();
+        }
     }
 
     /// A writer of a file on this member.
