@@ -26,6 +26,9 @@ pub const BARRIERS_MAX: usize = 16_384;
 /// One round waits at most this long before it is begun anew, perhaps at another leader.
 const ROUND_DEADLINE: Duration = Duration::from_millis(1500);
 
+/// Why a leader does not answer though it leads.
+pub(crate) const NOT_SHOWN: &str = "a member with a read lease has not applied it yet";
+
 /// Somebody who waits for a round.
 pub type Waiter = oneshot::Sender<Result<LogIndex, AgreementError>>;
 
@@ -95,7 +98,9 @@ impl Group {
 
     /// One attempt. `None`: to be tried again.
     async fn round(&self) -> Option<LogIndex> {
-        let deadline = Instant::now() + ROUND_DEADLINE;
+        // A lease is counted from here.
+        let (sent, suspended) = (Instant::now(), suspend::suspended());
+        let deadline = sent + ROUND_DEADLINE;
         let mut leadership = self.watch_leader();
         let seen = *leadership.borrow_and_update();
         let response = tokio::select! {
@@ -104,7 +109,14 @@ impl Group {
             _ = leadership.wait_for(|now| *now != seen) => Response::Unavailable { why: "the leader changed".into() },
         };
         let why = match response {
-            Response::Barrier { index } => return Some(index),
+            Response::Barrier { index } => {
+                self.held().saw(index);
+                return Some(index);
+            }
+            Response::Lease { index, granted } => {
+                self.took(sent, suspended, index, granted);
+                return Some(index);
+            }
             Response::NotLeader { .. } => "no leader is known".into(),
             Response::Unavailable { why } => why,
             other => format!("unexpected answer {other:?}"),
@@ -119,17 +131,23 @@ impl Group {
 
     async fn ask_barrier(&self, deadline: Instant) -> Response {
         let (leader, addr) = match self.leader_addr() {
-            (Some(leader), _) if leader == self.me() => return self.serve_barrier(deadline).await,
+            (Some(leader), _) if leader == self.me() => return self.ask_self(deadline).await,
             (Some(leader), Some(addr)) => (leader, addr),
             (leader, addr) => return Response::NotLeader { leader, addr },
         };
         let left = deadline.saturating_duration_since(Instant::now());
-        let request = wire::request(
-            &Request::Barrier {
-                millis: left.as_millis() as u32,
+        let millis = left.as_millis() as u32;
+        // A member that is not admitted yet holds no lease.
+        let request = match self.session().life() {
+            0 => Request::Barrier { millis },
+            life => Request::Lease {
+                member: self.me(),
+                life,
+                applied: self.progress().applied(),
+                millis,
             },
-            Bytes::new(),
-        );
+        };
+        let request = wire::request(&request, Bytes::new());
         match self.peers().net.call(addr, request, left).await {
             Ok(frame) => frame
                 .message()
@@ -142,9 +160,20 @@ impl Group {
         }
     }
 
-    /// The leader's answer: at once while a majority has acknowledged it lately, else after a round to the voters. A fresh
+    /// As [`Group::ask_barrier`], on the leader.
+    async fn ask_self(&self, deadline: Instant) -> Response {
+        match self.session().life() {
+            0 => self.serve_barrier(self.me(), deadline).await,
+            life => {
+                let applied = self.progress().applied();
+                self.serve_lease(self.me(), life, applied, deadline).await
+            }
+        }
+    }
+
+    /// The leader's answer to `asker`, when the index is visible: at once while a majority has acknowledged it lately, else after a round to the voters. A fresh
     /// leader names an index past its first entry, so it waits until that is committed.
-    pub(crate) async fn serve_barrier(&self, deadline: Instant) -> Response {
+    pub(crate) async fn serve_barrier(&self, asker: MemberId, deadline: Instant) -> Response {
         if !self.is_leader() {
             let (leader, addr) = self.leader_addr();
             return Response::NotLeader { leader, addr };
@@ -154,16 +183,25 @@ impl Group {
             // Looked at again: the machine may have slept since.
             && self.lease().holds()
         {
-            return Response::Barrier { index };
+            return self.barrier_at(index, asker, deadline).await;
         }
         let before = suspend::suspended();
         match self.read_index(None, deadline).await {
             Some(index) => {
                 self.lease().confirm(before);
-                Response::Barrier { index }
+                self.barrier_at(index, asker, deadline).await
             }
             None => Response::Unavailable {
                 why: "the leader has no majority".into(),
+            },
+        }
+    }
+
+    async fn barrier_at(&self, index: LogIndex, asker: MemberId, deadline: Instant) -> Response {
+        match self.show(index, asker, deadline).await {
+            true => Response::Barrier { index },
+            false => Response::Unavailable {
+                why: NOT_SHOWN.into(),
             },
         }
     }

@@ -3,6 +3,7 @@
 use crate::{
     barrier::{self, BARRIERS_MAX, Lease, Waiter},
     error::Error,
+    leases::{self, Held, Holders},
     log::Storage,
     machine::{Machine, StateMachine},
     network::Peers,
@@ -21,7 +22,7 @@ use hydfs_types::{
 use openraft::async_runtime::WatchReceiver;
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 use tokio::{
@@ -55,6 +56,9 @@ pub struct Group {
     proposals: Semaphore,
     barriers: mpsc::Sender<Waiter>,
     lease: Lease,
+    holders: Holders,
+    held: Held,
+    this: Weak<Self>,
     incoming: Mutex<Incoming>,
     monitor: JoinHandle<()>,
 }
@@ -90,7 +94,7 @@ impl Group {
             .map_err(|error| Error::Start(error.to_string()))?;
         let (leadership_changed, leadership) = watch::channel((0, None));
         let (barriers, asked) = mpsc::channel(BARRIERS_MAX);
-        let group = Arc::new(Self {
+        let group = Arc::new_cyclic(|this| Self {
             me: options.me,
             monitor: tokio::spawn(monitor(raft.clone(), leadership_changed, progress.clone())),
             raft,
@@ -104,9 +108,13 @@ impl Group {
             proposals: Semaphore::new(PROPOSALS_MAX),
             barriers,
             lease: Lease::new(threads),
+            holders: Holders::default(),
+            held: Held::default(),
+            this: this.clone(),
             incoming: Mutex::default(),
         });
         tokio::spawn(barrier::run(Arc::downgrade(&group), asked));
+        tokio::spawn(leases::renew(Arc::downgrade(&group)));
         Ok(group)
     }
 
@@ -141,6 +149,7 @@ impl Group {
 
     /// Stops taking part, with everything written on disk. Callers that still wait are told that it stopped.
     pub async fn shutdown(&self) -> Result<(), Error> {
+        self.release().await;
         self.progress.stop("shut down".into());
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "the agreement group did not stop in order");
@@ -188,6 +197,18 @@ impl Group {
         &self.lease
     }
 
+    pub(crate) fn holders(&self) -> &Holders {
+        &self.holders
+    }
+
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    pub(crate) fn this(&self) -> Weak<Self> {
+        self.this.clone()
+    }
+
     pub(crate) fn incoming(&self) -> MutexGuard<'_, Incoming> {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -231,6 +252,14 @@ impl Agreement for Group {
 
     fn applied(&self) -> AppliedWatch {
         self.progress.watch()
+    }
+
+    fn visible(&self) -> LogIndex {
+        self.held.visible()
+    }
+
+    fn leased(&self) -> Option<LogIndex> {
+        self.held.usable(self.progress.applied())
     }
 
     fn leader(&self) -> Option<MemberId> {

@@ -13,6 +13,7 @@ mod barrier;
 mod error;
 mod group;
 mod index;
+mod leases;
 mod log;
 mod machine;
 mod members;

@@ -1,6 +1,7 @@
 //! Commands: from whoever asks, by way of the leader, into the log, and back.
 
 use crate::{
+    barrier::NOT_SHOWN,
     group::{BACKOFF_MAX, BACKOFF_MIN, Group},
     raft::Sealed,
     wire::{self, COMMAND_BYTES_MAX, Propose, Request, Response},
@@ -41,6 +42,7 @@ impl Group {
         };
         let applied = self.commit(envelope, begun, deadline).await?;
         self.progress().reached(applied.index, deadline).await?;
+        self.held().saw(applied.index);
         applied.reply.map_err(|refused| match refused {
             CommandError::Ended(ended) if ended == ticket.incarnation => AgreementError::Expired,
             refused => AgreementError::Refused(refused),
@@ -101,8 +103,11 @@ impl Group {
         deadline: Instant,
     ) -> Response {
         match hint {
-            Some((_, addr)) => ask(&*self.peers().net, addr, envelope, false, deadline).await,
-            None => self.propose_for(envelope, true, deadline).await,
+            Some((_, addr)) => {
+                let net = &*self.peers().net;
+                ask(net, addr, envelope, false, self.me(), deadline).await
+            }
+            None => self.propose_for(envelope, true, self.me(), deadline).await,
         }
     }
 
@@ -111,19 +116,34 @@ impl Group {
         &self,
         envelope: Envelope,
         forward: bool,
+        asker: MemberId,
         deadline: Instant,
     ) -> Response {
         match self.leader_addr() {
-            (Some(leader), _) if leader == self.me() => self.lead(envelope, deadline).await,
+            (Some(leader), _) if leader == self.me() => self.lead(envelope, asker, deadline).await,
             (Some(_), Some(addr)) if forward => {
-                ask(&*self.peers().net, addr, envelope, false, deadline).await
+                let net = &*self.peers().net;
+                ask(net, addr, envelope, false, asker, deadline).await
             }
             (leader, addr) => Response::NotLeader { leader, addr },
         }
     }
 
-    /// Puts the command into the log and waits until it is applied here. openraft batches what arrives together.
-    async fn lead(&self, mut envelope: Envelope, deadline: Instant) -> Response {
+    /// Puts the command into the log and waits until it is applied here and visible. openraft batches what arrives
+    /// together.
+    async fn lead(&self, envelope: Envelope, asker: MemberId, deadline: Instant) -> Response {
+        let response = self.write(envelope, deadline).await;
+        if let Response::Applied(applied) = &response
+            && !self.show(applied.index, asker, deadline).await
+        {
+            return Response::Unavailable {
+                why: NOT_SHOWN.into(),
+            };
+        }
+        response
+    }
+
+    async fn write(&self, mut envelope: Envelope, deadline: Instant) -> Response {
         envelope.time = self.now();
         let sealed = hydfs_types::encode(&envelope);
         if sealed.len() > COMMAND_BYTES_MAX {
@@ -182,7 +202,7 @@ pub async fn propose_via(
     deadline: Duration,
 ) -> Result<Applied, AgreementError> {
     let begun = Instant::now();
-    match ask(net, addr, envelope, true, begun + deadline).await {
+    match ask(net, addr, envelope, true, MemberId(0), begun + deadline).await {
         Response::Applied(applied) => Ok(applied),
         Response::NotLeader { .. } => Err(no_quorum(
             begun,
@@ -198,6 +218,7 @@ async fn ask(
     addr: SocketAddr,
     envelope: Envelope,
     forward: bool,
+    asker: MemberId,
     deadline: Instant,
 ) -> Response {
     let left = deadline.saturating_duration_since(Instant::now());
@@ -205,6 +226,7 @@ async fn ask(
         envelope,
         millis: left.as_millis() as u32,
         forward,
+        asker,
     });
     match net
         .call(addr, wire::request(&request, Bytes::new()), left)

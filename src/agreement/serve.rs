@@ -7,7 +7,7 @@ use crate::{
     wire::{self, Append, AppendAnswer, Malformed, Piece, Propose, Request, Response, Transfer},
 };
 use bytes::{Bytes, BytesMut};
-use hydfs_types::{Frame, Peer, Service};
+use hydfs_types::{Frame, MemberId, Peer, Service};
 use openraft::{
     async_runtime::WatchReceiver,
     raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteResponse},
@@ -74,8 +74,20 @@ impl Group {
             Request::Barrier { millis } => {
                 let deadline =
                     Instant::now() + Duration::from_millis(millis.min(ASKED_MILLIS_MAX).into());
-                Ok(self.serve_barrier(deadline).await)
+                Ok(self.serve_barrier(MemberId(0), deadline).await)
             }
+            Request::Lease {
+                member,
+                life,
+                applied,
+                millis,
+            } => {
+                let deadline =
+                    Instant::now() + Duration::from_millis(millis.min(ASKED_MILLIS_MAX).into());
+                Ok(self.serve_lease(member, life, applied, deadline).await)
+            }
+            Request::Show { through } => Ok(self.serve_show(through).await),
+            Request::Release { member, life } => Ok(self.serve_release(member, life)),
             Request::Member => Err(Malformed(
                 "a message of the member came to the group".into(),
             )),
@@ -105,7 +117,12 @@ impl Group {
                 .map_err(|error| error.to_string()),
             Request::Piece(piece) => self.serve_piece(piece, body).await?,
             Request::Transfer(transfer) => self.serve_transfer(transfer).await,
-            Request::Member | Request::Propose(_) | Request::Barrier { .. } => {
+            Request::Member
+            | Request::Propose(_)
+            | Request::Barrier { .. }
+            | Request::Lease { .. }
+            | Request::Show { .. }
+            | Request::Release { .. } => {
                 unreachable!("answered by the caller")
             }
         };
@@ -218,8 +235,13 @@ impl Group {
     async fn serve_propose(&self, propose: Propose) -> Response {
         let deadline =
             Instant::now() + Duration::from_millis(propose.millis.min(ASKED_MILLIS_MAX).into());
-        self.propose_for(propose.envelope, propose.forward, deadline)
-            .await
+        let Propose {
+            envelope,
+            forward,
+            asker,
+            ..
+        } = propose;
+        self.propose_for(envelope, forward, asker, deadline).await
     }
 }
 

@@ -45,6 +45,15 @@ impl Session {
         self.lock().incarnation = incarnation;
     }
 
+    /// Which life of this member it is; 0 before it is admitted.
+    pub fn life(&self) -> u64 {
+        let inner = self.lock();
+        match inner.incarnation {
+            Incarnation(0) => 0,
+            _ => inner.id.0,
+        }
+    }
+
     /// Begins a new session; its commands wait for [`Session::set_incarnation`]. The answers of a session
     /// are forgotten with its incarnation (R15): going on with its numbers would look like a retry of something lost.
     pub fn renew(&self, id: SessionId) {

@@ -46,6 +46,22 @@ pub enum Request {
     Barrier {
         millis: u32,
     },
+    /// The same, and a read lease for this life of a member whose copy of the state has `applied`.
+    Lease {
+        member: MemberId,
+        life: u64,
+        applied: LogIndex,
+        millis: u32,
+    },
+    /// Asks a holder of a read lease to apply everything up to `through`.
+    Show {
+        through: LogIndex,
+    },
+    /// Gives a read lease back.
+    Release {
+        member: MemberId,
+        life: u64,
+    },
 }
 
 /// `Service::Agreement`: an answer.
@@ -80,6 +96,14 @@ pub enum Response {
     Unavailable {
         why: String,
     },
+    Lease {
+        index: LogIndex,
+        granted: bool,
+    },
+    Shown {
+        applied: LogIndex,
+    },
+    Released,
 }
 
 /// A candidate's or leader's claim.
@@ -175,6 +199,8 @@ pub struct Propose {
     pub millis: u32,
     /// A member that does not lead passes the request on to the leader, once.
     pub forward: bool,
+    /// Who shows the effect to nobody before its own copy has it: the member that asked first. 0: nobody.
+    pub asker: MemberId,
 }
 
 /// Why a message makes no sense.
@@ -440,6 +466,28 @@ mod tests {
                 vec![1, 0, 5, 5, 2, 1, 3, 0],
             ),
             (Request::Barrier { millis: 300 }, vec![1, 0, 7, 0xac, 2]),
+            (
+                Request::Lease {
+                    member: MemberId(3),
+                    life: 4,
+                    applied: LogIndex(5),
+                    millis: 300,
+                },
+                vec![1, 0, 8, 3, 4, 5, 0xac, 2],
+            ),
+            (
+                Request::Show {
+                    through: LogIndex(300),
+                },
+                vec![1, 0, 9, 0xac, 2],
+            ),
+            (
+                Request::Release {
+                    member: MemberId(3),
+                    life: 4,
+                },
+                vec![1, 0, 10, 3, 4],
+            ),
         ]
     }
 
@@ -487,6 +535,20 @@ mod tests {
                 Response::Unavailable { why: "x".into() },
                 vec![1, 0, 8, 1, b'x'],
             ),
+            (
+                Response::Lease {
+                    index: LogIndex(300),
+                    granted: true,
+                },
+                vec![1, 0, 9, 0xac, 2, 1],
+            ),
+            (
+                Response::Shown {
+                    applied: LogIndex(3),
+                },
+                vec![1, 0, 10, 3],
+            ),
+            (Response::Released, vec![1, 0, 11]),
         ];
         for (message, bytes) in responses {
             assert_eq!(hydfs_types::encode(&message), bytes, "{message:?}");

@@ -2,7 +2,7 @@
 
 use crate::{counters::Counters, error::DataError};
 use bytes::Bytes;
-use hydfs_state::State;
+use hydfs_state::{Event, State};
 use hydfs_types::{
     Agreement, DataRequest, DataResponse, Frame, Incarnation, LogIndex, MapVersion, Net, Refusal,
     Service, SlotConfig, SlotEpoch, SlotId,
@@ -36,6 +36,8 @@ pub struct Context {
     /// Rung whenever members may have begun or ended.
     pub members: Notify,
     me: AtomicU64,
+    /// Index of the last command that changed members or slot configs.
+    configured: AtomicU64,
 }
 
 impl Context {
@@ -48,6 +50,7 @@ impl Context {
             moved: Notify::new(),
             members: Notify::new(),
             me: AtomicU64::new(0),
+            configured: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -79,6 +82,24 @@ impl Context {
             .config(slot)
             .cloned()
             .ok_or(DataError::NoCluster)
+    }
+
+    /// Takes note of events of the command at `index`. Called before anybody can see what it changed.
+    pub fn note(&self, index: LogIndex, events: &[Event]) {
+        let configures =
+            |event: &Event| matches!(event, Event::Members | Event::Slots(_) | Event::Replaced);
+        if events.iter().any(configures) {
+            self.configured.store(index.0, Ordering::Release);
+        }
+    }
+
+    /// R4, R7: what was done at a slot config counts only when that config is visible, since a reader with a lease may
+    /// still ask the slot leader of the one before. Costs nothing but soon after a change.
+    pub async fn config_is_visible(&self) -> Result<(), DataError> {
+        if self.agreement.visible().0 < self.configured.load(Ordering::Acquire) {
+            self.agreement.barrier().await?;
+        }
+        Ok(())
     }
 
     /// Where an incarnation serves.

@@ -82,6 +82,8 @@ impl Data {
 
     /// Starts the tasks that follow the agreed state. They end with the runtime.
     pub fn start(self: &Arc<Self>) {
+        let index = self.ctx.state().index;
+        self.ctx.note(index, &[Event::Replaced]);
         self.replica.adopt_state();
         tokio::spawn(self.replica.clone().follow());
         tokio::spawn(self.replica.clone().checkpoint_when_long());

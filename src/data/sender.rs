@@ -234,6 +234,7 @@ impl FileWriter {
             };
             match self.round(segment, &heads, body, durable).await {
                 Ok(()) => {
+                    self.ctx.config_is_visible().await?;
                     self.settle(segment, heads, last, durable);
                     return Ok(());
                 }
@@ -721,7 +722,7 @@ pub async fn sync_segment(
             )
         });
         let Some(error) = first_error(join_all(rounds).await) else {
-            return Ok(());
+            return ctx.config_is_visible().await;
         };
         if tokio::time::Instant::now() >= deadline {
             return Err(timed_out(&error.to_string()));

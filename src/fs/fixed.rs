@@ -33,12 +33,15 @@ impl Volume {
                 .await
                 .map_err(Self::data_error)?;
         }
-        let state = self.state();
-        let inode = state.inode(ino).map_err(crate::error::of_command)?;
-        Ok(Settled {
-            generation: inode.data_version,
-            len: inode.attr.size,
-        })
+        let settled = {
+            let state = self.state();
+            let inode = state.inode(ino).map_err(crate::error::of_command)?;
+            Settled {
+                generation: inode.data_version,
+                len: inode.attr.size,
+            }
+        };
+        self.shown(Ok(settled)).await
     }
 
     /// The local state has all that was acknowledged before the call.

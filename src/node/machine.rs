@@ -28,6 +28,13 @@ impl Followers {
         })
     }
 
+    /// Before anybody sees the change: under the state's lock.
+    fn note(&self, index: LogIndex, events: &[Event]) {
+        if let Some(data) = self.data.get() {
+            data.ctx.note(index, events);
+        }
+    }
+
     fn tell(&self, index: LogIndex, events: &[Event]) {
         if events.is_empty() {
             return;
@@ -61,11 +68,10 @@ pub struct Machine {
 impl StateMachine for Machine {
     fn apply(&mut self, index: LogIndex, envelope: Envelope) -> Result<Reply, CommandError> {
         let mut events = Vec::new();
-        let reply = self
-            .state
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .apply(index, &envelope, &mut events);
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let reply = state.apply(index, &envelope, &mut events);
+        self.followers.note(index, &events);
+        drop(state);
         self.followers.tell(index, &events);
         reply
     }
@@ -87,7 +93,10 @@ impl StateMachine for Machine {
     fn restore(&mut self, bytes: &[u8], index: LogIndex) -> Result<(), String> {
         let mut restored = State::restore(bytes).map_err(|error| error.to_string())?;
         restored.index = index;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = restored;
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        *state = restored;
+        self.followers.note(index, &[Event::Replaced]);
+        drop(state);
         self.followers.tell(index, &[Event::Replaced]);
         Ok(())
     }

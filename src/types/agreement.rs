@@ -36,6 +36,12 @@ pub trait Agreement: Send + Sync + 'static {
     fn wait_applied(&self, index: LogIndex) -> BoxFuture<'_, Result<(), AgreementError>>;
     /// Watches the local state's index.
     fn applied(&self) -> AppliedWatch;
+    /// The highest index that every member which may answer reads without asking is known to have applied: what a
+    /// command up to it did can be shown.
+    fn visible(&self) -> LogIndex;
+    /// [`Agreement::visible`], if this member holds a read lease: its copy then has all that was acknowledged anywhere
+    /// before this call. Costs nothing.
+    fn leased(&self) -> Option<LogIndex>;
     /// The leader as far as known.
     fn leader(&self) -> Option<MemberId>;
 }
