@@ -183,11 +183,7 @@ impl Table {
     }
 
     /// Who must still reach `index`, and when the first of them has lost its lease.
-    fn lagging(
-        &mut self,
-        index: LogIndex,
-        asker: MemberId,
-    ) -> (Vec<MemberId>, Option<Instant>) {
+    fn lagging(&mut self, index: LogIndex, asker: MemberId) -> (Vec<MemberId>, Option<Instant>) {
         let now = Instant::now();
         self.holders.retain(|_, holder| holder.until > now);
         let behind = || {
@@ -335,10 +331,11 @@ impl Group {
             member: self.me(),
             life: self.session().life(),
         };
-        let asked =
-            self.peers()
-                .net
-                .call(addr, wire::request(&request, Bytes::new()), RELEASE_DEADLINE);
+        let asked = self.peers().net.call(
+            addr,
+            wire::request(&request, Bytes::new()),
+            RELEASE_DEADLINE,
+        );
         // Otherwise it ends by itself.
         drop(timeout(RELEASE_DEADLINE, asked).await);
     }

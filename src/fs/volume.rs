@@ -152,8 +152,10 @@ impl Volume {
             _ => None,
         };
         let answer = self.clone().work(caller, request).await;
-        let synthetic =
-            |ino| Synthetic::is(ino) || matches!(&answer, Ok(Answer::Attr(attr)) if Synthetic::is(attr.ino));
+        let synthetic = |ino| {
+            Synthetic::is(ino)
+                || matches!(&answer, Ok(Answer::Attr(attr)) if Synthetic::is(attr.ino))
+        };
         match read {
             // The control tree is this member's own word; it answers also when nobody else does.
             Some(ino) if !synthetic(ino) => self.shown(answer).await,

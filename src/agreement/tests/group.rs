@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{APPEND, BARRIER, Cluster, PIECE, PROPOSE, addr, set};
+use common::{APPEND, Cluster, LEASE, PIECE, PROPOSE, addr, set};
 use hydfs_agreement::{ChangeError, Retention, propose_via};
 use hydfs_store::Crash;
 use hydfs_types::{
@@ -327,18 +327,18 @@ async fn barriers_share_rounds_and_the_leader_asks_nobody() {
             }
         }
     };
-    let before = cluster.seen(BARRIER);
+    let before = cluster.seen(LEASE);
     barriers(2).await;
     assert!(
-        cluster.seen(BARRIER) - before <= 2,
+        cluster.seen(LEASE) - before <= 2,
         "{} rounds for 200 callers",
-        cluster.seen(BARRIER) - before
+        cluster.seen(LEASE) - before
     );
-    let before = (cluster.seen(BARRIER), cluster.seen(APPEND));
+    let before = (cluster.seen(LEASE), cluster.seen(APPEND));
     let begun = Instant::now();
     barriers(1).await;
     assert_eq!(
-        (cluster.seen(BARRIER), cluster.seen(APPEND), begun.elapsed()),
+        (cluster.seen(LEASE), cluster.seen(APPEND), begun.elapsed()),
         (before.0, before.1, Duration::ZERO)
     );
 }

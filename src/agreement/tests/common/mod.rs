@@ -42,7 +42,8 @@ pub struct Wires {
 pub const APPEND: u8 = 1;
 pub const PIECE: u8 = 4;
 pub const PROPOSE: u8 = 6;
-pub const BARRIER: u8 = 7;
+/// A barrier and a lease.
+pub const LEASE: u8 = 8;
 
 pub struct MemNet {
     pub me: SocketAddr,
