@@ -86,7 +86,7 @@ impl Context {
         }
         let me = cluster.me();
         let ended = |id: TaskId| positions.tasks[id.node as usize][id.task as usize].ended;
-        let mut tasks = BTreeMap::new();
+        let mut tasks: BTreeMap<TaskId, TaskPosition> = BTreeMap::new();
         let mut inboxes = BTreeMap::new();
         for (node, step) in plan.steps.iter().enumerate() {
             for task in 0..step.tasks {
@@ -97,7 +97,7 @@ impl Context {
                 if places[node][task as usize] != me || ended(id) {
                     continue;
                 }
-                tasks.insert(id, positions.tasks[node][task as usize]);
+                tasks.insert(id, positions.tasks[node][task as usize].clone());
                 let feeders = plan
                     .feeders(id.node, task)
                     .into_iter()
@@ -140,8 +140,8 @@ impl Context {
 
     /// Starts the tasks.
     pub fn start(self: &Arc<Self>) {
-        for (&id, &position) in &self.tasks {
-            self.spawn(task::run(self.clone(), id, position));
+        for (&id, position) in &self.tasks {
+            self.spawn(task::run(self.clone(), id, position.clone()));
         }
     }
 

@@ -64,9 +64,10 @@ impl Batch {
         (0..self.count()).map(|index| self.line(index))
     }
 
-    /// The line that the byte at `offset` is in.
-    pub fn line_at(&self, offset: usize) -> usize {
-        self.ends.partition_point(|&end| (end as usize) < offset)
+    /// The line that the byte at `offset` is in, which is line `from` or a later one.
+    pub fn line_from(&self, from: usize, offset: usize) -> usize {
+        let before = self.ends[from..].iter();
+        from + before.take_while(|&&end| (end as usize) < offset).count()
     }
 }
 
@@ -137,7 +138,10 @@ mod tests {
     fn lines_and_ranges() {
         let batch = Batch::from_text(Bytes::from_static(b"a\n\nccc\n")).unwrap();
         assert_eq!(batch.lines().collect::<Vec<_>>(), [&b"a"[..], b"", b"ccc"]);
-        assert_eq!([0, 1, 2, 3, 5].map(|at| batch.line_at(at)), [0, 0, 1, 2, 2]);
+        assert_eq!(
+            [0, 1, 2, 3, 5].map(|at| batch.line_from(0, at)),
+            [0, 0, 1, 2, 2]
+        );
         assert_eq!(Batch::from_lines(Bytes::new()).count(), 1);
         assert!(Batch::from_text(Bytes::new()).is_none());
         assert_eq!(Batch::from_lines(batch.bytes().clone()), batch);

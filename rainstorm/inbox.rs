@@ -4,7 +4,9 @@
 //! Aligned barriers are those of Chandy and Lamport as Flink uses them (Carbone et al., 2015).
 
 use crate::batch::Batch;
+use crate::event_time::EventMark;
 use crate::message::TaskId;
+use crate::plan::NodeId;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
@@ -13,10 +15,12 @@ use tokio::sync::Notify;
 #[derive(Debug, Clone)]
 pub enum Item {
     Lines(Batch),
-    /// Everything before it belongs to the job epoch that it ends; `last`: the channel ends with it.
+    /// Everything before it belongs to the job epoch that it ends; `last`: the channel ends with it; `mark`: no
+    /// line older than that is to be expected behind it.
     Barrier {
         id: u64,
         last: bool,
+        mark: EventMark,
     },
 }
 
@@ -30,13 +34,15 @@ pub enum Offer {
     Stranger,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Channel {
     /// Seq of the next item to hand out.
     next: u64,
     items: BTreeMap<u64, Item>,
     /// The barrier that it has passed and the others have not.
     passed: Option<u64>,
+    /// Its event watermark at the last barrier.
+    mark: EventMark,
     ended: bool,
 }
 
@@ -68,8 +74,11 @@ impl Inbox {
             (
                 id,
                 Channel {
+                    next: 0,
+                    items: BTreeMap::new(),
+                    passed: None,
+                    mark: EventMark::NONE,
                     ended,
-                    ..Channel::default()
                 },
             )
         };
@@ -119,9 +128,9 @@ impl Inbox {
         }
     }
 
-    /// The next lines, or the barrier once every channel has come to it; `last` when all have ended.
-    /// An error if two channels disagree on the barrier.
-    pub async fn next(&self) -> Result<Item, String> {
+    /// The next lines and the node that they come from, or the barrier once every channel has come to it, with the
+    /// least event watermark; `last` when all have ended. An error if two channels disagree on the barrier.
+    pub async fn next(&self) -> Result<(NodeId, Item), String> {
         loop {
             let arrived = self.arrived.notified();
             if let Some(item) = self.pop()? {
@@ -131,7 +140,7 @@ impl Inbox {
         }
     }
 
-    fn pop(&self) -> Result<Option<Item>, String> {
+    fn pop(&self) -> Result<Option<(NodeId, Item)>, String> {
         let mut state = self.lock();
         let count = state.channels.len();
         let turn = state.turn;
@@ -145,8 +154,8 @@ impl Inbox {
             .collect();
         let mut freed = false;
         let mut found = None;
-        for id in order {
-            let Some(channel) = state.channels.get_mut(&id) else {
+        for from in order {
+            let Some(channel) = state.channels.get_mut(&from) else {
                 continue;
             };
             if channel.passed.is_some() || channel.ended {
@@ -158,19 +167,20 @@ impl Inbox {
             channel.next += 1;
             freed = true;
             match item {
-                Item::Barrier { id, last } => {
+                Item::Barrier { id, last, mark } => {
                     channel.passed = Some(id);
+                    channel.mark = mark;
                     channel.ended = last;
                 }
                 lines => {
                     state.turn = (turn + 1) % count;
-                    found = Some(lines);
+                    found = Some((from.node, lines));
                     break;
                 }
             }
         }
         if found.is_none() {
-            found = aligned(&mut state)?;
+            found = aligned(&mut state)?.map(|barrier| (NodeId::MAX, barrier));
         }
         drop(state);
         if freed {
@@ -198,7 +208,9 @@ fn aligned(state: &mut State) -> Result<Option<Item>, String> {
         .values_mut()
         .for_each(|channel| channel.passed = None);
     let last = state.channels.values().all(|channel| channel.ended);
-    Ok(Some(Item::Barrier { id, last }))
+    let open = state.channels.values().filter(|channel| !channel.ended);
+    let mark = EventMark::of_all(open.map(|channel| channel.mark));
+    Ok(Some(Item::Barrier { id, last, mark }))
 }
 
 #[cfg(test)]
@@ -215,10 +227,14 @@ mod tests {
         Item::Lines(Batch::from_lines(Bytes::from_static(text.as_bytes())))
     }
 
-    fn text(item: Item) -> String {
+    fn barrier(id: u64, last: bool, mark: EventMark) -> Item {
+        Item::Barrier { id, last, mark }
+    }
+
+    fn text((_, item): (NodeId, Item)) -> String {
         match item {
             Item::Lines(batch) => String::from_utf8(batch.bytes().to_vec()).unwrap(),
-            Item::Barrier { id, last } => format!("barrier {id} {last}"),
+            Item::Barrier { id, last, mark } => format!("barrier {id} {last} {mark:?}"),
         }
     }
 
@@ -239,14 +255,17 @@ mod tests {
     #[tokio::test]
     async fn barriers_align() {
         let inbox = Inbox::new([(task(0), false), (task(1), false), (task(2), true)]);
-        inbox.offer(task(0), 0, &Item::Barrier { id: 1, last: true });
+        inbox.offer(task(0), 0, &barrier(1, true, EventMark::Live(0)));
         inbox.offer(task(1), 0, &lines("before"));
         assert_eq!(text(inbox.next().await.unwrap()), "before");
         assert!(inbox.pop().unwrap().is_none());
-        inbox.offer(task(1), 1, &Item::Barrier { id: 1, last: false });
-        assert_eq!(text(inbox.next().await.unwrap()), "barrier 1 false");
-        inbox.offer(task(1), 2, &Item::Barrier { id: 2, last: true });
-        assert_eq!(text(inbox.next().await.unwrap()), "barrier 2 true");
+        inbox.offer(task(1), 1, &barrier(1, false, EventMark::Live(7)));
+        assert_eq!(text(inbox.next().await.unwrap()), "barrier 1 false Live(7)");
+        inbox.offer(task(1), 2, &barrier(2, true, EventMark::Live(9)));
+        assert_eq!(
+            text(inbox.next().await.unwrap()),
+            "barrier 2 true Idle(-9223372036854775808)"
+        );
     }
 
     #[tokio::test]

@@ -4,38 +4,57 @@
 //! table through [`Cluster`]. Every member runs tasks; the leader of the agreement group coordinates. Output,
 //! state and positions of a job epoch become visible in one agreed command, or never.
 
+mod aggregate;
 mod attempt;
 mod batch;
 mod cache;
+mod clock;
+mod columns;
 mod coordinator;
 mod csv;
+mod decimal;
+mod dedup;
 mod driver;
 mod epochs;
 mod error;
+mod event_time;
 mod exec;
+mod filter;
+mod follow;
+mod glob;
 mod inbox;
+mod join;
+mod json_lines;
+mod key;
 mod legacy;
 mod links;
+mod lookup;
 mod message;
 mod operator;
 mod options;
+mod paced;
 mod plan;
 mod position;
 mod prepare;
 mod process;
 mod reader;
+mod resolve;
 mod run;
 mod sandbox;
 mod seams;
 mod service;
 mod sink;
 mod spec;
+mod spec_keyed;
 mod spec_op;
 mod spec_tree;
+mod split;
 mod state_log;
+mod stateful;
 mod status;
-mod sum;
+mod table;
 mod task;
+mod window;
 mod worker;
 
 pub use error::{Error, Result};

@@ -5,10 +5,12 @@
 
 use crate::attempt::Context;
 use crate::batch::{BATCH_BYTES, Batch, LINE_BYTES_MAX, Lines};
-use crate::csv;
 use crate::error::{Error, Result};
+use crate::event_time::EventMark;
 use crate::inbox::{Inbox, Item, Offer, window};
+use crate::key::write_key;
 use crate::message::{Push, Request, Response, TaskId};
+use crate::operator::select;
 use crate::plan::Route;
 use crate::sink::{Mark, Output};
 use bytes::Bytes;
@@ -28,12 +30,14 @@ pub struct Links {
     context: Arc<Context>,
     me: TaskId,
     edges: Vec<Edge>,
-    outputs: Vec<Output>,
+    /// Each with whether it takes what came too late.
+    outputs: Vec<(bool, Output)>,
     pub rows_out: u64,
 }
 
 struct Edge {
     route: Route,
+    late: bool,
     channels: Vec<Channel>,
     /// Lines per channel, where the route is by key.
     pending: Vec<Lines>,
@@ -59,27 +63,29 @@ impl Links {
     pub async fn open(context: Arc<Context>, me: TaskId) -> Result<Self> {
         let step = context.step(me.node);
         let mut edges = Vec::new();
-        for &(node, route) in &step.next {
+        for next in &step.next {
+            let (node, route) = (next.node, &next.route);
             let tasks = context.step(node).tasks;
-            let all = (0..tasks).filter(|&task| route != Route::Straight || task == me.task);
+            let all = (0..tasks).filter(|&task| *route != Route::Straight || task == me.task);
             let channels: Vec<Channel> = all
                 .map(|task| channel(&context, me, TaskId { node, task }))
                 .collect::<Result<_>>()?;
             let pending = channels.iter().map(|_| Lines::default()).collect();
             edges.push(Edge {
-                route,
+                route: route.clone(),
+                late: next.late,
                 turn: me.task as usize % channels.len().max(1),
                 channels,
                 pending,
             });
         }
         let mut outputs = Vec::new();
-        for path in &step.sinks {
-            let mut output = Output::new(context.target(path.clone()), step.tasks == 1);
+        for sink in &step.sinks {
+            let mut output = Output::new(context.target(sink.path.clone()), sink.alone);
             if me.task == 0 {
                 output.open().await?;
             }
-            outputs.push(output);
+            outputs.push((sink.late, output));
         }
         Ok(Self {
             edges,
@@ -90,22 +96,32 @@ impl Links {
         })
     }
 
-    /// Passes a batch on.
+    /// Passes a batch of results on.
     pub async fn send(&mut self, batch: Batch) -> Result<()> {
-        for output in &mut self.outputs {
+        self.pass(batch, false).await
+    }
+
+    /// Passes on what came too late.
+    pub async fn send_late(&mut self, batch: Batch) -> Result<()> {
+        self.pass(batch, true).await
+    }
+
+    async fn pass(&mut self, batch: Batch, late: bool) -> Result<()> {
+        for (_, output) in self.outputs.iter_mut().filter(|(of, _)| *of == late) {
             self.rows_out += batch.count() as u64;
             output.write(&batch).await?;
         }
-        for edge in &mut self.edges {
-            match edge.route {
-                Route::Key(column) => edge.scatter(&self.context, self.me, column, &batch).await?,
+        for edge in self.edges.iter_mut().filter(|edge| edge.late == late) {
+            match &edge.route {
+                Route::Key { .. } => edge.scatter(&self.context, self.me, &batch).await?,
                 Route::Straight | Route::RoundRobin => {
                     let turn = edge.turn;
                     edge.turn = (turn + 1) % edge.channels.len();
-                    for piece in fit(batch.clone())? {
-                        edge.channels[turn]
-                            .send(&self.context, self.me, Item::Lines(piece))
-                            .await?;
+                    edge.hand_over(&self.context, self.me, turn, &batch).await?;
+                }
+                Route::Broadcast => {
+                    for at in 0..edge.channels.len() {
+                        edge.hand_over(&self.context, self.me, at, &batch).await?;
                     }
                 }
             }
@@ -114,7 +130,7 @@ impl Links {
     }
 
     /// Passes everything held back and the barrier on; returns what has to become durable.
-    pub async fn barrier(&mut self, id: u64, last: bool) -> Result<Vec<Mark>> {
+    pub async fn barrier(&mut self, id: u64, last: bool, mark: EventMark) -> Result<Vec<Mark>> {
         for edge in &mut self.edges {
             for (channel, pending) in edge.channels.iter_mut().zip(&mut edge.pending) {
                 if let Some(batch) = pending.take() {
@@ -125,35 +141,57 @@ impl Links {
                     }
                 }
                 channel
-                    .send(&self.context, self.me, Item::Barrier { id, last })
+                    .send(&self.context, self.me, Item::Barrier { id, last, mark })
                     .await?;
             }
         }
         let mut marks = Vec::new();
-        for output in &mut self.outputs {
+        for (_, output) in &mut self.outputs {
             marks.extend(output.barrier().await?);
         }
         Ok(marks)
     }
 
     pub async fn close(self) {
-        for output in self.outputs {
+        for (_, output) in self.outputs {
             output.close().await;
         }
     }
 }
 
 impl Edge {
-    async fn scatter(
+    async fn hand_over(
         &mut self,
         context: &Arc<Context>,
         me: TaskId,
-        column: usize,
+        at: usize,
         batch: &Batch,
     ) -> Result<()> {
+        for piece in fit(batch.clone())? {
+            self.channels[at]
+                .send(context, me, Item::Lines(piece))
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn scatter(&mut self, context: &Arc<Context>, me: TaskId, batch: &Batch) -> Result<()> {
+        let Route::Key { by, keep } = &self.route else {
+            return Ok(());
+        };
         let enough = (BATCH_BYTES * 4 / self.channels.len()).min(BATCH_BYTES);
-        for line in batch.lines() {
-            let key = csv::value(csv::field(line, column).unwrap_or_default());
+        let (mut kept, mut key) = (Vec::new(), Vec::new());
+        for whole in batch.lines() {
+            let line = match keep {
+                Some(columns) => {
+                    kept.clear();
+                    select(columns, whole, &mut kept);
+                    &kept[..]
+                }
+                None => whole,
+            };
+            key.clear();
+            write_key(line, by, &mut key);
             let at = (hash(&key) % self.channels.len() as u64) as usize;
             self.pending[at].push(line);
             if self.pending[at].bytes() >= enough
@@ -195,7 +233,7 @@ fn fit(batch: Batch) -> Result<Vec<Batch>> {
 }
 
 /// FNV-1a with a final mix: the same on every member and in every version.
-fn hash(key: &[u8]) -> u64 {
+pub fn hash(key: &[u8]) -> u64 {
     let mut hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
@@ -260,7 +298,7 @@ async fn push(
 ) -> Result<()> {
     let (what, body) = match item {
         Item::Lines(batch) => (Push::Lines, batch.bytes().clone()),
-        Item::Barrier { id, last } => (Push::Barrier { id, last }, Bytes::new()),
+        Item::Barrier { id, last, mark } => (Push::Barrier { id, last, mark }, Bytes::new()),
     };
     let request = Request::Push {
         job: context.info.id,

@@ -1,5 +1,6 @@
 //! What members say to each other about jobs: heads of `Service::Streaming` frames. Enums grow at the end.
 
+use crate::event_time::EventMark;
 use crate::plan::NodeId;
 use crate::position::{Positions, TaskPosition};
 use hydfs_types::{Attempt, JobId, JobInfo, MemberId, Seq, WriterId};
@@ -69,9 +70,11 @@ pub enum Request {
 pub enum Push {
     /// The body: lines separated by `\n`.
     Lines,
+    /// With the event watermark of its sender.
     Barrier {
         id: u64,
         last: bool,
+        mark: EventMark,
     },
 }
 

@@ -1,13 +1,19 @@
 //! The operators of stages: lines in, lines out. Those built in never allocate per line on the way through.
 
+use crate::aggregate::Totals;
 use crate::batch::{Batch, Lines};
 use crate::csv;
+use crate::dedup::Dedup;
 use crate::error::Result;
 use crate::exec::Exec;
+use crate::filter::Filter;
+use crate::join::Join;
+use crate::lookup::Index;
 use crate::plan::Op;
-use crate::spec::{Mapping, Test};
-use crate::sum::Sum;
-use memchr::memmem;
+use crate::spec::Mapping;
+use crate::split::{self, Pieces};
+use crate::stateful::Stateful;
+use crate::window::Windows;
 
 /// An operator of one task.
 pub enum Operator {
@@ -19,12 +25,17 @@ pub enum Operator {
         column: Option<usize>,
         mapping: Mapping,
     },
-    Sum(Sum),
+    Split {
+        column: Option<usize>,
+        pieces: Pieces,
+    },
+    Stateful(Box<dyn Stateful>),
+    Lookup(Box<Index>),
     Exec(Box<Exec>),
 }
 
 impl Operator {
-    /// The built-in operator of a plan's node; `None` for an executable.
+    /// The operator of a plan's node; `None` for one that needs a file first.
     pub fn built_in(op: &Op) -> Option<Self> {
         Some(match op {
             Op::Pass => Self::Pass,
@@ -37,13 +48,22 @@ impl Operator {
                 column: *column,
                 mapping: mapping.clone(),
             },
-            Op::Sum { by, of, json } => Self::Sum(Sum::new(*by, *of, *json)),
-            Op::Exec(_) => return None,
+            Op::Split { column, pieces } => Self::Split {
+                column: *column,
+                pieces: pieces.clone(),
+            },
+            Op::Aggregate(spec) => Self::Stateful(match &spec.window {
+                Some(window) => Box::new(Windows::new(spec.clone(), window.clone())),
+                None => Box::new(Totals::new(spec.clone())),
+            }),
+            Op::Dedup(spec) => Self::Stateful(Box::new(Dedup::new(spec.clone()))),
+            Op::Join(spec) => Self::Stateful(Box::new(Join::new(spec.clone()))),
+            Op::Lookup(_) | Op::Exec(_) => return None,
         })
     }
 
-    /// Works on a batch; what comes out goes to `out`.
-    pub async fn apply(&mut self, batch: Batch, out: &mut Vec<Batch>) -> Result<()> {
+    /// Works on a batch of input number `input`; what comes out goes to `out`.
+    pub async fn apply(&mut self, input: usize, batch: Batch, out: &mut Vec<Batch>) -> Result<()> {
         match self {
             Self::Pass => out.push(batch),
             Self::Filter(filter) => out.extend(filter.apply(batch)),
@@ -54,93 +74,36 @@ impl Operator {
             Self::Map { column, mapping } => {
                 out.extend(each(&batch, |line, to| map(*column, mapping, line, to)))
             }
-            Self::Sum(sum) => sum.apply(&batch)?,
+            Self::Split { column, pieces } => out.extend(split::split(*column, pieces, &batch)),
+            Self::Stateful(state) => state.apply(input, batch, out)?,
+            Self::Lookup(index) => index.apply(&batch, out)?,
             Self::Exec(exec) => exec.apply(&batch, out).await?,
         }
         Ok(())
     }
 
+    /// A job epoch ends: windows that the event watermark has passed close.
+    pub fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<()> {
+        match self {
+            Self::Stateful(state) => state.barrier(mark, out),
+            _ => Ok(()),
+        }
+    }
+
     /// What is left to say when the input has ended.
-    pub fn finish(&mut self, out: &mut Vec<Batch>) {
-        if let Self::Sum(sum) = self {
-            sum.finish(out);
+    pub fn finish(&mut self, out: &mut Vec<Batch>) -> Result<()> {
+        match self {
+            Self::Stateful(state) => state.finish(out),
+            _ => Ok(()),
         }
     }
-}
 
-/// Passes the lines that match.
-pub struct Filter {
-    column: Option<usize>,
-    test: Test,
-    not: bool,
-    /// Finds where a line may match: what is looked for, if it stands in the file as it is.
-    finder: Option<memmem::Finder<'static>>,
-}
-
-impl Filter {
-    fn new(column: Option<usize>, test: Test, not: bool) -> Self {
-        let finder = match &test {
-            Test::Contains(text) | Test::Equals(text)
-                if !text.is_empty() && !text.contains(&b'\n') =>
-            {
-                // A quote inside a CSV field is doubled in the file; a trailing return may be stripped from a line.
-                let literal = column.is_none() || !text.contains(&b'"');
-                literal.then(|| memmem::Finder::new(text).into_owned())
-            }
+    /// What came too late since the last call.
+    pub fn take_late(&mut self) -> Option<Batch> {
+        match self {
+            Self::Stateful(state) => state.take_late(),
             _ => None,
-        };
-        Self {
-            column,
-            test,
-            not,
-            finder,
         }
-    }
-
-    fn matches(&self, line: &[u8]) -> bool {
-        let test = |value: &[u8]| match &self.test {
-            Test::Contains(text) => memmem::find(value, text).is_some(),
-            Test::Equals(text) => value == text.as_slice(),
-            Test::Regex(regex) => regex.is_match(value),
-        };
-        match self.column {
-            None => test(line.strip_suffix(b"\r").unwrap_or(line)),
-            Some(index) => csv::field(line, index).is_some_and(|raw| test(&csv::value(raw))),
-        }
-    }
-
-    fn apply(&self, batch: Batch) -> Option<Batch> {
-        let mut lines = Lines::default();
-        let mut run = 0..0;
-        let mut keep = |index: usize, lines: &mut Lines| match run.end == index {
-            true => run.end += 1,
-            false => lines.push_run(&batch, std::mem::replace(&mut run, index..index + 1)),
-        };
-        match &self.finder {
-            Some(finder) if !self.not => {
-                let bytes = batch.bytes();
-                let mut at = 0;
-                while let Some(hit) = finder.find(&bytes[at..]) {
-                    let index = batch.line_at(at + hit);
-                    if self.matches(batch.line(index)) {
-                        keep(index, &mut lines);
-                    }
-                    at = batch.range(index).end;
-                }
-            }
-            _ => {
-                for index in 0..batch.count() {
-                    if self.matches(batch.line(index)) != self.not {
-                        keep(index, &mut lines);
-                    }
-                }
-            }
-        }
-        if run.len() == batch.count() {
-            return Some(batch);
-        }
-        lines.push_run(&batch, run);
-        lines.take()
     }
 }
 
@@ -154,7 +117,7 @@ fn each(batch: &Batch, mut write: impl FnMut(&[u8], &mut Vec<u8>)) -> Option<Bat
 }
 
 /// Raw fields in the order asked for; those that a short line lacks are empty.
-fn select(columns: &[usize], line: &[u8], out: &mut Vec<u8>) {
+pub fn select(columns: &[usize], line: &[u8], out: &mut Vec<u8>) {
     let last = columns.iter().copied().max().unwrap_or(0);
     let mut found: [&[u8]; 16] = [b""; 16];
     let few = last < found.len();
@@ -240,58 +203,13 @@ mod tests {
         let mut operator = Operator::built_in(&op).unwrap();
         let mut out = Vec::new();
         let batch = Batch::from_text(Bytes::from_static(text.as_bytes())).unwrap();
-        operator.apply(batch, &mut out).await.unwrap();
-        operator.finish(&mut out);
+        operator.apply(0, batch, &mut out).await.unwrap();
+        operator.finish(&mut out).unwrap();
         let text: Vec<String> = out
             .iter()
             .map(|batch| String::from_utf8(batch.bytes().to_vec()).unwrap())
             .collect();
         text.join("\n")
-    }
-
-    fn filter(column: Option<usize>, test: Test, not: bool) -> Op {
-        Op::Filter { column, test, not }
-    }
-
-    #[tokio::test]
-    async fn filters() {
-        let text = "a,x\nb,\"x, y\"\nxx,c\nd,x\n";
-        let contains = || Test::Contains(b"x".to_vec());
-        assert_eq!(
-            run(filter(None, contains(), false), text).await,
-            "a,x\nb,\"x, y\"\nxx,c\nd,x"
-        );
-        assert_eq!(
-            run(filter(Some(1), contains(), false), text).await,
-            "a,x\nb,\"x, y\"\nd,x"
-        );
-        assert_eq!(run(filter(Some(1), contains(), true), text).await, "xx,c");
-        assert_eq!(
-            run(filter(Some(1), Test::Equals(b"x".to_vec()), false), text).await,
-            "a,x\nd,x"
-        );
-        assert_eq!(
-            run(filter(Some(1), Test::Equals(b"x, y".to_vec()), false), text).await,
-            "b,\"x, y\""
-        );
-        let regex = regex::bytes::Regex::new("^[ab],").unwrap();
-        assert_eq!(
-            run(filter(None, Test::Regex(regex), false), text).await,
-            "a,x\nb,\"x, y\""
-        );
-        assert_eq!(
-            run(
-                filter(None, Test::Contains(b"nowhere".to_vec()), false),
-                text
-            )
-            .await,
-            ""
-        );
-        let quote = Test::Equals(b"a\"b".to_vec());
-        assert_eq!(
-            run(filter(Some(0), quote, false), "\"a\"\"b\",1\nab,2\n").await,
-            "\"a\"\"b\",1"
-        );
     }
 
     #[tokio::test]
@@ -312,23 +230,5 @@ mod tests {
             mapping: Mapping::Replace(regex, b"${1}0,".to_vec()),
         };
         assert_eq!(run(replace, text).await, "10,\"a, b\",x\n20,c");
-        let count = Op::Sum {
-            by: 1,
-            of: None,
-            json: false,
-        };
-        assert_eq!(
-            run(count, "1,b\n2,\"x,y\"\n3,b\n4\n").await,
-            ",1\nb,2\n\"x,y\",1"
-        );
-        let sum = Op::Sum {
-            by: 0,
-            of: Some(1),
-            json: true,
-        };
-        assert_eq!(
-            run(sum, "a,2\nb,3\na,-7\n").await,
-            "{\n  \"a\": -5,\n  \"b\": 3\n}"
-        );
     }
 }

@@ -2,7 +2,7 @@
 //! Stored opaquely in the agreed job table, with a version in front (`hydfs_types::encode`).
 
 use crate::plan::{NodeId, Pinned};
-use hydfs_types::{Attempt, JobInfo};
+use hydfs_types::{Attempt, Ino, JobInfo};
 use serde::{Deserialize, Serialize};
 
 /// Positions of a job epoch.
@@ -11,7 +11,7 @@ pub struct Positions {
     /// The spec's text: edits of the file never touch a job that runs.
     pub spec: String,
     pub json: bool,
-    /// In the spec's order.
+    /// In the spec's order, then the files that lines are joined with.
     pub sources: Vec<Pinned>,
     /// Sources are cut into chunks of this size; task i of n reads the chunks i, i + n, ….
     pub chunk_bytes: u32,
@@ -20,13 +20,25 @@ pub struct Positions {
 }
 
 /// Where one task stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TaskPosition {
     /// Next chunk to read, of a task that reads a source.
     pub chunk: u64,
     /// All its input is worked off and all its output passed on: it never runs again.
     pub ended: bool,
     pub state: Option<StateFile>,
+    /// Files of a followed source that belong to the task.
+    pub files: Vec<FilePosition>,
+}
+
+/// How far a followed file has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilePosition {
+    pub ino: Ino,
+    /// When reading began: a file that was overwritten since is not the same.
+    pub generation: u64,
+    /// Next byte to read.
+    pub at: u64,
 }
 
 /// A committed prefix of a state file. Each file has one writer ever.

@@ -4,11 +4,13 @@
 use crate::batch::LINE_BYTES_MAX;
 use crate::csv;
 use crate::error::{Error, Result};
+use crate::glob;
+use crate::lookup;
 use crate::options::Options;
-use crate::plan::{Op, Pinned, Plan};
+use crate::plan::{Op, Pinned, PinnedFile, Plan};
 use crate::position::{Positions, TaskPosition};
-use crate::seams::{Owner, Source, Storage, StorageError};
-use crate::spec::{Format, SPEC_BYTES_MAX, SourceSpec, Spec};
+use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
+use crate::spec::{Format, LookupSpec, OpSpec, SPEC_BYTES_MAX, SourceSpec, Spec};
 use crate::spec_tree::Fault;
 
 /// Most bytes of a CSV header.
@@ -75,6 +77,16 @@ pub async fn prepare(
         };
         sources.push(pinned);
     }
+    for stage in &spec.stages {
+        let OpSpec::Lookup(lookup) = &stage.op else {
+            continue;
+        };
+        match pin_lookup(storage, lookup, file.owner).await {
+            Ok(pinned) => sources.push(pinned),
+            Err(Fail::Fault(fault)) => return Err(located(fault)),
+            Err(Fail::Later(error)) => return Err(error.into()),
+        }
+    }
     let plan = Plan::resolve(&spec, &file.name, &sources).map_err(located)?;
     for step in &plan.steps {
         let Op::Exec(exec) = &step.op else { continue };
@@ -118,49 +130,116 @@ enum Fail {
     Later(StorageError),
 }
 
+fn wrong(at: usize, error: StorageError) -> Fail {
+    match error.is_temporary() {
+        true => Fail::Later(error),
+        false => Fail::Fault(Fault::new(
+            at,
+            error.to_string(),
+            "name a file that is there and readable",
+        )),
+    }
+}
+
 async fn pin(
     storage: &dyn Storage,
     spec: &SourceSpec,
     owner: Owner,
 ) -> std::result::Result<Pinned, Fail> {
-    let wrong = |error: StorageError| match error.is_temporary() {
-        true => Fail::Later(error),
-        false => Fail::Fault(Fault::new(
-            spec.at,
-            error.to_string(),
-            "name a file that is there and readable",
-        )),
+    let found = match glob::expand(storage, &spec.path).await {
+        Ok(found) => found,
+        // A followed file may come later.
+        Err(StorageError::NotFound(_)) if spec.follow && spec.format != Format::Csv => Vec::new(),
+        Err(error) => return Err(wrong(spec.at, error)),
     };
-    let source = storage.pin(&spec.path, owner).await.map_err(wrong)?;
-    if spec.format == Format::Lines {
-        return Ok(Pinned {
+    let fault = |what: String, remedy: &str| Err(Fail::Fault(Fault::new(spec.at, what, remedy)));
+    if found.is_empty() && (!spec.follow || spec.format == Format::Csv) {
+        let what = format!("{} names no file", spec.path);
+        let remedy = match spec.follow {
+            true => "make one with a header first: it names the columns",
+            false => "name files that are there, or add `follow = true`",
+        };
+        return fault(what, remedy);
+    }
+    let mut pinned = Pinned {
+        files: Vec::new(),
+        columns: spec.columns.clone(),
+    };
+    for (path, _) in found {
+        let source = storage
+            .pin(&path, owner)
+            .await
+            .map_err(|error| wrong(spec.at, error))?;
+        let mut data_at = 0;
+        if spec.format == Format::Csv {
+            let read = header(storage, &source).await;
+            let Some((names, at)) = read.map_err(|error| wrong(spec.at, error))? else {
+                let what = format!("{path} has no CSV header in its first line");
+                return fault(what, "add one, or use `format = \"lines\"`");
+            };
+            if pinned.columns.as_ref().is_some_and(|all| *all != names) {
+                let what = format!(
+                    "{path} has the columns `{}`, other than the files before it",
+                    names.join("`, `")
+                );
+                return fault(what, "give it a source of its own");
+            }
+            data_at = at;
+            pinned.columns = Some(names);
+        }
+        pinned.files.push(PinnedFile {
+            path,
             source,
-            data_at: 0,
-            columns: None,
+            data_at,
         });
     }
-    let head = storage
-        .read(&source, 0, source.len.min(HEADER_BYTES_MAX) as u32)
-        .await
-        .map_err(wrong)?;
+    Ok(pinned)
+}
+
+async fn pin_lookup(
+    storage: &dyn Storage,
+    spec: &LookupSpec,
+    owner: Owner,
+) -> std::result::Result<Pinned, Fail> {
+    let of_file = |error| wrong(spec.at, error);
+    let source = storage.pin(&spec.path, owner).await.map_err(of_file)?;
+    let Some((names, data_at)) = header(storage, &source).await.map_err(of_file)? else {
+        let what = format!("{} has no CSV header in its first line", spec.path);
+        return Err(Fail::Fault(Fault::new(spec.at, what, "add one")));
+    };
+    let file = PinnedFile {
+        path: spec.path.clone(),
+        source,
+        data_at,
+    };
+    match lookup::too_large(&file) {
+        None => Ok(Pinned {
+            files: vec![file],
+            columns: Some(names),
+        }),
+        Some(what) => {
+            let remedy = "make it a source and join the two streams";
+            Err(Fail::Fault(Fault::new(spec.at, what, remedy)))
+        }
+    }
+}
+
+/// The columns that a CSV file's first line names, and where its data begins; `None` if it has no such line.
+pub async fn header(
+    storage: &dyn Storage,
+    source: &Source,
+) -> StorageResult<Option<(Vec<String>, u64)>> {
+    let len = source.len.min(HEADER_BYTES_MAX) as u32;
+    let head = storage.read(source, 0, len).await?;
     let end = memchr::memchr(b'\n', &head);
     if head.is_empty() || (end.is_none() && source.len > HEADER_BYTES_MAX) {
-        let what = format!("{} has no CSV header in its first line", spec.path);
-        return Err(Fail::Fault(Fault::new(
-            spec.at,
-            what,
-            "add one, or use `format = \"lines\"`",
-        )));
+        return Ok(None);
     }
     let line = &head[..end.unwrap_or(head.len())];
     let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let names = csv::fields(line).map(|raw| String::from_utf8_lossy(&csv::value(raw)).into_owned());
     let data_at = end.map_or(source.len, |end| end as u64 + 1);
-    Ok(Pinned {
-        columns: Some(names.collect()),
-        data_at,
-        source,
-    })
+    Ok(Some((names.collect(), data_at)))
 }
 
 const _: () = assert!(HEADER_BYTES_MAX as usize <= LINE_BYTES_MAX);

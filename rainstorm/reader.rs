@@ -1,12 +1,12 @@
 //! Reads one task's share of a pinned source, in batches cut at line ends.
 //!
-//! The data is cut into chunks of a fixed size; a line belongs to the chunk that its first byte is in. Task i of
-//! n reads the chunks i, i + n, i + 2n, …: the share depends on nothing but the pinned source, so every attempt
+//! The data of each file is cut into chunks of a fixed size, numbered through all files; a line belongs to the chunk
+//! that its first byte is in. Task i of n reads the chunks i, i + n, i + 2n, …: the share depends on nothing but the pinned source, so every attempt
 //! reads the same (fault R10), and the position of a task is the number of its next chunk.
 
 use crate::batch::{Batch, LINE_BYTES_MAX};
 use crate::error::{Error, Result};
-use crate::plan::Pinned;
+use crate::plan::{Pinned, PinnedFile};
 use crate::seams::Storage;
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
@@ -21,6 +21,8 @@ pub struct Reader {
     storage: Arc<dyn Storage>,
     pinned: Arc<Pinned>,
     chunk_bytes: u64,
+    /// Number of the first chunk of each file, and of all chunks.
+    firsts: Vec<u64>,
     tasks: u64,
     /// Next chunk to hand out.
     chunk: u64,
@@ -37,10 +39,22 @@ impl Reader {
         tasks: u32,
         chunk: u64,
     ) -> Self {
+        let chunk_bytes = u64::from(chunk_bytes.max(1));
+        let mut firsts = vec![0];
+        let mut all = 0;
+        for file in &pinned.files {
+            all += file
+                .source
+                .len
+                .saturating_sub(file.data_at)
+                .div_ceil(chunk_bytes);
+            firsts.push(all);
+        }
         Self {
             storage,
             pinned,
-            chunk_bytes: chunk_bytes.max(1).into(),
+            chunk_bytes,
+            firsts,
             tasks: tasks.max(1).into(),
             chunk,
             ahead: None,
@@ -54,20 +68,31 @@ impl Reader {
 
     /// Everything is handed out.
     pub fn is_done(&self) -> bool {
-        self.start(self.chunk) >= self.pinned.source.len
+        !self.is_chunk(self.chunk)
     }
 
-    fn start(&self, chunk: u64) -> u64 {
-        self.pinned
-            .data_at
-            .saturating_add(chunk.saturating_mul(self.chunk_bytes))
+    /// The number of the file that the next chunk is of.
+    pub fn file(&self) -> usize {
+        self.firsts.partition_point(|&first| first <= self.chunk) - 1
+    }
+
+    /// No other file has chunks behind the next one.
+    pub fn is_last_file(&self) -> bool {
+        let all = self.firsts.last().copied().unwrap_or_default();
+        self.firsts
+            .get(self.file() + 1)
+            .is_none_or(|&end| end == all)
+    }
+
+    fn is_chunk(&self, chunk: u64) -> bool {
+        self.firsts.last().is_some_and(|&all| chunk < all)
     }
 
     /// The lines of the next chunk, `None` if no line begins in it; the one after it is read meanwhile.
     pub async fn next(&mut self) -> Result<Option<Batch>> {
         let current = self.ahead.take().unwrap_or_else(|| self.spawn(self.chunk));
         let after = self.chunk + self.tasks;
-        if self.start(after) < self.pinned.source.len {
+        if self.is_chunk(after) {
             self.ahead = Some(self.spawn(after));
         }
         let batch = current
@@ -79,8 +104,14 @@ impl Reader {
 
     fn spawn(&self, chunk: u64) -> JoinHandle<Result<Option<Batch>>> {
         let (storage, pinned) = (self.storage.clone(), self.pinned.clone());
-        let (start, end) = (self.start(chunk), self.start(chunk + 1));
-        tokio::spawn(async move { read_chunk(&*storage, &pinned, start, end).await })
+        let at = self.firsts.partition_point(|&first| first <= chunk) - 1;
+        let (chunk, bytes) = (chunk - self.firsts[at], self.chunk_bytes);
+        tokio::spawn(async move {
+            // Only chunks that are there are asked for.
+            let file = pinned.files.get(at).ok_or(Error::Over)?;
+            let start = file.data_at + chunk * bytes;
+            read_chunk(&*storage, file, start, start + bytes).await
+        })
     }
 }
 
@@ -95,7 +126,7 @@ impl Drop for Reader {
 /// The lines whose first byte is in `start..end`.
 async fn read_chunk(
     storage: &dyn Storage,
-    pinned: &Pinned,
+    pinned: &PinnedFile,
     start: u64,
     end: u64,
 ) -> Result<Option<Batch>> {
@@ -129,7 +160,8 @@ async fn read_chunk(
         }
         if searched > LINE_BYTES_MAX + (end - from) as usize {
             let what = format!(
-                "a line of the source near byte {end} is longer than {LINE_BYTES_MAX} bytes"
+                "a line of {} near byte {end} is longer than {LINE_BYTES_MAX} bytes",
+                pinned.path
             );
             return Err(Error::Job(format!("{what}; cut it into shorter lines")));
         }
@@ -141,7 +173,7 @@ async fn read_chunk(
     Ok(Some(Batch::from_lines(bytes.slice(first..last))))
 }
 
-async fn read(storage: &dyn Storage, pinned: &Pinned, offset: u64, len: u64) -> Result<Bytes> {
+async fn read(storage: &dyn Storage, pinned: &PinnedFile, offset: u64, len: u64) -> Result<Bytes> {
     let bytes = storage.read(&pinned.source, offset, len as u32).await?;
     match bytes.len() as u64 == len {
         true => Ok(bytes),

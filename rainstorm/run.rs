@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::message::{Report, Response};
-use crate::plan::{Input, Plan};
+use crate::plan::{Input, Pinned, Plan};
 use crate::position::{Positions, Progress};
 use hydfs_types::{JobId, JobInfo, MemberId, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,7 +64,7 @@ impl Run {
                 .get_mut(report.id.node as usize)
                 .and_then(|all| all.get_mut(report.id.task as usize));
             if let Some(slot) = slot {
-                *slot = report.position;
+                *slot = report.position.clone();
             }
             for &(writer, seq) in &report.watermarks {
                 if self.watermarks.insert(writer, seq) != Some(seq) {
@@ -82,13 +82,16 @@ impl Run {
             .iter()
             .filter_map(|step| match step.input {
                 Input::Source(source) => Some(source),
-                Input::Node(_) => None,
+                Input::Nodes(_) => None,
             })
             .collect();
         let sources = read.iter().filter_map(|&at| self.positions.sources.get(at));
-        self.progress.bytes_total = sources
-            .map(|pinned| pinned.source.len - pinned.data_at)
-            .sum();
+        // Followed sources grow on: what is read is what there is.
+        let pinned: u64 = sources.map(Pinned::bytes).sum();
+        self.progress.bytes_total = pinned.max(match self.plan.sources.iter().any(|s| s.follow) {
+            true => self.progress.bytes_in,
+            false => 0,
+        });
         self.progress.tasks = self.positions.tasks.iter().flatten().count() as u32;
         self.progress.tasks_ended = self
             .positions

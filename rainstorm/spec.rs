@@ -1,6 +1,9 @@
 //! The job spec as written: what TOML or JSON says, checked key by key. What the names in it mean (columns,
 //! stages, files) is resolved by `plan`. `docs/JOBS.md` is its reference.
 
+use crate::aggregate::Kind;
+use crate::decimal::Decimal;
+use crate::event_time::TimeFormat;
 use crate::spec_op::operation;
 use crate::spec_tree::{Fault, Node, Table, Value, nearest, parse_json, parse_toml};
 
@@ -8,6 +11,8 @@ use crate::spec_tree::{Fault, Node, Table, Value, nearest, parse_json, parse_tom
 pub const SPEC_BYTES_MAX: usize = 64 << 10;
 /// Most tasks of one stage.
 pub const TASKS_MAX: i64 = 64;
+/// Longest span of time in a spec, in milliseconds: ten years.
+pub const SPAN_MS_MAX: i64 = 10 * 366 * 86_400_000;
 /// Most sources, most stages and most sinks.
 pub const PARTS_MAX: usize = 16;
 
@@ -27,32 +32,67 @@ pub enum Format {
     Lines,
     /// The first line names the columns and is no data.
     Csv,
+    /// One object a line; `columns` says which of its members are read.
+    Json,
+}
+
+/// Where a source's lines say when they happened.
+#[derive(Debug, Clone)]
+pub struct ClockSpec {
+    pub column: Column,
+    pub format: TimeFormat,
+    /// How far behind the newest line a line may come.
+    pub out_of_order_ms: i64,
+    /// A followed file that is silent for so long holds no window back.
+    pub idle_ms: u64,
 }
 
 #[derive(Debug, Clone)]
 pub struct SourceSpec {
     pub at: usize,
     pub name: String,
+    /// A file, a directory, or a pattern.
     pub path: String,
     pub format: Format,
+    /// Names of columns, where the file does not name them.
+    pub columns: Option<Vec<String>>,
+    /// Lines appended later, and files made later, are read as well; the job never ends by itself.
+    pub follow: bool,
+    /// Only what comes after the job's start.
+    pub at_end: bool,
+    pub clock: Option<ClockSpec>,
+}
+
+/// Where lines come from: a source, a stage, or what came too late for a stage.
+#[derive(Debug, Clone)]
+pub struct From {
+    pub at: usize,
+    pub name: String,
+    pub late: bool,
+}
+
+/// How lines find their task.
+#[derive(Debug, Clone)]
+pub enum Partition {
+    RoundRobin,
+    Broadcast,
+    Key(Vec<Column>),
 }
 
 #[derive(Debug, Clone)]
 pub struct StageSpec {
     pub at: usize,
     pub name: String,
-    pub from: String,
-    pub from_at: usize,
+    pub from: Vec<From>,
     pub op: OpSpec,
     pub tasks: u32,
-    pub by_key: Option<Column>,
+    pub partition: Partition,
 }
 
 #[derive(Debug, Clone)]
 pub struct SinkSpec {
     pub at: usize,
-    pub from: String,
-    pub from_at: usize,
+    pub from: Vec<From>,
     /// `None` is the job's own `output`.
     pub path: Option<String>,
     /// One JSON document instead of lines.
@@ -72,6 +112,25 @@ pub enum Test {
     Contains(Vec<u8>),
     Equals(Vec<u8>),
     Regex(regex::bytes::Regex),
+    /// One of these.
+    In(Vec<Vec<u8>>),
+    Compare(Order, Bound),
+}
+
+/// How a value compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Above,
+    AtLeast,
+    Below,
+    AtMost,
+}
+
+/// What it is compared with. A value that is no number is neither above nor below one.
+#[derive(Debug, Clone)]
+pub enum Bound {
+    Number(Decimal),
+    Text(Vec<u8>),
 }
 
 /// A template: literal text, each followed by a column or the end.
@@ -123,15 +182,58 @@ pub enum OpSpec {
         mapping: Mapping,
         columns: Option<Vec<String>>,
     },
-    /// Lines (or the numbers in `of`) per value of `by`.
-    Sum {
-        by: Column,
-        of: Option<Column>,
+    /// `column`: of its value instead of the line.
+    Split {
+        column: Option<Column>,
+        pieces: crate::split::Pieces,
+        columns: Option<Vec<String>>,
     },
+    Aggregate(AggregateSpec),
+    Dedup {
+        by: Vec<Column>,
+        within: Option<(TimeSpec, i64)>,
+    },
+    /// Two streams.
+    Join {
+        on: [Vec<Column>; 2],
+        time: [TimeSpec; 2],
+        within_ms: i64,
+    },
+    /// A stream with a file.
+    Lookup(LookupSpec),
     Exec {
         exec: ExecSpec,
         columns: Option<Vec<String>>,
     },
+}
+
+/// A column with times.
+#[derive(Debug, Clone)]
+pub struct TimeSpec {
+    pub column: Column,
+    pub format: TimeFormat,
+}
+
+/// An aggregate by key.
+#[derive(Debug, Clone)]
+pub struct AggregateSpec {
+    pub kind: Kind,
+    pub by: Vec<Column>,
+    pub of: Option<Column>,
+    pub best: Option<usize>,
+    pub window: Option<(crate::window::Cut, TimeSpec, i64)>,
+    pub changelog: bool,
+}
+
+/// A CSV file whose fields are added to lines with the same key.
+#[derive(Debug, Clone)]
+pub struct LookupSpec {
+    pub at: usize,
+    pub path: String,
+    pub on: Vec<Column>,
+    pub file_on: Vec<Column>,
+    /// Lines without a partner pass, too, with empty fields.
+    pub keep_all: bool,
 }
 
 impl Spec {
@@ -210,19 +312,128 @@ fn parts<T>(
 }
 
 fn source(node: &Node) -> Result<SourceSpec, Fault> {
-    let table = Table::of(node, "[[source]]", &["name", "path", "format"])?;
-    let (path, path_at) = table.need_text("path")?;
-    let format = word(
-        &table,
+    let keys = [
+        "name",
+        "path",
         "format",
-        &[("lines", Format::Lines), ("csv", Format::Csv)],
-    )?;
+        "columns",
+        "follow",
+        "start",
+        "time",
+        "time_format",
+        "out_of_order_ms",
+        "idle_ms",
+    ];
+    let table = Table::of(node, "[[source]]", &keys)?;
+    let (path, path_at) = table.need_text("path")?;
+    let formats = [
+        ("lines", Format::Lines),
+        ("csv", Format::Csv),
+        ("json", Format::Json),
+    ];
+    let format = word(&table, "format", &formats)?;
+    let columns = table.texts("columns")?;
+    match (format, &columns) {
+        (Format::Json, None) => {
+            return Err(Fault::new(
+                node.at,
+                "`format = \"json\"` without `columns`",
+                "name the members to be read: `columns = [\"a\", \"b\"]`",
+            ));
+        }
+        (Format::Csv, Some(_)) => {
+            let at = table.get("columns").map_or(node.at, |node| node.at);
+            let what = "`columns` of a CSV source, whose first line names them";
+            return Err(Fault::new(
+                at,
+                what,
+                "leave it out, or use `format = \"lines\"`",
+            ));
+        }
+        _ => {}
+    }
+    let follow = table.flag("follow")?;
+    let at_end = word(&table, "start", &[("beginning", false), ("end", true)])?;
+    if at_end && !follow {
+        let at = table.get("start").map_or(node.at, |node| node.at);
+        let what = "`start = \"end\"` of a source that is not followed reads nothing";
+        return Err(Fault::new(at, what, "add `follow = true`"));
+    }
     Ok(SourceSpec {
         at: path_at,
         name: name(&table)?,
         path: clean_path(&path, path_at)?,
         format,
+        columns,
+        follow,
+        at_end,
+        clock: clock(&table)?,
     })
+}
+
+fn clock(table: &Table<'_>) -> Result<Option<ClockSpec>, Fault> {
+    let Some(node) = table.get("time") else {
+        for key in ["time_format", "out_of_order_ms", "idle_ms"] {
+            if let Some(node) = table.get(key) {
+                return Err(Fault::new(
+                    node.at,
+                    format!("`{key}` without `time`"),
+                    "add `time = \"column\"`",
+                ));
+            }
+        }
+        return Ok(None);
+    };
+    Ok(Some(ClockSpec {
+        column: column(node)?,
+        format: time_format(table, "time_format")?,
+        out_of_order_ms: table.int("out_of_order_ms", 0, 0, SPAN_MS_MAX)?,
+        idle_ms: table.int("idle_ms", 10_000, 10, SPAN_MS_MAX)? as u64,
+    }))
+}
+
+/// How a column writes its time; RFC 3339 if not said.
+pub fn time_format(table: &Table<'_>, key: &str) -> Result<TimeFormat, Fault> {
+    let formats = [
+        ("rfc3339", TimeFormat::Rfc3339),
+        ("unix", TimeFormat::Unix),
+        ("unix_ms", TimeFormat::UnixMs),
+        ("clf", TimeFormat::Clf),
+    ];
+    word(table, key, &formats)
+}
+
+/// `from`: one name or several; `NAME.late` is what came too late for a stage.
+fn from(table: &Table<'_>) -> Result<Vec<From>, Fault> {
+    let one = |node: &Node| match &node.value {
+        Value::Text(text) => {
+            let (name, late) = match text.strip_suffix(".late") {
+                Some(name) => (name, true),
+                None => (text.as_str(), false),
+            };
+            Ok(From {
+                at: node.at,
+                name: name.to_owned(),
+                late,
+            })
+        }
+        other => Err(Fault::new(
+            node.at,
+            format!("`from` holds {}", other.kind()),
+            "write names in quotes",
+        )),
+    };
+    match table.get("from").map(|node| (&node.value, node)) {
+        Some((Value::List(nodes), node)) => {
+            if nodes.is_empty() || nodes.len() > PARTS_MAX {
+                let what = format!("`from` has {} names", nodes.len());
+                return Err(Fault::new(node.at, what, format!("use 1 to {PARTS_MAX}")));
+            }
+            nodes.iter().map(one).collect()
+        }
+        Some((_, node)) => Ok(vec![one(node)?]),
+        None => table.need_text("from").map(|_| Vec::new()),
+    }
 }
 
 fn stage(node: &Node) -> Result<StageSpec, Fault> {
@@ -231,7 +442,7 @@ fn stage(node: &Node) -> Result<StageSpec, Fault> {
         "[[stage]]",
         &["name", "from", "op", "tasks", "partition", "key"],
     )?;
-    let (from, from_at) = table.need_text("from")?;
+    let from = from(&table)?;
     let Some(op) = table.get("op") else {
         return Err(Fault::new(
             node.at,
@@ -240,53 +451,74 @@ fn stage(node: &Node) -> Result<StageSpec, Fault> {
         ));
     };
     let op = operation(op)?;
-    let key = table.get("key").map(column).transpose()?;
-    let partition = word(
-        &table,
-        "partition",
-        &[("round-robin", false), ("key", true)],
-    )?;
-    let by_key = match (&op, partition, key) {
-        (OpSpec::Sum { by, .. }, _, None) => Some(by.clone()),
-        (OpSpec::Sum { by, .. }, _, Some(key)) if key.name == by.name => Some(key),
-        (OpSpec::Sum { .. }, _, Some(key)) => {
-            return Err(Fault::new(
-                key.at,
-                "`key` is not the column that is counted by",
-                "leave `key` out",
-            ));
-        }
-        (_, true, None) => {
-            return Err(Fault::new(
-                node.at,
-                "`partition = \"key\"` without a key",
-                "add `key = \"column\"`",
-            ));
-        }
-        (_, false, Some(key)) => {
-            return Err(Fault::new(
-                key.at,
-                "`key` without `partition = \"key\"`",
-                "add `partition = \"key\"`",
-            ));
-        }
-        (_, _, key) => key,
-    };
     let tasks = table.int("tasks", 1, 1, TASKS_MAX)? as u32;
     Ok(StageSpec {
         at: node.at,
         name: name(&table)?,
         from,
-        from_at,
+        partition: partition(node, &table, &op)?,
         op,
         tasks,
-        by_key,
     })
+}
+
+fn partition(node: &Node, table: &Table<'_>, op: &OpSpec) -> Result<Partition, Fault> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Word {
+        RoundRobin,
+        Key,
+        Broadcast,
+    }
+    let words = [
+        ("round-robin", Word::RoundRobin),
+        ("key", Word::Key),
+        ("broadcast", Word::Broadcast),
+    ];
+    let word = word(table, "partition", &words)?;
+    let key = table.get("key").map(columns).transpose()?;
+    let at = table.get("key").map_or(node.at, |key| key.at);
+    // Where the operator has a key, its lines have to meet in one task.
+    let own = match op {
+        OpSpec::Aggregate(spec) => Some(&spec.by),
+        OpSpec::Dedup { by, .. } => Some(by),
+        OpSpec::Join { on, .. } => Some(&on[0]),
+        _ => None,
+    };
+    match (own, word, key) {
+        (Some(_), Word::Broadcast, _) => Err(Fault::new(
+            node.at,
+            "`partition = \"broadcast\"` of a stage that works by key",
+            "leave it out",
+        )),
+        (Some(own), _, Some(key)) if !same(own, &key) => Err(Fault::new(
+            at,
+            "`key` is not the column that the stage works by",
+            "leave `key` out",
+        )),
+        (Some(own), _, _) => Ok(Partition::Key(own.clone())),
+        (None, Word::Key, None) => Err(Fault::new(
+            node.at,
+            "`partition = \"key\"` without a key",
+            "add `key = \"column\"`",
+        )),
+        (None, Word::Key, Some(key)) => Ok(Partition::Key(key)),
+        (None, _, Some(_)) => Err(Fault::new(
+            at,
+            "`key` without `partition = \"key\"`",
+            "add `partition = \"key\"`",
+        )),
+        (None, Word::Broadcast, None) => Ok(Partition::Broadcast),
+        (None, Word::RoundRobin, None) => Ok(Partition::RoundRobin),
+    }
+}
+
+fn same(a: &[Column], b: &[Column]) -> bool {
+    a.iter().map(|c| &c.name).eq(b.iter().map(|c| &c.name))
 }
 
 fn sink(node: &Node) -> Result<SinkSpec, Fault> {
     let table = Table::of(node, "[[sink]]", &["from", "path", "format"])?;
-    let (from, from_at) = table.need_text("from")?;
+    let from = from(&table)?;
     let path = table
         .text("path")?
         .map(|(path, at)| clean_path(&path, at))
@@ -295,10 +527,20 @@ fn sink(node: &Node) -> Result<SinkSpec, Fault> {
     Ok(SinkSpec {
         at: node.at,
         from,
-        from_at,
         path,
         json,
     })
+}
+
+/// A column, or a list of columns.
+pub fn columns(node: &Node) -> Result<Vec<Column>, Fault> {
+    match &node.value {
+        Value::List(nodes) if nodes.is_empty() => {
+            Err(Fault::new(node.at, "no column is named", "name one"))
+        }
+        Value::List(nodes) => nodes.iter().map(column).collect(),
+        _ => Ok(vec![column(node)?]),
+    }
 }
 
 /// A column by name or number.

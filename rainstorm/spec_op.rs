@@ -1,55 +1,76 @@
 //! The `op` of a stage as written.
 
+use crate::decimal::Decimal;
 use crate::spec::{
-    Column, Contract, ExecSpec, Mapping, OpSpec, Pieces, Test, clean_path, column, word,
+    Bound, Column, Contract, ExecSpec, Mapping, OpSpec, Order, Pieces, Test, clean_path, column,
+    word,
 };
-use crate::spec_tree::{Fault, Node, Table};
+use crate::spec_keyed::{aggregate, dedup, join};
+use crate::spec_tree::{Fault, Node, Table, Value};
+use crate::split;
 
 /// Reads an `op`.
 pub fn operation(node: &Node) -> Result<OpSpec, Fault> {
-    let keys = ["filter", "select", "map", "count", "sum", "exec"];
+    let keys = [
+        "filter", "select", "map", "split", "flat_map", "count", "sum", "min", "max", "avg",
+        "distinct", "top", "dedup", "join", "exec",
+    ];
     let (key, node) = Table::of(node, "`op`", &keys)?.one_of(&keys)?;
     match key {
         "filter" => filter(node),
         "select" => select(node),
         "map" => map(node),
-        "count" => {
-            let table = Table::of(node, "`count`", &["by"])?;
-            Ok(OpSpec::Sum {
-                by: need_column(&table, "by")?,
-                of: None,
-            })
-        }
-        "sum" => {
-            let table = Table::of(node, "`sum`", &["by", "of"])?;
-            Ok(OpSpec::Sum {
-                by: need_column(&table, "by")?,
-                of: Some(need_column(&table, "of")?),
-            })
-        }
-        _ => exec(node),
+        "split" => split(node),
+        "flat_map" => flat_map(node),
+        "dedup" => dedup(node),
+        "join" => join(node),
+        "exec" => exec(node),
+        _ => aggregate(key, node),
     }
 }
 
 fn filter(node: &Node) -> Result<OpSpec, Fault> {
-    let table = Table::of(
-        node,
-        "`filter`",
-        &["column", "contains", "equals", "regex", "not"],
-    )?;
+    let tests = [
+        "contains", "equals", "regex", "in", "above", "at_least", "below", "at_most",
+    ];
+    let keys = [&tests[..], &["column", "not"]].concat();
+    let table = Table::of(node, "`filter`", &keys)?;
     let column = table.get("column").map(column).transpose()?;
-    let (key, what) = table.one_of(&["contains", "equals", "regex"])?;
-    let text = table.need_text(key)?.0;
+    let (key, what) = table.one_of(&tests)?;
+    let compare = |order| Ok(Test::Compare(order, bound(what)?));
     let test = match key {
-        "contains" => Test::Contains(text.into_bytes()),
-        "equals" => Test::Equals(text.into_bytes()),
-        _ => Test::Regex(regex(&text, what.at)?),
+        "contains" => Test::Contains(table.need_text(key)?.0.into_bytes()),
+        "equals" => Test::Equals(table.need_text(key)?.0.into_bytes()),
+        "in" => {
+            let words = table.texts(key)?.unwrap_or_default();
+            Test::In(words.into_iter().map(String::into_bytes).collect())
+        }
+        "above" => compare(Order::Above)?,
+        "at_least" => compare(Order::AtLeast)?,
+        "below" => compare(Order::Below)?,
+        "at_most" => compare(Order::AtMost)?,
+        _ => Test::Regex(regex(&table.need_text(key)?.0, what.at)?),
     };
     Ok(OpSpec::Filter {
         column,
         test,
         not: table.flag("not")?,
     })
+}
+
+fn bound(node: &Node) -> Result<Bound, Fault> {
+    let number = match &node.value {
+        Value::Text(text) => return Ok(Bound::Text(text.clone().into_bytes())),
+        Value::Int(number) => Some(Decimal::whole(*number)),
+        Value::Fraction(text) => Decimal::parse(text.as_bytes()),
+        _ => None,
+    };
+    let wrong = || {
+        let what = format!("a bound is {} that cannot be compared", node.value.kind());
+        let remedy = "write a number with up to nine digits behind the point, or text in quotes";
+        Fault::new(node.at, what, remedy)
+    };
+    number.map(Bound::Number).ok_or_else(wrong)
 }
 
 fn select(node: &Node) -> Result<OpSpec, Fault> {
@@ -194,15 +215,36 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
     })
 }
 
-fn need_column(table: &Table<'_>, key: &str) -> Result<Column, Fault> {
-    match table.get(key) {
-        Some(node) => column(node),
-        None => Err(Fault::new(
-            table.at,
-            format!("`{key}` is missing"),
-            format!("add `{key} = \"column\"`"),
-        )),
+fn split(node: &Node) -> Result<OpSpec, Fault> {
+    let table = Table::of(node, "`split`", &["by", "column", "columns"])?;
+    let (by, at) = table.need_text("by")?;
+    if by.is_empty() {
+        let what = "`by` of `split` is empty";
+        return Err(Fault::new(at, what, "write what stands between the pieces"));
     }
+    Ok(OpSpec::Split {
+        column: table.get("column").map(column).transpose()?,
+        pieces: split::Pieces::Between(by.into_bytes()),
+        columns: table.texts("columns")?,
+    })
+}
+
+fn flat_map(node: &Node) -> Result<OpSpec, Fault> {
+    let keys = ["matches", "with", "column", "columns"];
+    let table = Table::of(node, "`flat_map`", &keys)?;
+    let (text, at) = table.need_text("matches")?;
+    let with = table
+        .text("with")?
+        .map_or("$0".to_owned(), |(with, _)| with);
+    if with.contains('\n') {
+        let what = "`with` of `flat_map` holds a line end";
+        return Err(Fault::new(at, what, "each match makes one line"));
+    }
+    Ok(OpSpec::Split {
+        column: table.get("column").map(column).transpose()?,
+        pieces: split::Pieces::Matches(regex(&text, at)?, with.into_bytes()),
+        columns: table.texts("columns")?,
+    })
 }
 
 fn regex(text: &str, at: usize) -> Result<regex::bytes::Regex, Fault> {

@@ -49,6 +49,8 @@ pub struct Node {
 pub enum Value {
     Text(String),
     Int(i64),
+    /// With a fraction, as it is written.
+    Fraction(String),
     Bool(bool),
     List(Vec<Node>),
     Table(Vec<Field>),
@@ -70,6 +72,7 @@ impl Value {
         match self {
             Self::Text(_) => "a string",
             Self::Int(_) => "a whole number",
+            Self::Fraction(_) => "a number with a fraction",
             Self::Bool(_) => "true or false",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
@@ -127,7 +130,7 @@ fn toml_value(value: &DeValue<'_>) -> Value {
                 .collect(),
         ),
         DeValue::Table(table) => toml_table(table),
-        DeValue::Float(_) => Value::Other("a number with a fraction"),
+        DeValue::Float(number) => Value::Fraction(number.as_str().to_owned()),
         DeValue::Datetime(_) => Value::Other("a date"),
     }
 }
@@ -187,10 +190,9 @@ fn json_value(raw: &RawValue, text: &str) -> Result<Node, Fault> {
         Some(b't') => Value::Bool(true),
         Some(b'f') => Value::Bool(false),
         Some(b'n') => Value::Other("null"),
-        _ => source.parse().map_or(
-            Value::Other("a number with a fraction or out of range"),
-            Value::Int,
-        ),
+        _ => source
+            .parse()
+            .map_or_else(|_| Value::Fraction(source.to_owned()), Value::Int),
     };
     Ok(Node { at, value })
 }

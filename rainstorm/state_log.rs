@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::position::StateFile;
 use crate::seams::{Owner, Storage};
 use crate::sink::{Mark, Target, Writer};
-use crate::sum::Sum;
+use crate::stateful::Stateful;
 use bytes::{BufMut, Bytes, BytesMut};
 use hydfs_types::PAYLOAD_BYTES_MAX;
 
@@ -34,13 +34,16 @@ impl StateLog {
     }
 
     /// Appends what changed; returns the file as it then is and what has to become durable.
-    pub async fn save(&mut self, sum: &mut Sum) -> Result<(Option<StateFile>, Option<Mark>)> {
-        let limit = FILE_BYTES_MIN.max(4 * sum.bytes() as u64);
+    pub async fn save(
+        &mut self,
+        state: &mut dyn Stateful,
+    ) -> Result<(Option<StateFile>, Option<Mark>)> {
+        let limit = FILE_BYTES_MIN.max(4 * state.bytes() as u64);
         let fresh = self.writer.is_none() || self.file.is_some_and(|file| file.bytes > limit);
-        if fresh && sum.is_unchanged() {
+        if fresh && state.is_unchanged() {
             return Ok((self.file, None));
         }
-        let Some(delta) = sum.delta(fresh) else {
+        let Some(delta) = state.save(fresh) else {
             return Ok((self.file, self.writer.as_ref().and_then(Writer::mark)));
         };
         if fresh {
@@ -89,7 +92,7 @@ pub async fn restore(
     storage: &dyn Storage,
     path: &str,
     file: StateFile,
-    sum: &mut Sum,
+    state: &mut dyn Stateful,
 ) -> Result<()> {
     let source = storage.pin(path, Owner::ROOT).await?;
     if source.len < file.bytes {
@@ -121,7 +124,7 @@ pub async fn restore(
                 break;
             }
             let delta = pending.split_to(len + 4);
-            sum.restore(&delta[4..])?;
+            state.restore(&delta[4..])?;
         }
     }
     match pending.is_empty() {

@@ -3,34 +3,33 @@
 use crate::attempt::Context;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::event_time::EventMark;
 use crate::exec::Exec;
 use crate::inbox::{Inbox, Item};
 use crate::links::Links;
+use crate::lookup::Index;
 use crate::message::{Counters, Report, TaskId};
 use crate::operator::Operator;
-use crate::plan::{Input, Op};
+use crate::paced::Paced;
+use crate::plan::{Input, NodeId, Op};
 use crate::position::TaskPosition;
 use crate::process::Program;
-use crate::reader::Reader;
 use crate::sink::Mark;
 use crate::state_log::{self, StateLog};
 use crate::{cache, sandbox};
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 /// Largest executable in bytes.
 pub const EXECUTABLE_BYTES_MAX: usize = 256 << 20;
 
 /// Runs task `id` from `start` until it ends or the attempt does.
 pub async fn run(context: Arc<Context>, id: TaskId, start: TaskPosition) -> Result<()> {
-    let operator = operator(&context, id, start).await?;
-    let state = matches!(operator, Operator::Sum(_))
+    let operator = operator(&context, id, &start).await?;
+    let state = matches!(operator, Operator::Stateful(_))
         .then(|| StateLog::new(context.target(context.state_path(id)), start.state));
-    let input = match context.step(id.node).input {
-        Input::Source(source) => In::Source(Paced::new(&context, id, source, start)?),
-        Input::Node(_) => In::Tasks(context.inbox(id).ok_or(Error::Over)?),
+    let input = match &context.step(id.node).input {
+        Input::Source(source) => In::Source(Box::new(Paced::new(&context, id, *source, &start)?)),
+        Input::Nodes(nodes) => In::Tasks(context.inbox(id).ok_or(Error::Over)?, nodes.clone()),
     };
     let links = Links::open(context.clone(), id).await?;
     let task = Task {
@@ -56,32 +55,38 @@ struct Task {
 }
 
 enum In {
-    Source(Paced),
-    Tasks(Arc<Inbox>),
+    Source(Box<Paced>),
+    /// And the nodes that feed it, in the order of the stage's `from`.
+    Tasks(Arc<Inbox>, Vec<NodeId>),
 }
 
 impl Task {
     async fn work(mut self, mut input: In) -> Result<()> {
         let mut out = Vec::new();
         loop {
-            let item = match &mut input {
-                In::Source(paced) => paced.next(&mut self.counters).await?,
-                In::Tasks(inbox) => inbox.next().await.map_err(Error::Attempt)?,
+            let (number, item) = match &mut input {
+                In::Source(paced) => (0, paced.next(&mut self.counters).await?),
+                In::Tasks(inbox, nodes) => {
+                    let (from, item) = inbox.next().await.map_err(Error::Attempt)?;
+                    let number = nodes.iter().position(|&node| node == from);
+                    (number.unwrap_or_default(), item)
+                }
             };
             match item {
                 Item::Lines(batch) => {
-                    self.operator.apply(batch, &mut out).await?;
+                    self.operator.apply(number, batch, &mut out).await?;
                     self.pass(&mut out).await?;
                 }
-                Item::Barrier { id, last } => {
-                    if last {
-                        self.operator.finish(&mut out);
-                        self.pass(&mut out).await?;
+                Item::Barrier { id, last, mark } => {
+                    match last {
+                        true => self.operator.finish(&mut out)?,
+                        false => self.operator.barrier(mark.at(), &mut out)?,
                     }
+                    self.pass(&mut out).await?;
                     if let In::Source(paced) = &input {
-                        self.position.chunk = paced.reader.position();
+                        paced.save(&mut self.position);
                     }
-                    let concluded = self.barrier(id, last).await?;
+                    let concluded = self.barrier(id, last, mark).await?;
                     if last {
                         concluded.await?;
                         self.links.close().await;
@@ -100,6 +105,9 @@ impl Task {
         for batch in out.drain(..) {
             self.links.send(batch).await?;
         }
+        if let Some(late) = self.operator.take_late() {
+            self.links.send_late(late).await?;
+        }
         Ok(())
     }
 
@@ -108,20 +116,22 @@ impl Task {
         &mut self,
         id: u64,
         last: bool,
+        mark: EventMark,
     ) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
-        let mut marks = self.links.barrier(id, last).await?;
+        let mut marks = self.links.barrier(id, last, mark).await?;
         if last {
             // A task that has ended never runs again: its state is not needed.
             self.position = TaskPosition {
                 ended: true,
                 state: None,
-                ..self.position
+                ..std::mem::take(&mut self.position)
             };
             if let Some(state) = self.state.take() {
                 state.close().await;
             }
-        } else if let (Some(state), Operator::Sum(sum)) = (&mut self.state, &mut self.operator) {
-            let (file, mark) = state.save(sum).await?;
+        } else if let (Some(log), Operator::Stateful(state)) = (&mut self.state, &mut self.operator)
+        {
+            let (file, mark) = log.save(&mut **state).await?;
             self.position.state = file;
             marks.extend(mark);
         }
@@ -132,7 +142,7 @@ impl Task {
         }
         let report = Report {
             id: self.id,
-            position: self.position,
+            position: self.position.clone(),
             watermarks: Vec::new(),
             counters,
         };
@@ -151,7 +161,7 @@ async fn conclude(
     Ok(())
 }
 
-async fn operator(context: &Arc<Context>, id: TaskId, start: TaskPosition) -> Result<Operator> {
+async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> Result<Operator> {
     let op = &context.step(id.node).op;
     let mut operator = match (op, Operator::built_in(op)) {
         (_, Some(operator)) => operator,
@@ -159,11 +169,14 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: TaskPosition) -> Re
             spec.clone(),
             program(context, id, &spec.path).await?,
         ))),
+        (Op::Lookup(spec), None) => {
+            Operator::Lookup(Box::new(Index::load(context, spec.clone()).await?))
+        }
         (_, None) => return Err(Error::Job(format!("task {id} has no operator"))),
     };
-    if let (Operator::Sum(sum), Some(file)) = (&mut operator, start.state) {
+    if let (Operator::Stateful(state), Some(file)) = (&mut operator, start.state) {
         let path = file.path(&context.info, id.node, id.task);
-        state_log::restore(&*context.storage, &path, file, sum).await?;
+        state_log::restore(&*context.storage, &path, file, &mut **state).await?;
     }
     Ok(operator)
 }
@@ -200,70 +213,4 @@ async fn program(context: &Context, id: TaskId, path: &str) -> Result<Program> {
         owner,
         env,
     })
-}
-
-/// A reader that lets barriers through when they are asked for and due.
-struct Paced {
-    reader: Reader,
-    asked: watch::Receiver<u64>,
-    /// The last barrier let through, and when.
-    passed: u64,
-    at: Instant,
-    epoch: Duration,
-    /// Bytes read since.
-    bytes: u64,
-    bytes_max: u64,
-}
-
-impl Paced {
-    fn new(context: &Arc<Context>, id: TaskId, source: usize, start: TaskPosition) -> Result<Self> {
-        let pinned = context.sources.get(source).cloned().ok_or(Error::Over)?;
-        let tasks = context.step(id.node).tasks;
-        // A task begins at the chunk of its own number.
-        let chunk = start.chunk.max(id.task.into());
-        Ok(Self {
-            reader: Reader::new(
-                context.storage.clone(),
-                pinned,
-                context.chunk_bytes,
-                tasks,
-                chunk,
-            ),
-            asked: context.asked(),
-            passed: 0,
-            at: Instant::now(),
-            epoch: Duration::from_millis(context.plan.epoch_ms),
-            bytes: 0,
-            bytes_max: context.options.uncommitted_bytes_max,
-        })
-    }
-
-    async fn next(&mut self, counters: &mut Counters) -> Result<Item> {
-        loop {
-            let done = self.reader.is_done();
-            // Too much uncommitted input waits for the barrier: memory and pending output stay bounded (fault R6).
-            let must_wait = done || self.bytes >= self.bytes_max;
-            let asked = *self.asked.borrow_and_update();
-            if asked > self.passed && (must_wait || self.at.elapsed() >= self.epoch) {
-                self.passed = asked;
-                self.at = Instant::now();
-                self.bytes = 0;
-                return Ok(Item::Barrier {
-                    id: asked,
-                    last: done,
-                });
-            }
-            if must_wait {
-                self.asked.changed().await.map_err(|_| Error::Over)?;
-                continue;
-            }
-            if let Some(batch) = self.reader.next().await? {
-                let bytes = batch.bytes().len() as u64 + 1;
-                self.bytes += bytes;
-                counters.bytes_in += bytes;
-                counters.rows_in += batch.count() as u64;
-                return Ok(Item::Lines(batch));
-            }
-        }
-    }
 }

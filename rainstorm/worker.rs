@@ -91,7 +91,7 @@ impl Worker {
                 };
                 let item = match what {
                     Push::Lines => Item::Lines(Batch::from_lines(body)),
-                    Push::Barrier { id, last } => Item::Barrier { id, last },
+                    Push::Barrier { id, last, mark } => Item::Barrier { id, last, mark },
                 };
                 match time::timeout(PATIENCE, inbox.put(from, seq, item)).await {
                     Ok(Offer::Taken) => Response::Done,

@@ -11,8 +11,16 @@ const JOBS: &str = include_str!("../../docs/JOBS.md");
 
 /// The first code block of a language.
 fn block(language: &str) -> &'static str {
-    let after = JOBS.split_once(&format!("```{language}\n")).unwrap().1;
-    after.split_once("```").unwrap().0
+    blocks(language)[0]
+}
+
+/// All code blocks of a language.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let fence = format!("```{language}\n");
+    let after = JOBS.split(&fence).skip(1);
+    after
+        .map(|text| text.split_once("```").unwrap().0)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -21,13 +29,14 @@ async fn the_examples_of_the_job_reference_run() {
     let input = data::signs(500);
     world.write("/data/signs.csv", input.as_bytes(), 0);
     world.write("/in", b"Name,Amount,b\nx,1,y\nz,2,\"q, r\"\n", 0);
+    world.write("/names.csv", b"Name,Long\nx,Ecks\n", 0);
     world.write("/bin/op.py", block("python").as_bytes(), 0);
     world.spec("example.toml", block("toml"), 0);
     let rows = JOBS
         .lines()
         .filter_map(|line| line.strip_prefix("| `{ ")?.split_once(" }` |"));
     let ops: Vec<&str> = rows.map(|(op, _)| op).collect();
-    assert_eq!(ops.len(), 11);
+    assert_eq!(ops.len(), 19);
     for (at, op) in ops.iter().enumerate() {
         let text = format!(
             "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nformat = \"csv\"\n\
@@ -35,6 +44,29 @@ async fn the_examples_of_the_job_reference_run() {
         );
         world.spec(&format!("op{at}.toml"), &text, 0);
     }
+    world.write(
+        "/logs/1.csv",
+        b"time,user,page\n1000,u,/a\n61000,u,/b\n62000,v,/b\n",
+        0,
+    );
+    world.write("/shop/orders.csv", b"at,id\n1,7\n2,8\n", 0);
+    world.write("/shop/payments.csv", b"at,order\n3600,7\n3603,8\n", 0);
+    let [_, windows, join] = blocks("toml")[..] else {
+        panic!("other examples than these");
+    };
+    world.spec("windows.toml", windows, 0);
+    world.spec("join.toml", join, 0);
+    world.done("windows").await;
+    assert_eq!(
+        world.sorted("/out/pages"),
+        ["0,60000,/a,1", "60000,120000,/b,2"]
+    );
+    assert_eq!(
+        world.sorted("/out/sessions"),
+        ["1000,1861000,u,2", "62000,1862000,v,1"]
+    );
+    world.done("join").await;
+    assert_eq!(world.lines("/.jobs/join/output"), ["1,7,3600,7"]);
     world.done("example").await;
     assert!(
         world

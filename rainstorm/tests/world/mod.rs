@@ -10,7 +10,7 @@ use hydfs_types::{
 };
 use rainstorm::{Options, Rainstorm};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -36,6 +36,8 @@ pub struct Knobs {
     pub failed_appends: AtomicU64,
     pub lost_proposals: AtomicU64,
     pub read_delay_ms: AtomicU64,
+    /// Calls take no time, for measurements.
+    pub calm: AtomicBool,
 }
 
 #[derive(Default)]
@@ -63,6 +65,8 @@ struct Inner {
 struct File {
     ino: Ino,
     base: Vec<u8>,
+    /// `base` as readers share it; made at the first read after a change.
+    image: Option<bytes::Bytes>,
     generation: u64,
     /// Pins before this generation are of other bytes.
     rewritten: u64,
@@ -248,6 +252,7 @@ impl World {
         let mut inner = self.lock();
         let file = inner.file(path, uid);
         file.base = content.to_vec();
+        file.image = None;
         file.generation += 1;
         file.rewritten = file.generation;
         file.uid = uid;
@@ -259,7 +264,15 @@ impl World {
         let mut inner = self.lock();
         let file = inner.file(path, 0);
         file.base.extend_from_slice(content);
+        file.image = None;
         file.generation += 1;
+    }
+
+    /// Gives a file another name.
+    pub fn rename(&self, from: &str, to: &str) {
+        let mut inner = self.lock();
+        let file = inner.files.remove(from).unwrap();
+        inner.files.insert(to.to_owned(), file);
     }
 
     /// Drops a spec, as an editor on some member would.
@@ -379,6 +392,7 @@ impl Inner {
             File {
                 ino: Ino(100 + *next),
                 base,
+                image: None,
                 generation: 0,
                 rewritten: 0,
                 uid,
@@ -399,6 +413,7 @@ impl Inner {
             let writer = &self.writers[&id];
             if seq.0 <= writer.watermark {
                 file.base.extend_from_slice(&payload);
+                file.image = None;
                 file.generation += 1;
             } else if !writer.ended {
                 file.pending.push((id, seq, payload));

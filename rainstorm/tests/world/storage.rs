@@ -21,10 +21,24 @@ fn entry(path: &str, file: &File) -> Entry {
     }
 }
 
+/// Directories are there as long as something is in them.
+fn directory(name: &str) -> Entry {
+    Entry {
+        name: name.rsplit('/').next().unwrap().to_owned(),
+        ino: Ino(1),
+        kind: FileKind::Directory,
+        generation: 0,
+        size: 0,
+        uid: 0,
+        gid: 0,
+        busy: false,
+    }
+}
+
 impl Member {
     /// A dead member's calls never return.
     pub async fn alive(&self) {
-        if self.world.random(4) == 0 {
+        if !self.world.knobs.calm.load(Relaxed) && self.world.random(4) == 0 {
             sleep(Duration::from_millis(1)).await;
         }
         let up = self
@@ -44,12 +58,19 @@ impl Storage for Member {
         Box::pin(async move {
             self.alive().await;
             let inner = self.world.lock();
-            let below = format!("{dir}/");
-            let inside = inner.files.iter().filter(|(path, _)| {
-                path.strip_prefix(&below)
-                    .is_some_and(|rest| !rest.contains('/'))
-            });
-            Ok(inside.map(|(path, file)| entry(path, file)).collect())
+            let below = format!("{}/", dir.trim_end_matches('/'));
+            let mut entries = Vec::new();
+            for (path, file) in &inner.files {
+                let Some(rest) = path.strip_prefix(&below) else {
+                    continue;
+                };
+                match rest.split_once('/') {
+                    None => entries.push(entry(path, file)),
+                    Some((name, _)) => entries.push(directory(name)),
+                }
+            }
+            entries.dedup_by(|a, b| a.kind == FileKind::Directory && a.name == b.name);
+            Ok(entries)
         })
     }
 
@@ -57,10 +78,13 @@ impl Storage for Member {
         Box::pin(async move {
             self.alive().await;
             let inner = self.world.lock();
+            let below = format!("{path}/");
+            let is_dir = inner.files.keys().any(|other| other.starts_with(&below));
             inner
                 .files
                 .get(path)
                 .map(|file| entry(path, file))
+                .or_else(|| is_dir.then(|| directory(path)))
                 .ok_or_else(|| StorageError::NotFound(path.into()))
         })
     }
@@ -94,8 +118,8 @@ impl Storage for Member {
             if delay > 0 {
                 sleep(Duration::from_millis(delay)).await;
             }
-            let inner = self.world.lock();
-            let file = inner.files.values().find(|file| file.ino == source.ino);
+            let mut inner = self.world.lock();
+            let file = inner.files.values_mut().find(|file| file.ino == source.ino);
             let file = file.filter(|file| file.rewritten <= source.generation);
             let file = file.ok_or_else(|| StorageError::Changed(source.ino.to_string()))?;
             let end = (offset + u64::from(len)).min(source.len);
@@ -103,9 +127,11 @@ impl Storage for Member {
                 .counts
                 .read_bytes
                 .fetch_add(end - offset, Relaxed);
-            Ok(Bytes::copy_from_slice(
-                &file.base[offset as usize..end as usize],
-            ))
+            let base = &file.base;
+            let image = file
+                .image
+                .get_or_insert_with(|| Bytes::copy_from_slice(base));
+            Ok(image.slice(offset as usize..end as usize))
         })
     }
 
@@ -216,7 +242,9 @@ impl Storage for Member {
     fn durable<'a>(&'a self, sink: &'a Sink, seq: Seq) -> BoxFuture<'a, StorageResult<()>> {
         Box::pin(async move {
             self.alive().await;
-            sleep(Duration::from_millis(self.world.random(3))).await;
+            if !self.world.knobs.calm.load(Relaxed) {
+                sleep(Duration::from_millis(self.world.random(3))).await;
+            }
             self.alive().await;
             let mut inner = self.world.lock();
             let writer = inner.writers.get_mut(&sink.id).unwrap();

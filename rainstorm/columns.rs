@@ -1,0 +1,151 @@
+//! Names of columns as numbers, and the operators that need nothing else to be resolved.
+
+use crate::dedup::DedupSpec;
+use crate::plan::Op;
+use crate::spec::{Column, Mapping, OpSpec};
+use crate::spec_tree::{Fault, nearest};
+
+/// Names of columns, where they are known.
+pub type Columns = Option<Vec<String>>;
+
+/// An operator that needs nothing but its columns, and the columns of what it puts out.
+pub fn operator(op: &OpSpec, columns: Option<&[String]>) -> Result<(Op, Columns), Fault> {
+    let same = || columns.map(<[String]>::to_vec);
+    Ok(match op {
+        OpSpec::Filter { column, test, not } => {
+            let column = column
+                .as_ref()
+                .map(|column| number(column, columns))
+                .transpose()?;
+            (
+                Op::Filter {
+                    column,
+                    test: test.clone(),
+                    not: *not,
+                },
+                same(),
+            )
+        }
+        OpSpec::Select(wanted) => {
+            let numbers = wanted
+                .iter()
+                .map(|column| number(column, columns))
+                .collect::<Result<Vec<_>, _>>()?;
+            let names = select_names(&numbers, columns);
+            (Op::Select(numbers), names)
+        }
+        OpSpec::Map {
+            mapping: Mapping::Template(pieces),
+            columns: after,
+            ..
+        } => {
+            let piece = |(text, column): &(Vec<u8>, Option<Column>)| {
+                Ok((
+                    text.clone(),
+                    column
+                        .as_ref()
+                        .map(|column| number(column, columns))
+                        .transpose()?,
+                ))
+            };
+            (
+                Op::Template(pieces.iter().map(piece).collect::<Result<_, Fault>>()?),
+                after.clone(),
+            )
+        }
+        OpSpec::Map {
+            column,
+            mapping,
+            columns: after,
+        } => {
+            let column = column
+                .as_ref()
+                .map(|column| number(column, columns))
+                .transpose()?;
+            (
+                Op::Map {
+                    column,
+                    mapping: mapping.clone(),
+                },
+                after.clone().or_else(same),
+            )
+        }
+        OpSpec::Split {
+            column,
+            pieces,
+            columns: after,
+        } => {
+            let column = column
+                .as_ref()
+                .map(|column| number(column, columns))
+                .transpose()?;
+            let pieces = pieces.clone();
+            (Op::Split { column, pieces }, after.clone())
+        }
+        OpSpec::Dedup { by, within } => {
+            let within = match within {
+                Some((time, within_ms)) => {
+                    Some((number(&time.column, columns)?, time.format, *within_ms))
+                }
+                None => None,
+            };
+            let by = numbers(by, columns)?;
+            (Op::Dedup(DedupSpec { by, within }), same())
+        }
+        OpSpec::Aggregate(_) | OpSpec::Join { .. } | OpSpec::Lookup(_) => {
+            unreachable!("the builder resolves these itself")
+        }
+        OpSpec::Exec {
+            exec,
+            columns: after,
+        } => (Op::Exec(exec.clone()), after.clone()),
+    })
+}
+
+/// The number of a column, from 0.
+pub fn number(column: &Column, columns: Option<&[String]>) -> Result<usize, Fault> {
+    match (&column.name, columns) {
+        (Err(number), Some(all)) if *number > all.len() => {
+            let what = format!("there is no column {number}");
+            Err(Fault::new(
+                column.at,
+                what,
+                format!("there are {}: `{}`", all.len(), all.join("`, `")),
+            ))
+        }
+        (Err(number), _) => Ok(number - 1),
+        (Ok(name), Some(all)) => {
+            let known: Vec<&str> = all.iter().map(String::as_str).collect();
+            let missing = || {
+                Fault::new(
+                    column.at,
+                    format!("there is no column `{name}`"),
+                    nearest(name, &known),
+                )
+            };
+            all.iter()
+                .position(|other| other == name)
+                .ok_or_else(missing)
+        }
+        (Ok(name), None) => {
+            let what = format!("column `{name}` is named, but nothing names the columns here");
+            Err(Fault::new(
+                column.at,
+                what,
+                "use its number from 1, `format = \"csv\"`, or `columns = […]` of the operator before",
+            ))
+        }
+    }
+}
+
+/// The numbers of several columns.
+pub fn numbers(all: &[Column], columns: Option<&[String]>) -> Result<Vec<usize>, Fault> {
+    all.iter().map(|column| number(column, columns)).collect()
+}
+
+/// The names of some columns, by their numbers.
+pub fn select_names(numbers: &[usize], columns: Option<&[String]>) -> Columns {
+    let all = columns?;
+    let name = |&at: &usize| all.get(at).cloned().unwrap_or_default();
+    Some(numbers.iter().map(name).collect())
+}

@@ -1,0 +1,310 @@
+//! Joins two streams by key where their times are at most `within_ms` apart. Lines are held until the event watermark
+//! says that no partner can come any more.
+
+use crate::batch::{BATCH_BYTES, Batch, Lines};
+use crate::error::Result;
+use crate::event_time::TimeFormat;
+use crate::key::write_key;
+use crate::stateful::Stateful;
+use crate::table::{Delta, Table, check_size};
+use crate::window::read_time;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+
+/// One side of a join: columns as numbers from 0.
+#[derive(Debug, Clone)]
+pub struct Side {
+    pub on: Vec<usize>,
+    pub time: usize,
+    pub format: TimeFormat,
+}
+
+/// A join of two streams, the left one first.
+#[derive(Debug, Clone)]
+pub struct JoinSpec {
+    pub sides: [Side; 2],
+    pub within_ms: i64,
+}
+
+/// The lines of one key and side that are held: time and number.
+type Held = Vec<(i64, u64)>;
+
+/// Side and key of held lines.
+type SideKey = (usize, Box<[u8]>);
+
+/// The state of a join.
+pub struct Join {
+    spec: JoinSpec,
+    /// Lines by side, key, time and number.
+    lines: Table<Vec<u8>>,
+    /// What is held, by side and key.
+    held: [HashMap<Box<[u8]>, Held>; 2],
+    /// The same by time: side and key.
+    due: BTreeMap<i64, Vec<SideKey>>,
+    /// Number of the next line.
+    next: u64,
+    mark: i64,
+    late: Lines,
+}
+
+impl Join {
+    /// Nothing held.
+    pub fn new(spec: JoinSpec) -> Self {
+        Self {
+            spec,
+            lines: Table::default(),
+            held: [HashMap::new(), HashMap::new()],
+            due: BTreeMap::new(),
+            next: 0,
+            mark: i64::MIN,
+            late: Lines::default(),
+        }
+    }
+
+    fn take(&mut self, side: usize, line: &[u8], out: &mut Lines) -> Result<()> {
+        let Side { on, time, format } = &self.spec.sides[side];
+        let time = read_time(line, *time, *format)?;
+        if time < self.mark {
+            self.late.push(line);
+            return Ok(());
+        }
+        let mut key = Vec::new();
+        write_key(line, on, &mut key);
+        let within = self.spec.within_ms;
+        for &(other, number) in self.held[1 - side]
+            .get(&key[..])
+            .map_or(&[][..], Vec::as_slice)
+        {
+            if (other - time).abs() > within {
+                continue;
+            }
+            if let Some(partner) = self.lines.get(&place(1 - side, &key, other, number)) {
+                let (left, right) = match side {
+                    0 => (line, &partner[..]),
+                    _ => (&partner[..], line),
+                };
+                out.push_with(|to| {
+                    to.extend_from_slice(left.strip_suffix(b"\r").unwrap_or(left));
+                    to.push(b',');
+                    to.extend_from_slice(right.strip_suffix(b"\r").unwrap_or(right));
+                });
+            }
+        }
+        let number = self.next;
+        self.next += 1;
+        self.lines
+            .insert(&place(side, &key, time, number), line.to_vec());
+        self.lines.grow(2 * line.len() as isize);
+        self.hold(side, &key, time, number);
+        Ok(())
+    }
+
+    fn hold(&mut self, side: usize, key: &[u8], time: i64, number: u64) {
+        match self.held[side].get_mut(key) {
+            Some(held) => held.push((time, number)),
+            None => drop(self.held[side].insert(key.into(), vec![(time, number)])),
+        }
+        let last = time.saturating_add(self.spec.within_ms);
+        self.due.entry(last).or_default().push((side, key.into()));
+    }
+
+    /// Forgets lines whose partners would be older than the event watermark.
+    fn forget(&mut self) {
+        while let Some(first) = self.due.first_entry() {
+            let last = *first.key();
+            if last >= self.mark {
+                return;
+            }
+            for (side, key) in first.remove() {
+                let Some(held) = self.held[side].get_mut(&key) else {
+                    continue;
+                };
+                let time = last - self.spec.within_ms;
+                let lines = &mut self.lines;
+                held.retain(|&(at, number)| {
+                    if at == time
+                        && let Some(line) = lines.remove(&place(side, &key, at, number))
+                    {
+                        lines.grow(-2 * line.len() as isize);
+                    }
+                    at != time
+                });
+                if held.is_empty() {
+                    self.held[side].remove(&key);
+                }
+            }
+        }
+    }
+}
+
+/// The key of a held line in its table.
+fn place(side: usize, key: &[u8], time: i64, number: u64) -> Vec<u8> {
+    let mut place = Vec::with_capacity(key.len() + 17);
+    place.push(side as u8);
+    place.extend_from_slice(&time.to_be_bytes());
+    place.extend_from_slice(&number.to_be_bytes());
+    place.extend_from_slice(key);
+    place
+}
+
+/// Side, time, number and key of a held line.
+fn placed(place: &[u8]) -> Option<(usize, i64, u64, &[u8])> {
+    let (&side, rest) = place.split_first()?;
+    let (time, rest) = rest.split_first_chunk()?;
+    let (number, key) = rest.split_first_chunk()?;
+    let (time, number) = (i64::from_be_bytes(*time), u64::from_be_bytes(*number));
+    (side < 2).then_some((usize::from(side), time, number, key))
+}
+
+type Saved = (i64, u64, Delta<Vec<u8>>);
+
+impl Stateful for Join {
+    fn apply(&mut self, input: usize, batch: Batch, out: &mut Vec<Batch>) -> Result<()> {
+        let mut lines = Lines::default();
+        for line in batch.lines() {
+            self.take(input.min(1), line, &mut lines)?;
+            if lines.bytes() >= BATCH_BYTES {
+                out.extend(lines.take());
+            }
+        }
+        out.extend(lines.take());
+        check_size(self.bytes(), self.lines.len())
+    }
+
+    fn barrier(&mut self, mark: i64, _out: &mut Vec<Batch>) -> Result<()> {
+        if mark > self.mark {
+            self.mark = mark;
+            self.forget();
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, _out: &mut Vec<Batch>) -> Result<()> {
+        Ok(())
+    }
+
+    fn take_late(&mut self) -> Option<Batch> {
+        self.late.take()
+    }
+
+    fn save(&mut self, full: bool) -> Option<Bytes> {
+        let state: Saved = (self.mark, self.next, self.lines.delta(full));
+        let is_empty = !full && state.2.is_empty();
+        (!is_empty).then(|| hydfs_types::encode(&state))
+    }
+
+    fn is_unchanged(&self) -> bool {
+        self.lines.is_unchanged()
+    }
+
+    fn bytes(&self) -> usize {
+        self.lines.bytes()
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<()> {
+        let (mark, next, lines): Saved = hydfs_types::decode(saved)?;
+        self.mark = self.mark.max(mark);
+        self.next = self.next.max(next);
+        self.lines.restore(lines);
+        self.held = [HashMap::new(), HashMap::new()];
+        self.due.clear();
+        let mut places: Vec<(Vec<u8>, usize)> = self
+            .lines
+            .iter()
+            .map(|(place, line)| (place.to_vec(), line.len()))
+            .collect();
+        // In the order in which they came.
+        places.sort_unstable_by_key(|(place, _)| placed(place).map(|(_, _, number, _)| number));
+        for (place, _) in places {
+            if let Some((side, time, number, key)) = placed(&place) {
+                self.hold(side, key, time, number);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn join(within_ms: i64) -> Join {
+        let side = || Side {
+            on: vec![1],
+            time: 0,
+            format: TimeFormat::UnixMs,
+        };
+        Join::new(JoinSpec {
+            sides: [side(), side()],
+            within_ms,
+        })
+    }
+
+    fn feed(join: &mut Join, side: usize, line: &str) -> Vec<String> {
+        let mut out = Vec::new();
+        let batch = Batch::from_lines(Bytes::from(line.to_owned()));
+        join.apply(side, batch, &mut out).unwrap();
+        let lines = out.iter().flat_map(Batch::lines);
+        lines
+            .map(|line| String::from_utf8(line.to_vec()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn partners_meet_within_the_time_whoever_comes_first() {
+        let mut join = join(10);
+        assert!(feed(&mut join, 0, "100,k,left").is_empty());
+        assert_eq!(
+            feed(&mut join, 1, "110,k,right"),
+            ["100,k,left,110,k,right"]
+        );
+        assert!(feed(&mut join, 1, "111,k,far").is_empty());
+        assert!(feed(&mut join, 1, "100,other,x").is_empty());
+        assert_eq!(
+            feed(&mut join, 0, "111,k,more"),
+            ["111,k,more,110,k,right", "111,k,more,111,k,far"]
+        );
+        join.barrier(111, &mut Vec::new()).unwrap();
+        assert!(feed(&mut join, 1, "105,k,slow").is_empty());
+        assert_eq!(join.take_late().unwrap().bytes(), "105,k,slow");
+        join.barrier(1000, &mut Vec::new()).unwrap();
+        assert_eq!(join.lines.len(), 0);
+        assert_eq!(join.bytes(), 0);
+    }
+
+    proptest! {
+        /// Every pair within the time once, also when the state is saved and restored in between.
+        #[test]
+        fn pairs_equal_the_batch_computation(
+            steps in proptest::collection::vec((0..2_usize, 0..3_i64, 0..3_u8), 1..30),
+            restore_at in 0..30_usize,
+        ) {
+            let mut live = join(4);
+            let (mut now, mut saves, mut got) = (0, Vec::new(), Vec::new());
+            let mut all: Vec<(usize, i64, u8, usize)> = Vec::new();
+            for (at, (side, pause, key)) in steps.into_iter().enumerate() {
+                now += pause;
+                all.push((side, now, key, at));
+                got.extend(feed(&mut live, side, &format!("{now},{key},{at}")));
+                live.barrier(now, &mut Vec::new()).unwrap();
+                saves.extend(live.save(false));
+                if at == restore_at {
+                    live = join(4);
+                    for saved in &saves { live.restore(saved).unwrap(); }
+                }
+            }
+            let mut want = Vec::new();
+            for left in all.iter().filter(|line| line.0 == 0) {
+                for right in all.iter().filter(|line| line.0 == 1 && line.2 == left.2) {
+                    if (left.1 - right.1).abs() <= 4 {
+                        want.push(format!("{},{},{},{},{},{}", left.1, left.2, left.3, right.1, right.2, right.3));
+                    }
+                }
+            }
+            got.sort();
+            want.sort();
+            prop_assert_eq!(got, want);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Keys: the values of one or several columns in one string of bytes that sorts as the values do, one after another.
+//!
+//! One column's value is its own key. Of several, each value ends with two zero bytes, and a zero byte within a value
+//! is followed by 0xff.
+
+use crate::csv;
+
+/// Writes the key of a line; of no column, the whole line. Columns that a short line lacks are empty.
+pub fn write_key(line: &[u8], columns: &[usize], out: &mut Vec<u8>) {
+    match columns {
+        [] => out.extend_from_slice(line),
+        [column] => {
+            out.extend_from_slice(&csv::value(csv::field(line, *column).unwrap_or_default()))
+        }
+        several => {
+            for &column in several {
+                for &byte in csv::value(csv::field(line, column).unwrap_or_default()).iter() {
+                    out.push(byte);
+                    if byte == 0 {
+                        out.push(0xff);
+                    }
+                }
+                out.extend_from_slice(&[0, 0]);
+            }
+        }
+    }
+}
+
+/// Appends the key's values as CSV fields; `several` as it was written.
+pub fn push_key(key: &[u8], several: bool, out: &mut Vec<u8>) {
+    if !several {
+        return csv::push_value(key, out);
+    }
+    let mut value = Vec::new();
+    let mut first = true;
+    let mut bytes = key.iter();
+    while let Some(&byte) = bytes.next() {
+        if byte != 0 {
+            value.push(byte);
+            continue;
+        }
+        if bytes.next() == Some(&0xff) {
+            value.push(0);
+            continue;
+        }
+        if !std::mem::replace(&mut first, false) {
+            out.push(b',');
+        }
+        csv::push_value(&value, out);
+        value.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_back_as_fields() {
+        let line = b"a,\"b, c\",,\"x\0y\"";
+        for columns in [&[1][..], &[0, 1, 3], &[2, 2], &[3, 9]] {
+            let (mut key, mut out) = (Vec::new(), Vec::new());
+            write_key(line, columns, &mut key);
+            push_key(&key, columns.len() > 1, &mut out);
+            let want: Vec<_> = columns
+                .iter()
+                .map(|&at| csv::value(csv::field(line, at).unwrap_or_default()).into_owned())
+                .collect();
+            let fields: Vec<_> = csv::fields(&out)
+                .map(|raw| csv::value(raw).into_owned())
+                .collect();
+            assert_eq!(fields, want);
+        }
+        let key = |line: &[u8]| {
+            let mut key = Vec::new();
+            write_key(line, &[0, 1], &mut key);
+            key
+        };
+        assert_ne!(key(b"ab,c"), key(b"a,bc"));
+        assert!(key(b"a,z") < key(b"ab,a"));
+    }
+}

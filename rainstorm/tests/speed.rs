@@ -1,0 +1,118 @@
+//! Rows per second of the two sign jobs in memory, beside plain single-thread loops over the same rows in the
+//! same run. `cargo test --release -p rainstorm --test speed -- --ignored --nocapture` (`HYDFS_ROWS`: how many).
+#![allow(clippy::unwrap_used)]
+
+mod data;
+mod world;
+
+use memchr::{memchr, memmem};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+use world::World;
+
+/// Rows of about 215 bytes in 20 columns.
+fn wide(rows: u64) -> Vec<u8> {
+    let narrow = data::signs(rows);
+    let mut out = Vec::with_capacity(narrow.len() * 4);
+    for (row, line) in narrow.lines().enumerate() {
+        let fields = data::split(line);
+        let fill = |out: &mut Vec<u8>, from: usize, to: usize| {
+            for column in from..to {
+                match row {
+                    0 => out.extend_from_slice(format!("Fill_{column},").as_bytes()),
+                    _ => out.extend_from_slice(format!("{:09},", row * 31 + column).as_bytes()),
+                }
+            }
+        };
+        out.extend_from_slice(fields[..3].join(",").as_bytes());
+        out.push(b',');
+        fill(&mut out, 0, 6);
+        out.extend_from_slice(fields[3..5].join(",").as_bytes());
+        out.push(b',');
+        fill(&mut out, 6, 14);
+        out.extend_from_slice(fields[5].as_bytes());
+        out.push(b'\n');
+    }
+    out
+}
+
+/// Rows that matched and bytes put out; lines by memchr, a look for the text by memmem, fields by csv-core.
+fn plain(input: &[u8], looked_for: &[u8], every: bool, mut keep: impl FnMut(&[u8], &[usize])) {
+    let finder = memmem::Finder::new(looked_for);
+    let mut at = memchr(b'\n', input).unwrap() + 1;
+    let (mut fields, mut ends) = (vec![0; 4096], [0; 64]);
+    let mut reader = csv_core::Reader::new();
+    while at < input.len() {
+        let end = at + memchr(b'\n', &input[at..]).unwrap() + 1;
+        let line = &input[at..end];
+        if every || finder.find(line).is_some() {
+            // The line end is part of what is given: the record is whole.
+            let (_, _, wrote, _) = reader.read_record(line, &mut fields, &mut ends);
+            keep(&fields[..wrote], &ends);
+        }
+        at = end;
+    }
+}
+
+fn value<'a>(values: &'a [u8], ends: &[usize], column: usize) -> &'a [u8] {
+    &values[if column == 0 { 0 } else { ends[column - 1] }..ends[column]]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn rows_per_second_of_both_sign_jobs() {
+    let rows: u64 = std::env::var("HYDFS_ROWS").map_or(1_000_000, |rows| rows.parse().unwrap());
+    let input = wide(rows);
+    let rate = |began: Instant| rows as f64 / began.elapsed().as_secs_f64() / 1e6;
+    let mut loops = [0.0; 4];
+    for every in [false, true] {
+        let began = Instant::now();
+        let mut out = Vec::new();
+        plain(&input, b"Punched Telespar", every, |values, ends| {
+            if value(values, ends, 9) == b"Punched Telespar" {
+                out.extend_from_slice(value(values, ends, 0));
+                out.push(b',');
+                out.extend_from_slice(value(values, ends, 10));
+                out.push(b'\n');
+            }
+        });
+        loops[usize::from(every)] = rate(began);
+        let began = Instant::now();
+        let mut counts: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        plain(&input, b"Telespar", every, |values, ends| {
+            if memmem::find(value(values, ends, 9), b"Telespar").is_some() {
+                let category = value(values, ends, 10);
+                match counts.get_mut(category) {
+                    Some(count) => *count += 1,
+                    None => drop(counts.insert(category.to_vec(), 1)),
+                }
+            }
+        });
+        loops[2 + usize::from(every)] = rate(began);
+    }
+    let world = World::start(1, |options| options.chunk_bytes = 256 << 10).await;
+    world.knobs.calm.store(true, Relaxed);
+    world.write("/data/signs.csv", &input, 0);
+    for (name, spec, at) in [("t1", data::FILTER, 0), ("t2", data::COUNT, 2)] {
+        for tasks in [1, 2, 3] {
+            let job = format!("{name}-{tasks}");
+            let spec = spec
+                .replace("tasks = 3", &format!("tasks = {tasks}"))
+                .replace("tasks = 2", &format!("tasks = {tasks}"));
+            let began = Instant::now();
+            world.spec(&format!("{job}.toml"), &spec, 0);
+            world.done(&job).await;
+            let reached = rate(began);
+            println!(
+                "{job}: {reached:.2} M rows/s, {:.0} MB/s; plain loop {:.2} (x {:.2}), with every row parsed {:.2} (x {:.2})",
+                reached * input.len() as f64 / rows as f64,
+                loops[at],
+                reached / loops[at],
+                loops[at + 1],
+                reached / loops[at + 1],
+            );
+        }
+    }
+    world.check();
+}
