@@ -1,12 +1,13 @@
 //! The leader's part of RainStorm: finds specs, registers jobs and drives those that run. It acts only while this
 //! member leads the agreement group, and keeps no state that its successor would miss.
 
+use crate::control;
 use crate::driver::{Driver, FIRST_ATTEMPT};
 use crate::error::Error;
 use crate::plan::default_output;
 use crate::position::Positions;
 use crate::prepare::{SpecFile, job_name, prepare};
-use crate::seams::Owner;
+use crate::seams::{Entry, Owner};
 use hydfs_types::{FileKind, Ino, JobCommand, JobId, JobPhase, Reply};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,8 @@ use tokio::time::{self, MissedTickBehavior};
 
 /// A look at one spec takes at most this long; the next scan looks again.
 const INTAKE_DEADLINE: Duration = Duration::from_secs(60);
+/// A list of `/.jobs` takes at most this long.
+const SCAN_DEADLINE: Duration = Duration::from_secs(5);
 /// Specs looked at at the same time.
 const INTAKES_MAX: usize = 16;
 
@@ -52,6 +55,8 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
     let mut intakes: JoinSet<()> = JoinSet::new();
     let mut looking: BTreeMap<Id, String> = BTreeMap::new();
     let mut waiting: BTreeSet<String> = BTreeSet::new();
+    // Jobs whose spec was not there at the last scan.
+    let mut gone: BTreeSet<JobId> = BTreeSet::new();
     let mut scan = time::interval(driver.options.scan_every);
     scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = driver.cluster.changes();
@@ -78,10 +83,10 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
                 .cloned()
         {
             waiting.remove(&path);
-            let look = look(driver.clone(), registered.clone(), path.clone());
+            let intake = intake(driver.clone(), registered.clone(), path.clone());
             looking.insert(
                 intakes
-                    .spawn(async { drop(time::timeout(INTAKE_DEADLINE, look).await) })
+                    .spawn(async { drop(time::timeout(INTAKE_DEADLINE, intake).await) })
                     .id(),
                 path,
             );
@@ -95,22 +100,35 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
                 None => return,
             },
             changed = changes.changed() => if changed.is_err() { return },
-            _ = scan.tick() => waiting.extend(unknown_specs(driver).await),
+            _ = scan.tick() => {
+                let listed = time::timeout(SCAN_DEADLINE, driver.storage.list("/.jobs")).await;
+                if let Ok(Ok(entries)) = listed {
+                    waiting.extend(unknown_specs(driver, &entries));
+                    waiting.extend(control::pending(driver, &entries).await);
+                    gone = control::without_spec(driver, &entries, &gone).await;
+                }
+            }
         }
     }
 }
 
+/// A spec, or an order to a job.
+async fn intake(driver: Driver, registered: Registered, path: String) {
+    match control::job_of(&path) {
+        Some(name) => control::obey(&driver, name, &path).await,
+        None => look(driver, registered, path).await,
+    }
+}
+
 /// Specs in `/.jobs` that nobody writes and the job table does not know.
-async fn unknown_specs(driver: &Driver) -> Vec<String> {
+fn unknown_specs(driver: &Driver, entries: &[Entry]) -> Vec<String> {
     let known: BTreeSet<(Ino, u64)> = driver
         .cluster
         .jobs()
         .iter()
         .map(|job| (job.spec, job.generation))
         .collect();
-    let listed = time::timeout(Duration::from_secs(5), driver.storage.list("/.jobs")).await;
-    let entries = listed.ok().and_then(Result::ok).unwrap_or_default();
-    let new = entries.into_iter().filter(|e| {
+    let new = entries.iter().filter(|e| {
         e.kind == FileKind::Regular
             && !e.busy
             && e.size > 0

@@ -105,6 +105,10 @@ impl Driver {
                 }
             }
         }
+        // What a task wrote while it was being cancelled goes, too.
+        if let Some(job) = self.job(id).filter(|job| job.phase == JobPhase::Cancelled) {
+            self.clean_up(&job).await;
+        }
     }
 
     async fn run(
@@ -241,7 +245,8 @@ impl Driver {
         }
     }
 
-    async fn log(&self, info: &JobInfo, line: &str) {
+    /// Adds a line to the job's log.
+    pub async fn log(&self, info: &JobInfo, line: &str) {
         let path = format!("/.jobs/{}/log", info.name);
         let owner = Owner {
             uid: info.uid,
@@ -257,7 +262,7 @@ impl Driver {
     }
 
     /// Removes the state of a job that has ended.
-    async fn clean_up(&self, info: &JobInfo) {
+    pub async fn clean_up(&self, info: &JobInfo) {
         let prefix = state_prefix(info);
         let Some((dir, name)) = prefix.rsplit_once('/') else {
             return;

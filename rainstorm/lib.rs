@@ -10,6 +10,7 @@ mod batch;
 mod cache;
 mod clock;
 mod columns;
+mod control;
 mod coordinator;
 mod csv;
 mod decimal;
@@ -66,4 +67,4 @@ pub use seams::{
     CallError, Cluster, Entry, Owner, Sink, Source, Storage, StorageError, StorageResult,
 };
 pub use service::Rainstorm;
-pub use status::{phase_word, progress, progress_text, status_text};
+pub use status::{phase_word, progress, progress_text, status_json, status_text};

@@ -46,7 +46,6 @@ pub async fn prepare(
     options: &Options,
     file: &SpecFile,
 ) -> Result<(Positions, Plan)> {
-    let json = file.path.ends_with(".json");
     if file.source.len > SPEC_BYTES_MAX as u64 {
         let what = format!(
             "{}:1:1: the spec has {} bytes; keep it below {SPEC_BYTES_MAX}",
@@ -66,11 +65,28 @@ pub async fn prepare(
             return Err(Error::Spec(fault.located(&file.path, &good)));
         }
     };
-    let located = |fault: Fault| Error::Spec(fault.located(&file.path, &text));
+    check(storage, options, &file.path, (&file.name, file.owner), text).await
+}
+
+/// The same of a spec's text, which may stand anywhere, for a job of this name and owner.
+pub async fn check(
+    storage: &dyn Storage,
+    options: &Options,
+    path: &str,
+    (name, owner): (&str, Owner),
+    text: String,
+) -> Result<(Positions, Plan)> {
+    let json = path.ends_with(".json");
+    let located = |fault: Fault| Error::Spec(fault.located(path, &text));
+    if text.len() > SPEC_BYTES_MAX {
+        let what = format!("the spec has {} bytes", text.len());
+        let remedy = format!("keep it below {SPEC_BYTES_MAX}");
+        return Err(located(Fault::new(0, what, remedy)));
+    }
     let spec = Spec::parse(&text, json).map_err(located)?;
     let mut sources = Vec::new();
     for source in &spec.sources {
-        let pinned = match pin(storage, source, file.owner).await {
+        let pinned = match pin(storage, source, owner).await {
             Ok(pinned) => pinned,
             Err(Fail::Fault(fault)) => return Err(located(fault)),
             Err(Fail::Later(error)) => return Err(error.into()),
@@ -81,22 +97,22 @@ pub async fn prepare(
         let OpSpec::Lookup(lookup) = &stage.op else {
             continue;
         };
-        match pin_lookup(storage, lookup, file.owner).await {
+        match pin_lookup(storage, lookup, owner).await {
             Ok(pinned) => sources.push(pinned),
             Err(Fail::Fault(fault)) => return Err(located(fault)),
             Err(Fail::Later(error)) => return Err(error.into()),
         }
     }
-    let plan = Plan::resolve(&spec, &file.name, &sources).map_err(located)?;
+    let plan = Plan::resolve(&spec, name, &sources).map_err(located)?;
     for step in &plan.steps {
         let Op::Exec(exec) = &step.op else { continue };
-        if file.owner.uid == 0 && !options.allow_root_jobs {
+        if owner.uid == 0 && !options.allow_root_jobs {
             let what = "executables may not run as root, who owns this spec";
             let remedy =
                 "chown the spec to another user, or set `allow_root_jobs = true` on every member";
             return Err(located(Fault::new(exec.at, what, remedy)));
         }
-        match storage.pin(&exec.path, file.owner).await {
+        match storage.pin(&exec.path, owner).await {
             Ok(_) => {}
             Err(error) if error.is_temporary() => return Err(error.into()),
             Err(error) => {

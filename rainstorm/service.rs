@@ -3,9 +3,11 @@
 use crate::attempt::frame;
 use crate::coordinator;
 use crate::driver::Driver;
+use crate::error::Result;
 use crate::message::{Request, Response};
 use crate::options::Options;
-use crate::seams::{Cluster, Storage};
+use crate::prepare;
+use crate::seams::{Cluster, Owner, Storage};
 use crate::worker::Worker;
 use bytes::Bytes;
 use hydfs_types::{BoxFuture, Frame, MemberId, Service};
@@ -19,6 +21,8 @@ const NOTICES_MAX: usize = 1024;
 
 /// RainStorm on one member. Dropping it stops it at once.
 pub struct Rainstorm {
+    storage: Arc<dyn Storage>,
+    options: Arc<Options>,
     cluster: Arc<dyn Cluster>,
     worker: Arc<Worker>,
     closed: mpsc::Sender<String>,
@@ -40,13 +44,15 @@ impl Rainstorm {
         ));
         let (closed, notices) = mpsc::channel(NOTICES_MAX);
         let driver = Driver {
-            storage,
+            storage: storage.clone(),
             cluster: cluster.clone(),
-            options,
+            options: options.clone(),
             worker: worker.clone(),
         };
         let coordinator = Mutex::new(Some(tokio::spawn(coordinator::run(driver, notices))));
         Arc::new(Self {
+            storage,
+            options,
             cluster,
             worker,
             closed,
@@ -72,7 +78,17 @@ impl Rainstorm {
         })
     }
 
-    /// A file in `/.jobs` was closed after writing, or renamed into it, on this member. Never waits.
+    /// Whether a spec would start, with the sources as they are now; nothing is started. `path` is what messages
+    /// call it, and its ending says whether it is TOML or JSON. `Error::Spec` says where and what to do.
+    pub async fn check(&self, path: &str, owner: Owner, text: String) -> Result<()> {
+        let file = path.rsplit('/').next().unwrap_or(path);
+        let name = file.rsplit_once('.').map_or(file, |(name, _)| name);
+        prepare::check(&*self.storage, &self.options, path, (name, owner), text)
+            .await
+            .map(drop)
+    }
+
+    /// A file in `/.jobs` or a job's `control` was closed after writing, or renamed there, on this member. Never waits.
     pub fn spec_closed(&self, path: &str) {
         let leader = *self.cluster.leader().borrow();
         match leader {

@@ -34,6 +34,29 @@ pub fn status_text(job: &JobInfo) -> String {
     text
 }
 
+/// `/.jobs/NAME/status.json`: the same and the counters, as one line of JSON.
+pub fn status_json(job: &JobInfo) -> String {
+    let counters = progress(job).unwrap_or_default();
+    let value = serde_json::json!({
+        "name": job.name,
+        "status": phase_word(job.phase),
+        "job": job.id.to_string(),
+        "attempt": job.attempt.0,
+        "epoch": job.epoch.0,
+        "started": job.started.to_string(),
+        "changed": job.changed.to_string(),
+        "message": job.message,
+        "rows_in": counters.rows_in,
+        "rows_out": counters.rows_out,
+        "bytes_in": counters.bytes_in,
+        "bytes_total": counters.bytes_total,
+        "retries": counters.retries,
+        "tasks": counters.tasks,
+        "tasks_ended": counters.tasks_ended,
+    });
+    format!("{value}\n")
+}
+
 /// `/.jobs/NAME/progress`: counters of the last committed job epoch, one `key = value` a line.
 pub fn progress_text(job: &JobInfo) -> String {
     let Some(progress) = progress(job) else {

@@ -13,5 +13,7 @@ mod desk;
 mod dropped;
 #[path = "jobs/faults.rs"]
 mod faults;
+#[path = "jobs/ordered.rs"]
+mod ordered;
 #[path = "jobs/samples.rs"]
 mod samples;

@@ -1,6 +1,6 @@
 //! The commands for the member on this machine. Thin: each asks over the control socket and shows the answer.
 
-use super::{failure::Failure, folder, member, show, transfer};
+use super::{failure::Failure, folder, job, member, show, transfer};
 use clap::{Args, Subcommand, ValueEnum};
 use hydfs_control::Client;
 use std::path::PathBuf;
@@ -95,6 +95,13 @@ pub enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Check, list, show, cancel, pause, resume or await jobs, or print their logs
+    Job {
+        #[command(subcommand)]
+        command: job::Command,
+        #[command(flatten)]
+        at: At,
+    },
     /// Switch the suspicion of silent members on or off in the whole cluster, or show it
     Suspicion {
         #[arg(value_enum, default_value = "status")]
@@ -126,10 +133,16 @@ pub enum Command {
 #[derive(Debug, Clone, Args)]
 pub struct At {
     /// Data folder of the member to talk to [default: that of the mount here, else /var/lib/hydfs]
-    #[arg(long, env = "HYDFS_DATA", value_name = "DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "HYDFS_DATA",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
     data: Option<PathBuf>,
     /// Print JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 
@@ -211,6 +224,9 @@ async fn answer(command: Command) -> Result<(), Failure> {
             let job =
                 transfer::rainstorm(&mut client, [&op1, &op2, &src, &dest, &num_tasks]).await?;
             show::job(at.json, &job, &dest);
+        }
+        Command::Job { command, at } => {
+            job::run(&mut connect(&at).await?, command, at.json).await?;
         }
         Command::Suspicion { set, at } => {
             let set = match set {

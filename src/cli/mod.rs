@@ -4,6 +4,7 @@
 mod certs;
 mod failure;
 mod folder;
+mod job;
 mod local;
 mod logging;
 mod member;

@@ -5,7 +5,7 @@ use hydfs_control::{
     Appended, FileCopies, Liveness, MemberRow, Merged, Status, StoredRow, Suspicion,
 };
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 
 /// Prints `value` as JSON, or what `text` says.
@@ -184,6 +184,67 @@ pub fn job(json: bool, name: &str, dest: &str) {
         format!(
             "started job {name}: see .jobs/{name}/status below the mount; output goes to {dest}"
         )
+    });
+}
+
+/// A spec that would start.
+pub fn checked(json: bool, path: &str) {
+    show(json, &json!({ "spec": path, "ok": true }), || {
+        format!("{path} is good: copy it to .jobs below the mount to start it")
+    });
+}
+
+/// All jobs, as their `status.json` has them.
+pub fn jobs(json: bool, jobs: &[Value]) {
+    show(json, &jobs, || {
+        let mut out = String::new();
+        let row = |out: &mut String, cells: [&str; 6]| {
+            let [name, status, epoch, attempt, rows_in, rows_out] = cells;
+            line(
+                out,
+                format_args!(
+                    "{name:<24} {status:<10} {epoch:>8} {attempt:>8} {rows_in:>12} {rows_out:>12}"
+                ),
+            );
+        };
+        row(
+            &mut out,
+            ["job", "status", "epoch", "attempt", "rows in", "rows out"],
+        );
+        for job in jobs {
+            let number = |key: &str| job[key].to_string();
+            let text = |key: &str| job[key].as_str().unwrap_or_default().to_owned();
+            let (epoch, attempt) = (number("epoch"), number("attempt"));
+            let (rows_in, rows_out) = (number("rows_in"), number("rows_out"));
+            let (name, status) = (text("name"), text("status"));
+            row(
+                &mut out,
+                [&name, &status, &epoch, &attempt, &rows_in, &rows_out],
+            );
+        }
+        out
+    });
+}
+
+/// Everything about one job.
+pub fn whole_job(json: bool, status: &Value, text: &str) {
+    show(json, status, || text.to_owned());
+}
+
+/// What a job is now.
+pub fn job_is(json: bool, status: &Value) {
+    show(json, status, || {
+        let text = |key: &str| status[key].as_str().unwrap_or_default();
+        format!("job {} is {}", text("name"), text("status"))
+    });
+}
+
+/// A job's log.
+pub fn log(json: bool, log: &str) {
+    let lines: Vec<&str> = log.lines().collect();
+    show(json, &lines, || match log.is_empty() {
+        true => "nothing was logged".to_owned(),
+        false => log.to_owned(),
     });
 }
 

@@ -67,6 +67,11 @@ impl Client {
         ask!(self, Request::Leave, Response::Done => ())
     }
 
+    pub async fn check_job(&mut self, path: &str, spec: String) -> Result<(), Error> {
+        let path = path.to_owned();
+        ask!(self, Request::CheckJob { path, spec }, Response::Done => ())
+    }
+
     pub async fn merge(&mut self, path: &str) -> Result<Merged, Error> {
         ask!(self, Request::Merge { path: path.to_owned() }, Response::Merged(merged) => merged)
     }

@@ -40,6 +40,17 @@ pub trait Member: Send + Sync + 'static {
     /// The Prometheus text page.
     fn metrics(&self) -> String;
 
+    /// Whether a job's spec would start if the caller dropped it now; messages call it `path`. Starts nothing.
+    fn check_job(
+        &self,
+        _caller: Caller,
+        path: String,
+        _spec: String,
+    ) -> BoxFuture<'_, Result<(), Error>> {
+        let why = format!("{path}: this member runs no jobs");
+        Box::pin(async { Err(Error::new(Kind::NotSupported, why)) })
+    }
+
     /// Makes everything acknowledged before this call readable, in agreed order.
     fn merge(&self, caller: Caller, path: String) -> BoxFuture<'_, Result<Merged, Error>> {
         let fs = self.files();

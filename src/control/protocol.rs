@@ -73,6 +73,11 @@ pub enum Request {
     },
     /// All members append at once: `Appended`.
     Go,
+    /// Would this job's spec start? `Done`.
+    CheckJob {
+        path: String,
+        spec: String,
+    },
 }
 
 /// An answer.

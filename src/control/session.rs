@@ -79,6 +79,10 @@ impl Session {
             Request::Gather { path, members } => self.gather(path, members)?,
             Request::Piece { at, data } => self.piece(at, &data)?,
             Request::Go => self.go().await?,
+            Request::CheckJob { path, spec } => {
+                member.check_job(self.caller, path, spec).await?;
+                Response::Done
+            }
         })
     }
 

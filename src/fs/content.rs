@@ -48,11 +48,12 @@ impl Volume {
         self.read_at(ino, offset, len).await
     }
 
-    /// The path of a file that stands directly in the directory of jobs.
+    /// The path of a file that stands directly in the directory of jobs, or is an order to one.
     fn job_file(&self, ino: Ino) -> Option<String> {
         let path = self.ctx.state().path_of(ino)?;
         let name = path.strip_prefix("/.jobs/")?;
-        (!name.contains('/')).then_some(path)
+        let job = name.strip_suffix("/control").unwrap_or(name);
+        (!job.contains('/')).then_some(path)
     }
 
     pub(crate) fn tell_jobs(&self, path: &str) {

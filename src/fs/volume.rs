@@ -17,7 +17,7 @@ use hydfs_types::{Attr, BoxFuture, Clock, Command, DirEntry, FileKind, Ino, ROOT
 use std::sync::{Arc, OnceLock};
 
 /// Control files of a job, in its directory.
-const JOB_FILES: [&str; 2] = ["status", "progress"];
+const JOB_FILES: [&str; 3] = ["status", "progress", "status.json"];
 /// Their cookies in a listing are from here on, past those of real entries.
 const JOB_FILES_FROM: u64 = 1 << 62;
 

@@ -10,7 +10,7 @@ use hydfs_control::{
 };
 use hydfs_fs::{Control, Mounted, Node};
 use hydfs_membership::SeenState;
-use hydfs_mount::FileSystem;
+use hydfs_mount::{Caller, FileSystem};
 use hydfs_ring::Ring;
 use hydfs_state::{Body, State};
 use hydfs_types::{
@@ -42,7 +42,7 @@ impl Control for Tree {
         let parts: Vec<&str> = path.split('/').collect();
         let text = match parts[..] {
             ["cluster"] => {
-                let files = ["leader", "members", "metrics", "ring", "status"];
+                let files = ["jobs", "leader", "members", "metrics", "ring", "status"];
                 let mut names: Vec<(String, bool)> = files
                     .iter()
                     .map(|name| ((*name).to_owned(), false))
@@ -75,13 +75,17 @@ impl Control for Tree {
             ["cluster", "metrics"] => metrics(&member),
             ["cluster", "ring"] => ring(&member.ctx.state()),
             ["cluster", "status"] => status(&member).1,
-            ["jobs", job, what @ ("status" | "progress")] => {
+            ["cluster", "jobs"] => {
+                let state = member.ctx.state();
+                state.jobs.values().map(rainstorm::status_json).collect()
+            }
+            ["jobs", job, what @ ("status" | "progress" | "status.json")] => {
                 let state = member.ctx.state();
                 let job = state.jobs.values().rev().find(|one| one.name == job)?;
-                if what == "status" {
-                    rainstorm::status_text(job)
-                } else {
-                    rainstorm::progress_text(job)
+                match what {
+                    "status" => rainstorm::status_text(job),
+                    "status.json" => rainstorm::status_json(job),
+                    _ => rainstorm::progress_text(job),
                 }
             }
             _ => return None,
@@ -751,5 +755,21 @@ impl Controlled for Door {
 
     fn metrics(&self) -> String {
         metrics(&self.0)
+    }
+
+    fn check_job(
+        &self,
+        caller: Caller,
+        path: String,
+        spec: String,
+    ) -> BoxFuture<'_, Result<(), Error>> {
+        let streaming = self.0.streaming.get().cloned();
+        Box::pin(async move {
+            let Some(streaming) = streaming else {
+                let why = "this member does not run jobs yet: try again in a moment";
+                return Err(Error::new(Kind::Busy, why));
+            };
+            streaming.check(caller.uid, caller.gid, &path, spec).await
+        })
     }
 }

@@ -110,6 +110,31 @@ impl Streaming {
         }
     }
 
+    /// Whether a spec would start if this user dropped it now.
+    pub async fn check(
+        &self,
+        uid: u32,
+        gid: u32,
+        path: &str,
+        spec: String,
+    ) -> Result<(), hydfs_control::Error> {
+        use hydfs_control::{Error, Kind};
+        let checked = self.rainstorm.check(path, Owner { uid, gid }, spec);
+        match tokio::time::timeout(CALL, checked).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error @ (rainstorm::Error::Spec(_) | rainstorm::Error::Job(_)))) => {
+                Err(Error::new(Kind::Invalid, error.to_string()))
+            }
+            Ok(Err(error)) => Err(Error::new(Kind::Unreachable, error.to_string())),
+            Err(_) => {
+                let why = format!(
+                    "{path}: the sources cannot be looked at in {CALL:?}: see `hydfs status`"
+                );
+                Err(Error::new(Kind::TimedOut, why))
+            }
+        }
+    }
+
     /// Stops tasks and their processes.
     pub async fn shut_down(&self) {
         self.rainstorm.shutdown();

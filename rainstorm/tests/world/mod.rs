@@ -268,6 +268,11 @@ impl World {
         file.generation += 1;
     }
 
+    /// Removes a file.
+    pub fn unlink(&self, path: &str) {
+        self.lock().files.remove(path).unwrap();
+    }
+
     /// Gives a file another name.
     pub fn rename(&self, from: &str, to: &str) {
         let mut inner = self.lock();

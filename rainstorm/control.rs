@@ -1,0 +1,128 @@
+//! Orders to jobs: words written to `/.jobs/NAME/control`, and the removal of a spec. The leader obeys and removes the
+//! file; one that dies in between leaves it to its successor, to whom the same words mean the same.
+
+use crate::driver::Driver;
+use crate::prepare::job_name;
+use crate::seams::{Entry, Owner};
+use hydfs_types::{JobCommand, JobId, JobInfo, JobPhase};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time;
+
+/// Most bytes of one order.
+const ORDER_BYTES_MAX: usize = 4 << 10;
+/// How long one look for an order may take.
+const LOOK_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The job that a control file is for.
+pub fn job_of(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("/.jobs/")?.strip_suffix("/control")?;
+    (!name.is_empty() && !name.contains('/')).then_some(name)
+}
+
+fn is_active(job: &JobInfo) -> bool {
+    matches!(job.phase, JobPhase::Running | JobPhase::Paused)
+}
+
+/// Control files that are there: their notice may have been lost.
+pub async fn pending(driver: &Driver, entries: &[Entry]) -> Vec<String> {
+    let mut found = Vec::new();
+    for job in driver.cluster.jobs().into_iter().filter(is_active) {
+        if !entries.iter().any(|entry| entry.name == job.name) {
+            continue;
+        }
+        let path = format!("/.jobs/{}/control", job.name);
+        let stat = time::timeout(LOOK_DEADLINE, driver.storage.stat(&path)).await;
+        if matches!(stat, Ok(Ok(_))) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Cancels jobs whose spec was not there at this scan and the one before (editors replace files: once is no sign).
+/// Returns those that are missed for the first time.
+pub async fn without_spec(
+    driver: &Driver,
+    entries: &[Entry],
+    before: &BTreeSet<JobId>,
+) -> BTreeSet<JobId> {
+    let mut gone = BTreeSet::new();
+    for job in driver.cluster.jobs().into_iter().filter(is_active) {
+        let is_spec = |entry: &Entry| {
+            let path = format!("/.jobs/{}", entry.name);
+            job_name(&path).is_some_and(|(name, _)| name == job.name)
+        };
+        if entries.iter().any(is_spec) {
+            continue;
+        }
+        if !before.contains(&job.id) {
+            gone.insert(job.id);
+            continue;
+        }
+        set(driver, &job, JobPhase::Cancelled, "its spec was removed").await;
+    }
+    gone
+}
+
+/// Does what the control file says, and removes it.
+pub async fn obey(driver: &Driver, name: &str, path: &str) {
+    let storage = &driver.storage;
+    let Ok(entry) = storage.stat(path).await else {
+        return;
+    };
+    if entry.busy {
+        // The next scan finds it as it stays.
+        return;
+    }
+    let text = match storage.read_small(path, Owner::ROOT, ORDER_BYTES_MAX).await {
+        Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+        Err(error) if error.is_temporary() => return,
+        Err(error) => error.to_string(),
+    };
+    for word in text.lines().map(str::trim).filter(|word| !word.is_empty()) {
+        let jobs = driver.cluster.jobs().into_iter();
+        let Some(job) = jobs.filter(|job| job.name == name).max_by_key(|job| job.id) else {
+            break;
+        };
+        match (word, job.phase) {
+            ("pause", JobPhase::Running) => {
+                let how = "paused by its control file; write `resume` there to go on";
+                set(driver, &job, JobPhase::Paused, how).await;
+            }
+            ("resume", JobPhase::Paused) => set(driver, &job, JobPhase::Running, "").await,
+            ("cancel", JobPhase::Running | JobPhase::Paused) => {
+                let how = "cancelled by its control file";
+                set(driver, &job, JobPhase::Cancelled, how).await;
+            }
+            ("pause" | "resume" | "cancel", _) => {}
+            _ => {
+                let short: String = word.chars().take(80).collect();
+                let line =
+                    format!("control: `{short}` is no order; write `pause`, `resume` or `cancel`");
+                driver.log(&job, &line).await;
+            }
+        }
+    }
+    if let Err(error) = storage.remove(path, Some(entry.ino)).await {
+        tracing::warn!(path, %error, "cannot remove an order that was obeyed; it is obeyed again");
+    }
+}
+
+async fn set(driver: &Driver, job: &JobInfo, phase: JobPhase, message: &str) {
+    let id = job.id;
+    let command = JobCommand::SetPhase {
+        job: id,
+        phase,
+        message: message.to_owned(),
+    };
+    let is_set = || driver.job(id).is_some_and(|job| job.phase == phase);
+    if driver.agree(command, is_set).await.is_err() {
+        tracing::warn!(job = %id, ?phase, "cannot change the phase of the job; its order stays");
+        return;
+    }
+    tracing::info!(job = %id, name = job.name, ?phase, message, "order to a job");
+    if phase == JobPhase::Cancelled {
+        driver.clean_up(job).await;
+    }
+}

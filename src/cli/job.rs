@@ -1,0 +1,205 @@
+//! Commands on jobs: thin views of the files below `.jobs` and of `.cluster/jobs`.
+
+use super::{failure::Failure, show};
+use clap::Subcommand;
+use hydfs_control::{Client, Kind};
+use serde_json::Value;
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// How often a status is asked for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long an order may take to be obeyed.
+const OBEYED: Duration = Duration::from_secs(30);
+/// Largest file that is shown.
+const SHOWN_BYTES_MAX: usize = 64 << 20;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say whether a spec would start, without starting it
+    Check {
+        /// Local file that ends in .toml or .json
+        file: PathBuf,
+    },
+    /// List all jobs
+    List,
+    /// Show one job
+    Show { name: String },
+    /// Stop a job for good; what it committed stays
+    Cancel { name: String },
+    /// Let a job stand still where it is
+    Pause { name: String },
+    /// Let a paused job go on
+    Resume { name: String },
+    /// Wait until a job has ended; fails unless it is done
+    Await {
+        name: String,
+        /// Seconds to wait at most [default: for ever]
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u64>,
+    },
+    /// Print a job's log
+    Logs { name: String },
+}
+
+/// Runs one of them.
+pub async fn run(client: &mut Client, command: Command, json: bool) -> Result<(), Failure> {
+    match command {
+        Command::Check { file } => {
+            let path = file.display().to_string();
+            let spec = std::fs::read_to_string(&file)
+                .map_err(|error| Failure::new(format!("cannot read {path}: {error}")))?;
+            if !is_spec(&file) {
+                let what = format!("{path} ends neither in .toml nor in .json: rename it");
+                return Err(Failure::new(what));
+            }
+            client.check_job(&path, spec).await?;
+            show::checked(json, &path);
+        }
+        Command::List => {
+            let text = read(client, "/.cluster/jobs").await?.unwrap_or_default();
+            let jobs: Vec<Value> = text
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok())
+                .collect();
+            show::jobs(json, &jobs);
+        }
+        Command::Show { name } => {
+            let status = status(client, &name).await?;
+            let parts = [
+                read(client, &format!("/.jobs/{name}/status")).await?,
+                read(client, &format!("/.jobs/{name}/progress")).await?,
+            ];
+            show::whole_job(
+                json,
+                &status,
+                &parts.map(Option::unwrap_or_default).concat(),
+            );
+        }
+        Command::Cancel { name } => order(client, &name, "cancel", json).await?,
+        Command::Pause { name } => order(client, &name, "pause", json).await?,
+        Command::Resume { name } => order(client, &name, "resume", json).await?,
+        Command::Await { name, timeout } => {
+            let limit = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+            let status = wait(client, &name, limit, has_ended).await?;
+            match word(&status) {
+                "done" => show::job_is(json, &status),
+                other => {
+                    let message = status["message"].as_str().unwrap_or_default();
+                    return Err(Failure::new(format!("job {name} is {other}: {message}")));
+                }
+            }
+        }
+        Command::Logs { name } => {
+            status(client, &name).await?;
+            let log = read(client, &format!("/.jobs/{name}/log")).await?;
+            show::log(json, &log.unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+fn is_spec(file: &Path) -> bool {
+    file.extension()
+        .is_some_and(|ending| ending == "toml" || ending == "json")
+}
+
+fn word(status: &Value) -> &str {
+    status["status"].as_str().unwrap_or_default()
+}
+
+fn has_ended(status: &Value) -> bool {
+    matches!(word(status), "done" | "failed" | "cancelled")
+}
+
+/// Writes the order and waits until the job is as it should be.
+async fn order(client: &mut Client, name: &str, order: &str, json: bool) -> Result<(), Failure> {
+    let before = status(client, name).await?;
+    let is_so = |status: &Value| match order {
+        "pause" => word(status) == "paused",
+        "resume" => word(status) == "running",
+        _ => word(status) == "cancelled",
+    };
+    if has_ended(&before) && !is_so(&before) {
+        let what = format!("job {name} has ended: it is {}", word(&before));
+        return Err(Failure::new(what));
+    }
+    if is_so(&before) {
+        show::job_is(json, &before);
+        return Ok(());
+    }
+    let mut upload = client.create(&format!("/.jobs/{name}/control")).await?;
+    upload.write(format!("{order}\n").into()).await?;
+    upload.finish().await?;
+    let limit = Instant::now() + OBEYED;
+    let after = wait(client, name, Some(limit), |status| {
+        is_so(status) || has_ended(status)
+    })
+    .await?;
+    match is_so(&after) {
+        true => show::job_is(json, &after),
+        false => {
+            let what = format!("job {name} ended before it obeyed: it is {}", word(&after));
+            return Err(Failure::new(what));
+        }
+    }
+    Ok(())
+}
+
+async fn wait(
+    client: &mut Client,
+    name: &str,
+    limit: Option<Instant>,
+    good: impl Fn(&Value) -> bool,
+) -> Result<Value, Failure> {
+    loop {
+        let status = status(client, name).await?;
+        if good(&status) {
+            return Ok(status);
+        }
+        if limit.is_some_and(|limit| Instant::now() > limit) {
+            let what = format!("job {name} is still {}", word(&status));
+            return Err(Failure::new(format!(
+                "{what}: see `hydfs job show {name}` and `hydfs status`"
+            )));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn status(client: &mut Client, name: &str) -> Result<Value, Failure> {
+    let path = format!("/.jobs/{name}/status.json");
+    let missing = || {
+        Failure::new(format!(
+            "there is no job {name}: `hydfs job list` shows all"
+        ))
+    };
+    let text = read(client, &path).await?.ok_or_else(missing)?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::new(format!("{path} is not JSON: {error}")))
+}
+
+/// A whole file; `None` if there is none.
+async fn read(client: &mut Client, path: &str) -> Result<Option<String>, Failure> {
+    let mut download = match client.get(path).await {
+        Ok(download) => download,
+        Err(error) if error.kind == Kind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut all = Vec::new();
+    loop {
+        let piece = download.read().await?;
+        if piece.is_empty() {
+            break;
+        }
+        all.extend_from_slice(&piece);
+        if all.len() > SHOWN_BYTES_MAX {
+            let what = format!("{path} is larger than {SHOWN_BYTES_MAX} bytes");
+            return Err(Failure::new(format!("{what}: read it through the mount")));
+        }
+    }
+    download.finish().await?;
+    Ok(Some(String::from_utf8_lossy(&all).into_owned()))
+}

@@ -1,0 +1,102 @@
+//! Jobs over growing files, and the commands on jobs.
+
+use crate::{
+    common::text,
+    desk::{CALLS, Desk, sample_spec},
+};
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    time::Instant,
+};
+
+const FOLLOW: &str = "version = 1\n[[source]]\nname = \"logs\"\npath = \"/logs/*.log\"\nfollow = true\n\
+    [[stage]]\nname = \"words\"\nfrom = \"logs\"\nop = { split = { by = \" \" } }\ntasks = 2\n\
+    [[stage]]\nname = \"once\"\nfrom = \"words\"\nop = { dedup = { } }\ntasks = 2\n";
+
+fn append(desk: &Desk, i: usize, file: &str, line: &str) {
+    let path = desk.cluster.at(i, &format!("logs/{file}"));
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("a log file");
+    file.write_all(line.as_bytes()).expect("a line is appended");
+}
+
+fn job(desk: &Desk, words: &[&str]) -> (bool, String) {
+    let out = desk.cluster.hydfs(2, &[&["job"], words].concat());
+    let words = [text(&out.stdout), text(&out.stderr)].concat();
+    (out.status.success(), words)
+}
+
+#[test]
+fn a_growing_directory_is_followed_and_its_job_obeys_commands() {
+    let Some(desk) = Desk::up(3, 200) else { return };
+    fs::create_dir_all(desk.cluster.at(1, "logs")).expect("a directory");
+    append(&desk, 1, "a.log", "one two\ntwo");
+    desk.write_spec(1, "words", FOLLOW);
+    desk.wait_rows("words", 1);
+    let seen = |count: usize| {
+        let all = || {
+            let output = desk.output("words");
+            let mut words: Vec<String> = output.lines().map(str::to_owned).collect();
+            words.sort();
+            words
+        };
+        let found = crate::common::poll(CALLS, || all().len() >= count);
+        assert!(found, "{count} words: {:?}", all());
+        all()
+    };
+    assert_eq!(seen(2), ["one", "two"]);
+    let began = Instant::now();
+    append(&desk, 3, "b.log", "three one\n");
+    append(&desk, 2, "a.log", "fold four\n");
+    assert_eq!(seen(5), ["four", "one", "three", "two", "twofold"]);
+    println!(
+        "two lines were readable in the output after {:?}",
+        began.elapsed()
+    );
+
+    let (good, words) = job(&desk, &["pause", "words"]);
+    assert!(good && words.contains("job words is paused"), "{words}");
+    append(&desk, 1, "a.log", "five\n");
+    let (good, words) = job(&desk, &["await", "words", "--timeout", "1"]);
+    assert!(!good && words.contains("is still paused"), "{words}");
+    assert_eq!(seen(5).len(), 5, "a paused job puts nothing out");
+    let (good, words) = job(&desk, &["resume", "words", "--json"]);
+    assert!(good && words.contains("\"status\": \"running\""), "{words}");
+    assert_eq!(seen(6).len(), 6);
+
+    let spec = sample_spec("count");
+    let local = desk.cluster.dir().join("local.toml");
+    let path = local.display().to_string();
+    fs::write(&local, spec.replace("Category", "Kategory")).expect("a local file");
+    let (good, words) = job(&desk, &["check", &path]);
+    assert!(
+        !good && words.contains("did you mean `Category`?"),
+        "{words}"
+    );
+    fs::write(&local, &spec).expect("a local file");
+    let (good, words) = job(&desk, &["check", &path]);
+    assert!(good && words.contains("is good"), "{words}");
+    desk.write_spec(3, "count", &spec);
+    let (good, words) = job(&desk, &["await", "count", "--timeout", "100"]);
+    assert!(good || words.contains("there is no job count"), "{words}");
+    desk.wait_done("count");
+
+    let (good, words) = job(&desk, &["cancel", "words"]);
+    assert!(good && words.contains("job words is cancelled"), "{words}");
+    let (_, list) = job(&desk, &["list"]);
+    assert!(
+        list.contains("words") && list.contains("cancelled"),
+        "{list}"
+    );
+    let (good, words) = job(&desk, &["show", "words"]);
+    assert!(good && words.contains("status = cancelled"), "{words}");
+    let (good, words) = job(&desk, &["logs", "nothing"]);
+    assert!(
+        !good && words.contains("there is no job nothing"),
+        "{words}"
+    );
+}
