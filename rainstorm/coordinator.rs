@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::plan::default_output;
 use crate::position::Positions;
 use crate::prepare::{SpecFile, job_name, prepare};
+use crate::receipt::receipt_path;
 use crate::seams::{Entry, Owner};
 use hydfs_types::{FileKind, Ino, JobCommand, JobId, JobPhase, Reply};
 use std::collections::{BTreeMap, BTreeSet};
@@ -216,7 +217,7 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     }
 }
 
-/// The folder of a job, without the default output of an earlier job of that name. Nothing of the new job is
+/// The folder of a job, without the receipt and the default output of an earlier job of that name. Nothing of the new job is
 /// there yet, and the old file is named by its inode: a late call removes nothing of a successor's.
 async fn make_room(
     driver: &Driver,
@@ -228,10 +229,14 @@ async fn make_room(
         .make_dir(&format!("/.jobs/{}", file.name), file.owner)
         .await?;
     let output = default_output(&file.name);
-    if outputs.any(|path| path == output)
-        && let Ok(old) = driver.storage.stat(&output).await
-    {
-        driver.storage.remove(&output, Some(old.ino)).await?;
+    let mut earlier = vec![receipt_path(&file.name)];
+    if outputs.any(|path| path == output) {
+        earlier.push(output);
+    }
+    for path in earlier {
+        if let Ok(old) = driver.storage.stat(&path).await {
+            driver.storage.remove(&path, Some(old.ino)).await?;
+        }
     }
     Ok(())
 }

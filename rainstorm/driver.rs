@@ -7,8 +7,10 @@ use crate::options::Options;
 use crate::plan::Plan;
 use crate::position::{Positions, Progress, state_prefix};
 use crate::prepare::{SpecFile, prepare};
+use crate::receipt::receipt_path;
 use crate::run::{End, Run, places};
 use crate::seams::{Cluster, Owner, Storage};
+use crate::sink::{Target, Writer};
 use crate::spec::Spec;
 use crate::worker::Worker;
 use hydfs_types::{AgreementError, Attempt, JobCommand, JobId, JobInfo, JobPhase, MemberId};
@@ -185,8 +187,21 @@ impl Driver {
                 blame: None,
             });
         }
+        let receipt = plan.receipt.then(|| {
+            Writer::new(Target {
+                storage: self.storage.clone(),
+                path: receipt_path(&info.name),
+                owner: Owner {
+                    uid: info.uid,
+                    gid: info.gid,
+                },
+                job: info.id,
+                attempt: info.attempt,
+            })
+        });
         Ok(Run {
             info: info.clone(),
+            receipt,
             plan,
             positions,
             progress,

@@ -5,10 +5,12 @@ use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::message::{Deploy, Report, Request, Response};
 use crate::position::Positions;
+use crate::receipt;
 use crate::run::{End, Run, refused};
 use futures_util::future::try_join_all;
 use hydfs_types::{
-    AgreementError, JobCommand, JobCommit, JobEpoch, JobInfo, MemberId, Reply, Seq, WriterId,
+    AgreementError, JobCommand, JobCommit, JobEpoch, JobInfo, MemberId, PAYLOAD_BYTES_MAX, Reply,
+    Seq, WriterId,
 };
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,9 +36,10 @@ impl Driver {
                 .map(|&member| self.pass(&run.info, member, barrier, &missing));
             let reports: Vec<Report> = try_join_all(asked).await?.into_iter().flatten().collect();
             let old = run.positions.clone();
-            let watermarks = run.merge(&reports);
+            let mut watermarks = run.merge(&reports);
             let done = run.positions.tasks.iter().flatten().all(|task| task.ended);
             if done || !watermarks.is_empty() || run.positions != old {
+                watermarks.extend(self.write_receipt(run, &reports).await?);
                 self.commit(run, watermarks, done).await?;
                 self.drop_old_states(run, &old);
             }
@@ -149,6 +152,34 @@ impl Driver {
                 });
             }
             time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Writes the line of the job epoch that is to be committed; returns what becomes visible with it.
+    async fn write_receipt(
+        &self,
+        run: &mut Run,
+        reports: &[Report],
+    ) -> Result<Option<(WriterId, Seq)>, End> {
+        let Some(writer) = &mut run.receipt else {
+            return Ok(None);
+        };
+        let names = self.cluster.members().into_iter().collect();
+        let mut line = receipt::line(
+            &run.info,
+            &run.plan,
+            &run.positions,
+            reports,
+            &names,
+            &run.places,
+        )?;
+        while !line.is_empty() {
+            let record = line.split_to(line.len().min(PAYLOAD_BYTES_MAX));
+            writer.append(record).await?;
+        }
+        match writer.mark() {
+            Some(mark) => Ok(Some(mark.durable().await?)),
+            None => Ok(None),
         }
     }
 

@@ -44,6 +44,12 @@ impl Exec {
         }
     }
 
+    /// SHA-256 of the executable, in hex: the name of its local copy.
+    pub fn digest(&self) -> Option<String> {
+        let name = self.program.path.file_name()?;
+        Some(name.to_string_lossy().into_owned())
+    }
+
     /// Batches run again since the last call.
     pub fn take_retries(&mut self) -> u64 {
         std::mem::take(&mut self.retries)

@@ -89,6 +89,11 @@ impl Follow {
         self.positions.values().copied().collect()
     }
 
+    /// Where a file stands.
+    pub fn position(&self, ino: Ino) -> Option<FilePosition> {
+        self.positions.get(&ino).copied()
+    }
+
     /// The inodes of its files.
     pub fn inodes(&self) -> impl Iterator<Item = Ino> {
         self.files.keys().copied()

@@ -6,6 +6,7 @@
 
 mod aggregate;
 mod attempt;
+mod audit;
 mod batch;
 mod cache;
 mod clock;
@@ -39,6 +40,7 @@ mod position;
 mod prepare;
 mod process;
 mod reader;
+mod receipt;
 mod resolve;
 mod run;
 mod sandbox;
@@ -58,6 +60,7 @@ mod task;
 mod window;
 mod worker;
 
+pub use audit::Audited;
 pub use error::{Error, Result};
 pub use legacy::legacy_spec;
 pub use options::Options;

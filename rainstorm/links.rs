@@ -12,6 +12,7 @@ use crate::key::write_key;
 use crate::message::{Push, Request, Response, TaskId};
 use crate::operator::select;
 use crate::plan::Route;
+use crate::receipt::Writes;
 use crate::sink::{Mark, Output};
 use bytes::Bytes;
 use hydfs_types::{Frame, MemberId, Service};
@@ -150,6 +151,12 @@ impl Links {
             marks.extend(output.barrier().await?);
         }
         Ok(marks)
+    }
+
+    /// What was written to each sink of the step since the last call.
+    pub fn take_writes(&mut self) -> Vec<Writes> {
+        let outputs = self.outputs.iter_mut();
+        outputs.map(|(_, output)| output.take_writes()).collect()
     }
 
     pub async fn close(self) {

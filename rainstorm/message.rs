@@ -3,6 +3,7 @@
 use crate::event_time::EventMark;
 use crate::plan::NodeId;
 use crate::position::{Positions, TaskPosition};
+use crate::receipt::{Reads, Writes};
 use hydfs_types::{Attempt, JobId, JobInfo, MemberId, Seq, WriterId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -110,6 +111,11 @@ pub struct Report {
     pub watermarks: Vec<(WriterId, Seq)>,
     /// Since its report before.
     pub counters: Counters,
+    /// Since its report before: what it read, and what it wrote to each of its step's sinks.
+    pub reads: Vec<Reads>,
+    pub writes: Vec<Writes>,
+    /// SHA-256 of its executable.
+    pub program: Option<String>,
 }
 
 /// Work of a task.

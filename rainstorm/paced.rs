@@ -11,6 +11,9 @@ use crate::json_lines;
 use crate::message::{Counters, TaskId};
 use crate::position::TaskPosition;
 use crate::reader::Reader;
+use crate::receipt::Reads;
+use hydfs_types::Ino;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -32,6 +35,8 @@ pub struct Paced {
     bytes_max: u64,
     /// The file that was read last: its number, or its inode.
     file: u64,
+    /// What was read since the last barrier: of the whole source, or by file.
+    reads: BTreeMap<Option<Ino>, Reads>,
 }
 
 enum From {
@@ -84,6 +89,7 @@ impl Paced {
             bytes: 0,
             bytes_max: context.options.uncommitted_bytes_max,
             file: 0,
+            reads: BTreeMap::new(),
         })
     }
 
@@ -93,6 +99,13 @@ impl Paced {
             From::Whole(reader) => position.chunk = reader.position(),
             From::Growing(follow) => position.files = follow.positions(),
         }
+    }
+
+    /// What was read since the last call.
+    pub fn take_reads(&mut self) -> Vec<Reads> {
+        let mut reads: Vec<Reads> = std::mem::take(&mut self.reads).into_values().collect();
+        reads.retain(|reads| reads.to > reads.from);
+        reads
     }
 
     /// Lines, or a barrier.
@@ -137,11 +150,28 @@ impl Paced {
         match &mut self.reader {
             From::Whole(reader) => {
                 self.file = reader.file() as u64;
-                reader.next().await
+                let from = reader.position();
+                let batch = reader.next().await?;
+                let reads = self.reads.entry(None);
+                let reads = reads.or_insert_with(|| Reads::begin(None, 0, from));
+                reads.to = reader.position();
+                if let Some(batch) = &batch {
+                    reads.add(reader.position(), batch);
+                }
+                Ok(batch)
             }
             From::Growing(follow) => {
                 if let Some((ino, batch)) = follow.next().await? {
                     self.file = ino.0;
+                    if let Some(position) = follow.position(ino) {
+                        let len = batch.bytes().len() as u64 + 1;
+                        let from = position.at - len;
+                        let reads = self
+                            .reads
+                            .entry(Some(ino))
+                            .or_insert_with(|| Reads::begin(Some(ino), position.generation, from));
+                        reads.add(position.at, &batch);
+                    }
                     return Ok(Some(batch));
                 }
                 let mut until = follow.look_at();
@@ -180,8 +210,7 @@ impl Paced {
                 }
             }
             From::Growing(follow) => {
-                let files: std::collections::BTreeSet<u64> =
-                    follow.inodes().map(|ino| ino.0).collect();
+                let files: BTreeSet<u64> = follow.inodes().map(|ino| ino.0).collect();
                 clock.keep(|file| files.contains(&file));
                 files.into_iter().for_each(|file| clock.expect(file));
                 clock.mark(true)

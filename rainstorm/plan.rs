@@ -159,6 +159,7 @@ pub struct Step {
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub epoch_ms: u64,
+    pub receipt: bool,
     pub sources: Vec<SourcePlan>,
     pub steps: Vec<Step>,
 }

@@ -7,6 +7,7 @@ use crate::plan::{
     ClockPlan, Input, Lookup, Next, NodeId, Op, Pinned, Plan, Route, SinkPlan, SourcePlan, Step,
     default_output,
 };
+use crate::receipt::receipt_path;
 use crate::spec::{
     AggregateSpec, Format, From, LookupSpec, OpSpec, Partition, SinkSpec, Spec, StageSpec,
 };
@@ -96,6 +97,7 @@ impl Plan {
         builder.sinks(name)?;
         Ok(Self {
             epoch_ms: spec.epoch_ms,
+            receipt: spec.receipt,
             sources: plans,
             steps: builder.steps,
         })
@@ -438,6 +440,7 @@ impl<'a> Builder<'a> {
     fn sinks(&mut self, name: &str) -> Result<(), Fault> {
         let mut taken: BTreeSet<String> =
             self.spec.sources.iter().map(|s| s.path.clone()).collect();
+        taken.insert(receipt_path(name));
         for sink in &self.spec.sinks {
             let path = sink.path.clone().unwrap_or_else(|| default_output(name));
             if !taken.insert(path.clone()) {

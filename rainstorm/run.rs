@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::message::{Report, Response};
 use crate::plan::{Input, Pinned, Plan};
 use crate::position::{Positions, Progress};
+use crate::sink::Writer;
 use hydfs_types::{JobId, JobInfo, MemberId, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +41,8 @@ pub struct Run {
     pub places: Vec<Vec<MemberId>>,
     /// What has been committed of each writer.
     pub watermarks: BTreeMap<WriterId, Seq>,
+    /// Of the receipt, where there is one.
+    pub receipt: Option<Writer>,
 }
 
 impl Run {

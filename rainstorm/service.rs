@@ -1,9 +1,10 @@
 //! RainStorm on one member: what the node starts, feeds and stops.
 
 use crate::attempt::frame;
+use crate::audit::{self, Audited};
 use crate::coordinator;
 use crate::driver::Driver;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::{Request, Response};
 use crate::options::Options;
 use crate::prepare;
@@ -86,6 +87,17 @@ impl Rainstorm {
         prepare::check(&*self.storage, &self.options, path, (name, owner), text)
             .await
             .map(drop)
+    }
+
+    /// Checks the last job of this name against its receipt, as far as it has committed: reads all its input and output
+    /// again. `Error::Job` says what does not hold.
+    pub async fn audit(&self, name: &str) -> Result<Audited> {
+        let jobs = self.cluster.jobs().into_iter();
+        let job = jobs.filter(|job| job.name == name).max_by_key(|job| job.id);
+        let Some(job) = job else {
+            return Err(Error::Job(format!("there is no job {name}")));
+        };
+        audit::audit(&self.storage, &job).await
     }
 
     /// A file in `/.jobs` or a job's `control` was closed after writing, or renamed there, on this member. Never waits.

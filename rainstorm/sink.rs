@@ -3,6 +3,7 @@
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::receipt::Writes;
 use crate::seams::{Owner, Sink, Storage};
 use bytes::Bytes;
 use hydfs_types::{Attempt, JobId, PAYLOAD_BYTES_MAX, Seq, WriterId};
@@ -100,6 +101,8 @@ pub struct Output {
     buffer: Vec<u8>,
     /// No other task writes this file for the job: a line may span records.
     alone: bool,
+    /// Taken since the last `take_writes`.
+    writes: Writes,
 }
 
 impl Output {
@@ -108,7 +111,13 @@ impl Output {
             writer: Writer::new(target),
             buffer: Vec::new(),
             alone,
+            writes: Writes::default(),
         }
+    }
+
+    /// What was written since the last call.
+    pub fn take_writes(&mut self) -> Writes {
+        std::mem::take(&mut self.writes)
     }
 
     /// Makes the file even if nothing is ever written.
@@ -118,6 +127,7 @@ impl Output {
 
     /// Takes lines.
     pub async fn write(&mut self, batch: &Batch) -> Result<()> {
+        batch.lines().for_each(|line| self.writes.add(line));
         let bytes = batch.bytes();
         if self.buffer.len() + bytes.len() < PAYLOAD_BYTES_MAX {
             self.buffer.extend_from_slice(bytes);

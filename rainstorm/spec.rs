@@ -21,6 +21,8 @@ pub const PARTS_MAX: usize = 16;
 pub struct Spec {
     /// Milliseconds between two barriers.
     pub epoch_ms: u64,
+    /// A line of the receipt is written with each job epoch.
+    pub receipt: bool,
     pub sources: Vec<SourceSpec>,
     pub stages: Vec<StageSpec>,
     pub sinks: Vec<SinkSpec>,
@@ -254,8 +256,10 @@ impl Spec {
             ));
         }
         table.int("version", 1, 1, 1)?;
+        let (epoch_ms, receipt) = job(&table)?;
         let spec = Self {
-            epoch_ms: job(&table)?,
+            epoch_ms,
+            receipt,
             sources: parts(&table, "source", source)?,
             stages: parts(&table, "stage", stage)?,
             sinks: parts(&table, "sink", sink)?,
@@ -278,11 +282,12 @@ impl Spec {
     }
 }
 
-fn job(table: &Table<'_>) -> Result<u64, Fault> {
+/// Milliseconds of a job epoch, and whether there is a receipt.
+fn job(table: &Table<'_>) -> Result<(u64, bool), Fault> {
     let Some(node) = table.get("job") else {
-        return Ok(50);
+        return Ok((50, true));
     };
-    let job = Table::of(node, "[job]", &["epoch_ms", "on_error"])?;
+    let job = Table::of(node, "[job]", &["epoch_ms", "on_error", "receipt"])?;
     if let Some((word, at)) = job.text("on_error")?
         && word != "fail"
     {
@@ -292,7 +297,8 @@ fn job(table: &Table<'_>) -> Result<u64, Fault> {
             "the only choice so far is \"fail\"",
         ));
     }
-    Ok(job.int("epoch_ms", 50, 5, 60_000)? as u64)
+    let receipt = job.get("receipt").is_none() || job.flag("receipt")?;
+    Ok((job.int("epoch_ms", 50, 5, 60_000)? as u64, receipt))
 }
 
 fn parts<T>(

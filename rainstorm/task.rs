@@ -14,6 +14,7 @@ use crate::paced::Paced;
 use crate::plan::{Input, NodeId, Op};
 use crate::position::TaskPosition;
 use crate::process::Program;
+use crate::receipt::Reads;
 use crate::sink::Mark;
 use crate::state_log::{self, StateLog};
 use crate::{cache, sandbox};
@@ -83,10 +84,12 @@ impl Task {
                         false => self.operator.barrier(mark.at(), &mut out)?,
                     }
                     self.pass(&mut out).await?;
-                    if let In::Source(paced) = &input {
+                    let mut reads = Vec::new();
+                    if let In::Source(paced) = &mut input {
                         paced.save(&mut self.position);
+                        reads = paced.take_reads();
                     }
-                    let concluded = self.barrier(id, last, mark).await?;
+                    let concluded = self.barrier((id, last, mark), reads).await?;
                     if last {
                         concluded.await?;
                         self.links.close().await;
@@ -114,9 +117,8 @@ impl Task {
     /// Saves and passes the barrier on; what is returned reports it once everything is durable.
     async fn barrier(
         &mut self,
-        id: u64,
-        last: bool,
-        mark: EventMark,
+        (id, last, mark): (u64, bool, EventMark),
+        reads: Vec<Reads>,
     ) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
         let mut marks = self.links.barrier(id, last, mark).await?;
         if last {
@@ -145,6 +147,12 @@ impl Task {
             position: self.position.clone(),
             watermarks: Vec::new(),
             counters,
+            reads,
+            writes: self.links.take_writes(),
+            program: match &self.operator {
+                Operator::Exec(exec) => exec.digest(),
+                _ => None,
+            },
         };
         Ok(conclude(self.context.clone(), id, report, marks))
     }

@@ -1,0 +1,205 @@
+//! The receipt: one line of JSON for each committed job epoch, in `/.jobs/NAME/receipt`. It says what was read, with
+//! checksums, what was put out, and who did it. A line is appended by a transactional writer that the same commit
+//! makes visible: there is one for each job epoch, or none.
+//!
+//! Checksums are CRC-32C. That of an output is the sum over its lines, because tasks write one file in no order.
+
+use crate::error::{Error, Result};
+use crate::message::{Report, TaskId};
+use crate::plan::{Input, Plan};
+use crate::position::Positions;
+use crate::seams::Source;
+use hydfs_types::{Ino, JobInfo, MemberId};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The receipt of a job.
+pub fn receipt_path(name: &str) -> String {
+    format!("/.jobs/{name}/receipt")
+}
+
+/// What a task read of one file or source since its barrier before, with the checksum of the lines in that order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reads {
+    /// Of a followed source: the file, and byte offsets. Of another: chunk numbers, in steps of the stage's tasks.
+    pub file: Option<Ino>,
+    /// The file's generation when reading it began; 0 where `file` is not named.
+    pub generation: u64,
+    pub from: u64,
+    pub to: u64,
+    pub lines: u64,
+    pub bytes: u64,
+    pub crc: u32,
+}
+
+impl Reads {
+    /// Nothing, from there on.
+    pub fn begin(file: Option<Ino>, generation: u64, from: u64) -> Self {
+        Self {
+            file,
+            generation,
+            from,
+            to: from,
+            lines: 0,
+            bytes: 0,
+            crc: 0,
+        }
+    }
+
+    /// Takes in lines up to `to`; each counts with its line end.
+    pub fn add(&mut self, to: u64, lines: &crate::batch::Batch) {
+        self.to = to;
+        self.lines += lines.count() as u64;
+        self.bytes += lines.bytes().len() as u64 + 1;
+        self.crc = crc32c::crc32c_append(self.crc, lines.bytes());
+        self.crc = crc32c::crc32c_append(self.crc, b"\n");
+    }
+}
+
+/// What was written to one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Writes {
+    pub lines: u64,
+    pub bytes: u64,
+    /// Of the checksums of all lines.
+    pub sum: u64,
+}
+
+impl Writes {
+    /// Takes in a line; it counts with its line end.
+    pub fn add(&mut self, line: &[u8]) {
+        self.lines += 1;
+        self.bytes += line.len() as u64 + 1;
+        self.sum = self.sum.wrapping_add(crc32c::crc32c(line).into());
+    }
+
+    /// Both together.
+    pub fn join(&mut self, other: Self) {
+        self.lines += other.lines;
+        self.bytes += other.bytes;
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
+}
+
+/// A line of the receipt.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Line {
+    pub epoch: u64,
+    pub attempt: u64,
+    /// The names of members with tasks.
+    pub members: Vec<String>,
+    pub inputs: Vec<InputLine>,
+    pub outputs: BTreeMap<String, Writes>,
+    /// SHA-256 of the executable of each stage that has one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub operators: BTreeMap<String, String>,
+    /// In the first line: what the sources were, and how they were cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin: Option<Begin>,
+}
+
+/// What one task read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InputLine {
+    /// Number of the source in the spec, from 0.
+    pub source: usize,
+    /// The stage that reads it.
+    pub node: u16,
+    pub task: u32,
+    #[serde(flatten)]
+    pub reads: Reads,
+}
+
+/// What a job begins with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Begin {
+    pub job: String,
+    pub chunk_bytes: u32,
+    pub sources: Vec<Vec<FileLine>>,
+    /// Tasks of each stage.
+    pub tasks: Vec<u32>,
+}
+
+/// A pinned file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FileLine {
+    pub path: String,
+    #[serde(flatten)]
+    pub source: Source,
+    pub data_at: u64,
+}
+
+/// The line of a job epoch.
+pub fn line(
+    info: &JobInfo,
+    plan: &Plan,
+    positions: &Positions,
+    reports: &[Report],
+    names: &BTreeMap<MemberId, String>,
+    places: &[Vec<MemberId>],
+) -> Result<bytes::Bytes> {
+    let running: BTreeSet<&MemberId> = places.iter().flatten().collect();
+    let members = running
+        .into_iter()
+        .map(|member| {
+            names
+                .get(member)
+                .cloned()
+                .unwrap_or_else(|| member.to_string())
+        })
+        .collect();
+    let mut line = Line {
+        epoch: info.epoch.0 + 1,
+        attempt: info.attempt.0.into(),
+        members,
+        inputs: Vec::new(),
+        outputs: BTreeMap::new(),
+        operators: BTreeMap::new(),
+        begin: (info.epoch.0 == 0).then(|| begin(info, plan, positions)),
+    };
+    for report in reports {
+        let TaskId { node, task } = report.id;
+        let step = &plan.steps[node as usize];
+        if let Input::Source(source) = step.input {
+            line.inputs
+                .extend(report.reads.iter().map(|reads| InputLine {
+                    source,
+                    node,
+                    task,
+                    reads: reads.clone(),
+                }));
+        }
+        for (sink, writes) in step.sinks.iter().zip(&report.writes) {
+            if writes.lines > 0 {
+                line.outputs
+                    .entry(sink.path.clone())
+                    .or_default()
+                    .join(*writes);
+            }
+        }
+        if let Some(program) = &report.program {
+            line.operators.insert(step.name.clone(), program.clone());
+        }
+    }
+    let mut text = serde_json::to_vec(&line)
+        .map_err(|error| Error::Attempt(format!("the receipt cannot be written: {error}")))?;
+    text.push(b'\n');
+    Ok(text.into())
+}
+
+fn begin(info: &JobInfo, plan: &Plan, positions: &Positions) -> Begin {
+    let files = |pinned: &crate::plan::Pinned| {
+        let line = |file: &crate::plan::PinnedFile| FileLine {
+            path: file.path.clone(),
+            source: file.source.clone(),
+            data_at: file.data_at,
+        };
+        pinned.files.iter().map(line).collect()
+    };
+    Begin {
+        job: info.id.to_string(),
+        chunk_bytes: positions.chunk_bytes,
+        sources: positions.sources.iter().map(files).collect(),
+        tasks: plan.steps.iter().map(|step| step.tasks).collect(),
+    }
+}

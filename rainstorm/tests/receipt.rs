@@ -1,0 +1,137 @@
+//! A job's receipt says what came from what; an audit finds out where that does not hold.
+#![allow(clippy::unwrap_used)]
+
+mod data;
+mod world;
+
+use data::{COUNT, FILTER, exec_job, filtered, numbers, signs};
+use hydfs_types::MemberId;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::time::sleep;
+use world::World;
+
+async fn audit(world: &World, name: &str) -> rainstorm::Result<rainstorm::Audited> {
+    let rain = world.rain(world.alive()[0]).unwrap();
+    rain.audit(name).await
+}
+
+async fn fails(world: &World, name: &str, why: &str) {
+    let error = audit(world, name).await.unwrap_err().to_string();
+    assert!(error.contains(why), "{error}");
+}
+
+async fn killed_filter() -> (Arc<World>, String) {
+    let world = World::start(4, |options| {
+        options.chunk_bytes = 4 << 10;
+        options.uncommitted_bytes_max = 16 << 10;
+    })
+    .await;
+    let input = signs(30_000);
+    world.write("/data/signs.csv", input.as_bytes(), 0);
+    world.knobs.failed_appends.store(5, Relaxed);
+    world.spec("filter.toml", FILTER, 0);
+    world.spec("count.toml", COUNT, 0);
+    for _ in 0..4 {
+        sleep(Duration::from_millis(60)).await;
+        let victim = MemberId(1 + world.random(4));
+        world.kill(victim).await;
+        world.revive(victim);
+    }
+    world.knobs.failed_appends.store(0, Relaxed);
+    world.done("filter").await;
+    world.done("count").await;
+    (world, input)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_receipt_of_a_job_that_was_hit_tiles_its_input_and_an_audit_notices_changes() {
+    let (world, input) = killed_filter().await;
+    let job = world.job("filter").unwrap();
+    let audited = audit(&world, "filter").await.unwrap();
+    assert_eq!(audited.epochs, job.epoch.0);
+    assert_eq!(audited.lines_in, 30_000);
+    assert_eq!(audited.lines_out as usize, filtered(&input).len());
+    assert_eq!(audit(&world, "count").await.unwrap().lines_in, 30_000);
+    world.check();
+
+    let (output, receipt) = ("/.jobs/filter/output", "/.jobs/filter/receipt");
+    let (good, lines) = (world.read(output).unwrap(), world.read(receipt).unwrap());
+    let text = String::from_utf8(good.clone()).unwrap();
+    let mut other = text.clone().into_bytes();
+    other[0] ^= 1;
+    world.write(output, &other, 0);
+    fails(&world, "filter", "/.jobs/filter/output holds").await;
+    world.write(output, &good[..good.len() - 1], 0);
+    fails(&world, "filter", "something else wrote there").await;
+    world.write(output, &good, 0);
+    let lines = String::from_utf8(lines).unwrap();
+    let without: String = lines
+        .lines()
+        .take(1)
+        .chain(lines.lines().skip(2))
+        .map(|l| format!("{l}\n"))
+        .collect();
+    world.write(receipt, without.as_bytes(), 0);
+    fails(&world, "filter", "goes on with job epoch 3 after 1").await;
+    let short: String = lines.lines().take(2).map(|l| format!("{l}\n")).collect();
+    world.write(receipt, short.as_bytes(), 0);
+    fails(&world, "filter", "has 2 lines for").await;
+    let shifted = lines.replacen("\"from\":0,", "\"from\":3,", 1);
+    assert_ne!(shifted, lines);
+    world.write(receipt, shifted.as_bytes(), 0);
+    fails(&world, "filter", "but 0 was next").await;
+    world.write(receipt, lines.as_bytes(), 0);
+    assert_eq!(audit(&world, "filter").await.unwrap(), audited);
+    world.write(
+        "/data/signs.csv",
+        input.replace("Yield", "YIELD").as_bytes(),
+        0,
+    );
+    assert!(
+        audit(&world, "filter")
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("changed")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn followed_files_and_executables_are_in_the_receipt() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/in", &numbers(100), 0);
+    world.write("/bin/cat", b"#!/bin/sh\nexec cat\n", 0);
+    let exec = exec_job("path = \"/bin/cat\", contract = \"batch\"", 2);
+    let follow = exec.replace("path = \"/in\"", "path = \"/in\"\nfollow = true");
+    world.spec("follow.toml", &follow, 0);
+    let whole = |rows: u64| {
+        let world = world.clone();
+        async move {
+            let progress = |job: &hydfs_types::JobInfo| rainstorm::progress(job);
+            let enough =
+                |job: &hydfs_types::JobInfo| progress(job).is_some_and(|p| p.rows_out == rows);
+            world.until("follow", 20, enough).await;
+        }
+    };
+    whole(100).await;
+    world.extend("/in", b"more\nand more\npart");
+    whole(102).await;
+    let audited = audit(&world, "follow").await.unwrap();
+    assert_eq!((audited.lines_in, audited.lines_out), (102, 102));
+    let receipt = String::from_utf8(world.read("/.jobs/follow/receipt").unwrap()).unwrap();
+    assert!(receipt.contains("\"operators\":{\"op\":\""), "{receipt}");
+    assert!(
+        receipt.contains("\"members\":[\"vm1\",\"vm2\"]"),
+        "{receipt}"
+    );
+    world.spec(
+        "none.toml",
+        &exec.replace("version = 1\n", "version = 1\n[job]\nreceipt = false\n"),
+        0,
+    );
+    world.done("none").await;
+    assert_eq!(world.read("/.jobs/none/receipt"), None);
+    world.check();
+}
