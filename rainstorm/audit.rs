@@ -18,7 +18,7 @@ const RECEIPT_BYTES_MAX: usize = 256 << 20;
 const PIECE_BYTES: u64 = 1 << 20;
 
 /// What an audit went through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Audited {
     pub epochs: u64,
     pub lines_in: u64,

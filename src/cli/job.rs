@@ -40,6 +40,8 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u64>,
     },
+    /// Check what a job read and put out against its receipt
+    Audit { name: String },
     /// Print a job's log
     Logs { name: String },
 }
@@ -91,6 +93,12 @@ pub async fn run(client: &mut Client, command: Command, json: bool) -> Result<()
                     return Err(Failure::new(format!("job {name} is {other}: {message}")));
                 }
             }
+        }
+        Command::Audit { name } => {
+            let text = client.audit_job(&name).await?;
+            let audited = serde_json::from_str(&text)
+                .map_err(|error| Failure::new(format!("unexpected answer: {error}")))?;
+            show::audited(json, &name, &audited);
         }
         Command::Logs { name } => {
             status(client, &name).await?;

@@ -239,6 +239,21 @@ pub fn job_is(json: bool, status: &Value) {
     });
 }
 
+/// A job that holds against its receipt.
+pub fn audited(json: bool, name: &str, audited: &Value) {
+    show(json, audited, || {
+        let number = |key: &str| audited[key].to_string();
+        format!(
+            "job {name} holds: {} job epochs, {} lines ({} bytes) read, {} lines ({} bytes) put out",
+            number("epochs"),
+            number("lines_in"),
+            number("bytes_in"),
+            number("lines_out"),
+            number("bytes_out")
+        )
+    });
+}
+
 /// A job's log.
 pub fn log(json: bool, log: &str) {
     let lines: Vec<&str> = log.lines().collect();

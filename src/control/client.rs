@@ -72,6 +72,11 @@ impl Client {
         ask!(self, Request::CheckJob { path, spec }, Response::Done => ())
     }
 
+    pub async fn audit_job(&mut self, name: &str) -> Result<String, Error> {
+        let name = name.to_owned();
+        ask!(self, Request::AuditJob { name }, Response::Text(text) => text)
+    }
+
     pub async fn merge(&mut self, path: &str) -> Result<Merged, Error> {
         ask!(self, Request::Merge { path: path.to_owned() }, Response::Merged(merged) => merged)
     }

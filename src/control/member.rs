@@ -51,6 +51,12 @@ pub trait Member: Send + Sync + 'static {
         Box::pin(async { Err(Error::new(Kind::NotSupported, why)) })
     }
 
+    /// Checks a job against its receipt; answers with counts as JSON.
+    fn audit_job(&self, name: String) -> BoxFuture<'_, Result<String, Error>> {
+        let why = format!("{name}: this member runs no jobs");
+        Box::pin(async { Err(Error::new(Kind::NotSupported, why)) })
+    }
+
     /// Makes everything acknowledged before this call readable, in agreed order.
     fn merge(&self, caller: Caller, path: String) -> BoxFuture<'_, Result<Merged, Error>> {
         let fs = self.files();

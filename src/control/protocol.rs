@@ -78,6 +78,10 @@ pub enum Request {
         path: String,
         spec: String,
     },
+    /// Does a job hold against its receipt? `Text`: JSON.
+    AuditJob {
+        name: String,
+    },
 }
 
 /// An answer.

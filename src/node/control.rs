@@ -1,7 +1,7 @@
 //! What a person sees of a member: the tree below `.cluster`, and the answers of the control socket. All of it from the
 //! local state; only `locate` and `read_replica` ask other members, because they tell what *is*, not what should be.
 
-use crate::member::Member;
+use crate::{member::Member, streaming::Streaming};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_control::{
@@ -696,6 +696,14 @@ fn replica_row(
     })
 }
 
+impl Door {
+    fn streaming(&self) -> Result<Arc<Streaming>, Error> {
+        let why = "this member does not run jobs yet: try again in a moment";
+        let streaming = self.0.streaming.get().cloned();
+        streaming.ok_or_else(|| Error::new(Kind::Busy, why))
+    }
+}
+
 impl Controlled for Door {
     fn files(&self) -> Arc<dyn FileSystem> {
         Arc::new(Mounted(self.0.volume.clone()))
@@ -763,13 +771,12 @@ impl Controlled for Door {
         path: String,
         spec: String,
     ) -> BoxFuture<'_, Result<(), Error>> {
-        let streaming = self.0.streaming.get().cloned();
-        Box::pin(async move {
-            let Some(streaming) = streaming else {
-                let why = "this member does not run jobs yet: try again in a moment";
-                return Err(Error::new(Kind::Busy, why));
-            };
-            streaming.check(caller.uid, caller.gid, &path, spec).await
-        })
+        let streaming = self.streaming();
+        Box::pin(async move { streaming?.check(caller.uid, caller.gid, &path, spec).await })
+    }
+
+    fn audit_job(&self, name: String) -> BoxFuture<'_, Result<String, Error>> {
+        let streaming = self.streaming();
+        Box::pin(async move { streaming?.audit(name).await })
     }
 }

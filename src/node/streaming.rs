@@ -27,6 +27,8 @@ use tokio::{runtime, sync::watch};
 
 /// Longest wait of a storage call.
 const CALL: Duration = Duration::from_secs(29);
+/// Longest audit of a job: a little less than the command line waits.
+const AUDIT: Duration = Duration::from_secs(110);
 /// Threads that tasks compute on.
 const THREADS: usize = 2;
 
@@ -121,17 +123,43 @@ impl Streaming {
         use hydfs_control::{Error, Kind};
         let checked = self.rainstorm.check(path, Owner { uid, gid }, spec);
         match tokio::time::timeout(CALL, checked).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error @ (rainstorm::Error::Spec(_) | rainstorm::Error::Job(_)))) => {
-                Err(Error::new(Kind::Invalid, error.to_string()))
-            }
-            Ok(Err(error)) => Err(Error::new(Kind::Unreachable, error.to_string())),
+            Ok(checked) => checked.map_err(|error| of_job(&error)),
             Err(_) => {
                 let why = format!(
                     "{path}: the sources cannot be looked at in {CALL:?}: see `hydfs status`"
                 );
                 Err(Error::new(Kind::TimedOut, why))
             }
+        }
+    }
+
+    /// Checks a job against its receipt; what it went through, as JSON.
+    pub async fn audit(&self, name: String) -> Result<String, hydfs_control::Error> {
+        use hydfs_control::{Error, Kind};
+        let rainstorm = self.rainstorm.clone();
+        // Checksums of all input and output are not for the core thread.
+        let audit = {
+            let runtime = self.runtime();
+            let Some(runtime) = runtime.as_ref() else {
+                return Err(Error::new(Kind::Busy, "this member is stopping"));
+            };
+            let name = name.clone();
+            runtime.spawn(async move { tokio::time::timeout(AUDIT, rainstorm.audit(&name)).await })
+        };
+        match audit.await {
+            Ok(Ok(Ok(audited))) => serde_json::to_string(&audited)
+                .map_err(|error| Error::new(Kind::Io, error.to_string())),
+            Ok(Ok(Err(error))) => Err(of_job(&error)),
+            Ok(Err(_)) => {
+                let why = format!(
+                    "job {name} is too large to be audited in {AUDIT:?} now: try again when less runs"
+                );
+                Err(Error::new(Kind::TimedOut, why))
+            }
+            Err(error) => Err(Error::new(
+                Kind::Io,
+                format!("the audit broke off: {error}"),
+            )),
         }
     }
 
@@ -649,6 +677,16 @@ async fn read(volume: &Volume, source: &Source, offset: u64, len: u32) -> Storag
         return Err(StorageError::Changed(name()));
     }
     Ok(bytes)
+}
+
+fn of_job(error: &rainstorm::Error) -> hydfs_control::Error {
+    use hydfs_control::{Error, Kind};
+    let kind = match error {
+        rainstorm::Error::Spec(_) | rainstorm::Error::Job(_) => Kind::Invalid,
+        rainstorm::Error::Storage(error) if !error.is_temporary() => Kind::Invalid,
+        _ => Kind::Unreachable,
+    };
+    Error::new(kind, error.to_string())
 }
 
 fn of_data(error: hydfs_data::DataError) -> StorageError {

@@ -85,8 +85,13 @@ fn a_growing_directory_is_followed_and_its_job_obeys_commands() {
     assert!(good || words.contains("there is no job count"), "{words}");
     desk.wait_done("count");
 
+    let (good, words) = job(&desk, &["audit", "count"]);
+    assert!(good && words.contains("200 lines ("), "{words}");
+
     let (good, words) = job(&desk, &["cancel", "words"]);
     assert!(good && words.contains("job words is cancelled"), "{words}");
+    let (good, words) = job(&desk, &["audit", "words"]);
+    assert!(good && words.contains("job words holds"), "{words}");
     let (_, list) = job(&desk, &["list"]);
     assert!(
         list.contains("words") && list.contains("cancelled"),
