@@ -1,8 +1,8 @@
 //! Executables as operators: how they get their lines and give theirs back (`docs/JOBS.md`, "Executables").
 //!
 //! What a process wrote for a batch is passed on only once the batch is done, so that running a batch again
-//! after a crash never doubles a line. A batch that fails is run again three times, then the job fails with the
-//! operator's last words (fault R4).
+//! after a crash never doubles a line. A batch that fails is run again, `max_attempts` times in all; then the job fails
+//! with the operator's last words (fault R4), or the lines at fault become dead letters.
 
 use crate::batch::{Batch, LINE_BYTES_MAX, Lines};
 use crate::error::{Error, Result};
@@ -10,11 +10,14 @@ use crate::process::{Program, Running};
 use crate::spec::{Contract, ExecSpec};
 use bytes::Bytes;
 use memchr::{memchr, memchr_iter};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time;
 
-/// Runs of a batch, the first included.
-const RUNS: u32 = 4;
+/// Most runs that look for the lines on which an executable fails, for each batch.
+const ISOLATING_RUNS_MAX: u32 = 64;
 /// Most bytes of lines in one argument (the kernel's limit is 128 KiB).
 const ARGUMENT_BYTES_MAX: usize = 96 << 10;
 /// Output of an operator is passed on in batches of about this size.
@@ -30,17 +33,26 @@ pub struct Exec {
     running: Option<Running>,
     batches: u64,
     retries: u64,
+    /// Where lines go on which it fails; `None` if the job fails then.
+    dead: Option<Vec<Dead>>,
+}
+
+/// A line on which an executable failed, and how.
+pub struct Dead {
+    pub line: Bytes,
+    pub why: Arc<str>,
 }
 
 impl Exec {
     /// An operator that runs `program` as `spec` says.
-    pub fn new(spec: ExecSpec, program: Program) -> Self {
+    pub fn new(spec: ExecSpec, program: Program, dead_letters: bool) -> Self {
         Self {
             spec,
             program,
             running: None,
             batches: 0,
             retries: 0,
+            dead: dead_letters.then(Vec::new),
         }
     }
 
@@ -55,11 +67,79 @@ impl Exec {
         std::mem::take(&mut self.retries)
     }
 
+    /// Lines on which it failed since the last call.
+    pub fn take_dead(&mut self) -> Vec<Dead> {
+        self.dead.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Works on a batch.
     pub async fn apply(&mut self, batch: &Batch, out: &mut Vec<Batch>) -> Result<()> {
         self.check(batch)?;
+        let runs = self.spec.max_attempts;
+        match self.attempt(batch, runs).await {
+            Ok(text) => split(text, out),
+            Err(why) if self.dead.is_some() => self.isolate(batch, why, out).await,
+            Err(why) => {
+                let remedy = "mend the operator and save the spec again";
+                Err(Error::Job(format!(
+                    "operator {} failed {runs} times on one batch: {why}; {remedy}",
+                    self.spec.path
+                )))
+            }
+        }
+    }
+
+    /// Runs a batch that failed in halves, to find the lines at fault. The others keep their order.
+    async fn isolate(&mut self, batch: &Batch, why: String, out: &mut Vec<Batch>) -> Result<()> {
+        let mut runs = 0;
+        // What is left, in order; with why it failed, if it did already.
+        let mut left: VecDeque<(Range<usize>, Option<String>)> =
+            VecDeque::from([(0..batch.count(), Some(why))]);
+        while let Some((range, failed)) = left.pop_front() {
+            let why = match failed {
+                Some(why) => why,
+                None => {
+                    let mut lines = Lines::default();
+                    lines.push_run(batch, range.clone());
+                    let Some(part) = lines.take() else { continue };
+                    runs += 1;
+                    match self.attempt(&part, 1).await {
+                        Ok(text) => {
+                            split(text, out)?;
+                            continue;
+                        }
+                        Err(why) => why,
+                    }
+                }
+            };
+            if range.len() > 1 && runs < ISOLATING_RUNS_MAX {
+                let middle = range.start + range.len() / 2;
+                left.push_front((middle..range.end, None));
+                left.push_front((range.start..middle, None));
+                continue;
+            }
+            tracing::warn!(
+                operator = self.spec.path,
+                lines = range.len(),
+                why,
+                "dead letters"
+            );
+            let why: Arc<str> = why.into();
+            let dead = range.map(|at| Dead {
+                line: batch.bytes().slice(batch.range(at)),
+                why: why.clone(),
+            });
+            if let Some(all) = &mut self.dead {
+                all.extend(dead);
+            }
+        }
+        Ok(())
+    }
+
+    /// What it wrote for a batch, or why it failed for the last of so many times.
+    async fn attempt(&mut self, batch: &Batch, runs: u32) -> Result<Bytes, String> {
         let mut why = String::new();
-        for run in 0..RUNS {
+        for run in 0..runs {
             if run > 0 {
                 self.retries += 1;
                 tracing::warn!(
@@ -68,12 +148,12 @@ impl Exec {
                     why,
                     "operator failed, its batch is run again"
                 );
-                time::sleep(Duration::from_millis(50 << run)).await;
+                time::sleep(Duration::from_millis(50 << run.min(6))).await;
             }
             self.batches += 1;
             let limit = Duration::from_millis(self.spec.timeout_ms);
             match time::timeout(limit, self.run(batch)).await {
-                Ok(Ok(text)) => return split(text, out),
+                Ok(Ok(text)) => return Ok(text),
                 Ok(Err(error)) => why = error,
                 Err(_) => {
                     why = format!(
@@ -86,11 +166,7 @@ impl Exec {
                 why = running.last_words(why).await;
             }
         }
-        let remedy = "mend the operator and save the spec again";
-        Err(Error::Job(format!(
-            "operator {} failed {RUNS} times on one batch: {why}; {remedy}",
-            self.spec.path
-        )))
+        Err(why)
     }
 
     fn check(&self, batch: &Batch) -> Result<()> {

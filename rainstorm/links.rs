@@ -7,6 +7,7 @@ use crate::attempt::Context;
 use crate::batch::{BATCH_BYTES, Batch, LINE_BYTES_MAX, Lines};
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
+use crate::exec::Dead;
 use crate::inbox::{Inbox, Item, Offer, window};
 use crate::key::write_key;
 use crate::message::{Push, Request, Response, TaskId};
@@ -23,6 +24,8 @@ use tokio::time::{self, Instant};
 
 /// Deadline of one push; the receiver answers `Full` well before it.
 const PUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// What a dead letter shows of its line: a JSON string of it always fits into a record.
+const DEAD_LINE_BYTES: usize = 128 << 10;
 /// A peer that gives no sign of life for so long fails the attempt.
 const PEER_SILENCE: Duration = Duration::from_secs(8);
 
@@ -33,6 +36,8 @@ pub struct Links {
     edges: Vec<Edge>,
     /// Each with whether it takes what came too late.
     outputs: Vec<(bool, Output)>,
+    /// The file of dead letters, made with the first of them.
+    dead: Output,
     pub rows_out: u64,
 }
 
@@ -88,9 +93,11 @@ impl Links {
             }
             outputs.push((sink.late, output));
         }
+        let path = format!("/.jobs/{}/dead/{}", context.info.name, step.name);
         Ok(Self {
             edges,
             outputs,
+            dead: Output::new(context.target(path), false),
             me,
             context,
             rows_out: 0,
@@ -105,6 +112,28 @@ impl Links {
     /// Passes on what came too late.
     pub async fn send_late(&mut self, batch: Batch) -> Result<()> {
         self.pass(batch, true).await
+    }
+
+    /// Writes dead letters, one JSON object a line.
+    pub async fn bury(&mut self, dead: Vec<Dead>) -> Result<()> {
+        let mut lines = Lines::default();
+        let stage = &self.context.step(self.me.node).name;
+        for Dead { line, why } in dead {
+            let kept = &line[..line.len().min(DEAD_LINE_BYTES)];
+            let letter = serde_json::json!({
+                "stage": stage,
+                "task": self.me.task,
+                "attempt": self.context.info.attempt.0,
+                "why": &*why,
+                "bytes": line.len(),
+                "line": String::from_utf8_lossy(kept),
+            });
+            lines.push(letter.to_string().as_bytes());
+        }
+        match lines.take() {
+            Some(batch) => self.dead.write(&batch).await,
+            None => Ok(()),
+        }
     }
 
     async fn pass(&mut self, batch: Batch, late: bool) -> Result<()> {
@@ -150,6 +179,7 @@ impl Links {
         for (_, output) in &mut self.outputs {
             marks.extend(output.barrier().await?);
         }
+        marks.extend(self.dead.barrier().await?);
         Ok(marks)
     }
 
@@ -163,6 +193,7 @@ impl Links {
         for (_, output) in self.outputs {
             output.close().await;
         }
+        self.dead.close().await;
     }
 }
 

@@ -125,4 +125,6 @@ pub struct Counters {
     pub bytes_in: u64,
     pub rows_out: u64,
     pub retries: u64,
+    /// Lines that became dead letters.
+    pub dead: u64,
 }

@@ -5,7 +5,7 @@ use crate::batch::{Batch, Lines};
 use crate::csv;
 use crate::dedup::Dedup;
 use crate::error::Result;
-use crate::exec::Exec;
+use crate::exec::{Dead, Exec};
 use crate::filter::Filter;
 use crate::join::Join;
 use crate::lookup::Index;
@@ -95,6 +95,14 @@ impl Operator {
         match self {
             Self::Stateful(state) => state.finish(out),
             _ => Ok(()),
+        }
+    }
+
+    /// Lines on which an executable failed since the last call.
+    pub fn take_dead(&mut self) -> Vec<Dead> {
+        match self {
+            Self::Exec(exec) => exec.take_dead(),
+            _ => Vec::new(),
         }
     }
 

@@ -160,6 +160,7 @@ pub struct Step {
 pub struct Plan {
     pub epoch_ms: u64,
     pub receipt: bool,
+    pub dead_letters: bool,
     pub sources: Vec<SourcePlan>,
     pub steps: Vec<Step>,
 }

@@ -81,4 +81,6 @@ pub struct Progress {
     pub retries: u64,
     pub tasks: u32,
     pub tasks_ended: u32,
+    /// Lines on which executables failed for good.
+    pub dead: u64,
 }

@@ -98,6 +98,7 @@ impl Plan {
         Ok(Self {
             epoch_ms: spec.epoch_ms,
             receipt: spec.receipt,
+            dead_letters: spec.dead_letters,
             sources: plans,
             steps: builder.steps,
         })

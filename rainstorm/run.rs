@@ -78,6 +78,7 @@ impl Run {
             self.progress.bytes_in += report.counters.bytes_in;
             self.progress.rows_out += report.counters.rows_out;
             self.progress.retries += report.counters.retries;
+            self.progress.dead += report.counters.dead;
         }
         let read: BTreeSet<usize> = self
             .plan

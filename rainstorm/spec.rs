@@ -23,6 +23,8 @@ pub struct Spec {
     pub epoch_ms: u64,
     /// A line of the receipt is written with each job epoch.
     pub receipt: bool,
+    /// Lines on which an executable fails go to a file, and the job goes on.
+    pub dead_letters: bool,
     pub sources: Vec<SourceSpec>,
     pub stages: Vec<StageSpec>,
     pub sinks: Vec<SinkSpec>,
@@ -168,6 +170,8 @@ pub struct ExecSpec {
     pub args: Vec<String>,
     pub timeout_ms: u64,
     pub memory_mb: u64,
+    /// Runs of a batch, the first included.
+    pub max_attempts: u32,
 }
 
 /// What a stage does.
@@ -256,10 +260,11 @@ impl Spec {
             ));
         }
         table.int("version", 1, 1, 1)?;
-        let (epoch_ms, receipt) = job(&table)?;
+        let job = job(&table)?;
         let spec = Self {
-            epoch_ms,
-            receipt,
+            epoch_ms: job.epoch_ms,
+            receipt: job.receipt,
+            dead_letters: job.dead_letters,
             sources: parts(&table, "source", source)?,
             stages: parts(&table, "stage", stage)?,
             sinks: parts(&table, "sink", sink)?,
@@ -282,23 +287,27 @@ impl Spec {
     }
 }
 
-/// Milliseconds of a job epoch, and whether there is a receipt.
-fn job(table: &Table<'_>) -> Result<(u64, bool), Fault> {
+/// What `[job]` says.
+struct JobSpec {
+    epoch_ms: u64,
+    receipt: bool,
+    dead_letters: bool,
+}
+
+fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
     let Some(node) = table.get("job") else {
-        return Ok((50, true));
+        return Ok(JobSpec {
+            epoch_ms: 50,
+            receipt: true,
+            dead_letters: false,
+        });
     };
     let job = Table::of(node, "[job]", &["epoch_ms", "on_error", "receipt"])?;
-    if let Some((word, at)) = job.text("on_error")?
-        && word != "fail"
-    {
-        return Err(Fault::new(
-            at,
-            format!("`on_error = \"{word}\"` is unknown"),
-            "the only choice so far is \"fail\"",
-        ));
-    }
-    let receipt = job.get("receipt").is_none() || job.flag("receipt")?;
-    Ok((job.int("epoch_ms", 50, 5, 60_000)? as u64, receipt))
+    Ok(JobSpec {
+        epoch_ms: job.int("epoch_ms", 50, 5, 60_000)? as u64,
+        receipt: job.get("receipt").is_none() || job.flag("receipt")?,
+        dead_letters: word(&job, "on_error", &[("fail", false), ("dead", true)])?,
+    })
 }
 
 fn parts<T>(

@@ -190,6 +190,7 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
             "columns",
             "timeout_ms",
             "memory_mb",
+            "max_attempts",
         ],
     )?;
     let (path, at) = table.need_text("path")?;
@@ -205,6 +206,7 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
         args: table.texts("args")?.unwrap_or_default(),
         timeout_ms: table.int("timeout_ms", 30_000, 1, 3_600_000)? as u64,
         memory_mb: table.int("memory_mb", 2_048, 16, 1 << 20)? as u64,
+        max_attempts: table.int("max_attempts", 4, 1, 20)? as u32,
     };
     if exec.args.iter().any(|arg| arg.contains('\0')) {
         return Err(Fault::new(at, "an argument holds a NUL byte", "remove it"));

@@ -25,6 +25,9 @@ pub fn status_text(job: &JobInfo) -> String {
         job.started,
         job.changed
     );
+    if let Some(Progress { dead: 1.., .. }) = progress(job) {
+        text.push_str("degraded = some lines could not be worked on: see dead/\n");
+    }
     if !job.message.is_empty() {
         text.push_str(&format!(
             "message = {}\n",
@@ -53,6 +56,7 @@ pub fn status_json(job: &JobInfo) -> String {
         "retries": counters.retries,
         "tasks": counters.tasks,
         "tasks_ended": counters.tasks_ended,
+        "dead": counters.dead,
     });
     format!("{value}\n")
 }
@@ -70,6 +74,7 @@ pub fn progress_text(job: &JobInfo) -> String {
         retries,
         tasks,
         tasks_ended,
+        dead,
     } = progress;
     let percent = (100 * bytes_in)
         .checked_div(bytes_total)
@@ -77,7 +82,7 @@ pub fn progress_text(job: &JobInfo) -> String {
         .min(100);
     format!(
         "percent = {percent}\nrows_in = {rows_in}\nrows_out = {rows_out}\nbytes_in = {bytes_in}\n\
-         bytes_total = {bytes_total}\nretries = {retries}\ntasks = {tasks}\ntasks_ended = {tasks_ended}\n"
+         bytes_total = {bytes_total}\nretries = {retries}\ntasks = {tasks}\ntasks_ended = {tasks_ended}\ndead = {dead}\n"
     )
 }
 

@@ -108,6 +108,11 @@ impl Task {
         for batch in out.drain(..) {
             self.links.send(batch).await?;
         }
+        let dead = self.operator.take_dead();
+        if !dead.is_empty() {
+            self.counters.dead += dead.len() as u64;
+            self.links.bury(dead).await?;
+        }
         if let Some(late) = self.operator.take_late() {
             self.links.send_late(late).await?;
         }
@@ -176,6 +181,7 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
         (Op::Exec(spec), None) => Operator::Exec(Box::new(Exec::new(
             spec.clone(),
             program(context, id, &spec.path).await?,
+            context.plan.dead_letters,
         ))),
         (Op::Lookup(spec), None) => {
             Operator::Lookup(Box::new(Index::load(context, spec.clone()).await?))

@@ -5,7 +5,7 @@ mod data;
 mod world;
 
 use data::{exec_job, numbers};
-use hydfs_types::JobPhase;
+use hydfs_types::{JobPhase, MemberId};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -192,6 +192,68 @@ async fn fault_r13_one_process_works_for_all_batches_of_a_task() {
         .map(|line| line.split(' ').next().unwrap())
         .collect();
     assert_eq!((lines.len(), processes.len()), (3_000, 2));
+    world.check();
+}
+
+/// Fails on lines that hold `bad`, puts the others out in upper case.
+const PICKY: &[u8] = b"#!/usr/bin/env python3
+import sys
+lines = sys.stdin.read().splitlines()
+if any('bad' in line for line in lines):
+    print('cannot digest it', file=sys.stderr)
+    sys.exit(3)
+print('\\n'.join(line.upper() for line in lines))
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r4_poison_goes_to_dead_letters_once_and_everything_else_through() {
+    let world = World::start(3, |options| options.chunk_bytes = 1 << 10).await;
+    world.write("/bin/picky", PICKY, 0);
+    let line = |n: u64| match n % 97 {
+        50 => format!("bad {n}"),
+        _ => format!("good {n}"),
+    };
+    let input: Vec<String> = (0..400).map(line).collect();
+    world.write("/in", (input.join("\n") + "\n").as_bytes(), 0);
+    let exec = "path = \"/bin/picky\", contract = \"batch\", max_attempts = 1";
+    let spec = exec_job(exec, 2);
+    let dead = spec.replace("version = 1\n", "version = 1\n[job]\non_error = \"dead\"\n");
+    world.spec("dead.toml", &dead, 0);
+    world.spec("fails.toml", &spec, 0);
+    world.until("dead", 20, |job| job.epoch.0 >= 1).await;
+    world.kill(MemberId(2)).await;
+    world.revive(MemberId(2));
+    let job = world.done("dead").await;
+    let (bad, good): (Vec<String>, Vec<String>) =
+        input.into_iter().partition(|line| line.starts_with("bad"));
+    let mut want: Vec<String> = good.iter().map(|line| line.to_uppercase()).collect();
+    want.sort();
+    assert_eq!(world.sorted("/.jobs/dead/output"), want);
+    let letters: Vec<serde_json::Value> = world
+        .lines("/.jobs/dead/dead/op")
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mut lines: Vec<&str> = letters
+        .iter()
+        .map(|l| l["line"].as_str().unwrap())
+        .collect();
+    lines.sort_by_key(|line| line[4..].parse::<u64>().unwrap());
+    assert_eq!(lines, bad);
+    let why = letters[0]["why"].as_str().unwrap();
+    assert!(
+        why.contains("cannot digest it") && why.contains("exit status: 3"),
+        "{why}"
+    );
+    assert!(rainstorm::status_text(&job).contains("degraded = "));
+    assert!(rainstorm::progress_text(&job).contains("dead = 4\n"));
+    let failed = world.ended("fails").await;
+    assert_eq!(failed.phase, JobPhase::Failed);
+    assert!(
+        failed.message.contains("failed 1 times on one batch"),
+        "{}",
+        failed.message
+    );
     world.check();
 }
 
