@@ -5,7 +5,7 @@ use crate::batch::{Batch, Lines};
 use crate::csv;
 use crate::decimal::Decimal;
 use crate::spec::{Bound, Order, Test};
-use memchr::memmem;
+use memchr::{memchr, memchr_iter, memchr3, memmem};
 
 /// A filter.
 pub struct Filter {
@@ -51,6 +51,27 @@ impl Filter {
         }
     }
 
+    /// Whether a hit at `from` can be told to stand in the column without cutting the line into fields: commas are
+    /// counted many at a time. False says nothing.
+    fn is_in_column(&self, line: &[u8], from: usize) -> bool {
+        let Some(column) = self.column else {
+            return false;
+        };
+        let (text, whole) = match &self.test {
+            Test::Contains(text) => (text, false),
+            Test::Equals(text) => (text, true),
+            _ => return false,
+        };
+        let (before, behind) = (&line[..from], &line[from + text.len()..]);
+        let plain = memchr(b'"', before).is_none() && memchr3(b',', b'"', b'\r', text).is_none();
+        if !plain || memchr_iter(b',', before).count() != column {
+            return false;
+        }
+        let begins = before.last().is_none_or(|&byte| byte == b',');
+        let ends = behind.first().is_none_or(|&byte| byte == b',');
+        !whole || (begins && ends)
+    }
+
     fn test(&self, value: &[u8]) -> bool {
         match &self.test {
             Test::Contains(_) => self
@@ -78,7 +99,9 @@ impl Filter {
                 let (mut at, mut index) = (0, 0);
                 while let Some(hit) = finder.find(&bytes[at..]) {
                     index = batch.line_from(index, at + hit);
-                    if self.matches(batch.line(index)) {
+                    let line = batch.line(index);
+                    let from = at + hit - batch.range(index).start;
+                    if self.is_in_column(line, from) || self.matches(line) {
                         keep(index, &mut lines);
                     }
                     at = batch.range(index).end;
@@ -120,6 +143,7 @@ fn compare(value: &[u8], order: Order, bound: &Bound) -> bool {
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     fn run(column: Option<usize>, test: Test, not: bool, text: &'static str) -> String {
         let batch = Batch::from_text(Bytes::from_static(text.as_bytes())).unwrap();
@@ -175,5 +199,25 @@ mod tests {
         assert_eq!(run(Some(1), at_most, true, text), "b,10\nc,2.5\nd,none\ne");
         let below = Test::Compare(Order::Below, Bound::Text(b"2.5".to_vec()));
         assert_eq!(run(Some(1), below, false, text), "a,2\nb,10");
+    }
+
+    proptest! {
+        /// Searching a batch as a whole finds the lines that looking at each one finds.
+        #[test]
+        fn equals_a_look_at_each_line(
+            text in "[ab,\"\n]{0,60}",
+            wanted in "[ab,\"]{1,3}",
+            column in 0..4_usize,
+            whole in any::<bool>(),
+        ) {
+            let wanted = wanted.into_bytes();
+            let test = if whole { Test::Equals(wanted) } else { Test::Contains(wanted) };
+            let filter = Filter::new(column.checked_sub(1), test, false);
+            let batch = Batch::from_lines(Bytes::from(text));
+            let want: Vec<Vec<u8>> = batch.lines().filter(|line| filter.matches(line)).map(<[u8]>::to_vec).collect();
+            let got = filter.apply(batch);
+            let got: Vec<Vec<u8>> = got.iter().flat_map(Batch::lines).map(<[u8]>::to_vec).collect();
+            prop_assert_eq!(got, want);
+        }
     }
 }
