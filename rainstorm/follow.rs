@@ -44,6 +44,8 @@ pub struct Follow {
     /// The file that was read last: the next one has its turn.
     turn: Ino,
     list_at: Instant,
+    /// It knows which files there are.
+    listed: bool,
 }
 
 struct File {
@@ -81,6 +83,7 @@ impl Follow {
             files: BTreeMap::new(),
             turn: Ino(0),
             list_at: now,
+            listed: false,
         }
     }
 
@@ -94,9 +97,9 @@ impl Follow {
         self.positions.get(&ino).copied()
     }
 
-    /// The inodes of its files.
-    pub fn inodes(&self) -> impl Iterator<Item = Ino> {
-        self.files.keys().copied()
+    /// The inodes of its files; `None` before it has looked for them.
+    pub fn inodes(&self) -> Option<impl Iterator<Item = Ino>> {
+        self.listed.then(|| self.files.keys().copied())
     }
 
     /// When there may be more, after `next` had nothing.
@@ -110,6 +113,7 @@ impl Follow {
         if self.list_at <= Instant::now() {
             self.list().await?;
             self.list_at = Instant::now() + LIST_EVERY;
+            self.listed = true;
         }
         let behind = self
             .files

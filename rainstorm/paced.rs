@@ -210,7 +210,10 @@ impl Paced {
                 }
             }
             From::Growing(follow) => {
-                let files: BTreeSet<u64> = follow.inodes().map(|ino| ino.0).collect();
+                let Some(files) = follow.inodes() else {
+                    return EventMark::Live(i64::MIN);
+                };
+                let files: BTreeSet<u64> = files.map(|ino| ino.0).collect();
                 clock.keep(|file| files.contains(&file));
                 files.into_iter().for_each(|file| clock.expect(file));
                 clock.mark(true)
