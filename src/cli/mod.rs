@@ -4,6 +4,7 @@
 mod certs;
 mod failure;
 mod folder;
+mod fsck;
 mod local;
 mod logging;
 mod member;
@@ -40,22 +41,25 @@ enum Command {
     Worker(worker::Args),
     /// Make the cluster's CA and its members' certificates.
     Certs(certs::Args),
+    /// Check the data folder of a stopped member and explain what is found; changes nothing.
+    ///
+    /// Exit code 0: clean, 1: there are findings, 2: it could not be checked.
+    Fsck(fsck::Args),
     #[command(flatten)]
     Local(local::Command),
 }
 
 /// Runs what the arguments ask for.
 pub fn main() -> ExitCode {
+    let ok = |()| ExitCode::SUCCESS;
     let done = match Cli::parse().command {
-        Command::Member(args) => member::run(*args),
-        Command::Worker(args) => worker::run(&args),
-        Command::Certs(args) => certs::run(args),
-        Command::Local(command) => local::run(command),
+        Command::Member(args) => member::run(*args).map(ok),
+        Command::Worker(args) => worker::run(&args).map(ok),
+        Command::Certs(args) => certs::run(args).map(ok),
+        Command::Fsck(args) => fsck::run(&args),
+        Command::Local(command) => local::run(command).map(ok),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    done.unwrap_or_else(|failure| failure.report())
 }
 
 #[cfg(test)]

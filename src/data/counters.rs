@@ -34,6 +34,12 @@ counters! {
     repaired_bytes, "hydfs_data_repaired_bytes_total", "bytes pulled as a learner";
     repaired_segments, "hydfs_data_repaired_segments_total", "segments pulled as a learner";
     local_reads, "hydfs_data_local_reads_total", "reads answered from a local base";
+    damaged_reads, "hydfs_data_damaged_reads_total", "reads that met a bad checksum here and went to another replica";
+    scrubbed_bytes, "hydfs_scrub_bytes_total", "bytes of bases read against their checksums";
+    scrub_passes, "hydfs_scrub_passes_total", "times that all bases here were checked and compared";
+    damaged_blocks, "hydfs_scrub_damaged_blocks_total", "blocks of bases found damaged here";
+    healed_blocks, "hydfs_scrub_healed_blocks_total", "damaged blocks replaced from a good copy";
+    healed_bytes, "hydfs_scrub_healed_bytes_total", "bytes replaced from a good copy";
 }
 
 impl Counters {
@@ -56,7 +62,8 @@ impl Counters {
             | DataRequest::PullSlots(_)
             | DataRequest::Promote { .. }
             | DataRequest::Pending { .. }
-            | DataRequest::Holdings => &self.repair_rounds,
+            | DataRequest::Holdings
+            | DataRequest::Sums(_) => &self.repair_rounds,
         };
         Self::add(counter, 1);
     }
