@@ -13,6 +13,7 @@ mod process;
 mod settings;
 mod show;
 mod supervisor;
+mod torture;
 mod transfer;
 mod worker;
 
@@ -45,6 +46,10 @@ enum Command {
     ///
     /// Exit code 0: clean, 1: there are findings, 2: it could not be checked.
     Fsck(fsck::Args),
+    /// Put a cluster under load while its members fail, and judge every promise; for machines that may suffer.
+    ///
+    /// Exit code 0: every promise held, 1: one was broken, 2: it could not be run.
+    Torture(torture::Args),
     #[command(flatten)]
     Local(local::Command),
 }
@@ -57,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Worker(args) => worker::run(&args).map(ok),
         Command::Certs(args) => certs::run(args).map(ok),
         Command::Fsck(args) => fsck::run(&args),
+        Command::Torture(args) => torture::run(&args),
         Command::Local(command) => local::run(command).map(ok),
     };
     done.unwrap_or_else(|failure| failure.report())

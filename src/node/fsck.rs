@@ -6,7 +6,7 @@ use hydfs_store::{
     check::{self, Finding, Looked},
 };
 use serde::Serialize;
-use std::{path::Path, sync::Arc};
+use std::{cmp::Reverse, path::Path, sync::Arc};
 
 /// Names that members and commands keep in the folder besides the store's own.
 const OTHERS: [&str; 7] = [
@@ -48,7 +48,7 @@ pub fn fsck(dir: &Path) -> Result<FolderReport, StoreError> {
     };
     let (looked, found) = check::data(&disk, options, rebooted)?;
     findings.extend(found);
-    findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+    findings.sort_by_key(|finding| Reverse(finding.severity));
     Ok(FolderReport {
         folder: dir.display().to_string(),
         clean: findings.is_empty(),

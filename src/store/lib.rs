@@ -27,8 +27,8 @@ mod sums;
 mod sys;
 
 pub use adoption::Adoption;
-pub use blocking::blocking;
 pub use bases::{Bases, Checked};
+pub use blocking::blocking;
 pub use commit::SyncMode;
 pub use disk::{Disk, DiskFile, Space};
 pub use entry::{ENTRY_BYTES_MAX, LOG_FILE_BYTES, Position};
