@@ -108,8 +108,31 @@ fn fault_s8_a_flipped_bit_is_never_read_and_the_read_heals_it() {
         assert!(c.metric(i, "hydfs_data_damaged_reads_total") >= 1);
         assert!(c.log_text(i).contains("a copy here is damaged"));
     }
+    // A write into a damaged block: the merge cannot be done there, and the whole base is fetched.
+    flip(&bases[1], BLOCK + 60_000);
+    let path = c.at(1, "f");
+    let wrote = within("writing into a damaged block", SOON, move || {
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.write_all_at(&content()[BLOCK as usize + 100..][..200], BLOCK + 100)?;
+        file.sync_all()
+    });
+    wrote.expect("it is written");
+    for reader in c.members() {
+        read_right(&c, reader, "f");
+    }
+    until("the base to be whole again", SOON, || {
+        holds(&bases[1], &content())
+    });
     c.wait_healthy();
+}
 
+#[test]
+fn fault_s8_without_a_good_copy_reads_fail_and_the_file_is_named() {
+    let Some(c) = Cluster::up_with(3, &[], &[("HYDFS_SCRUB_MIB_S", "0")]) else {
+        return;
+    };
+    c.wait_healthy();
+    let bases = file_everywhere(&c, "f");
     // The same block everywhere: no good copy is left.
     let at = 2 * BLOCK + 1040;
     bases.iter().for_each(|base| flip(base, at));
@@ -167,8 +190,14 @@ fn fault_s8_the_scrub_finds_what_nobody_reads() {
     until("the comparison to heal the copy", SOON, || {
         holds(&bases[2], &content())
     });
-    // A base that is gone.
     c.wait_healthy();
+}
+
+#[test]
+fn fault_s8_a_missing_base_is_made_again() {
+    let Some(c) = Cluster::up(3) else { return };
+    c.wait_healthy();
+    let bases = file_everywhere(&c, "f");
     c.stop(2);
     fs::remove_file(&bases[1]).expect("the base is removed");
     fs::remove_file(bases[1].with_extension("sum")).expect("the checksums are removed");

@@ -39,7 +39,7 @@ const BATCH_BLOCKS: u64 = 16;
 /// Blocks asked for at once.
 const FETCH_BLOCKS: u64 = 32;
 /// Between two passes; suspicions are looked at in between.
-const PAUSE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_secs(5);
 /// Between two tries to heal a segment that has no good copy.
 const LOST_AGAIN: Duration = Duration::from_secs(5);
 /// Segments without a good copy that are tried again between passes; a pass tries all.

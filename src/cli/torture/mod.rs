@@ -205,12 +205,8 @@ fn torture(cluster: &Cluster, args: &Args, seed: u64) -> Result<Verdict, Failure
     let mut verdict = Verdict::new(counts, &found);
     verdict.members = cluster.nodes.len();
     verdict.seconds = seconds;
-    verdict.repaired_bytes = struck.repaired
-        + cluster
-            .nodes
-            .iter()
-            .map(|node| nemesis::repaired(node))
-            .sum::<u64>();
+    verdict.repaired_bytes =
+        struck.repaired + cluster.nodes.iter().map(nemesis::repaired).sum::<u64>();
     verdict.faults = struck
         .faults
         .iter()
