@@ -36,6 +36,8 @@ use tokio::time::Instant;
 pub const SCRUB_BYTES_PER_S: u64 = 16 << 20;
 /// Blocks looked at before the pace is kept.
 const BATCH_BLOCKS: u64 = 16;
+/// A small copy takes as much of the pace as this many bytes: the others are asked about it too.
+const COPY_COSTS_BYTES: u64 = 256 << 10;
 /// Blocks asked for at once.
 const FETCH_BLOCKS: u64 = 32;
 /// Between two passes; suspicions are looked at in between.
@@ -134,7 +136,12 @@ impl Scrub {
             if !checked.bad.is_empty() {
                 return false;
             }
-            let pace = Duration::from_millis(bytes * 1000 / self.bytes_per_s.max(1));
+            let costs = if first == 0 {
+                bytes.max(COPY_COSTS_BYTES)
+            } else {
+                bytes
+            };
+            let pace = Duration::from_millis(costs * 1000 / self.bytes_per_s.max(1));
             tokio::time::sleep_until(began + pace).await;
             if !checked.more {
                 break;
