@@ -10,6 +10,7 @@
 //! - Time is tokio's, randomness a seed, disk and network are handed in: a simulator repeats runs.
 
 mod barrier;
+mod check;
 mod error;
 mod group;
 mod index;
@@ -32,6 +33,7 @@ mod suspend;
 mod wire;
 
 pub use barrier::BARRIERS_MAX;
+pub use check::{Checked, check};
 pub use error::Error;
 pub use group::{Group, Leadership, PROPOSALS_MAX};
 pub use machine::StateMachine;

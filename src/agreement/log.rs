@@ -84,6 +84,13 @@ impl Storage {
         })
     }
 
+    /// How many entries the log has, and the last one that it dropped (0: none).
+    pub fn extent(&self) -> (u64, u64) {
+        let index = self.index();
+        let purged = index.purged.map_or(0, |id| id.index);
+        (index.range(0..u64::MAX).count() as u64, purged)
+    }
+
     /// Makes everything written so far durable.
     pub async fn sync(&self) -> Result<(), Error> {
         Ok(self.shared.log.sync().await?)

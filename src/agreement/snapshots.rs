@@ -84,6 +84,15 @@ impl Snapshots {
         .await
     }
 
+    /// Reads the newest snapshot whole, on this thread; the last entry that it holds, or 0.
+    pub fn check(&self) -> Result<u64, Error> {
+        let Some(index) = *self.lock() else {
+            return Ok(0);
+        };
+        let snapshot = self.read(index)?;
+        Ok(snapshot.meta.last_log_id.map_or(0, |id| id.index))
+    }
+
     /// Makes this the newest snapshot, durably. One that is not newer than the newest changes nothing.
     pub async fn save(self: &Arc<Self>, meta: &SnapshotMeta, state: Bytes) -> Result<(), Error> {
         let Some(last) = meta.last_log_id else {

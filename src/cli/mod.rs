@@ -4,6 +4,7 @@
 mod certs;
 mod failure;
 mod folder;
+mod fsck;
 mod job;
 mod local;
 mod logging;
@@ -13,6 +14,7 @@ mod process;
 mod settings;
 mod show;
 mod supervisor;
+mod torture;
 mod transfer;
 mod worker;
 
@@ -41,22 +43,30 @@ enum Command {
     Worker(worker::Args),
     /// Make the cluster's CA and its members' certificates.
     Certs(certs::Args),
+    /// Check the data folder of a stopped member and explain what is found; changes nothing.
+    ///
+    /// Exit code 0: clean, 1: there are findings, 2: it could not be checked.
+    Fsck(fsck::Args),
+    /// Put a cluster under load while its members fail, and judge every promise; for machines that may suffer.
+    ///
+    /// Exit code 0: every promise held, 1: one was broken, 2: it could not be run.
+    Torture(torture::Args),
     #[command(flatten)]
     Local(local::Command),
 }
 
 /// Runs what the arguments ask for.
 pub fn main() -> ExitCode {
+    let ok = |()| ExitCode::SUCCESS;
     let done = match Cli::parse().command {
-        Command::Member(args) => member::run(*args),
-        Command::Worker(args) => worker::run(&args),
-        Command::Certs(args) => certs::run(args),
-        Command::Local(command) => local::run(command),
+        Command::Member(args) => member::run(*args).map(ok),
+        Command::Worker(args) => worker::run(&args).map(ok),
+        Command::Certs(args) => certs::run(args).map(ok),
+        Command::Fsck(args) => fsck::run(&args),
+        Command::Torture(args) => torture::run(&args),
+        Command::Local(command) => local::run(command).map(ok),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    done.unwrap_or_else(|failure| failure.report())
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //! flags, the variables and the file's keys are the same fields, and what was resolved is saved as such a file.
 
 use super::failure::Failure;
-use hydfs_node::{CERTS_DEFAULT, Config, DATA_DEFAULT, Detection, MOUNT_DEFAULT, PORT_DEFAULT};
+use hydfs_node::{
+    CERTS_DEFAULT, Config, DATA_DEFAULT, Detection, MOUNT_DEFAULT, PORT_DEFAULT, SCRUB_BYTES_PER_S,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs, UdpSocket},
@@ -111,6 +113,14 @@ pub struct Layer {
     /// Let jobs of root run executables [default: false]
     #[arg(long, env = "HYDFS_ALLOW_ROOT_JOBS", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_env_values = true)]
     pub allow_root_jobs: Option<bool>,
+    /// Pace of the background check of copies in MiB per second; 0 checks only what reads find suspicious [default: 16]
+    #[arg(
+        long,
+        env = "HYDFS_SCRUB_MIB_S",
+        value_name = "MIB",
+        hide_env_values = true
+    )]
+    pub scrub_mib_s: Option<u64>,
     /// Let tests inject faults through .cluster [default: false]
     #[arg(long, env = "HYDFS_ALLOW_FAULTS", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_env_values = true)]
     pub allow_faults: Option<bool>,
@@ -130,7 +140,7 @@ impl Layer {
     /// These settings, and the others' where these say nothing.
     pub fn over(self, lower: Self) -> Self {
         over!(self, lower, name data listen advertise bootstrap certs mount copies zone weight op_timeout_ms
-            probe_period_ms probe_rtt_ms suspicion_ms log allow_root_jobs allow_faults)
+            probe_period_ms probe_rtt_ms suspicion_ms log allow_root_jobs scrub_mib_s allow_faults)
     }
 
     /// The lowest level.
@@ -154,6 +164,7 @@ impl Layer {
             suspicion_ms: Some(millis(detection.suspicion)),
             log: Some(LOG_DEFAULT.into()),
             allow_root_jobs: Some(false),
+            scrub_mib_s: Some(SCRUB_BYTES_PER_S >> 20),
             allow_faults: Some(false),
         }
     }
@@ -211,6 +222,7 @@ impl Layer {
             weight: layer.weight.unwrap_or(WEIGHT_DEFAULT),
             op_timeout: Duration::from_millis(layer.op_timeout_ms.unwrap_or(OP_TIMEOUT_MS_DEFAULT)),
             allow_root_jobs: layer.allow_root_jobs.unwrap_or(false),
+            scrub_bytes_per_s: layer.scrub_mib_s.map_or(SCRUB_BYTES_PER_S, |mib| mib << 20),
             allow_faults: layer.allow_faults.unwrap_or(false),
             detection: Detection {
                 probe_period: or_default(layer.probe_period_ms, Detection::default().probe_period),
@@ -237,6 +249,7 @@ impl Layer {
         within("--probe-period-ms", self.probe_period_ms, 20, 60_000)?;
         within("--probe-rtt-ms", self.probe_rtt_ms, 5, 30_000)?;
         within("--suspicion-ms", self.suspicion_ms, 1, 60_000)?;
+        within("--scrub-mib-s", self.scrub_mib_s, 0, 65_536)?;
         if self.probe_rtt_ms >= self.probe_period_ms {
             return Err(Failure::new(
                 "--probe-rtt-ms must be below --probe-period-ms",

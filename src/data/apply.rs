@@ -95,6 +95,9 @@ impl Replica {
                     Ok(()) => {}
                     Err(error) => {
                         tracing::warn!(%segment, %error, "a segment is behind its agreed version; trying again");
+                        if matches!(error, DataError::Store(_)) {
+                            self.health.suspect(segment);
+                        }
                         let again = self.clone();
                         tokio::spawn(async move {
                             tokio::time::sleep(RETRY).await;
@@ -226,7 +229,9 @@ impl Replica {
                     .read_payload(pending.at, pending.head.len as usize)?,
             )?,
             Op::Zero {
-                offset, len: zeros, ..
+                offset,
+                len: zeros,
+                extend,
             } => {
                 const PIECE: [u8; 65_536] = [0; 65_536];
                 let end = (offset + zeros).min(len);
@@ -235,6 +240,11 @@ impl Replica {
                     let piece = (end - at).min(PIECE.len() as u64) as usize;
                     self.bases.write(segment, at, &PIECE[..piece])?;
                     at += piece as u64;
+                }
+                // The file is as long as the segment: one that is shorter lost something.
+                let grown = offset + zeros;
+                if extend && grown > len && self.bases.len(segment)?.unwrap_or(0) < grown {
+                    self.bases.set_len(segment, grown)?;
                 }
             }
         }

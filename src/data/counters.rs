@@ -34,6 +34,13 @@ counters! {
     repaired_bytes, "hydfs_data_repaired_bytes_total", "bytes pulled as a learner";
     repaired_segments, "hydfs_data_repaired_segments_total", "segments pulled as a learner";
     local_reads, "hydfs_data_local_reads_total", "reads answered from a local base";
+    damaged_reads, "hydfs_data_damaged_reads_total", "reads that met a bad checksum here and went to another replica";
+    scrub_rounds, "hydfs_scrub_calls_total", "requests for checksums sent to replicas";
+    scrubbed_bytes, "hydfs_scrub_bytes_total", "bytes of bases read against their checksums";
+    scrub_passes, "hydfs_scrub_passes_total", "times that all bases here were checked and compared";
+    damaged_blocks, "hydfs_scrub_damaged_blocks_total", "blocks of bases found damaged here";
+    healed_blocks, "hydfs_scrub_healed_blocks_total", "damaged blocks replaced from a good copy";
+    healed_bytes, "hydfs_scrub_healed_bytes_total", "bytes replaced from a good copy";
 }
 
 impl Counters {
@@ -57,6 +64,7 @@ impl Counters {
             | DataRequest::Promote { .. }
             | DataRequest::Pending { .. }
             | DataRequest::Holdings => &self.repair_rounds,
+            DataRequest::Sums(_) => &self.scrub_rounds,
         };
         Self::add(counter, 1);
     }

@@ -8,20 +8,24 @@ mod checkpoint;
 mod context;
 mod counters;
 mod error;
+mod health;
 mod merge;
 mod reader;
 mod recover;
 mod repair;
 mod replica;
 mod room;
+mod scrub;
 mod segment;
 mod sender;
 
 pub use context::{Context, SharedState};
 pub use counters::Counters;
 pub use error::DataError;
+pub use health::{Health, Lost, Pass};
 pub use reader::Reader;
 pub use replica::Replica;
+pub use scrub::SCRUB_BYTES_PER_S;
 pub use sender::{FileWriter, Queued, Target};
 
 use bytes::Bytes;
@@ -34,6 +38,7 @@ use hydfs_types::{
 };
 use merge::SlotLeader;
 use repair::Repair;
+use scrub::Scrub;
 use std::{sync::Arc, time::Duration};
 
 /// How often a slot leader looks for segments that have too much pending.
@@ -80,8 +85,9 @@ impl Data {
         }))
     }
 
-    /// Starts the tasks that follow the agreed state. They end with the runtime.
-    pub fn start(self: &Arc<Self>) {
+    /// Starts the tasks that follow the agreed state, and the scrub at this pace (0: only what reads suspect). They end
+    /// with the runtime.
+    pub fn start(self: &Arc<Self>, scrub_bytes_per_s: u64) {
         let index = self.ctx.state().index;
         self.ctx.note(index, &[Event::Replaced]);
         self.replica.adopt_state();
@@ -89,6 +95,7 @@ impl Data {
         tokio::spawn(self.replica.clone().checkpoint_when_long());
         tokio::spawn(self.replica.clone().watch_room());
         tokio::spawn(self.repair.clone().run());
+        tokio::spawn(Scrub::new(self.ctx.clone(), self.replica.clone(), scrub_bytes_per_s).run());
         tokio::spawn(self.clone().merge_overdue());
     }
 

@@ -22,6 +22,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// Longest a read waits for slot leaders and replicas.
 const READ: Duration = Duration::from_secs(20);
+/// A segment that every replica calls damaged is given this long to be healed before the read fails.
+const HEALING: Duration = Duration::from_secs(3);
 /// Deadline of one look: a slot leader may have to wait for an expire.
 const LOOK: Duration = Duration::from_secs(16);
 const AGAIN: Duration = Duration::from_millis(40);
@@ -204,7 +206,8 @@ impl Reader {
         offset: u64,
         len: u32,
     ) -> Result<Bytes, DataError> {
-        let deadline = tokio::time::Instant::now() + READ;
+        let began = tokio::time::Instant::now();
+        let deadline = began + READ;
         loop {
             let (slot, version, config) = {
                 let state = self.ctx.state();
@@ -216,13 +219,17 @@ impl Reader {
                 (known.slot, known.version, config)
             };
             let mut why = DataError::Frozen(segment);
+            let mut damaged = 0;
             if config.role(self.ctx.me()) == Some(true) {
                 match self.replica.read_here(segment, version, offset, len).await {
                     Ok((_, _, bytes)) => {
                         Counters::add(&self.ctx.counters.local_reads, 1);
                         return Ok(bytes);
                     }
-                    Err(error) => why = error.into(),
+                    Err(error) => {
+                        damaged += usize::from(matches!(error, Refusal::Damaged(_)));
+                        why = error.into();
+                    }
                 }
             }
             let read = DataRequest::ReadBase(ReadBase {
@@ -237,10 +244,17 @@ impl Reader {
             for replica in self.in_turn(&config, segment) {
                 match self.ctx.call(replica, &read, Bytes::new(), ROUND).await {
                     Ok((DataResponse::Bytes { .. }, bytes)) => return Ok(bytes),
-                    Ok((DataResponse::Refused(refusal), _)) => why = refusal.into(),
+                    Ok((DataResponse::Refused(refusal), _)) => {
+                        damaged += usize::from(matches!(refusal, Refusal::Damaged(_)));
+                        why = refusal.into();
+                    }
                     Ok(_) => why = DataError::Malformed("not an answer to a read".into()),
                     Err(error) => why = error,
                 }
+            }
+            let no_good_copy = damaged > 0 && damaged == config.synced().count();
+            if no_good_copy && began.elapsed() >= HEALING {
+                return Err(why);
             }
             if tokio::time::Instant::now() >= deadline {
                 return Err(why);

@@ -10,6 +10,7 @@ use crate::{
     context::Context,
     counters::Counters,
     error::DataError,
+    health::Health,
     room::Room,
     segment::{Arrival, LocalSegment},
 };
@@ -52,6 +53,8 @@ pub struct Replica {
     /// Segments whose agreed version may be ahead of the base here.
     pub behind: Mutex<BTreeSet<SegmentId>>,
     pub behind_rung: tokio::sync::Notify,
+    /// Copies here that may be, or are, damaged.
+    pub health: Health,
 }
 
 impl Replica {
@@ -71,6 +74,7 @@ impl Replica {
             turns: Mutex::default(),
             behind: Mutex::default(),
             behind_rung: tokio::sync::Notify::new(),
+            health: Health::default(),
         }
     }
 
@@ -118,6 +122,7 @@ impl Replica {
                 Ok((DataResponse::Pending(self.pending(&segments)), Bytes::new()))
             }
             DataRequest::Holdings => Ok((DataResponse::Holdings(self.holdings()), Bytes::new())),
+            DataRequest::Sums(wanted) => Ok((self.sums(wanted).await?, Bytes::new())),
             DataRequest::Look(_)
             | DataRequest::Peek(_)
             | DataRequest::Cutoff(_)
@@ -513,14 +518,29 @@ impl Replica {
             .map(|local| local.len)
             .unwrap_or_default();
         let wanted = u64::from(len).min(base_len.saturating_sub(offset));
-        let bytes = if wanted == 0 {
-            Bytes::new()
-        } else {
-            self.bases
-                .read(segment, offset, wanted as u32)
-                .map_err(refusal)?
-        };
-        Ok((version, base_len, padded(bytes, wanted as usize)))
+        if wanted == 0 {
+            return Ok((version, base_len, Bytes::new()));
+        }
+        match self.bases.read(segment, offset, wanted as u32) {
+            Ok(bytes) if bytes.len() as u64 == wanted => Ok((version, base_len, bytes)),
+            // A cut is on its way: the index says so next.
+            Ok(_) if self.turn(segment).try_lock().is_err() => Err(Refusal::Behind),
+            Ok(bytes) => {
+                self.health.suspect(segment);
+                Counters::add(&self.ctx.counters.damaged_reads, 1);
+                Err(Refusal::Damaged(format!(
+                    "the base of segment {segment} ends {} bytes early",
+                    wanted - bytes.len() as u64
+                )))
+            }
+            Err(error) => {
+                if !error.is_no_space() {
+                    self.health.suspect(segment);
+                    Counters::add(&self.ctx.counters.damaged_reads, 1);
+                }
+                Err(refusal(error))
+            }
+        }
     }
 
     fn pending(&self, segments: &[SegmentId]) -> Vec<(SegmentId, u64, u64)> {
@@ -562,16 +582,6 @@ pub fn refusal(error: StoreError) -> Refusal {
             Refusal::Damaged(other.to_string())
         }
     }
-}
-
-/// A base may end in a hole that was never written: it reads as zeros.
-fn padded(bytes: Bytes, wanted: usize) -> Bytes {
-    if bytes.len() >= wanted {
-        return bytes;
-    }
-    let mut full = BytesMut::from(&bytes[..]);
-    full.resize(wanted, 0);
-    full.freeze()
 }
 
 /// Takes what `head` answers off the front of `runs`.

@@ -152,6 +152,9 @@ impl Volume {
 
     /// setattr: size through truncate, the rest in one command.
     pub(crate) async fn set_attr(&self, ino: Ino, change: Change) -> Outcome<Attr> {
+        if crate::synthetic::Synthetic::is(ino) {
+            return self.set_control_attr(ino);
+        }
         if let Some(size) = change.size {
             self.truncate(ino, size).await?;
         }

@@ -13,5 +13,5 @@ mod synthetic;
 mod table;
 mod volume;
 
-pub use synthetic::{Control, JOBS_DIR, Node};
+pub use synthetic::{Control, JOBS_DIR, Node, read_only};
 pub use volume::{JobHook, Mounted, Outcome, Volume};

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{of_agreement, of_command},
-    synthetic::{CLUSTER_DIR, JOBS_DIR, Synthetic},
+    synthetic::{CLUSTER_DIR, JOBS_DIR, Synthetic, read_only},
     volume::{Outcome, Volume},
 };
 use hydfs_mount::{Answer, Caller, FsError, How};
@@ -13,7 +13,7 @@ impl Volume {
     /// The control tree cannot be changed, and its name in the root is taken.
     fn writable(parent: Ino, name: &[u8]) -> Outcome<()> {
         if Synthetic::is(parent) || parent == ROOT_INO && name == CLUSTER_DIR {
-            return Err(FsError::NotPermitted("`.cluster` is read-only".into()));
+            return Err(read_only());
         }
         Ok(())
     }
@@ -53,6 +53,9 @@ impl Volume {
         mode: u16,
         how: How,
     ) -> Outcome {
+        if Synthetic::is(parent) {
+            return self.create_control(parent, &name, how);
+        }
         Self::writable(parent, &name)?;
         let grant = how.write.then(|| self.ctx.me());
         let command = Command::Create {
@@ -98,6 +101,9 @@ impl Volume {
     }
 
     pub(crate) async fn unlink(&self, parent: Ino, name: Vec<u8>, dir: bool) -> Outcome {
+        if Synthetic::is(parent) && !dir {
+            return self.remove_control(parent, &name).map(|()| Answer::Done);
+        }
         Self::writable(parent, &name)?;
         if !dir && self.is_control(parent, &name) {
             // The status of a job is made when it is read and goes with its directory: `rm -r` need not trip over it.

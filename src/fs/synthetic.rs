@@ -2,6 +2,7 @@
 //! here is stored, and nothing waits for the network. Sizes are 0, as in /proc: readers read to the end.
 
 use bytes::Bytes;
+use hydfs_mount::FsError;
 use hydfs_types::{Attr, DirEntry, FileKind, Ino, Time};
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,19 @@ pub enum Node {
 /// Who writes the control tree. Paths have no leading slash: `cluster/members`, `jobs/NAME/status`.
 pub trait Control: Send + Sync + 'static {
     fn node(&self, path: &str) -> Option<Node>;
+    /// A person makes the file at `path`, or writes all of `text` into it. Refused for what is made here.
+    fn put(&self, _path: &str, _text: &[u8]) -> Result<(), FsError> {
+        Err(read_only())
+    }
+    /// A person removes the file at `path`.
+    fn remove(&self, _path: &str) -> Result<(), FsError> {
+        Err(read_only())
+    }
+}
+
+/// What the control tree answers to changes.
+pub fn read_only() -> FsError {
+    FsError::NotPermitted("`.cluster` is read-only".into())
 }
 
 #[derive(Default)]

@@ -5,7 +5,7 @@
 
 use crate::{
     error::{of_agreement, of_data},
-    synthetic::{CLUSTER_DIR, Control, JOBS_DIR, Node, Synthetic},
+    synthetic::{CLUSTER_DIR, Control, JOBS_DIR, Node, Synthetic, read_only},
     table::Table,
 };
 use bytes::Bytes;
@@ -357,6 +357,51 @@ impl Volume {
         Ok((path, node))
     }
 
+    /// What a person writes into the control tree.
+    pub(crate) fn put_control(&self, ino: Ino, text: &[u8]) -> Outcome<()> {
+        let path = self.synthetic.path(ino).ok_or(FsError::Stale)?;
+        self.control
+            .get()
+            .ok_or(FsError::NotFound)?
+            .put(&path, text)
+    }
+
+    /// Makes and opens a file of the control tree, where one may be made.
+    pub(crate) fn create_control(&self, parent: Ino, name: &[u8], how: How) -> Outcome {
+        let path = self.control_path(parent, name).ok_or_else(read_only)?;
+        let ino = self.synthetic.ino(&path).ok_or(FsError::NotFound)?;
+        if how.exclusive && self.control_node(&path).is_ok() {
+            return Err(FsError::Exists);
+        }
+        self.put_control(ino, &[])?;
+        let attr = self.control_attr(&path)?;
+        Ok(Answer::Created(
+            attr,
+            self.opened_control(ino, how, Bytes::new()),
+        ))
+    }
+
+    pub(crate) fn remove_control(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
+        let path = self.control_path(parent, name).ok_or(FsError::NotFound)?;
+        self.control.get().ok_or(FsError::NotFound)?.remove(&path)
+    }
+
+    fn opened_control(&self, ino: Ino, how: How, text: Bytes) -> Opened {
+        Opened {
+            handle: self.table.open(ino, how, Some(text)),
+            direct: true,
+            mappable: false,
+            keep_cache: false,
+        }
+    }
+
+    /// Sets attributes in the control tree: what can be written can be cut, and nothing else changes.
+    pub(crate) fn set_control_attr(&self, ino: Ino) -> Outcome<Attr> {
+        self.put_control(ino, &[])?;
+        let (path, _) = self.control_of(ino)?;
+        self.control_attr(&path)
+    }
+
     async fn get_attr(&self, ino: Ino) -> Outcome<Attr> {
         if Synthetic::is(ino) {
             let (path, _) = self.control_of(ino)?;
@@ -472,19 +517,14 @@ impl Volume {
     /// Opens an existing file.
     pub async fn open(&self, ino: Ino, how: How) -> Outcome<Opened> {
         if Synthetic::is(ino) {
-            if how.write {
-                return Err(FsError::Denied);
-            }
             let (_, node) = self.control_of(ino)?;
             let Node::File(text) = node else {
                 return Err(FsError::IsDirectory);
             };
-            return Ok(Opened {
-                handle: self.table.open(ino, how, Some(text)),
-                direct: true,
-                mappable: false,
-                keep_cache: false,
-            });
+            if how.write {
+                self.put_control(ino, &[]).map_err(|_| FsError::Denied)?;
+            }
+            return Ok(self.opened_control(ino, how, text));
         }
         self.barrier().await?;
         {

@@ -52,6 +52,8 @@ pub struct Config {
     pub op_timeout: Duration,
     /// Jobs of root may run executables.
     pub allow_root_jobs: bool,
+    /// Pace at which copies are checked in the background, in bytes per second; 0: only what reads suspect.
+    pub scrub_bytes_per_s: u64,
     /// Faults may be injected through `.cluster` (tests only).
     pub allow_faults: bool,
     /// Failure detection.

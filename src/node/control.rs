@@ -10,7 +10,7 @@ use hydfs_control::{
 };
 use hydfs_fs::{Control, Mounted, Node};
 use hydfs_membership::SeenState;
-use hydfs_mount::{Caller, FileSystem};
+use hydfs_mount::{Caller, FileSystem, FsError};
 use hydfs_ring::Ring;
 use hydfs_state::{Body, State};
 use hydfs_types::{
@@ -48,6 +48,9 @@ impl Control for Tree {
                     .map(|name| ((*name).to_owned(), false))
                     .collect();
                 names.push(("member".to_owned(), true));
+                if member.faults.is_some() {
+                    names.push(("faults".to_owned(), true));
+                }
                 return Some(Node::Directory(names));
             }
             ["cluster", "member"] => {
@@ -70,6 +73,15 @@ impl Control for Tree {
             }
             ["cluster", "member", name, "info"] => info(&member, name)?,
             ["cluster", "member", name, "why"] => why(&member, name)?,
+            ["cluster", "faults"] => {
+                // There also where none may be made: making one says why.
+                let faults = member.faults.as_ref();
+                let names = faults.map(|faults| faults.names()).unwrap_or_default();
+                return Some(Node::Directory(
+                    names.into_iter().map(|name| (name, false)).collect(),
+                ));
+            }
+            ["cluster", "faults", name] => member.faults.as_ref()?.text(name)?,
             ["cluster", "leader"] => leader(&member),
             ["cluster", "members"] => members(&member.ctx.state()),
             ["cluster", "metrics"] => metrics(&member),
@@ -92,6 +104,37 @@ impl Control for Tree {
         };
         Some(Node::File(Bytes::from(text)))
     }
+
+    fn put(&self, path: &str, text: &[u8]) -> Result<(), FsError> {
+        let (member, name) = self.fault_at(path)?;
+        let faults = member.faults.as_ref().ok_or_else(no_faults)?;
+        faults.put(name, text, |name| {
+            member.ctx.state().member_named(name).is_some()
+        })
+    }
+
+    fn remove(&self, path: &str) -> Result<(), FsError> {
+        let (member, name) = self.fault_at(path)?;
+        member.faults.as_ref().ok_or_else(no_faults)?.remove(name)
+    }
+}
+
+impl Tree {
+    /// The name of the fault that a path means: nothing else below `.cluster` can be written.
+    fn fault_at<'a>(&self, path: &'a str) -> Result<(Arc<Member>, &'a str), FsError> {
+        let name = path
+            .strip_prefix("cluster/faults/")
+            .filter(|name| !name.contains('/'))
+            .ok_or_else(hydfs_fs::read_only)?;
+        let member = self.0.upgrade().ok_or(FsError::NotFound)?;
+        Ok((member, name))
+    }
+}
+
+fn no_faults() -> FsError {
+    FsError::NotPermitted(
+        "faults may be injected only where a member runs with --allow-faults".into(),
+    )
 }
 
 fn liveness(one: &MemberInfo) -> Liveness {
@@ -269,6 +312,13 @@ fn status(member: &Member) -> (bool, String) {
     if learning > 0 {
         troubles.push(format!("repairing {learning} slots"));
     }
+    let lost = member.data.replica.health.lost();
+    if !lost.is_empty() {
+        troubles.push(format!(
+            "{} damaged segments here have no good copy",
+            lost.len()
+        ));
+    }
     let leading = leading(member, &state);
     if leading.is_none() {
         troubles.push("no leader: fewer than a majority of the voters is reachable".to_owned());
@@ -314,6 +364,35 @@ fn status(member: &Member) -> (bool, String) {
         state.names.bytes
     )
     .expect("text in memory");
+    for name in member.faults.iter().flat_map(|faults| faults.names()) {
+        let line = member.faults.as_ref().and_then(|faults| faults.text(&name));
+        let line = line.unwrap_or_default();
+        writeln!(
+            text,
+            "injected fault {name}: {}",
+            line.lines().next().unwrap_or_default()
+        )
+        .expect("text in memory");
+    }
+    let pass = member.data.replica.health.pass();
+    writeln!(
+        text,
+        "scrub {} of {} segments, {} passes",
+        pass.done, pass.of, pass.passes
+    )
+    .expect("text in memory");
+    for (segment, lost) in lost {
+        let ino = state.segment(segment).map(|known| known.ino);
+        let path = ino
+            .and_then(|ino| state.path_of(ino))
+            .unwrap_or_else(|| "(unlinked)".to_owned());
+        writeln!(
+            text,
+            "damaged: {path}, segment {segment} at byte {}: {}",
+            lost.offset, lost.why
+        )
+        .expect("text in memory");
+    }
     if let Some(swim) = member.swim.get() {
         for seen in swim
             .view()
@@ -351,6 +430,12 @@ fn metrics(member: &Member) -> String {
     for (name, help, value) in member.ctx.counters.read() {
         put(name, help, "counter", value);
     }
+    put(
+        "hydfs_scrub_lost_segments",
+        "segments with damage here that no other copy could heal",
+        "gauge",
+        member.data.replica.health.lost().len() as u64,
+    );
     let stats = member.data.replica.journal.log().stats();
     put(
         "hydfs_journal_appends_total",

@@ -6,6 +6,8 @@
 mod config;
 mod control;
 mod error;
+mod faults;
+mod fsck;
 mod join;
 mod machine;
 mod member;
@@ -20,6 +22,9 @@ pub use config::{
     MountPoint, PORT_DEFAULT, WORKER_PID_FILE,
 };
 pub use error::Error;
+pub use faults::Faults;
+pub use fsck::{FolderReport, fsck};
+pub use hydfs_data::SCRUB_BYTES_PER_S;
 pub use member::Member;
 pub use router::Router;
 pub use seams::{Seams, Wire};

@@ -2,6 +2,7 @@
 
 use crate::{
     Config, Error,
+    faults::Faults,
     join::{self, enter},
     machine::{Followers, Machine},
     router::Router,
@@ -14,7 +15,7 @@ use hydfs_control::Staging;
 use hydfs_data::{Context, Data, SharedState};
 use hydfs_fs::{JOBS_DIR, Mounted, Volume};
 use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
-use hydfs_store::{Folder, LogOptions};
+use hydfs_store::{FaultyDisk, Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
 use hydfs_types::{
     Admission, Admitted, Agreement, AgreementError, ClusterId, Command, CommandError, FileKind,
@@ -55,6 +56,8 @@ pub struct Member {
     admitted: Mutex<Option<Admitted>>,
     seed: u64,
     streams: bool,
+    /// Faults that were injected, where that is allowed.
+    pub faults: Option<Arc<Faults>>,
 }
 
 /// Who the member is to the agreement group before its parts start.
@@ -67,7 +70,15 @@ struct Place {
 impl Member {
     /// Starts a member on the current runtime and returns once it is admitted and its state is current.
     pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
-        let folder = Folder::open(&config.data, &config.name).map_err(|source| Error::Folder {
+        let faults = config.allow_faults.then(|| Arc::new(Faults::default()));
+        let folder = Folder::open_through(&config.data, &config.name, |disk| match &faults {
+            Some(faults) => {
+                let faults = faults.clone();
+                Arc::new(FaultyDisk::new(disk, Arc::new(move || faults.on_disk())))
+            }
+            None => disk,
+        })
+        .map_err(|source| Error::Folder {
             path: config.data.clone(),
             source,
         })?;
@@ -87,13 +98,38 @@ impl Member {
         let log = LogOptions::new(folder.salt());
         let seams = Seams {
             folder,
-            net,
+            net: net.clone(),
             log,
             clock: Arc::new(SystemClock),
             seed: rand::random(),
             streaming: true,
+            faults: faults.clone(),
         };
-        Self::assemble(config, seams, router).await
+        let member = Self::assemble(config, seams, router).await?;
+        if let Some(faults) = faults {
+            tracing::warn!("faults may be injected through .cluster/faults: for tests only");
+            member.hook_faults(&net, &faults);
+        }
+        Ok(member)
+    }
+
+    /// Has the network ask for faults by the name of the other member.
+    fn hook_faults(&self, net: &Quic, faults: &Arc<Faults>) {
+        let name_of = |state: SharedState| {
+            move |addr| {
+                let state = state
+                    .read()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                let mut members = state.cluster.members.values();
+                members
+                    .find(|one| one.said.addr == addr)
+                    .map(|one| one.said.name.clone())
+            }
+        };
+        let (name, ask) = (name_of(self.ctx.state.clone()), faults.clone());
+        net.set_faults(Some(Arc::new(move |to| ask.on_way_to(&name(to)?))));
+        let (name, ask) = (name_of(self.ctx.state.clone()), faults.clone());
+        net.set_incoming_faults(Some(Arc::new(move |from| ask.on_way_from(&name(from)?))));
     }
 
     /// As [`Member::start`], from parts that are handed in; `router` is what the network hands frames to.
@@ -149,6 +185,7 @@ impl Member {
             clock,
             seed,
             streaming,
+            faults,
         } = seams;
         let resolve = {
             let state = state.clone();
@@ -195,6 +232,7 @@ impl Member {
             admitted: Mutex::new(None),
             seed,
             streams: streaming,
+            faults,
         }))
     }
 
@@ -311,7 +349,7 @@ impl Member {
     async fn run(self: &Arc<Self>) -> Result<(), Error> {
         drop(self.followers.data.set(self.data.clone()));
         drop(self.followers.volume.set(self.volume.clone()));
-        self.data.start();
+        self.data.start(self.config.scrub_bytes_per_s);
         self.start_swim()?;
         tokio::spawn(self.volume.clone().end_writers());
         tokio::spawn(self.volume.clone().release_orphans());

@@ -202,6 +202,7 @@ impl Host {
                         clock,
                         seed,
                         streaming: false,
+                        faults: None,
                     },
                     router,
                 )
@@ -246,6 +247,7 @@ impl Host {
             weight: 100,
             op_timeout: Duration::from_secs(30),
             allow_root_jobs: false,
+            scrub_bytes_per_s: 16 << 20,
             allow_faults: false,
             detection: Detection::default(),
         }

@@ -76,22 +76,63 @@ impl BaseFile {
         self.base.len().map_err(self.failed("read"))
     }
 
-    /// Up to `len` bytes at `offset`; every block of which they hold all that its sum covers is checked.
+    /// Up to `len` bytes at `offset`. Every block that they touch is read whole and checked.
     pub fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         let sums = self.sums.read().unwrap_or_else(PoisonError::into_inner);
-        let bytes = read_bytes(&*self.base, offset, len).map_err(self.failed("read"))?;
-        let end = offset + bytes.len() as u64;
-        for block in offset.div_ceil(SUM_BLOCK_BYTES)..end.div_ceil(SUM_BLOCK_BYTES) {
-            let start = block * SUM_BLOCK_BYTES;
-            let stop = (start + SUM_BLOCK_BYTES).min(end);
-            let sum = sums.get(block);
-            if stop - start >= u64::from(sum.covered)
-                && !sum.matches(&bytes[(start - offset) as usize..(stop - offset) as usize])
+        let first = offset / SUM_BLOCK_BYTES;
+        let end = (offset + len as u64).div_ceil(SUM_BLOCK_BYTES);
+        let start = first * SUM_BLOCK_BYTES;
+        let bytes = read_bytes(
+            &*self.base,
+            start,
+            ((end - first) * SUM_BLOCK_BYTES) as usize,
+        )
+        .map_err(self.failed("read"))?;
+        for block in first..end {
+            let from = ((block - first) * SUM_BLOCK_BYTES) as usize;
+            let to = bytes.len().min(from + SUM_BLOCK_BYTES as usize);
+            if !sums
+                .get(block)
+                .matches(bytes.get(from..to).unwrap_or_default())
             {
                 return Err(self.damaged(block));
             }
         }
-        Ok(bytes)
+        let from = bytes.len().min((offset - start) as usize);
+        let to = bytes.len().min(from + len);
+        Ok(bytes.slice(from..to))
+    }
+
+    /// CRC-32C of each block as far as it lies within the first `len` bytes of the base, from the sums alone. A block whose
+    /// sum reaches past `len` is damaged.
+    pub fn block_sums(&self, len: u64) -> Result<Vec<u32>> {
+        let sums = self.sums.read().unwrap_or_else(PoisonError::into_inner);
+        (0..len.div_ceil(SUM_BLOCK_BYTES))
+            .map(|block| {
+                let within = (len - block * SUM_BLOCK_BYTES).min(SUM_BLOCK_BYTES) as usize;
+                let sum = sums.get(block);
+                (sum.covered as usize <= within)
+                    .then(|| sum.extended(within, &[]).crc)
+                    .ok_or_else(|| self.damaged(block))
+            })
+            .collect()
+    }
+
+    /// Puts whole blocks from `first` on in place of damaged ones: only the last may be short, at the base's end. The old
+    /// sums are not asked.
+    pub fn patch(&self, first: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
+        write_bytes(&*self.base, first * SUM_BLOCK_BYTES, bytes).map_err(self.failed("write"))?;
+        let mut last = first;
+        for (block, part) in (first..).zip(bytes.chunks(SUM_BLOCK_BYTES as usize)) {
+            sums.set(block, Sum::of(part));
+            last = block;
+        }
+        sums.store(&*self.sum_file, first, last)
+            .map_err(self.failed("write the checksums of"))
     }
 
     /// Checks one block; `false` past the last one.

@@ -25,6 +25,17 @@ const OPEN_MAX: usize = 256;
 /// Longest wait for the sync of one base.
 const SYNC_DEADLINE: Duration = Duration::from_secs(30);
 
+/// What a look at some blocks of a base found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checked {
+    /// Blocks looked at.
+    pub blocks: u64,
+    /// Those that do not match their checksums, or cannot be read.
+    pub bad: Vec<u64>,
+    /// There may be more behind them.
+    pub more: bool,
+}
+
 /// The bases of one data folder. Clones share them.
 #[derive(Clone)]
 pub struct Bases {
@@ -209,6 +220,60 @@ impl Bases {
             block += 1;
         }
         Ok(())
+    }
+
+    /// Looks at `count` blocks from `first` on. A base that is not there has none.
+    pub fn check_now(&self, segment: SegmentId, first: u64, count: u64) -> Result<Checked> {
+        let mut checked = Checked::default();
+        let Some(file) = self.file(segment, false)? else {
+            return Ok(checked);
+        };
+        for block in first..first + count {
+            match file.verify(block) {
+                Ok(true) => {}
+                Ok(false) => return Ok(checked),
+                // A sector that cannot be read is as bad as one that reads wrong.
+                Err(StoreError::Damaged { .. } | StoreError::Io { .. }) => checked.bad.push(block),
+                Err(other) => return Err(other),
+            }
+            checked.blocks += 1;
+        }
+        checked.more = true;
+        Ok(checked)
+    }
+
+    /// As [`Bases::check_now`], off the caller's thread.
+    pub async fn check(&self, segment: SegmentId, first: u64, count: u64) -> Result<Checked> {
+        if let SyncMode::Inline { .. } = self.sync {
+            return self.check_now(segment, first, count);
+        }
+        let bases = self.clone();
+        tokio::task::spawn_blocking(move || bases.check_now(segment, first, count))
+            .await
+            .map_err(|error| StoreError::Poisoned(error.to_string()))?
+    }
+
+    /// CRC-32C of each block of the first `len` bytes, as the sums say: equal on replicas with equal bytes. What lies
+    /// behind a shorter base's end counts as zeros.
+    pub fn block_sums(&self, segment: SegmentId, len: u64) -> Result<Vec<u32>> {
+        match self.file(segment, false)? {
+            Some(file) => file.block_sums(len),
+            None if len == 0 => Ok(Vec::new()),
+            None => {
+                let path = self.disk.locate(&self.path(segment));
+                let why = "the file is missing".into();
+                Err(StoreError::Damaged {
+                    path,
+                    offset: 0,
+                    why,
+                })
+            }
+        }
+    }
+
+    /// Puts good blocks in place of damaged ones, from block `first` on; only the last may be short, at the base's end.
+    pub fn patch(&self, segment: SegmentId, first: u64, bytes: &[u8]) -> Result<()> {
+        self.change(segment, |file, _| file.patch(first, bytes))
     }
 
     /// Removes a base. One that is not there is no error.

@@ -40,6 +40,26 @@ struct Version {
     format: u16,
 }
 
+/// What a data folder's `format` file says, without opening the folder for a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FolderIdentity {
+    /// The member's name.
+    pub name: String,
+    /// Drawn when the folder was made, in hex.
+    pub storage: String,
+    /// The cluster, in hex, once joined.
+    pub cluster: Option<String>,
+    /// The member id, once admitted.
+    pub member: Option<u64>,
+    /// Starts so far.
+    pub start_count: u64,
+    /// The machine booted since the last start: what was not synced then may be missing until the next start.
+    pub rebooted: bool,
+    /// What makes the folder's logs its own ([`crate::LogOptions::salt`]).
+    #[serde(skip)]
+    pub salt: u64,
+}
+
 /// An open data folder. Nobody else has it open.
 pub struct Folder {
     disk: Arc<dyn Disk>,
@@ -60,11 +80,42 @@ impl Folder {
     /// Below the folder: what can be made again.
     pub const CACHE: &str = "cache";
 
+    /// Reads whose folder `disk` is; `None` where there is no `format` file. Changes nothing.
+    pub fn identify(disk: &dyn Disk) -> Result<Option<FolderIdentity>> {
+        let Some(format) = load(disk)? else {
+            return Ok(None);
+        };
+        let path = disk.locate(PATH);
+        let storage: StorageId = parse(&path, "storage", &format.storage)?;
+        if let Some(cluster) = &format.cluster {
+            let _: ClusterId = parse(&path, "cluster", cluster)?;
+        }
+        let boot = BootId(kernel_id("boot_id")?).to_string();
+        Ok(Some(FolderIdentity {
+            name: format.name,
+            salt: salt_of(storage),
+            storage: format.storage,
+            cluster: format.cluster,
+            member: format.member,
+            start_count: format.start_count,
+            rebooted: format.boot.is_some_and(|last| last != boot),
+        }))
+    }
+
     /// Opens (or makes) the data folder `dir` of the member `name`, locks it, and counts this start.
     pub fn open(dir: &Path, name: &str) -> Result<Self> {
+        Self::open_through(dir, name, |disk| disk)
+    }
+
+    /// As [`Folder::open`], with everything going through what `wrap` puts over the machine's disk.
+    pub fn open_through(
+        dir: &Path,
+        name: &str,
+        wrap: impl FnOnce(Arc<dyn Disk>) -> Arc<dyn Disk>,
+    ) -> Result<Self> {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(dir)?);
         Self::on(
-            disk,
+            wrap(disk),
             name,
             StorageId(kernel_id("uuid")?),
             BootId(kernel_id("boot_id")?),
@@ -128,8 +179,7 @@ impl Folder {
 
     /// What makes this folder's logs its own ([`crate::LogOptions::salt`]).
     pub fn salt(&self) -> u64 {
-        let [a, b, c, d, e, f, g, h, ..] = self.storage.0;
-        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+        salt_of(self.storage)
     }
 
     /// The machine's present boot.
@@ -205,6 +255,11 @@ impl Folder {
         }
         Ok(())
     }
+}
+
+fn salt_of(storage: StorageId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = storage.0;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Reads `DIR/format`, if there is one.

@@ -59,18 +59,48 @@ impl RealDisk {
     }
 
     fn path(&self, path: &str) -> io::Result<PathBuf> {
-        let path = Path::new(path);
-        if path
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)))
-        {
-            return Ok(self.root.join(path));
-        }
-        Err(io::Error::new(
-            ErrorKind::InvalidInput,
-            "path leaves the data folder",
-        ))
+        below(&self.root, path)
     }
+}
+
+/// A relative path below `root`; refused if it leaves it.
+pub(crate) fn below(root: &Path, path: &str) -> io::Result<PathBuf> {
+    let path = Path::new(path);
+    if path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)))
+    {
+        return Ok(root.join(path));
+    }
+    Err(io::Error::new(
+        ErrorKind::InvalidInput,
+        "path leaves the data folder",
+    ))
+}
+
+/// Names in a folder, sorted.
+pub(crate) fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        // Names that are not UTF-8 are none of ours.
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Fills `buf` from `offset`; fewer bytes only at the file's end.
+pub(crate) fn read_at(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(got) => done += got,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
 }
 
 /// Makes the names in a folder durable.
@@ -98,13 +128,7 @@ impl Disk for RealDisk {
     }
 
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(self.path(dir)?)? {
-            // Names that are not UTF-8 are none of ours.
-            names.extend(entry?.file_name().into_string().ok());
-        }
-        names.sort_unstable();
-        Ok(names)
+        names(&self.path(dir)?)
     }
 
     fn create_dir_all(&self, dir: &str) -> io::Result<()> {
@@ -158,16 +182,7 @@ struct RealFile(File);
 
 impl DiskFile for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
-            match self.0.read_at(&mut buf[done..], offset + done as u64) {
-                Ok(0) => break,
-                Ok(got) => done += got,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+        read_at(&self.0, buf, offset)
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {

@@ -38,6 +38,7 @@ pub(crate) async fn call(
     let sent_bytes = wire::frame_bytes(&frame);
     match timeout_at(until, exchange(&link, frame)).await {
         Ok(Ok(answer)) => {
+            answer_fault(&inner, to, until, millis).await?;
             add(&inner.counters.bytes_out, sent_bytes);
             add(&inner.counters.bytes_in, wire::frame_bytes(&answer));
             Ok(answer)
@@ -65,15 +66,37 @@ async fn add_fault(
     until: Instant,
     millis: u64,
 ) -> Result<(), NetError> {
-    match inner.fault(to) {
-        None => {}
-        Some(crate::Fault::Delay(by)) => sleep_until(until.min(Instant::now() + by)).await,
-        Some(crate::Fault::Drop) => {
+    match inner.lateness_to(to) {
+        Some(Duration::ZERO) => Ok(()),
+        Some(late) => {
+            sleep_until(until.min(Instant::now() + late)).await;
+            Ok(())
+        }
+        None => {
             sleep_until(until).await;
-            return Err(NetError::TimedOut { addr: to, millis });
+            Err(NetError::TimedOut { addr: to, millis })
         }
     }
-    Ok(())
+}
+
+/// What happens to the answer on its way here.
+async fn answer_fault(
+    inner: &Inner,
+    from: SocketAddr,
+    until: Instant,
+    millis: u64,
+) -> Result<(), NetError> {
+    match inner.lateness_from(from) {
+        Some(Duration::ZERO) => Ok(()),
+        Some(late) if Instant::now() + late < until => {
+            sleep_until(Instant::now() + late).await;
+            Ok(())
+        }
+        _ => {
+            sleep_until(until).await;
+            Err(NetError::TimedOut { addr: from, millis })
+        }
+    }
 }
 
 async fn exchange(link: &Link, frame: Frame) -> Result<Frame, CallFault> {

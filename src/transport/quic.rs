@@ -36,10 +36,33 @@ pub struct Who {
 /// A fault that tests put between this member and a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// What we send is lost: calls time out, datagrams vanish.
+    /// Everything that goes this way is lost: calls time out, datagrams vanish.
     Drop,
-    /// Calls leave this much later.
+    /// Everything arrives this much later.
     Delay(Duration),
+    /// So many percent of the packets are lost. A datagram vanishes; what a stream loses is sent again and comes later.
+    Loss(u8),
+}
+
+/// A lost packet of a stream is sent again after about this long, if it is lost again after twice as long, and so on.
+const RESEND: Duration = Duration::from_millis(40);
+/// A packet is lost at most this many times in a row.
+const LOSSES_MAX: u32 = 5;
+
+impl Fault {
+    /// How much later something on a stream arrives; `None`: never.
+    fn lateness(self) -> Option<Duration> {
+        match self {
+            Self::Drop => None,
+            Self::Delay(by) => Some(by),
+            Self::Loss(percent) => {
+                let losses = (0..LOSSES_MAX)
+                    .take_while(|_| rand::random_range(0..100) < percent)
+                    .count() as u32;
+                Some(RESEND * ((1 << losses) - 1))
+            }
+        }
+    }
 }
 
 /// Chooses a fault by the peer's address.
@@ -98,6 +121,7 @@ pub(crate) struct Inner {
     /// Taken at shutdown: handlers usually hold this network, and the circle must be cut.
     handler: RwLock<Option<Arc<dyn Handler>>>,
     faults: RwLock<Option<FaultHook>>,
+    incoming_faults: RwLock<Option<FaultHook>>,
 }
 
 impl Quic {
@@ -155,6 +179,7 @@ impl Quic {
             tls: RwLock::new(Arc::new(tls)),
             handler: RwLock::new(Some(handler)),
             faults: RwLock::new(None),
+            incoming_faults: RwLock::new(None),
         });
         inner.runtime.spawn(serve::accept(inner.clone()));
         Ok(Arc::new(Self { inner, _stop: stop }))
@@ -193,11 +218,20 @@ impl Quic {
         Ok(())
     }
 
-    /// Puts faults between this member and its peers; for tests.
+    /// Puts faults on what this member sends to its peers; for tests.
     pub fn set_faults(&self, hook: Option<FaultHook>) {
         *self
             .inner
             .faults
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = hook;
+    }
+
+    /// Puts faults on what this member gets from its peers; for tests. Peers are told by the address that they serve at.
+    pub fn set_incoming_faults(&self, hook: Option<FaultHook>) {
+        *self
+            .inner
+            .incoming_faults
             .write()
             .unwrap_or_else(PoisonError::into_inner) = hook;
     }
@@ -272,9 +306,45 @@ impl Inner {
             .clone()
     }
 
-    pub(crate) fn fault(&self, to: SocketAddr) -> Option<Fault> {
+    fn fault(&self, to: SocketAddr) -> Option<Fault> {
         let faults = self.faults.read().unwrap_or_else(PoisonError::into_inner);
         faults.as_ref().and_then(|choose| choose(to))
+    }
+
+    fn incoming_fault(&self, from: SocketAddr) -> Option<Fault> {
+        let faults = self
+            .incoming_faults
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        faults.as_ref().and_then(|choose| choose(from))
+    }
+
+    /// How much later something on a stream to that peer leaves; `None`: it is lost.
+    pub(crate) fn lateness_to(&self, to: SocketAddr) -> Option<Duration> {
+        self.fault(to).map_or(Some(Duration::ZERO), Fault::lateness)
+    }
+
+    /// How much later something on a stream from that peer arrives; `None`: it is lost.
+    pub(crate) fn lateness_from(&self, from: SocketAddr) -> Option<Duration> {
+        self.incoming_fault(from)
+            .map_or(Some(Duration::ZERO), Fault::lateness)
+    }
+
+    /// What becomes of a datagram under this fault: when it goes on, or `None`.
+    fn datagram_lateness(fault: Option<Fault>) -> Option<Duration> {
+        match fault {
+            None => Some(Duration::ZERO),
+            Some(Fault::Drop) => None,
+            Some(Fault::Delay(by)) => Some(by),
+            Some(Fault::Loss(percent)) => {
+                (rand::random_range(0..100) >= percent).then_some(Duration::ZERO)
+            }
+        }
+    }
+
+    /// As [`Inner::lateness_from`], for a datagram.
+    pub(crate) fn datagram_from(&self, from: SocketAddr) -> Option<Duration> {
+        Self::datagram_lateness(self.incoming_fault(from))
     }
 
     /// Whether a connection to that cluster may be used; one that knows none yet may.
@@ -312,9 +382,16 @@ impl Net for Quic {
     }
 
     fn send_datagram(&self, to: SocketAddr, payload: Bytes) {
-        match self.inner.fault(to) {
-            Some(Fault::Drop) => add(&self.inner.counters.datagrams_dropped, 1),
-            _ => self.inner.datagram_to(to, payload),
+        match Inner::datagram_lateness(self.inner.fault(to)) {
+            None => add(&self.inner.counters.datagrams_dropped, 1),
+            Some(Duration::ZERO) => self.inner.datagram_to(to, payload),
+            Some(late) => {
+                let inner = self.inner.clone();
+                drop(self.inner.runtime.spawn(async move {
+                    tokio::time::sleep(late).await;
+                    inner.datagram_to(to, payload);
+                }));
+            }
         }
     }
 

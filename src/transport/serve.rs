@@ -10,7 +10,7 @@ use crate::{
 };
 use hydfs_types::{ClusterId, Frame, Handler, Peer};
 use quinn::{Connection, Incoming, RecvStream};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 /// Accepts connections until the endpoint is closed.
@@ -123,7 +123,17 @@ async fn serve(inner: Arc<Inner>, connection: Connection, peer: Peer, cluster: O
                 let Ok(payload) = datagram else { break };
                 let Some(handler) = inner.admit(&connection, &peer, cluster) else { break };
                 add(&inner.counters.datagrams_in, 1);
-                handler.datagram(peer.clone(), payload);
+                match inner.datagram_from(peer.addr) {
+                    Some(Duration::ZERO) => handler.datagram(peer.clone(), payload),
+                    Some(late) => {
+                        let peer = peer.clone();
+                        drop(inner.runtime.spawn(async move {
+                            tokio::time::sleep(late).await;
+                            handler.datagram(peer, payload);
+                        }));
+                    }
+                    None => add(&inner.counters.datagrams_dropped, 1),
+                }
             }
             opened = connection.accept_bi() => {
                 let Ok(opened) = opened else { break };
@@ -196,6 +206,13 @@ async fn answer(inner: Arc<Inner>, handler: Arc<dyn Handler>, peer: Peer, mut st
         Ok(Err(ReadFault::Stream(_))) => return,
         Err(_) => return add(&inner.counters.timeouts, 1),
     };
+    // Under a fault the caller hears nothing until its own deadline.
+    let Some(late) = inner.lateness_from(peer.addr) else {
+        return tokio::time::sleep(STREAM_TIMEOUT).await;
+    };
+    if !late.is_zero() {
+        tokio::time::sleep(late).await;
+    }
     add(&inner.counters.bytes_in, wire::frame_bytes(&request));
     stream.end = stream::FAILED;
     let service = request.service;
@@ -204,6 +221,12 @@ async fn answer(inner: Arc<Inner>, handler: Arc<dyn Handler>, peer: Peer, mut st
     };
     if let Err(error) = wire::check_size(&answer) {
         return tracing::error!(peer = %peer.name, ?service, "answer not sent: {error}; this is a defect of hydfs, please report it");
+    }
+    let Some(late) = inner.lateness_to(peer.addr) else {
+        return tokio::time::sleep(STREAM_TIMEOUT).await;
+    };
+    if !late.is_zero() {
+        tokio::time::sleep(late).await;
     }
     let bytes = wire::frame_bytes(&answer);
     if let Ok(Ok(())) = timeout(STREAM_TIMEOUT, wire::write_frame(&mut stream.send, answer)).await {

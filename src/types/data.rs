@@ -43,6 +43,8 @@ pub enum DataRequest {
     Holdings,
     /// Asks the slot leader how long segments are with everything eligible, without making it readable: for `stat`.
     Peek(Look),
+    /// Checksums of a synced replica's base, block by block, for comparison with another's.
+    Sums(ReadSums),
 }
 
 /// Records of one writer for one segment, `prev` chained; answered cumulatively per lane.
@@ -139,6 +141,14 @@ pub struct ReadBase {
     pub len: u32,
 }
 
+/// See [`DataRequest::Sums`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadSums {
+    pub slot: SlotId,
+    pub map: MapVersion,
+    pub segment: SegmentId,
+}
+
 /// A learner asks the slot leader what the slots hold (R11). From then on, at this epoch, the slot leader sends it every
 /// prepare and needs its answer; merges that run are waited for first. Bases and payloads are fetched after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,6 +202,12 @@ pub enum DataResponse {
     Holdings(Vec<(SegmentId, SegmentVersion, u64)>),
     Refused(Refusal),
     Peeked(Vec<Peeked>),
+    /// CRC-32C of each 64 KiB of the base, at this version and length.
+    Sums {
+        version: SegmentVersion,
+        len: u64,
+        sums: Vec<u32>,
+    },
 }
 
 /// Why a replica refuses. None of them has stored anything of the request, except records before a `Gap`.

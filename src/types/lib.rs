@@ -25,7 +25,7 @@ pub use command::{
 };
 pub use data::{
     Append, AppendReply, Cutoff, DataRequest, DataResponse, FetchedRecord, Look, Looked, Peeked,
-    Prepare, PullSlots, PulledSegment, PulledSlot, ReadBase, Refusal,
+    Prepare, PullSlots, PulledSegment, PulledSlot, ReadBase, ReadSums, Refusal,
 };
 pub use file::{Attr, DirEntry, FileKind, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_BYTES_MAX};
 pub use frame::{

@@ -39,6 +39,7 @@ fn config(folder: &Path, name: &str, join: &[SocketAddr]) -> Config {
         weight: 100,
         op_timeout: Duration::from_secs(30),
         allow_root_jobs: false,
+        scrub_bytes_per_s: hydfs_data::SCRUB_BYTES_PER_S,
         allow_faults: false,
         detection: Detection::default(),
     }
@@ -72,6 +73,12 @@ async fn suite(member: Arc<Member>) {
 }
 
 async fn stop(members: Vec<Arc<Member>>) {
+    for member in &members {
+        // The scrub found nothing where nothing was damaged.
+        let damaged = &member.ctx.counters.damaged_blocks;
+        assert_eq!(damaged.load(std::sync::atomic::Ordering::Relaxed), 0);
+        assert!(member.data.replica.health.lost().is_empty());
+    }
     for member in members.into_iter().rev() {
         member.shut_down().await;
     }

@@ -310,3 +310,73 @@ fn a_full_disk_leaves_a_base_that_can_be_written_again() {
     bases.write(SEGMENT, 5_000, &pattern(100_000, 2)).unwrap();
     bases.verify(SEGMENT).unwrap();
 }
+
+#[test]
+fn fault_s8_a_flipped_bit_is_met_by_a_small_read_too_and_a_patch_heals_it() {
+    let root = tempfile::tempdir().unwrap();
+    let disk = std::sync::Arc::new(hydfs_store::RealDisk::open(root.path()).unwrap());
+    let bases = Bases::open(disk, "base", INLINE).unwrap();
+    let bytes = pattern(3 * SUM_BLOCK_BYTES as usize + 500, 3);
+    bases.write(SEGMENT, 0, &bytes).unwrap();
+    let block = SUM_BLOCK_BYTES as usize;
+    let path = root.path().join(FILE);
+    let mut rotten = bytes.clone();
+    rotten[block + 9] ^= 1;
+    std::fs::write(&path, &rotten).unwrap();
+    let read = |at: usize| bases.read(SEGMENT, at as u64, 100);
+    assert!(matches!(
+        read(block + 5000),
+        Err(StoreError::Damaged { offset, .. }) if offset == SUM_BLOCK_BYTES
+    ));
+    assert_eq!(read(2 * block).unwrap(), bytes[2 * block..][..100]);
+    assert_eq!(read(3 * block + 450).unwrap(), bytes[3 * block + 450..]);
+    let checked = bases.check_now(SEGMENT, 0, 2).unwrap();
+    assert_eq!((&checked.bad[..], checked.more), (&[1][..], true));
+    bases.patch(SEGMENT, 1, &bytes[block..2 * block]).unwrap();
+    assert_eq!(everything(&bases), bytes);
+    let checked = bases.check_now(SEGMENT, 0, 9).unwrap();
+    assert_eq!(
+        (checked.blocks, checked.bad.len(), checked.more),
+        (4, 0, false)
+    );
+    assert_eq!(std::fs::read(path).unwrap(), bytes);
+}
+
+#[test]
+fn block_sums_depend_on_the_bytes_alone() {
+    let len = 2 * SUM_BLOCK_BYTES + 70;
+    let sums = |build: &dyn Fn(&Bases)| {
+        let disk = MemDisk::new(1);
+        let bases = open(&disk);
+        build(&bases);
+        bases.block_sums(SEGMENT, len).unwrap()
+    };
+    let mut content = vec![0; len as usize];
+    content[10..20].fill(7);
+    let written = sums(&|bases| bases.write(SEGMENT, 0, &content).unwrap());
+    let with_holes = sums(&|bases| {
+        bases.write(SEGMENT, 10, &[7; 10]).unwrap();
+        bases.set_len(SEGMENT, len).unwrap();
+    });
+    let cut = sums(&|bases| {
+        bases.write(SEGMENT, 0, &content).unwrap();
+        bases.write(SEGMENT, len, &[9; 1000]).unwrap();
+        bases.set_len(SEGMENT, len).unwrap();
+    });
+    assert_eq!(written, with_holes);
+    assert_eq!(written, cut);
+    let other = sums(&|bases| {
+        bases.write(SEGMENT, 11, &[7; 10]).unwrap();
+        bases.set_len(SEGMENT, len).unwrap();
+    });
+    assert_ne!(written[0], other[0]);
+    assert_eq!(written[1..], other[1..]);
+    // What lies behind the length is damage.
+    let disk = MemDisk::new(1);
+    let bases = open(&disk);
+    bases.write(SEGMENT, 0, &[1; 100]).unwrap();
+    assert!(matches!(
+        bases.block_sums(SEGMENT, 50),
+        Err(StoreError::Damaged { .. })
+    ));
+}
