@@ -17,11 +17,13 @@ mod room;
 mod segment;
 mod sender;
 
-pub use context::{Context, SharedState};
+pub use apply::Standing;
+pub use context::{Context, SharedState, Trial};
 pub use counters::Counters;
 pub use error::DataError;
 pub use reader::Reader;
 pub use replica::Replica;
+pub use segment::Lane;
 pub use sender::{FileWriter, Queued, Target};
 
 use bytes::Bytes;

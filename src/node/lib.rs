@@ -9,6 +9,7 @@ mod error;
 mod join;
 mod machine;
 mod member;
+mod planted;
 mod privacy;
 mod router;
 mod seams;

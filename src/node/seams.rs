@@ -1,6 +1,7 @@
 //! What a member is assembled from. Production hands in QUIC, the machine's disk and clock; the simulator its own, so
 //! that many members run in one process, from one seed, with the code that production runs.
 
+use hydfs_data::Trial;
 use hydfs_store::{Folder, LogOptions};
 use hydfs_transport::{Counters, Quic, Who};
 use hydfs_types::{BoxFuture, Clock, ClusterId, Incarnation, MemberId, Net};
@@ -45,6 +46,8 @@ pub struct Seams {
     pub seed: u64,
     /// Whether RainStorm runs: it computes on threads of its own.
     pub streaming: bool,
+    /// What only a simulated member has otherwise.
+    pub trial: Trial,
 }
 
 /// A part of the member that draws random numbers.
