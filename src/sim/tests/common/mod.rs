@@ -39,3 +39,21 @@ pub fn number(report: &str, word: &str) -> u64 {
         .parse()
         .unwrap_or_else(|error| panic!("{word}: {error} in: {report}"))
 }
+
+/// The report on the first of these seeds that finds something; `None` where all pass.
+#[allow(dead_code)]
+pub fn first_failure(
+    scenario: &str,
+    seeds: std::ops::Range<u64>,
+    more: &[&str],
+) -> Option<(u64, String)> {
+    seeds.into_iter().find_map(|seed| {
+        let output = Command::new(env!("CARGO_BIN_EXE_hydfs-sim"))
+            .args(["--scenario", scenario, "--seed", &seed.to_string()])
+            .args(more)
+            .output()
+            .expect("the simulator starts");
+        let report = String::from_utf8_lossy(&output.stdout).into_owned();
+        (!output.status.success()).then_some((seed, report))
+    })
+}
