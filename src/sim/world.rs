@@ -120,6 +120,7 @@ impl World {
     pub async fn run(&mut self, span: Duration) {
         let until = Instant::now() + span;
         while Instant::now() < until {
+            self.stop_those_that_left().await;
             self.start_users();
             let pause = Instant::now() + LOOK.min(until - Instant::now());
             while Instant::now() < pause {
@@ -230,13 +231,35 @@ impl World {
             incarnation: member.ctx.me(),
             forever: true,
         };
-        if let Err(error) = member.group.propose(command).await {
+        // Whoever is not answered may have left all the same; that is seen later.
+        let left = member.group.propose(command).await;
+        if let Err(error) = &left {
             tracing::info!(%error, "it could not leave");
-            return false;
         }
-        self.hosts[index].gone = true;
-        self.crash(index, Crash::Kill).await;
-        true
+        self.stop_those_that_left().await;
+        left.is_ok()
+    }
+
+    /// A process whose member has left for ever ends.
+    async fn stop_those_that_left(&mut self) {
+        let members = self.members();
+        let newest = members.iter().max_by_key(|one| one.ctx.state().index);
+        let Some(newest) = newest else { return };
+        let left: Vec<String> = {
+            let state = newest.ctx.state();
+            let members = state.cluster.members.values();
+            members
+                .filter(|member| member.left)
+                .map(|member| member.said.name.clone())
+                .collect()
+        };
+        for index in 0..self.hosts.len() {
+            let host = &mut self.hosts[index];
+            if !host.gone && left.contains(&host.name) {
+                host.gone = true;
+                self.crash(index, Crash::Kill).await;
+            }
+        }
     }
 
     /// Why not every machine serves and says that all is well.

@@ -26,7 +26,7 @@ fn a_fence_that_is_not_journaled_is_found() {
 
 #[test]
 fn a_replica_that_stays_synced_through_a_power_loss_is_found() {
-    found("kept-after-power-loss", "failover", 1..20, &CHAOS);
+    found("kept-after-power-loss", "chaos", 1..10, &CHAOS);
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_prepare_that_is_not_on_disk_is_found() {
 
 #[test]
 fn a_merge_that_readers_share_is_found() {
-    found("merge-shared", "append", 1..10, &CHAOS);
+    found("merge-shared", "chaos", 1..10, &CHAOS);
 }
 
 #[test]
@@ -71,7 +71,8 @@ fn a_roll_without_a_fence_is_found() {
 
 #[test]
 fn an_fsync_that_is_answered_from_memory_is_found() {
-    found("committed-in-memory", "chaos", 1..20, &CHAOS);
+    let blackouts = ["--members", "5", "--seconds", "5", "--faults", "blackout"];
+    found("committed-in-memory", "chaos", 6..10, &blackouts);
 }
 
 #[test]

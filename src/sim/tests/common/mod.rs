@@ -1,5 +1,7 @@
 //! Runs plans as the program does, each in a process of its own: the same plan gives the same trace there.
 
+#![allow(dead_code)] // each test file uses some of it
+
 use std::process::Command;
 
 /// The program's report on one plan; panics with it, and with the command that repeats it, where a promise was broken.
@@ -41,7 +43,6 @@ pub fn number(report: &str, word: &str) -> u64 {
 }
 
 /// The report on the first of these seeds that finds something; `None` where all pass.
-#[allow(dead_code)]
 pub fn first_failure(
     scenario: &str,
     seeds: std::ops::Range<u64>,
