@@ -198,7 +198,9 @@ mod tests {
         for seen in [1, 2] {
             let mut history = History::default();
             let both = [1, 2].map(|value| (history.begin(Call::Write(value)), value));
-            both.map(|(number, value)| history.end(number, Call::Write(value)));
+            for (number, value) in both {
+                history.end(number, Call::Write(value));
+            }
             let read = history.begin(Call::Read(seen));
             history.end(read, Call::Read(seen));
             assert_eq!(history.check(&Register), Finding::Fine);
