@@ -4,8 +4,8 @@ use crate::{counters::Counters, error::DataError};
 use bytes::Bytes;
 use hydfs_state::{Event, State};
 use hydfs_types::{
-    Agreement, DataRequest, DataResponse, Frame, Incarnation, LogIndex, MapVersion, Net, Refusal,
-    Service, SlotConfig, SlotEpoch, SlotId,
+    Agreement, DataRequest, DataResponse, Frame, Incarnation, LogIndex, MapVersion, Net, Planted,
+    Refusal, SEGMENT_BYTES, Service, SlotConfig, SlotEpoch, SlotId,
 };
 use std::{
     net::SocketAddr,
@@ -25,6 +25,25 @@ const CATCH_UP: Duration = Duration::from_millis(1500);
 /// Deadline of one round to one replica.
 pub const ROUND: Duration = Duration::from_secs(4);
 
+/// What a simulated member may have otherwise than a real one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trial {
+    /// Appends end a segment that is this long.
+    pub segment_bytes: u64,
+    /// A bug to be found.
+    pub planted: Option<Planted>,
+}
+
+impl Default for Trial {
+    /// As every real member has it.
+    fn default() -> Self {
+        Self {
+            segment_bytes: SEGMENT_BYTES,
+            planted: None,
+        }
+    }
+}
+
 /// The seams of one member's data plane.
 pub struct Context {
     pub net: Arc<dyn Net>,
@@ -35,13 +54,19 @@ pub struct Context {
     pub moved: Notify,
     /// Rung whenever members may have begun or ended.
     pub members: Notify,
+    trial: Trial,
     me: AtomicU64,
     /// Index of the last command that changed members or slot configs.
     configured: AtomicU64,
 }
 
 impl Context {
-    pub fn new(net: Arc<dyn Net>, agreement: Arc<dyn Agreement>, state: SharedState) -> Self {
+    pub fn new(
+        net: Arc<dyn Net>,
+        agreement: Arc<dyn Agreement>,
+        state: SharedState,
+        trial: Trial,
+    ) -> Self {
         Self {
             net,
             agreement,
@@ -49,6 +74,7 @@ impl Context {
             counters: Counters::default(),
             moved: Notify::new(),
             members: Notify::new(),
+            trial,
             me: AtomicU64::new(0),
             configured: AtomicU64::new(u64::MAX),
         }
@@ -59,6 +85,16 @@ impl Context {
         self.state
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Appends end a segment that is this long.
+    pub fn segment_bytes(&self) -> u64 {
+        self.trial.segment_bytes
+    }
+
+    /// Whether this bug is planted here; never in production.
+    pub fn has(&self, bug: Planted) -> bool {
+        self.trial.planted == Some(bug)
     }
 
     /// This member's incarnation.

@@ -19,13 +19,15 @@ mod scrub;
 mod segment;
 mod sender;
 
-pub use context::{Context, SharedState};
+pub use apply::Standing;
+pub use context::{Context, SharedState, Trial};
 pub use counters::Counters;
 pub use error::DataError;
 pub use health::{Health, Lost, Pass};
 pub use reader::Reader;
 pub use replica::Replica;
 pub use scrub::SCRUB_BYTES_PER_S;
+pub use segment::Lane;
 pub use sender::{FileWriter, Queued, Target};
 
 use bytes::Bytes;

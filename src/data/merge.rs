@@ -18,8 +18,8 @@ use futures_util::future::join_all;
 use hydfs_state::{Segment, State, WriterPhase};
 use hydfs_types::{
     Command, Cutoff, DataRequest, DataResponse, Incarnation, Look, Looked, MapVersion, MergeItem,
-    MergeOutcome, Op, Peeked, Prepare, RecordHead, Refusal, Reply, SEGMENT_BYTES, SegmentCut,
-    SegmentId, SlotConfig, SlotEpoch, SlotId, Then,
+    MergeOutcome, Op, Peeked, Planted, Prepare, RecordHead, Refusal, Reply, SegmentCut, SegmentId,
+    SlotConfig, SlotEpoch, SlotId, Then,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -158,7 +158,11 @@ impl SlotLeader {
         then: Then,
     ) -> Result<Looked, Refusal> {
         let turn = self.turn(segment);
+        let shared = self.ctx.has(Planted::MergeShared) && turn.try_lock().is_err();
         let _turn = turn.lock().await;
+        if shared && then == Then::Nothing {
+            return self.as_it_is(segment);
+        }
         let mut why = String::from("too slow");
         let tries = async {
             loop {
@@ -175,6 +179,18 @@ impl SlotLeader {
             local.fenced = false;
         }
         done.unwrap_or(Err(Refusal::NoMerge(why)))
+    }
+
+    /// What is agreed on the segment now.
+    fn as_it_is(&self, segment: SegmentId) -> Result<Looked, Refusal> {
+        let state = self.ctx.state();
+        let known = state.segment(segment).ok_or(Refusal::Retired(segment))?;
+        Ok(Looked {
+            segment,
+            version: known.version,
+            len: known.len,
+            index: state.index.0,
+        })
     }
 
     async fn try_merge(
@@ -268,10 +284,10 @@ impl SlotLeader {
         }
         let (digest, len) = local.outcome(list.iter());
         let then = match then {
-            Then::Nothing if rolls(&state, target, local, &list, len) => Then::Full,
+            Then::Nothing if self.rolls(&state, target, local, &list, len) => Then::Full,
             other => other,
         };
-        local.fenced = then != Then::Nothing;
+        local.fenced = then != Then::Nothing && !self.ctx.has(Planted::RolledUnfenced);
         let runs = runs(list.iter());
         let mut through = through(&runs);
         for (writer, last) in &target.ended {
@@ -308,6 +324,35 @@ impl SlotLeader {
         Ok(Some(Listed { prepare, item }))
     }
 
+    /// Whether this cut ends the segment: it is over its size by appends, it is the file's last, and nothing acknowledged
+    /// waits here for a watermark (R8).
+    fn rolls(
+        &self,
+        state: &State,
+        target: &Segment,
+        local: &LocalSegment,
+        list: &[RecordHead],
+        len: u64,
+    ) -> bool {
+        if target.full
+            || len < self.ctx.segment_bytes()
+            || !list.iter().any(|head| head.op == Op::Append)
+        {
+            return false;
+        }
+        let last = state
+            .file(target.ino)
+            .is_ok_and(|(_, file)| file.segments.keys().next_back() == Some(&target.start));
+        let waiting = local.pending().any(|pending| {
+            state.writer(pending.head.writer).is_some_and(|writer| {
+                writer
+                    .job
+                    .is_some_and(|job| pending.head.seq > job.watermark)
+            })
+        });
+        last && !waiting
+    }
+
     /// R6 b: every synced replica, and every learner that is being promoted, holds the cut durably.
     async fn prepare_everywhere(
         &self,
@@ -320,6 +365,7 @@ impl SlotLeader {
             .acting
             .iter()
             .filter(|acting| acting.synced || learners.contains(&acting.incarnation))
+            .filter(|acting| acting.incarnation == me || !self.ctx.has(Planted::ProposedUnprepared))
             .map(|acting| async move {
                 if acting.incarnation == me {
                     return self
@@ -452,31 +498,6 @@ fn eligible(state: &State, target: &Segment, head: &RecordHead) -> bool {
         WriterPhase::Fenced { .. } => target.fenced.contains(&head.writer),
     };
     committed && in_time
-}
-
-/// Whether this cut ends the segment: it is over its size by appends, it is the file's last, and nothing acknowledged
-/// waits here for a watermark (R8).
-fn rolls(
-    state: &State,
-    target: &Segment,
-    local: &LocalSegment,
-    list: &[RecordHead],
-    len: u64,
-) -> bool {
-    if target.full || len < SEGMENT_BYTES || !list.iter().any(|head| head.op == Op::Append) {
-        return false;
-    }
-    let last = state
-        .file(target.ino)
-        .is_ok_and(|(_, file)| file.segments.keys().next_back() == Some(&target.start));
-    let waiting = local.pending().any(|pending| {
-        state.writer(pending.head.writer).is_some_and(|writer| {
-            writer
-                .job
-                .is_some_and(|job| pending.head.seq > job.watermark)
-        })
-    });
-    last && !waiting
 }
 
 /// Groups merges into commands: while one is under way the next gathers.

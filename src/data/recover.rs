@@ -1,7 +1,8 @@
 //! Rebuilds a replica's index from its journal after a start.
 //!
 //! After the death of the process alone everything journaled and every base is as it was. After a power loss bases may
-//! lack what was not synced: with `redo` every cut since the last checkpoint is written again (idempotent).
+//! lack what was not synced: with `redo` every cut since a base was last whole on disk (a checkpoint, a pull) is written
+//! again (idempotent). Earlier ones are not: a pulled base may be of a later version, which they would damage.
 
 use crate::{
     apply::{next_step, outcome_of},
@@ -11,6 +12,16 @@ use crate::{
 };
 use hydfs_store::{JournalEntry, Position};
 use hydfs_types::{Digest, SegmentId, SegmentVersion, Then};
+use std::collections::BTreeMap;
+
+/// Where the journal last says of a segment that its base is whole on disk: after a checkpoint or a pull.
+fn adopted(entries: &[(Position, JournalEntry)]) -> BTreeMap<SegmentId, Position> {
+    let adopted = |(at, entry): &(Position, JournalEntry)| match entry {
+        JournalEntry::Adopted { segment, .. } => Some((*segment, *at)),
+        _ => None,
+    };
+    entries.iter().filter_map(adopted).collect()
+}
 
 impl Replica {
     /// Replays the journal's entries into the empty index.
@@ -19,6 +30,11 @@ impl Replica {
         entries: Vec<(Position, JournalEntry)>,
         redo: bool,
     ) -> Result<(), DataError> {
+        let whole = if redo {
+            adopted(&entries)
+        } else {
+            BTreeMap::new()
+        };
         for (at, entry) in entries {
             match entry {
                 JournalEntry::Record(head) => {
@@ -48,7 +64,11 @@ impl Replica {
                     version,
                     len,
                     digest,
-                } => self.replay_cut(segment, version, len, digest, redo)?,
+                } => {
+                    // What came before a base that was whole on disk is in it, and may be older than it.
+                    let redo = redo && whole.get(&segment).is_none_or(|adopted| *adopted < at);
+                    self.replay_cut(segment, version, len, digest, redo)?;
+                }
                 JournalEntry::Adopted {
                     segment,
                     version,

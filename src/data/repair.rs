@@ -16,7 +16,7 @@ use crate::{
 use bytes::Bytes;
 use hydfs_store::{JournalEntry, blocking};
 use hydfs_types::{
-    Command, DataRequest, DataResponse, Incarnation, MapVersion, PullSlots, PulledSegment,
+    Command, DataRequest, DataResponse, Incarnation, MapVersion, Planted, PullSlots, PulledSegment,
     PulledSlot, ReadBase, Refusal, Reply, SegmentId, SlotEpoch, SlotId,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -219,6 +219,14 @@ impl Repair {
     pub async fn pulled(&self, pull: PullSlots) -> Result<Vec<PulledSlot>, Refusal> {
         self.ctx.catch_up(pull.map).await?;
         let mut answer = Vec::with_capacity(pull.slots.len());
+        let unasked: Vec<_> = if self.ctx.has(Planted::PromotedBySource) {
+            let wanted = pull.slots.iter();
+            wanted
+                .map(|(slot, epoch)| (*slot, *epoch, pull.from))
+                .collect()
+        } else {
+            Vec::new()
+        };
         for (slot, epoch) in pull.slots {
             let Ok(config) = self.ctx.check(slot, epoch) else {
                 continue;
@@ -276,6 +284,10 @@ impl Repair {
                 segments: pulled,
             });
         }
+        if !unasked.is_empty() {
+            let command = Command::Promote { learners: unasked };
+            drop(self.ctx.agreement.propose(command).await);
+        }
         Ok(answer)
     }
 
@@ -321,13 +333,12 @@ impl Repair {
             let index = self.replica.index();
             let complete = |slot: SlotId| {
                 state.config(slot).is_some_and(|config| {
-                    config.role(me).is_none()
-                        && config.acting.iter().all(|acting| acting.synced)
-                        && config
-                            .synced()
-                            .filter(|one| state.cluster.alive.contains_key(one))
-                            .count()
-                            >= wanted
+                    let live = config
+                        .synced()
+                        .filter(|one| state.cluster.alive.contains_key(one));
+                    let whole =
+                        config.acting.iter().all(|acting| acting.synced) && live.count() >= wanted;
+                    config.role(me).is_none() && (whole || self.ctx.has(Planted::DeletedByAbsence))
                 })
             };
             let known = state.cluster.id.is_some() && state.cluster.alive.contains_key(&me);

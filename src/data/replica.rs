@@ -17,8 +17,8 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use hydfs_store::{Bases, Journal, JournalEntry, StoreError};
 use hydfs_types::{
-    Append, AppendReply, DataRequest, DataResponse, Digest, Prepare, ReadBase, Record, RecordHead,
-    Refusal, Run, SegmentId, SegmentVersion, Seq, SlotConfig, SlotEpoch, SlotId, Then,
+    Append, AppendReply, DataRequest, DataResponse, Digest, Planted, Prepare, ReadBase, Record,
+    RecordHead, Refusal, Run, SegmentId, SegmentVersion, Seq, SlotConfig, SlotEpoch, SlotId, Then,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -135,7 +135,7 @@ impl Replica {
     pub async fn append(&self, append: Append, body: Bytes) -> Result<AppendReply, Refusal> {
         self.ctx.gate(append.slot, append.epoch, append.map).await?;
         let lane = self.take(&append, body)?;
-        if append.durable {
+        if append.durable && !self.ctx.has(Planted::CommittedInMemory) {
             self.journal.sync().await.map_err(refusal)?;
         }
         Ok(AppendReply {
@@ -157,7 +157,8 @@ impl Replica {
             .ok_or(Refusal::NotActing)?;
         let merged = {
             let state = self.ctx.state();
-            if !state.cluster.alive.contains_key(&append.from) {
+            let anybody = self.ctx.has(Planted::UnlistedAccepted);
+            if !anybody && !state.cluster.alive.contains_key(&append.from) {
                 return Err(Refusal::WriterEnded(writer));
             }
             let known = state.segment(segment).ok_or(Refusal::Retired(segment))?;
@@ -166,7 +167,7 @@ impl Replica {
                     && w.incarnation == append.from
                     && w.phase == hydfs_state::WriterPhase::Open
             });
-            if !open {
+            if !open && !anybody {
                 return Err(Refusal::WriterEnded(writer));
             }
             if known.slot != append.slot {
@@ -273,9 +274,11 @@ impl Replica {
             return Err(Refusal::StaleEpoch(config.clone()));
         }
         if epoch > promised {
-            self.journal
-                .append(&JournalEntry::Fence { slot, epoch })
-                .map_err(refusal)?;
+            if !self.ctx.has(Planted::FenceForgotten) {
+                self.journal
+                    .append(&JournalEntry::Fence { slot, epoch })
+                    .map_err(refusal)?;
+            }
             self.index().fences.insert(slot, epoch);
         }
         Ok(())
@@ -290,6 +293,9 @@ impl Replica {
     ) -> Result<(), Refusal> {
         let config = self.ctx.gate(slot, epoch, map).await?;
         config.role(self.ctx.me()).ok_or(Refusal::NotActing)?;
+        if self.ctx.has(Planted::CommittedInMemory) {
+            return Ok(());
+        }
         self.journal.sync().await.map_err(refusal)
     }
 
@@ -327,6 +333,9 @@ impl Replica {
             .or_insert_with(|| LocalSegment::new(slot))
             .prepared
             .push(prepare);
+        if self.ctx.has(Planted::PreparedUnsynced) {
+            return Ok(());
+        }
         self.journal.sync().await.map_err(refusal)
     }
 
@@ -492,7 +501,8 @@ impl Replica {
             .config(read.slot)
             .cloned()
             .ok_or(Refusal::NotActing)?;
-        if config.role(self.ctx.me()) != Some(true) {
+        let anybody = self.ctx.has(Planted::OldVersionServed);
+        if config.role(self.ctx.me()) != Some(true) && !anybody {
             return Err(Refusal::StaleEpoch(config));
         }
         let (version, len, bytes) = self
@@ -510,7 +520,11 @@ impl Replica {
         len: u32,
     ) -> Result<(SegmentVersion, u64, Bytes), Refusal> {
         let len = len.min(FETCH_BYTES_MAX as u32);
-        let version = self.wait_version(segment, version).await?;
+        let version = if self.ctx.has(Planted::OldVersionServed) {
+            self.version(segment)
+        } else {
+            self.wait_version(segment, version).await?
+        };
         let base_len = self
             .index()
             .segments

@@ -73,6 +73,8 @@ struct Inner {
     durable_wanted: Seq,
     queue: VecDeque<Queued>,
     lanes: BTreeMap<SegmentId, Lane>,
+    /// The segment that the last round to the file's end went to, answered or not.
+    tail: Option<SegmentId>,
     mtime: Option<Time>,
     ended: bool,
     given_up: bool,
@@ -226,6 +228,7 @@ impl FileWriter {
     /// Sends what is queued first, for one segment, until every acting replica has it.
     async fn send_next(&self, deadline: tokio::time::Instant) -> Result<(), DataError> {
         loop {
+            self.pass_roll()?;
             let Some((segment, heads, body, durable)) = self.next_batch()? else {
                 return Ok(());
             };
@@ -248,9 +251,25 @@ impl FileWriter {
         }
     }
 
+    /// Where the file's end has moved on since the last round there, that round may have come through before the roll
+    /// though nobody said so: what the roll took must not go to the next segment as well.
+    fn pass_roll(&self) -> Result<(), DataError> {
+        let before = {
+            let inner = self.inner();
+            let front = inner.queue.front();
+            let appends = front.is_some_and(|queued| queued.target == Target::Tail);
+            inner.tail.filter(|_| appends)
+        };
+        let Some(before) = before else { return Ok(()) };
+        if self.resolve(Target::Tail)? != before {
+            self.drop_merged(before);
+        }
+        Ok(())
+    }
+
     /// The longest prefix of the queue that goes to one segment.
     fn next_batch(&self) -> Result<Option<(SegmentId, Vec<RecordHead>, Bytes, bool)>, DataError> {
-        let inner = self.inner();
+        let mut inner = self.inner();
         let Some(first) = inner.queue.front() else {
             return Ok(None);
         };
@@ -261,6 +280,7 @@ impl FileWriter {
             .map(|lane| lane.last)
             .unwrap_or_default();
         let (mut prev, mut bytes, mut heads, mut payloads) = (lane_last, 0, Vec::new(), Vec::new());
+        let mut to_end = false;
         for queued in inner.queue.iter().take(BATCH_RECORDS) {
             if queued.target != first.target && self.resolve(queued.target)? != segment
                 || bytes > 0 && bytes + queued.payload.len() > BATCH_BYTES
@@ -280,6 +300,10 @@ impl FileWriter {
             });
             payloads.push(queued.payload.clone());
             prev = queued.seq;
+            to_end |= queued.target == Target::Tail;
+        }
+        if to_end {
+            inner.tail = Some(segment);
         }
         let durable = heads.iter().any(|head| head.seq <= inner.durable_wanted);
         let body = match payloads.len() {

@@ -11,6 +11,7 @@ mod fsck;
 mod join;
 mod machine;
 mod member;
+mod planted;
 mod privacy;
 mod router;
 mod seams;

@@ -94,6 +94,7 @@ impl StateMachine for Machine {
         let mut restored = State::restore(bytes).map_err(|error| error.to_string())?;
         restored.index = index;
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        restored.planted = state.planted;
         *state = restored;
         self.followers.note(index, &[Event::Replaced]);
         drop(state);

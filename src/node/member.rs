@@ -5,6 +5,7 @@ use crate::{
     faults::Faults,
     join::{self, enter},
     machine::{Followers, Machine},
+    planted,
     router::Router,
     seams::{Part, Seams, Wire, part_seed},
     steward::Steward,
@@ -12,14 +13,14 @@ use crate::{
 };
 use hydfs_agreement::{Group, Options as GroupOptions, Retention, Timing};
 use hydfs_control::Staging;
-use hydfs_data::{Context, Data, SharedState};
+use hydfs_data::{Context, Data, SharedState, Trial};
 use hydfs_fs::{JOBS_DIR, Mounted, Volume};
 use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
 use hydfs_store::{FaultyDisk, Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
 use hydfs_types::{
-    Admission, Admitted, Agreement, AgreementError, ClusterId, Command, CommandError, FileKind,
-    Incarnation, MemberId, ROOT_INO, Reply, SessionId, SystemClock, WriterEnd,
+    Admission, Admitted, Agreement, AgreementError, BootId, ClusterId, Command, CommandError,
+    FileKind, Incarnation, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock, WriterEnd,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
@@ -58,6 +59,7 @@ pub struct Member {
     streams: bool,
     /// Faults that were injected, where that is allowed.
     pub faults: Option<Arc<Faults>>,
+    trial: Trial,
 }
 
 /// Who the member is to the agreement group before its parts start.
@@ -104,6 +106,7 @@ impl Member {
             seed: rand::random(),
             streaming: true,
             faults: faults.clone(),
+            trial: Trial::default(),
         };
         let member = Self::assemble(config, seams, router).await?;
         if let Some(faults) = faults {
@@ -138,7 +141,7 @@ impl Member {
         seams: Seams,
         router: Arc<Router>,
     ) -> Result<Arc<Self>, Error> {
-        let place = Self::place(&config, &seams.folder, &*seams.net).await?;
+        let place = Self::place(&config, &seams).await?;
         let member = Self::parts(config, seams, &place).await?;
         router.set(&member);
         member.enter_group(place).await?;
@@ -147,7 +150,8 @@ impl Member {
     }
 
     /// Finds out who this member is: from its folder, by making a cluster, or by asking to be let in.
-    async fn place(config: &Config, folder: &Folder, net: &dyn Wire) -> Result<Place, Error> {
+    async fn place(config: &Config, seams: &Seams) -> Result<Place, Error> {
+        let (folder, net) = (&seams.folder, &*seams.net);
         if let (Some(cluster), Some(member)) = (folder.cluster(), folder.member()) {
             return Ok(Place {
                 member,
@@ -165,7 +169,13 @@ impl Member {
         if config.join.is_empty() {
             return Err(Error::NoCluster);
         }
-        let (cluster, admitted) = enter(net, &config.join, &said(config, folder), PATIENCE).await?;
+        let (cluster, admitted) = enter(
+            net,
+            &config.join,
+            &said(config, folder, seams.trial),
+            PATIENCE,
+        )
+        .await?;
         bind(config, folder, cluster, admitted.member)?;
         net.known_as(Some(cluster), admitted.member, admitted.incarnation);
         Ok(Place {
@@ -186,7 +196,12 @@ impl Member {
             seed,
             streaming,
             faults,
+            trial,
         } = seams;
+        state
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .planted = trial.planted;
         let resolve = {
             let state = state.clone();
             Arc::new(move |id| state.read().ok()?.member(id).map(|member| member.said.addr))
@@ -202,7 +217,7 @@ impl Member {
                 clock: clock.clone(),
                 timing: Timing::default(),
                 retention: Retention::default(),
-                session: session_of(place.member, folder.start_count()),
+                session: session_of(place.member, folder.start_count(), trial),
                 seed: part_seed(seed, Part::Group),
             },
             Box::new(Machine {
@@ -211,7 +226,8 @@ impl Member {
             }),
         )
         .await?;
-        let ctx = Arc::new(Context::new(net.clone(), group.clone(), state));
+        let agreement = planted::agreement(group.clone(), trial);
+        let ctx = Arc::new(Context::new(net.clone(), agreement, state, trial));
         let data = Data::open(ctx.clone(), folder.disk().clone(), log, folder.rebooted())?;
         let volume = Volume::new(data.clone(), clock, folder.disk().clone());
         let staging = Staging::new(Arc::new(Mounted(volume.clone())));
@@ -233,6 +249,7 @@ impl Member {
             seed,
             streams: streaming,
             faults,
+            trial,
         }))
     }
 
@@ -300,7 +317,7 @@ impl Member {
 
     /// Asks the group, through itself or any door, until it is admitted.
     async fn ask_admission(&self) -> Result<Admitted, Error> {
-        let said = said(&self.config, &self.folder);
+        let said = said(&self.config, &self.folder, self.trial);
         loop {
             match self.group.propose(Command::Admit(said.clone())).await {
                 Ok(Reply::Admitted(admitted)) => return Ok(admitted),
@@ -479,7 +496,8 @@ impl Member {
             path: self.config.data.clone(),
             source,
         })?;
-        self.group.renew_session(session_of(self.id(), start_count));
+        self.group
+            .renew_session(session_of(self.id(), start_count, self.trial));
         let admitted = self.ask_admission().await?;
         self.become_incarnation(admitted);
         Ok(())
@@ -559,18 +577,25 @@ impl Member {
 }
 
 /// One session per start, and per return after an expiry: start counts are never used twice.
-fn session_of(member: MemberId, start_count: u64) -> SessionId {
+fn session_of(member: MemberId, start_count: u64, trial: Trial) -> SessionId {
+    if trial.planted == Some(Planted::IdsReused) {
+        return SessionId(member.0 << 32);
+    }
     SessionId(member.0 << 32 | start_count)
 }
 
-fn said(config: &Config, folder: &Folder) -> Admission {
+fn said(config: &Config, folder: &Folder, trial: Trial) -> Admission {
+    let boot = match trial.planted {
+        Some(Planted::KeptAfterPowerLoss) => BootId([0; 16]),
+        _ => folder.boot(),
+    };
     Admission {
         name: config.name.clone(),
         addr: config.advertise,
         zone: config.zone.clone(),
         weight: config.weight,
         storage: folder.storage(),
-        boot: folder.boot(),
+        boot,
         start_count: folder.start_count(),
     }
 }

@@ -2,6 +2,7 @@
 //! that many members run in one process, from one seed, with the code that production runs.
 
 use crate::faults::Faults;
+use hydfs_data::Trial;
 use hydfs_store::{Folder, LogOptions};
 use hydfs_transport::{Counters, Quic, Who};
 use hydfs_types::{BoxFuture, Clock, ClusterId, Incarnation, MemberId, Net};
@@ -48,6 +49,8 @@ pub struct Seams {
     pub streaming: bool,
     /// Faults that may be injected; the network and the disk handed in ask it.
     pub faults: Option<Arc<Faults>>,
+    /// What only a simulated member has otherwise.
+    pub trial: Trial,
 }
 
 /// A part of the member that draws random numbers.

@@ -2,12 +2,13 @@
 //!
 //! Nothing is remembered that another leader needs: everything is read from the agreed state and from SWIM anew.
 
-use crate::member::Member;
+use crate::{member::Member, planted};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use hydfs_membership::SeenState;
 use hydfs_ring::{Ring, RingMember, plan};
 use hydfs_types::{
-    Agreement, AgreementError, Command, CommandError, Incarnation, MapVersion, MemberId, MemberInfo,
+    Agreement, AgreementError, Command, CommandError, Incarnation, MapVersion, MemberId,
+    MemberInfo, Planted,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -261,17 +262,22 @@ impl Steward {
                 })
                 .collect();
             let ring = Ring::new(&on_ring);
-            (
-                map,
-                plan(
-                    &state.cluster.slots,
-                    &alive,
-                    &full,
-                    &ring,
-                    usize::from(state.cluster.copies),
-                    CHANGES_MAX,
-                ),
-            )
+            let copies = usize::from(state.cluster.copies);
+            let mut changes = plan(
+                &state.cluster.slots,
+                &alive,
+                &full,
+                &ring,
+                copies,
+                CHANGES_MAX,
+            );
+            if self.member.ctx.has(Planted::DroppedBeforePromote) {
+                for change in &mut changes {
+                    let wanted = ring.wanted(change.slot, copies).into_iter().collect();
+                    planted::drop_early(change, &wanted);
+                }
+            }
+            (map, changes)
         };
         if changes.is_empty() {
             self.planned = Some(map);

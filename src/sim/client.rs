@@ -2,7 +2,7 @@
 
 use crate::{
     host::call,
-    oracle::{Oracle, line},
+    oracle::{Oracle, Promised, line},
 };
 use bytes::Bytes;
 use hydfs_mount::{Answer, FsError, Handle, How, Request};
@@ -35,6 +35,8 @@ pub struct Habits {
     pub sync_one_in: u64,
     /// One of this many writes is followed by close and open.
     pub reopen_one_in: u64,
+    /// Longest pause between two calls of those who use names and blocks, if there are any.
+    pub others_millis: Option<u64>,
 }
 
 fn unexpected(answer: Answer) -> FsError {
@@ -134,10 +136,11 @@ pub async fn read_all_the_time(
     }
 }
 
-/// One read of everything, judged.
+/// One read of everything, judged. Its last call says where the file ends: everything that was acknowledged before that
+/// call began is in what was read.
 pub async fn read_once(member: &Member, name: &str, oracle: &Oracle) -> Result<Vec<u8>, FsError> {
-    let promised = oracle.promised();
-    let read = content(member).await;
+    let mut promised = oracle.promised();
+    let read = content(member, oracle, &mut promised).await;
     match &read {
         Ok(content) => oracle.read(name, content, &promised),
         Err(FsError::NotFound) if promised.is_empty() => {}
@@ -149,7 +152,11 @@ pub async fn read_once(member: &Member, name: &str, oracle: &Oracle) -> Result<V
     read
 }
 
-async fn content(member: &Member) -> Result<Vec<u8>, FsError> {
+async fn content(
+    member: &Member,
+    oracle: &Oracle,
+    promised: &mut Promised,
+) -> Result<Vec<u8>, FsError> {
     let Answer::Attr(attr) = call(
         member,
         Request::Lookup {
@@ -172,6 +179,7 @@ async fn content(member: &Member) -> Result<Vec<u8>, FsError> {
     };
     let mut all = Vec::new();
     let outcome = loop {
+        *promised = oracle.promised();
         match call(
             member,
             Request::Read {

@@ -1,6 +1,7 @@
 //! One simulated machine: its disk outlives its members, its clock is its own, and it may crash in several ways.
 
 use crate::{End, SimNet};
+use hydfs_data::Trial;
 use hydfs_mount::{Answer, Caller, FileSystem, FsError, Request};
 use hydfs_node::{Config, Detection, Error, Member, Router, Seams, Wire};
 use hydfs_store::{Crash, Folder, LogOptions, MemDisk, SyncMode};
@@ -22,8 +23,8 @@ use tokio::{task::AbortHandle, time::Instant};
 
 /// Bytes of a log file: small, so that checkpoints and purges happen within a run.
 const LOG_FILE_BYTES: u64 = 1 << 20;
-/// What one sync of a simulated disk takes.
-const SYNC: Duration = Duration::from_millis(2);
+/// What one sync of a healthy simulated disk takes.
+pub const SYNC: Duration = Duration::from_millis(2);
 /// Wall time at the start of every run.
 const EPOCH_SECONDS: i64 = 1_800_000_000;
 
@@ -116,14 +117,19 @@ pub struct Host {
     net: Arc<SimNet>,
     join: Vec<String>,
     copies: u8,
+    trial: Trial,
+    /// What a sync of its disk takes, from its next start on.
+    pub sync: Duration,
     seed: u64,
+    /// It has left for ever.
+    pub gone: bool,
     boot: u8,
     lives: u32,
 }
 
 impl Host {
     /// A machine with an empty disk; the first one makes the cluster, whose files have `copies` copies.
-    pub fn new(net: Arc<SimNet>, index: u8, copies: u8, seed: u64) -> Self {
+    pub fn new(net: Arc<SimNet>, index: u8, copies: u8, seed: u64, trial: Trial) -> Self {
         let addr = address(index);
         let join = if index == 0 {
             Vec::new()
@@ -143,7 +149,10 @@ impl Host {
             net,
             join,
             copies,
+            trial,
+            sync: SYNC,
             seed,
+            gone: false,
             boot: 1,
             lives: 0,
         }
@@ -178,6 +187,7 @@ impl Host {
             self.clock.clone(),
             self.seed ^ u64::from(self.lives),
         );
+        let (trial, delay) = (self.trial, self.sync);
         let member = Arc::new(OnceLock::new());
         let started = member.clone();
         let starting = tokio::spawn(async move {
@@ -187,11 +197,9 @@ impl Host {
                         path: PathBuf::from(&name),
                         source,
                     })?;
-                let sync = SyncMode::Inline { delay: SYNC };
                 let log = LogOptions {
-                    file_bytes: LOG_FILE_BYTES,
-                    sync,
-                    ..LogOptions::new(folder.salt())
+                    sync: SyncMode::Inline { delay },
+                    ..log_options(folder.salt())
                 };
                 Member::assemble(
                     config,
@@ -203,6 +211,7 @@ impl Host {
                         seed,
                         streaming: false,
                         faults: None,
+                        trial,
                     },
                     router,
                 )
@@ -215,6 +224,17 @@ impl Host {
             member,
             starting: starting.abort_handle(),
         });
+    }
+
+    /// Whether a life goes on that has not given up.
+    pub fn is_running(&self) -> bool {
+        let gave_up = |life: &Life| life.member.get().is_some_and(Result::is_err);
+        self.life.as_ref().is_some_and(|life| !gave_up(life))
+    }
+
+    /// Whether the machine has ever run.
+    pub fn is_used(&self) -> bool {
+        self.lives > 0
     }
 
     /// Ends the life at once. What the process still had in hand goes on nowhere: neither disk nor network hear it.
@@ -251,6 +271,15 @@ impl Host {
             allow_faults: false,
             detection: Detection::default(),
         }
+    }
+}
+
+/// How logs are kept on simulated disks.
+pub fn log_options(salt: u64) -> LogOptions {
+    LogOptions {
+        file_bytes: LOG_FILE_BYTES,
+        sync: SyncMode::Inline { delay: SYNC },
+        ..LogOptions::new(salt)
     }
 }
 

@@ -3,18 +3,27 @@
 //! Members run production's code over a network, disks and clocks in memory. An oracle watches what users were promised.
 //! It never decides anything for a member.
 
+mod autopsy;
+mod blocks;
+mod chaos;
 mod client;
+mod history;
 mod host;
+mod names;
 mod net;
 mod net_state;
 mod oracle;
+mod quiet;
 mod scenario;
+mod story;
+mod watch;
 mod world;
 
 #[cfg(test)]
 mod net_tests;
 
-pub use net::{End, SimNet};
+pub use chaos::{Faults, Kind};
+pub use net::{End, SimNet, Tap};
 pub use net_state::{Link, Sent};
 pub use oracle::{Oracle, Tally};
 pub use scenario::{Plan, Scenario, Verdict};

@@ -2,26 +2,44 @@
 //! `HYDFS_SIM_LOG=debug` shows what the members log, on stderr.
 
 mod chance;
+mod shrink;
 
-use hydfs_sim::{Plan, Scenario};
-use std::process::{Command, ExitCode};
+use hydfs_sim::{Faults, Plan, Scenario};
+use hydfs_types::Planted;
+use std::process::{Command, ExitCode, Output};
 
-const USAGE: &str = "usage: hydfs-sim [--scenario append|failover|storm] [--seed N] [--seeds COUNT] [--members M] [--seconds S]
+const USAGE: &str = "usage: hydfs-sim [--scenario append|failover|storm|chaos] [--seed N] [--seeds COUNT] [--members M] [--seconds S]
   --seed N      the run's seed [default: 1]
   --seeds COUNT runs this many seeds from there on, each in a process of its own, and tells those that fail [default: 1]
-  --members M   members, 1 to 20 [default: 5]
-  --seconds S   virtual seconds of writes and faults [default: 20]";
+  --members M   members, 1 to 100 [default: 5]
+  --seconds S   virtual seconds of writes and faults [default: 20]
+  --faults LIST kinds of faults in chaos, with commas between [default: all]
+  --plant BUG   gives all members this bug: the run has to find it
+  --shrink      a run that fails is made smaller: fewer kinds of faults, shorter, fewer members";
 
-fn parse() -> Result<(Plan, u64), String> {
+/// What the command line asks for.
+struct Wish {
+    plan: Plan,
+    seeds: u64,
+    shrink: bool,
+}
+
+fn parse() -> Result<Wish, String> {
     let mut plan = Plan {
         scenario: Scenario::Failover,
         seed: 1,
         members: 5,
         seconds: 20,
+        faults: Faults::ALL,
+        planted: None,
     };
-    let mut seeds = 1;
+    let (mut seeds, mut shrink) = (1, false);
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
+        if flag == "--shrink" {
+            shrink = true;
+            continue;
+        }
         let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
         let number = || {
             value
@@ -38,14 +56,26 @@ fn parse() -> Result<(Plan, u64), String> {
             "--members" => {
                 plan.members = u8::try_from(number()?)
                     .ok()
-                    .filter(|members| (1..=20).contains(members))
-                    .ok_or("1 to 20 members")?
+                    .filter(|members| (1..=100).contains(members))
+                    .ok_or("1 to 100 members")?
             }
             "--seconds" => plan.seconds = number()?,
+            "--faults" => plan.faults = Faults::parse(&value)?,
+            "--plant" => {
+                let names = || Planted::ALL.map(Planted::name).join(", ");
+                let planted = Planted::named(&value);
+                plan.planted = Some(planted.ok_or_else(|| {
+                    format!("there is no bug {value} to plant; there are {}", names())
+                })?);
+            }
             _ => return Err(format!("{flag} is not known")),
         }
     }
-    Ok((plan, seeds))
+    Ok(Wish {
+        plan,
+        seeds,
+        shrink,
+    })
 }
 
 fn main() -> ExitCode {
@@ -56,14 +86,20 @@ fn main() -> ExitCode {
             .with_ansi(false)
             .init();
     }
-    let (plan, seeds) = match parse() {
+    let Wish {
+        plan,
+        seeds,
+        shrink,
+    } = match parse() {
         Ok(parsed) => parsed,
         Err(error) => {
             eprintln!("{error}\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    let passed = if seeds == 1 {
+    let passed = if shrink {
+        shrink::shrink(plan)
+    } else if seeds == 1 {
         one(plan)
     } else {
         (plan.seed..plan.seed.saturating_add(seeds))
@@ -94,11 +130,15 @@ fn one(plan: Plan) -> bool {
     verdict.violations.is_empty()
 }
 
+/// What a run of the plan in a process of its own prints.
+fn output(plan: Plan) -> std::io::Result<Output> {
+    let program = std::env::current_exe()?;
+    Command::new(program).args(plan.arguments()).output()
+}
+
 /// Runs a plan as if it were the only one: a process has more state than its plan (see `chance`).
 fn alone(plan: Plan) -> bool {
-    let output = std::env::current_exe()
-        .and_then(|program| Command::new(program).args(plan.arguments()).output());
-    match output {
+    match output(plan) {
         Ok(output) if output.status.success() => {
             println!("seed {}: ok", plan.seed);
             true

@@ -15,11 +15,11 @@ use rand::RngExt;
 use std::{
     future::pending,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::{
-    sync::oneshot,
+    sync::{Notify, oneshot},
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout_at},
 };
@@ -29,9 +29,20 @@ const DATAGRAM_BYTES_MAX: usize = 1_100;
 /// As in the QUIC transport: nobody there is known after this.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(1_500);
 
+/// Hears what is said on the network, and never says anything.
+pub trait Tap: Send + Sync {
+    /// A request has arrived and is about to be served. The answer is told under the number that this returns.
+    fn asked(&self, from: SocketAddr, to: SocketAddr, request: &Frame) -> Option<u64>;
+    /// What the request of that number was answered with, whether or not the answer arrives.
+    fn answered(&self, number: u64, answer: &Frame);
+}
+
 /// The network of all members.
 pub struct SimNet {
     state: Mutex<State>,
+    /// Rung when what was held goes on.
+    released: Notify,
+    tap: OnceLock<Arc<dyn Tap>>,
     began: Instant,
 }
 
@@ -40,8 +51,15 @@ impl SimNet {
     pub fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State::new(seed)),
+            released: Notify::new(),
+            tap: OnceLock::new(),
             began: Instant::now(),
         })
+    }
+
+    /// Lets `tap` hear everything from now on; the first one stays.
+    pub fn set_tap(&self, tap: Arc<dyn Tap>) {
+        self.tap.set(tap).ok();
     }
 
     /// Starts a life of the member that serves at `addr`; an earlier one ends as in [`SimNet::crash`].
@@ -103,6 +121,23 @@ impl SimNet {
         self.lock().cuts.insert((from, to));
     }
 
+    /// Ends a cut.
+    pub fn mend(&self, from: SocketAddr, to: SocketAddr) {
+        self.lock().cuts.remove(&(from, to));
+    }
+
+    /// From now on what goes to or from `addr` waits until [`SimNet::release`] and arrives then, as with a process that
+    /// was stopped for a while.
+    pub fn hold(&self, addr: SocketAddr) {
+        self.lock().held.insert(addr);
+    }
+
+    /// Whatever waits because of `addr` arrives now.
+    pub fn release(&self, addr: SocketAddr) {
+        self.lock().held.remove(&addr);
+        self.released.notify_waiters();
+    }
+
     /// Cuts both directions between members of different groups; those not named form one more group.
     pub fn partition(&self, groups: &[&[SocketAddr]]) {
         let numbered = groups
@@ -118,6 +153,9 @@ impl SimNet {
         state.cuts.clear();
         state.groups.clear();
         state.links.clear();
+        state.held.clear();
+        drop(state);
+        self.released.notify_waiters();
     }
 
     /// A hash over time, ends and content of every delivery so far, in order.
@@ -149,6 +187,19 @@ impl SimNet {
         body: &[u8],
     ) -> bool {
         sleep(delay).await;
+        loop {
+            let released = self.released.notified();
+            tokio::pin!(released);
+            released.as_mut().enable();
+            let held = {
+                let state = self.lock();
+                state.held.contains(&path.from.0) || state.held.contains(&path.to.0)
+            };
+            if !held {
+                break;
+            }
+            released.await;
+        }
         let at = self.began.elapsed();
         let mut state = self.lock();
         if !state.open(path) {
@@ -173,7 +224,7 @@ impl SimNet {
         path: Path,
         delay: Duration,
         frame: Frame,
-        answered: oneshot::Sender<Frame>,
+        answered: Option<oneshot::Sender<Frame>>,
     ) {
         if !self
             .arrives(path, delay, Kind::Request, &frame.head, &frame.body)
@@ -190,8 +241,16 @@ impl SimNet {
         };
         while member.serving.try_join_next().is_some() {}
         let (net, handler) = (self.clone(), member.handler.clone());
+        let tap = self.tap.get().cloned();
         member.serving.spawn(async move {
+            let heard = tap
+                .as_ref()
+                .and_then(|tap| tap.asked(path.from.0, path.to.0, &frame));
             let answer = handler.serve(peer, frame).await;
+            if let Some((tap, number)) = tap.zip(heard) {
+                tap.answered(number, &answer);
+            }
+            let Some(answered) = answered else { return };
             let back = Path {
                 from: path.to,
                 to: path.from,
@@ -260,10 +319,15 @@ impl Net for End {
                 let path = end.path(&state, to);
                 if let Some(path) = path {
                     state.sent.requests[frame.service as usize - 1] += 1;
-                    if let Some(delay) =
-                        state.send(path, Kind::Request, frame.head.len() + frame.body.len())
-                    {
-                        tokio::spawn(end.net.clone().carry(path, delay, frame, answered));
+                    let bytes = frame.head.len() + frame.body.len();
+                    if let Some(delay) = state.send(path, Kind::Request, bytes) {
+                        let again = state.again(path);
+                        if let Some(later) = again {
+                            let (net, frame) = (end.net.clone(), frame.clone());
+                            tokio::spawn(net.carry(path, delay + later, frame, None));
+                        }
+                        let net = end.net.clone();
+                        tokio::spawn(net.carry(path, delay, frame, Some(answered)));
                     }
                 }
                 path.is_some()

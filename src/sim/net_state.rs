@@ -10,6 +10,9 @@ use std::{
 };
 use tokio::task::JoinSet;
 
+/// A request that is served twice comes again within this.
+const AGAIN_MILLIS: u64 = 2_000;
+
 /// How one direction between two members behaves. Chances are between 0 and 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Link {
@@ -19,6 +22,8 @@ pub struct Link {
     pub datagram_loss: f64,
     /// Chance that a datagram arrives twice.
     pub datagram_twice: f64,
+    /// Chance that a request is served twice, the second time up to two seconds later; nobody hears that answer.
+    pub request_twice: f64,
     /// Chance that a request is lost before it is served.
     pub request_loss: f64,
     /// Chance that an answer is lost after its request was served.
@@ -33,6 +38,7 @@ impl Default for Link {
             jitter,
             datagram_loss: 0.0,
             datagram_twice: 0.0,
+            request_twice: 0.0,
             request_loss: 0.0,
             reply_loss: 0.0,
         }
@@ -63,6 +69,8 @@ pub(crate) struct State {
     pub(crate) usual: Link,
     pub(crate) links: BTreeMap<(SocketAddr, SocketAddr), Link>,
     pub(crate) cuts: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// What goes to or from them waits.
+    pub(crate) held: BTreeSet<SocketAddr>,
     /// Group by member while there is a partition; those not named are group 0.
     pub(crate) groups: BTreeMap<SocketAddr, usize>,
     pub(crate) sent: Sent,
@@ -103,6 +111,7 @@ impl State {
             usual: Link::default(),
             links: BTreeMap::new(),
             cuts: BTreeSet::new(),
+            held: BTreeSet::new(),
             groups: BTreeMap::new(),
             sent: Sent::default(),
             trace: 0xcbf2_9ce4_8422_2325,
@@ -145,6 +154,16 @@ impl State {
         let lost = self.rng.random_bool(loss.clamp(0.0, 1.0));
         let jitter = self.rng.random_range(0..=link.jitter.as_micros() as u64);
         (!lost && self.open(path)).then(|| link.latency + Duration::from_micros(jitter))
+    }
+
+    /// How much later a request comes a second time, if it does.
+    pub(crate) fn again(&mut self, path: Path) -> Option<Duration> {
+        let twice = self.link(path).request_twice.clamp(0.0, 1.0);
+        if twice == 0.0 || !self.rng.random_bool(twice) {
+            return None;
+        }
+        let later = self.rng.random_range(0..=AGAIN_MILLIS);
+        Some(Duration::from_millis(later))
     }
 
     pub(crate) fn link(&self, path: Path) -> Link {

@@ -195,6 +195,7 @@ async fn storm(seed: u64) -> (u64, u64, usize) {
         jitter: Duration::from_millis(20),
         datagram_loss: 0.3,
         datagram_twice: 0.2,
+        request_twice: 0.1,
         request_loss: 0.1,
         reply_loss: 0.1,
     };

@@ -37,6 +37,10 @@ pub struct Tally {
     pub reads: u64,
     pub failed_reads: u64,
     pub bytes: u64,
+    /// Calls on names and blocks.
+    pub calls: u64,
+    /// Histories that had too many unknown outcomes to be judged.
+    pub unjudged: u64,
 }
 
 /// Watches all writers and readers of one file.
@@ -93,6 +97,24 @@ impl Oracle {
         self.log().acknowledged.clone()
     }
 
+    /// Every machine lost power at once: what was acknowledged, neither made durable nor read, may be gone.
+    pub fn blackout(&self) {
+        let mut guard = self.log();
+        let log = &mut *guard;
+        let read = numbers_in(&log.longest);
+        for (writer, numbers) in &mut log.acknowledged {
+            let durable = log.durable.get(writer);
+            let read = read.get(writer.as_str());
+            let kept = |number: &u64| {
+                [durable, read]
+                    .into_iter()
+                    .flatten()
+                    .any(|set| set.contains(number))
+            };
+            numbers.retain(kept);
+        }
+    }
+
     /// A read could not be answered.
     pub fn read_failed(&self) {
         self.log().failed_reads += 1;
@@ -135,6 +157,7 @@ impl Oracle {
             reads: log.reads,
             failed_reads: log.failed_reads,
             bytes: log.longest.len() as u64,
+            ..Tally::default()
         }
     }
 }
@@ -202,6 +225,20 @@ fn judge(log: &Log, content: &[u8], promised: &Promised) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The records in what was read and judged.
+fn numbers_in(content: &[u8]) -> BTreeMap<&str, BTreeSet<u64>> {
+    let mut found: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    for line in std::str::from_utf8(content).unwrap_or_default().lines() {
+        let mut parts = line.split(' ');
+        let number = parts.next().zip(parts.next());
+        if let Some((writer, Ok(number))) = number.map(|(writer, number)| (writer, number.parse()))
+        {
+            found.entry(writer).or_default().insert(number);
+        }
+    }
+    found
 }
 
 fn around(bytes: &[u8], at: usize) -> String {

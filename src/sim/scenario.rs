@@ -1,13 +1,26 @@
 //! Runs of the whole cluster from one seed: what happens to it, and the verdict.
 
-use crate::{Link, client::Habits, oracle::Tally, world::World};
+use crate::{
+    Link,
+    chaos::{Faults, Kind, chaos},
+    client::Habits,
+    oracle::Tally,
+    story::Story,
+    world::World,
+};
+use hydfs_data::Trial;
 use hydfs_store::Crash;
+use hydfs_types::{Planted, SEGMENT_BYTES};
 use rand::RngExt;
 use std::{fmt, time::Duration};
 use tokio::time::Instant;
 
 /// Longest wait for a cluster that nothing ails any more.
 const HEAL: Duration = Duration::from_secs(60);
+/// Appends end a segment of this many bytes, so that files roll within a run.
+const SMALL_SEGMENT: u64 = 32 << 10;
+/// Machines that may join.
+const SPARE: u8 = 2;
 
 /// What happens to the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,12 +31,14 @@ pub enum Scenario {
     Failover,
     /// The same with processes killed and links cut at any time, without waiting for the cluster to recover.
     Storm,
+    /// Faults of all kinds at once, on users of all kinds of calls; files have small segments.
+    Chaos,
 }
 
 impl Scenario {
     /// By its name on the command line.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Append, Self::Failover, Self::Storm]
+        [Self::Append, Self::Failover, Self::Storm, Self::Chaos]
             .into_iter()
             .find(|one| one.name() == name)
     }
@@ -34,6 +49,7 @@ impl Scenario {
             Self::Append => "append",
             Self::Failover => "failover",
             Self::Storm => "storm",
+            Self::Chaos => "chaos",
         }
     }
 }
@@ -46,6 +62,10 @@ pub struct Plan {
     pub members: u8,
     /// Virtual seconds of writes and faults.
     pub seconds: u64,
+    /// Kinds of faults in chaos.
+    pub faults: Faults,
+    /// A bug that all members have.
+    pub planted: Option<Planted>,
 }
 
 /// What came of it.
@@ -71,30 +91,24 @@ impl Plan {
     }
 
     /// The plan as arguments of the program.
-    pub fn arguments(&self) -> [String; 8] {
-        let Self {
-            scenario,
-            seed,
-            members,
-            seconds,
-        } = self;
-        let values = [
-            scenario.name().to_owned(),
-            seed.to_string(),
-            members.to_string(),
-            seconds.to_string(),
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            "--scenario".to_owned(),
+            self.scenario.name().to_owned(),
+            "--seed".to_owned(),
+            self.seed.to_string(),
+            "--members".to_owned(),
+            self.members.to_string(),
+            "--seconds".to_owned(),
+            self.seconds.to_string(),
         ];
-        let [a, b, c, d] = values;
-        [
-            "--scenario".into(),
-            a,
-            "--seed".into(),
-            b,
-            "--members".into(),
-            c,
-            "--seconds".into(),
-            d,
-        ]
+        if self.faults != Faults::ALL {
+            arguments.extend(["--faults".to_owned(), self.faults.to_string()]);
+        }
+        if let Some(planted) = self.planted {
+            arguments.extend(["--plant".to_owned(), planted.name().to_owned()]);
+        }
+        arguments
     }
 
     /// Runs it on a runtime of its own, under virtual time.
@@ -118,13 +132,15 @@ impl fmt::Display for Verdict {
             reads,
             failed_reads,
             bytes,
+            calls,
+            unjudged,
         } = self.tally;
         for fault in &self.faults {
             writeln!(f, "{fault}")?;
         }
         writeln!(
             f,
-            "{writes} writes, {acknowledged} acknowledged, {durable} by fsync, {failed_writes} failed; {reads} reads, {failed_reads} failed; {bytes} bytes"
+            "{writes} writes, {acknowledged} acknowledged, {durable} by fsync, {failed_writes} failed; {reads} reads, {failed_reads} failed; {bytes} bytes; {calls} calls on names and blocks, {unjudged} histories with too much unknown"
         )?;
         writeln!(
             f,
@@ -141,40 +157,26 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The story of one run.
-struct Story {
-    world: World,
-    began: Instant,
-    faults: Vec<String>,
-}
-
-impl Story {
-    fn tell(&mut self, what: String) {
-        tracing::info!(at = ?self.began.elapsed(), what, "fault");
-        self.faults.push(format!(
-            "{:9.3} s  {what}",
-            self.began.elapsed().as_secs_f64()
-        ));
-    }
-
-    fn over(&self) -> bool {
-        !self.world.oracle.violations().is_empty()
-    }
-}
-
 async fn play(plan: Plan) -> Verdict {
+    let mixed = plan.scenario == Scenario::Chaos;
     let habits = Habits {
-        pause_millis: 60,
+        pause_millis: if mixed { 100 } else { 60 },
         padding: 400,
         sync_one_in: 8,
         reopen_one_in: 30,
+        others_millis: mixed.then_some(200),
     };
+    let trial = Trial {
+        segment_bytes: if mixed { SMALL_SEGMENT } else { SEGMENT_BYTES },
+        planted: plan.planted,
+    };
+    let spare = u8::from(mixed && plan.faults.has(Kind::Join)) * SPARE;
     let mut story = Story {
-        world: World::new(plan.seed, plan.members, habits),
+        world: World::new(plan.seed, plan.members, spare, habits, trial),
         began: Instant::now(),
         faults: Vec::new(),
     };
-    story.world.start_all();
+    story.world.begin();
     if story.world.wait_healthy(HEAL).await.is_some() {
         story.tell("all members serve".into());
         let until = Instant::now() + Duration::from_secs(plan.seconds);
@@ -182,17 +184,33 @@ async fn play(plan: Plan) -> Verdict {
             Scenario::Append => append(&mut story, until).await,
             Scenario::Failover => failover(&mut story, until).await,
             Scenario::Storm => storm(&mut story, until).await,
+            Scenario::Chaos => chaos(&mut story, plan.faults, until).await,
         }
         finish(&mut story).await;
     }
     let Story { world, faults, .. } = story;
+    let tally = judge(&world);
     Verdict {
         plan,
         violations: world.oracle.violations(),
-        tally: world.oracle.tally(),
+        tally,
         faults,
         trace: world.net.trace_hash(),
         deliveries: world.net.deliveries(),
+    }
+}
+
+/// Judges what the users of names and blocks saw, whatever else was found.
+fn judge(world: &World) -> Tally {
+    let (of_names, names_judged) = world.names.judge();
+    let (of_blocks, blocks_judged) = world.blocks.judge();
+    for wrong in of_names.into_iter().chain(of_blocks) {
+        world.oracle.report(wrong);
+    }
+    Tally {
+        calls: world.names.calls() + world.blocks.calls(),
+        unjudged: u64::from(!names_judged) + u64::from(!blocks_judged),
+        ..world.oracle.tally()
     }
 }
 
@@ -223,6 +241,7 @@ fn rough(story: &mut Story) -> Link {
         jitter: Duration::from_millis(rng.random_range(0..15)),
         datagram_loss: rng.random_range(0.0..0.1),
         datagram_twice: rng.random_range(0.0..0.1),
+        request_twice: 0.0,
         request_loss: rng.random_range(0.0..0.01),
         reply_loss: rng.random_range(0.0..0.01),
     }
@@ -278,7 +297,7 @@ async fn crash(story: &mut Story, host: usize, how: Crash) {
         ""
     };
     story.tell(format!("{}{leads}: {how:?}", story.world.hosts[host].name));
-    story.world.crash(host, how);
+    story.world.crash(host, how).await;
     let down = Duration::from_millis(story.world.rng.random_range(50..9000));
     story.world.run(down).await;
     story.tell(format!("{} starts again", story.world.hosts[host].name));
@@ -344,7 +363,7 @@ async fn storm(story: &mut Story, until: Instant) {
         match story.world.rng.random_range(0..10) {
             0..4 if story.world.hosts[host].life.is_some() => {
                 story.tell(format!("{name}: Kill"));
-                story.world.crash(host, Crash::Kill);
+                story.world.crash(host, Crash::Kill).await;
             }
             0..6 => {
                 story.tell("all that are down start".into());

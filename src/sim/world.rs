@@ -1,14 +1,19 @@
-//! The machines of one run, their network, their users, and what must hold when all is quiet.
+//! The machines of one run, their network and their users.
 
 use crate::{
     SimNet,
+    autopsy::Remains,
+    blocks::{Blocks, use_blocks},
     client::{self, Habits},
     host::Host,
+    names::{Names, use_names},
     oracle::Oracle,
+    watch::Watch,
 };
+use hydfs_data::Trial;
 use hydfs_node::Member;
 use hydfs_store::Crash;
-use hydfs_types::{Digest, SegmentId, SegmentVersion};
+use hydfs_types::{Agreement, Command, Incarnation};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
     collections::BTreeMap,
@@ -23,8 +28,9 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// How often a condition is looked at.
+/// How often a condition is looked at, and how often the invariants are.
 const LOOK: Duration = Duration::from_millis(50);
+const WATCH: Duration = Duration::from_millis(10);
 
 /// Users of one machine; they go with its life.
 struct Users {
@@ -36,39 +42,66 @@ struct Users {
 pub struct World {
     pub net: Arc<SimNet>,
     pub hosts: Vec<Host>,
+    /// Copies that each file has.
+    pub copies: u8,
+    members: u8,
     pub oracle: Oracle,
+    pub names: Names,
+    pub blocks: Blocks,
     pub rng: SmallRng,
+    watch: Arc<Watch>,
     habits: Habits,
     users: BTreeMap<usize, Users>,
+    /// Incarnations that lost power.
+    ended: BTreeMap<Incarnation, String>,
     stop: Arc<AtomicBool>,
-    /// Digest and length of every version that any replica ever had (I3).
-    versions: BTreeMap<(SegmentId, SegmentVersion), (Digest, u64, String)>,
 }
 
 impl World {
-    /// Machines with empty disks; nothing runs yet. Call it inside the runtime.
-    pub fn new(seed: u64, members: u8, habits: Habits) -> Self {
+    /// Machines with empty disks, `spare` of them for later; nothing runs yet. Call it inside the runtime.
+    pub fn new(seed: u64, members: u8, spare: u8, habits: Habits, trial: Trial) -> Self {
         let net = SimNet::new(seed);
-        let hosts = (0..members)
-            .map(|index| Host::new(net.clone(), index, members.min(3), seed))
+        let copies = members.min(3);
+        let hosts = (0..members + spare)
+            .map(|index| Host::new(net.clone(), index, copies, seed, trial))
             .collect();
+        let oracle = Oracle::default();
+        let watch = Watch::new(oracle.clone());
+        net.set_tap(watch.clone());
         Self {
             net,
             hosts,
-            oracle: Oracle::default(),
+            copies,
+            members,
+            oracle,
+            names: Names::default(),
+            blocks: Blocks::default(),
+            watch,
             rng: SmallRng::seed_from_u64(seed ^ 0x5eed),
             habits,
             users: BTreeMap::new(),
+            ended: BTreeMap::new(),
             stop: Arc::default(),
-            versions: BTreeMap::new(),
         }
     }
 
-    /// Starts every machine that is down.
+    /// Starts the machines that the cluster begins with.
+    pub fn begin(&mut self) {
+        let members = usize::from(self.members);
+        self.hosts.iter_mut().take(members).for_each(Host::start);
+    }
+
+    /// Starts every machine that is down and belongs to the cluster.
     pub fn start_all(&mut self) {
-        for host in self.hosts.iter_mut().filter(|host| host.life.is_none()) {
-            host.start();
-        }
+        let down = |host: &&mut Host| !host.is_running() && host.is_used() && !host.gone;
+        self.hosts.iter_mut().filter(down).for_each(Host::start);
+    }
+
+    /// Machines that belong to the cluster.
+    fn ours(&self) -> impl Iterator<Item = &Host> {
+        self.hosts
+            .iter()
+            .filter(|host| host.is_used() && !host.gone)
     }
 
     /// Members that serve.
@@ -87,15 +120,16 @@ impl World {
     pub async fn run(&mut self, span: Duration) {
         let until = Instant::now() + span;
         while Instant::now() < until {
-            self.look();
-            sleep(LOOK.min(until - Instant::now())).await;
+            self.stop_those_that_left().await;
+            self.start_users();
+            let pause = Instant::now() + LOOK.min(until - Instant::now());
+            while Instant::now() < pause {
+                self.watch.look(&self.hosts);
+                sleep(WATCH.min(pause - Instant::now())).await;
+            }
         }
-        self.look();
-    }
-
-    fn look(&mut self) {
         self.start_users();
-        self.watch_versions();
+        self.watch.look(&self.hosts);
     }
 
     fn start_users(&mut self) {
@@ -117,6 +151,10 @@ impl World {
             {
                 continue;
             }
+            if let Some(how) = self.ended.remove(&member.ctx.me()) {
+                self.oracle
+                    .report(format!("R12: {how} and goes on as the same incarnation"));
+            }
             let name = |what: &str| format!("{what}{}.{life}", index + 1);
             let seeds: [u64; 2] = self.rng.random();
             let (oracle, stop, habits) = (self.oracle.clone(), self.stop.clone(), self.habits);
@@ -130,44 +168,103 @@ impl World {
             );
             let reader =
                 client::read_all_the_time(member, name("r"), oracle, habits, seeds[1], stop);
-            let tasks = vec![tokio::spawn(writer), tokio::spawn(reader)];
+            let mut tasks = vec![tokio::spawn(writer), tokio::spawn(reader)];
+            if let Some(pause) = habits.others_millis {
+                let seeds: [u64; 2] = self.rng.random();
+                let (member, stop) = (host.member(), self.stop.clone());
+                if let Some(member) = member {
+                    let (names, blocks) = (self.names.clone(), self.blocks.clone());
+                    let of_names = use_names(member.clone(), names, pause, seeds[0], stop.clone());
+                    tasks.push(tokio::spawn(of_names));
+                    tasks.push(tokio::spawn(use_blocks(
+                        member, blocks, pause, seeds[1], stop,
+                    )));
+                }
+            }
             self.users.insert(index, Users { life, tasks });
         }
     }
 
-    /// I3: the same segment and version is the same bytes everywhere, at every moment.
-    fn watch_versions(&mut self) {
-        for host in &self.hosts {
-            let Some(member) = host.member() else {
-                continue;
-            };
-            for (segment, local) in &member.data.replica.index().segments {
-                let seen = (local.digest, local.len, host.name.clone());
-                let first = self
-                    .versions
-                    .entry((*segment, local.version))
-                    .or_insert_with(|| seen.clone());
-                if (first.0, first.1) != (seen.0, seen.1) {
-                    self.oracle.report(format!(
-                        "{segment} at {} differs between {} and {}: {} and {} bytes",
-                        local.version, first.2, seen.2, first.1, seen.1
-                    ));
-                }
+    /// A machine goes down, its users with it. What it leaves on its disk is examined.
+    pub async fn crash(&mut self, index: usize, how: Crash) {
+        if let Some(users) = self.users.remove(&index) {
+            users.tasks.iter().for_each(JoinHandle::abort);
+        }
+        let newest = self
+            .members()
+            .into_iter()
+            .max_by_key(|member| member.ctx.state().index)
+            .map(|member| member.ctx.state().clone());
+        let host = &mut self.hosts[index];
+        let remains = host.life.as_ref().and_then(|life| Remains::of(life, how));
+        if let Some(member) = host.member().filter(|_| how != Crash::Kill) {
+            let what = format!("{} lost power ({how:?})", host.name);
+            self.ended.insert(member.ctx.me(), what);
+        }
+        self.watch.gone(host.addr);
+        host.crash(how);
+        if let (Some(remains), Some(state)) = (remains, newest) {
+            let others = self.members();
+            remains
+                .examine(&self.hosts[index], state, &others, &self.oracle)
+                .await;
+        }
+    }
+
+    /// All machines lose power at the same moment.
+    pub async fn blackout(&mut self) {
+        self.oracle.blackout();
+        for index in 0..self.hosts.len() {
+            if self.hosts[index].life.is_some() {
+                self.crash(index, Crash::PowerCut).await;
             }
         }
     }
 
-    /// A machine goes down, its users with it.
-    pub fn crash(&mut self, index: usize, how: Crash) {
-        if let Some(users) = self.users.remove(&index) {
-            users.tasks.iter().for_each(JoinHandle::abort);
+    /// A member leaves for ever and stops. Answers whether it could.
+    pub async fn leave(&mut self, index: usize) -> bool {
+        let Some(member) = self.hosts[index].member() else {
+            return false;
+        };
+        member.volume.end_all().await;
+        let command = Command::Leave {
+            incarnation: member.ctx.me(),
+            forever: true,
+        };
+        // Whoever is not answered may have left all the same; that is seen later.
+        let left = member.group.propose(command).await;
+        if let Err(error) = &left {
+            tracing::info!(%error, "it could not leave");
         }
-        self.hosts[index].crash(how);
+        self.stop_those_that_left().await;
+        left.is_ok()
+    }
+
+    /// A process whose member has left for ever ends.
+    async fn stop_those_that_left(&mut self) {
+        let members = self.members();
+        let newest = members.iter().max_by_key(|one| one.ctx.state().index);
+        let Some(newest) = newest else { return };
+        let left: Vec<String> = {
+            let state = newest.ctx.state();
+            let members = state.cluster.members.values();
+            members
+                .filter(|member| member.left)
+                .map(|member| member.said.name.clone())
+                .collect()
+        };
+        for index in 0..self.hosts.len() {
+            let host = &mut self.hosts[index];
+            if !host.gone && left.contains(&host.name) {
+                host.gone = true;
+                self.crash(index, Crash::Kill).await;
+            }
+        }
     }
 
     /// Why not every machine serves and says that all is well.
     pub fn trouble(&self) -> Option<String> {
-        for host in &self.hosts {
+        for host in self.ours() {
             let Some(life) = &host.life else {
                 return Some(format!("{} is down", host.name));
             };
@@ -180,7 +277,7 @@ impl World {
                         .control_text("cluster/status")
                         .unwrap_or_default();
                     if !text.starts_with(b"healthy")
-                        || member.ctx.state().cluster.alive.len() < self.hosts.len()
+                        || member.ctx.state().cluster.alive.len() < self.ours().count()
                     {
                         let said = String::from_utf8_lossy(&text);
                         return Some(format!(
@@ -209,6 +306,8 @@ impl World {
                 return None;
             }
             self.run(LOOK).await;
+            // Supervisors start again whoever gave up.
+            self.start_all();
         }
     }
 
@@ -224,120 +323,6 @@ impl World {
                     self.oracle
                         .report("a call did not return within two minutes of quiet".into());
                 }
-            }
-        }
-    }
-
-    /// What must hold when nobody writes: every mount reads the same, with everything acknowledged in it; replicas and
-    /// agreed states are equal (I12).
-    pub async fn check_quiet(&mut self) {
-        let mut contents = Vec::new();
-        for host in &self.hosts {
-            let Some(member) = host.member() else {
-                continue;
-            };
-            match client::read_once(
-                &member,
-                &format!("last read at {}", host.name),
-                &self.oracle,
-            )
-            .await
-            {
-                Ok(content) => contents.push((host.name.clone(), content)),
-                Err(error) => self
-                    .oracle
-                    .report(format!("the last read at {} failed: {error}", host.name)),
-            }
-        }
-        for pair in contents.windows(2) {
-            if pair[0].1 != pair[1].1 {
-                self.oracle.report(format!(
-                    "{} and {} read different files when all is quiet",
-                    pair[0].0, pair[1].0
-                ));
-            }
-        }
-        self.run(Duration::from_secs(2)).await;
-        self.check_states();
-        self.check_replicas().await;
-    }
-
-    fn check_states(&self) {
-        let members = self.members();
-        let Some(first) = members.first() else { return };
-        if let Err(what) = first.ctx.state().audit() {
-            self.oracle
-                .report(format!("the agreed state is not sound: {what}"));
-        }
-        for other in &members[1..] {
-            let (one, two) = (first.ctx.state(), other.ctx.state());
-            if one.index == two.index && *one != *two {
-                self.oracle.report(format!(
-                    "the agreed states of {} and {} differ at entry {}",
-                    first.config.name, other.config.name, one.index
-                ));
-            }
-        }
-    }
-
-    async fn check_replicas(&self) {
-        let members = self.members();
-        let Some(first) = members.first() else { return };
-        let segments: Vec<_> = first
-            .ctx
-            .state()
-            .names
-            .segments
-            .iter()
-            .map(|(id, segment)| (*id, segment.clone()))
-            .collect();
-        for (id, segment) in segments {
-            let config = first.ctx.state().config(segment.slot).cloned();
-            let Some(config) = config else { continue };
-            let mut copies = Vec::new();
-            for incarnation in config.synced() {
-                let Some(holder) = members.iter().find(|member| member.ctx.me() == incarnation)
-                else {
-                    self.oracle
-                        .report(format!("{id}: its replica {incarnation} is nobody"));
-                    continue;
-                };
-                match holder
-                    .data
-                    .replica
-                    .read_here(id, segment.version, 0, segment.len as u32)
-                    .await
-                {
-                    Ok((_, len, bytes)) if len == segment.len => {
-                        copies.push((holder.config.name.clone(), bytes))
-                    }
-                    Ok((version, len, _)) => self.oracle.report(format!(
-                        "{id} at {} is {len} bytes at {version}, agreed are {}",
-                        holder.config.name, segment.len
-                    )),
-                    Err(error) => self.oracle.report(format!(
-                        "{id} cannot be read at {}: {error}",
-                        holder.config.name
-                    )),
-                }
-                let state = holder.ctx.state();
-                let index = holder.data.replica.index();
-                for pending in index
-                    .segments
-                    .get(&id)
-                    .into_iter()
-                    .flat_map(|local| local.pending())
-                {
-                    let (writer, seq) = (pending.head.writer, pending.head.seq);
-                    let phase = state
-                        .writer(writer)
-                        .map(|writer| (writer.phase, writer.read));
-                    self.oracle.report(format!("{id}: record {seq} of {writer} ({phase:?}) is pending at {} after the last read", holder.config.name));
-                }
-            }
-            if copies.windows(2).any(|pair| pair[0].1 != pair[1].1) {
-                self.oracle
-                    .report(format!("{id}: the replicas' bytes differ"));
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use hydfs_types::{
     Applied, Attempt, Attr, BootId, ClusterId, Digest, Incarnation, Ino, JobId, JobInfo, LogIndex,
-    MapVersion, MemberId, MemberInfo, SegmentId, SegmentVersion, Seq, SessionId, SlotConfig,
-    SlotId, Time, WriterId,
+    MapVersion, MemberId, MemberInfo, Planted, SegmentId, SegmentVersion, Seq, SessionId,
+    SlotConfig, SlotId, Time, WriterId,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,9 @@ pub struct State {
     pub jobs: BTreeMap<JobId, JobInfo>,
     pub next_job: u64,
     pub sessions: BTreeMap<SessionId, Session>,
+    /// A bug for the simulator to find, handed in like the clock; none of what is agreed.
+    #[serde(skip)]
+    pub planted: Option<Planted>,
 }
 
 /// Members, slots and settings.

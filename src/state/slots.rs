@@ -2,7 +2,8 @@
 
 use crate::{Event, Life, State};
 use hydfs_types::{
-    Acting, CommandError, Incarnation, Reply, SLOTS, SlotChange, SlotConfig, SlotEpoch, SlotId,
+    Acting, CommandError, Incarnation, Planted, Reply, SLOTS, SlotChange, SlotConfig, SlotEpoch,
+    SlotId,
 };
 use std::collections::BTreeSet;
 
@@ -143,7 +144,8 @@ impl State {
         let dropped = old
             .synced()
             .any(|i| alive.contains_key(&i) && !synced.contains(&i));
-        if dropped && synced.len() < wanted {
+        let lax = self.planted == Some(Planted::DroppedBeforePromote);
+        if dropped && synced.len() < wanted && !lax {
             return invalid("a live synced replica may go only when enough synced ones remain");
         }
         Ok(())

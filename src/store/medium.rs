@@ -58,7 +58,7 @@ struct Image {
 }
 
 /// A file.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Inode {
     path: String,
     now: Image,
@@ -230,6 +230,21 @@ impl Medium {
             changes_left: None,
             changes: 0,
             stopped: false,
+        }
+    }
+
+    /// A copy without limits and faults; nobody has a file open in it.
+    pub fn fork(&self) -> Self {
+        let mut inodes = self.inodes.clone();
+        inodes.values_mut().for_each(|inode| inode.handles = 0);
+        Self {
+            rng: self.rng.clone(),
+            inodes,
+            names: self.names.clone(),
+            safe_names: self.safe_names.clone(),
+            dirs: self.dirs.clone(),
+            next_inode: self.next_inode,
+            ..Self::new(0)
         }
     }
 

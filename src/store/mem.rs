@@ -36,6 +36,11 @@ impl MemDisk {
         lock(&self.0).crash(how);
     }
 
+    /// A copy of the disk as it is, for a look at what a machine would find on it. The two share nothing from then on.
+    pub fn fork(&self) -> Self {
+        Self(Arc::new(Mutex::new(lock(&self.0).fork())))
+    }
+
     /// After this many more changes (writes, syncs, names) every call fails, until [`MemDisk::crash`].
     pub fn stop_after(&self, changes: u64) {
         lock(&self.0).changes_left = Some(changes);
@@ -49,6 +54,12 @@ impl MemDisk {
     /// Bytes that fit; `None` for no limit.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         lock(&self.0).capacity = bytes;
+    }
+
+    /// Bytes that are taken.
+    pub fn used(&self) -> u64 {
+        let space = lock(&self.0).space();
+        space.total - space.free
     }
 
     /// Lets calls fail.

@@ -14,6 +14,7 @@ mod ids;
 mod job;
 mod member;
 mod net;
+mod planted;
 mod record;
 mod slot;
 
@@ -40,5 +41,6 @@ pub use ids::{
 pub use job::{JobCommand, JobCommit, JobInfo, JobPhase};
 pub use member::{Admission, Admitted, MemberInfo};
 pub use net::{BoxFuture, Handler, Net, NetError, Peer};
+pub use planted::Planted;
 pub use record::{Op, PAYLOAD_BYTES_MAX, Record, RecordHead, Run, SEGMENT_BYTES};
 pub use slot::{Acting, SLOTS, SlotChange, SlotConfig};

@@ -1,5 +1,7 @@
 //! Runs plans as the program does, each in a process of its own: the same plan gives the same trace there.
 
+#![allow(dead_code)] // each test file uses some of it
+
 use std::process::Command;
 
 /// The program's report on one plan; panics with it, and with the command that repeats it, where a promise was broken.
@@ -38,4 +40,21 @@ pub fn number(report: &str, word: &str) -> u64 {
     words[at - 1]
         .parse()
         .unwrap_or_else(|error| panic!("{word}: {error} in: {report}"))
+}
+
+/// The report on the first of these seeds that finds something; `None` where all pass.
+pub fn first_failure(
+    scenario: &str,
+    seeds: std::ops::Range<u64>,
+    more: &[&str],
+) -> Option<(u64, String)> {
+    seeds.into_iter().find_map(|seed| {
+        let output = Command::new(env!("CARGO_BIN_EXE_hydfs-sim"))
+            .args(["--scenario", scenario, "--seed", &seed.to_string()])
+            .args(more)
+            .output()
+            .expect("the simulator starts");
+        let report = String::from_utf8_lossy(&output.stdout).into_owned();
+        (!output.status.success()).then_some((seed, report))
+    })
 }

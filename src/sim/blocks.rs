@@ -1,0 +1,239 @@
+//! Users who write whole blocks of one file in place, cut the file, and read all of it, and the judge of what they saw:
+//! every block is a linearizable register, and no write is torn. Each write ends with an fsync, so that what is said to
+//! be done outlives even a power cut of all machines.
+
+use crate::{
+    history::{Finding, History, Object},
+    host::call,
+};
+use bytes::Bytes;
+use hydfs_mount::{Answer, Change, FsError, Handle, How, Request};
+use hydfs_node::Member;
+use hydfs_types::{Ino, ROOT_INO};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::sleep;
+
+const FILE: &[u8] = b"blocks";
+const BLOCKS: usize = 4;
+const BLOCK_BYTES: usize = 64;
+/// A user who was answered with an error comes back after this.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A call on one block. A tag is of one write only; 0 is what was never written, or cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Write(u64),
+    Cut,
+    Read(u64),
+}
+
+struct Block;
+
+impl Object for Block {
+    type State = u64;
+    type Call = Call;
+
+    fn after(&self, _: u64, state: &u64, call: &Call) -> Option<u64> {
+        match call {
+            Call::Write(tag) => Some(*tag),
+            Call::Cut => Some(0),
+            Call::Read(tag) => (state == tag).then_some(*state),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Log {
+    blocks: [History<Call>; BLOCKS],
+    tags: u64,
+    torn: Vec<String>,
+}
+
+/// What all users of the blocks did.
+#[derive(Clone, Default)]
+pub struct Blocks(Arc<Mutex<Log>>);
+
+/// An open file.
+#[derive(Clone, Copy)]
+struct Open {
+    ino: Ino,
+    handle: Handle,
+}
+
+impl Blocks {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls on blocks so far.
+    pub fn calls(&self) -> u64 {
+        let log = self.log();
+        log.blocks.iter().map(|block| block.len() as u64).sum()
+    }
+
+    /// What was found wrong, and whether everything was judged.
+    pub fn judge(&self) -> (Vec<String>, bool) {
+        let log = self.log();
+        let mut wrong = log.torn.clone();
+        let mut judged = true;
+        for (at, block) in log.blocks.iter().enumerate() {
+            match block.check(&Block) {
+                Finding::Fine => {}
+                Finding::GivenUp => judged = false,
+                Finding::Broken(why) => {
+                    wrong.push(format!("block {at} is not linearizable: {why}"));
+                }
+            }
+        }
+        (wrong, judged)
+    }
+
+    async fn write(&self, member: &Member, open: Open, rng: &mut SmallRng) -> Result<(), FsError> {
+        let block = rng.random_range(0..BLOCKS);
+        let (number, tag) = {
+            let mut log = self.log();
+            log.tags += 1;
+            let tag = log.tags;
+            (log.blocks[block].begin(Call::Write(tag)), tag)
+        };
+        let Open { ino, handle } = open;
+        let request = Request::Write {
+            ino,
+            handle,
+            offset: (block * BLOCK_BYTES) as u64,
+            data: Bytes::from(tag.to_le_bytes().repeat(BLOCK_BYTES / 8)),
+            append: false,
+        };
+        call(member, request).await?;
+        call(member, Request::Sync { ino, handle }).await?;
+        self.log().blocks[block].end(number, Call::Write(tag));
+        Ok(())
+    }
+
+    async fn cut(&self, member: &Member, open: Open, rng: &mut SmallRng) -> Result<(), FsError> {
+        let kept = rng.random_range(0..BLOCKS);
+        let begun: Vec<(usize, u64)> = {
+            let mut log = self.log();
+            (kept..BLOCKS)
+                .map(|at| (at, log.blocks[at].begin(Call::Cut)))
+                .collect()
+        };
+        let set = Change {
+            size: Some((kept * BLOCK_BYTES) as u64),
+            ..Change::default()
+        };
+        let request = Request::SetAttr {
+            ino: open.ino,
+            handle: Some(open.handle),
+            set,
+        };
+        call(member, request).await?;
+        let mut log = self.log();
+        for (at, number) in begun {
+            log.blocks[at].end(number, Call::Cut);
+        }
+        Ok(())
+    }
+
+    async fn read(&self, member: &Member, open: Open) -> Result<(), FsError> {
+        let begun: Vec<u64> = {
+            let mut log = self.log();
+            let begin = |block: &mut History<Call>| block.begin(Call::Read(0));
+            log.blocks.iter_mut().map(begin).collect()
+        };
+        let request = Request::Read {
+            ino: open.ino,
+            handle: open.handle,
+            offset: 0,
+            len: (BLOCKS * BLOCK_BYTES) as u32,
+        };
+        let answer = call(member, request).await;
+        let mut log = self.log();
+        let data = match answer {
+            Ok(Answer::Data(data)) => data,
+            other => {
+                for (at, number) in begun.into_iter().enumerate() {
+                    log.blocks[at].forget(number);
+                }
+                return other.and_then(|other| {
+                    Err(FsError::Invalid(format!("unexpected answer {other:?}")))
+                });
+            }
+        };
+        for (at, number) in begun.into_iter().enumerate() {
+            let block = data.get(at * BLOCK_BYTES..).unwrap_or_default();
+            let (words, rest) = block[..block.len().min(BLOCK_BYTES)].as_chunks::<8>();
+            let tag = words.first().map_or(0, |word| u64::from_le_bytes(*word));
+            let whole = block.is_empty() || block.len() >= BLOCK_BYTES && rest.is_empty();
+            if !whole || words.iter().any(|word| u64::from_le_bytes(*word) != tag) {
+                log.torn.push(format!("block {at} is torn: {words:?}"));
+            }
+            log.blocks[at].end(number, Call::Read(tag));
+        }
+        Ok(())
+    }
+}
+
+async fn open(member: &Member) -> Result<Open, FsError> {
+    let how = How {
+        read: true,
+        write: true,
+        ..How::default()
+    };
+    let request = Request::Create {
+        parent: ROOT_INO,
+        name: FILE.to_vec(),
+        mode: 0o644,
+        how,
+    };
+    match call(member, request).await? {
+        Answer::Created(attr, opened) => Ok(Open {
+            ino: attr.ino,
+            handle: opened.handle,
+        }),
+        other => Err(FsError::Invalid(format!("unexpected answer {other:?}"))),
+    }
+}
+
+/// Uses the blocks until told to stop.
+pub async fn use_blocks(
+    member: Arc<Member>,
+    blocks: Blocks,
+    pause_millis: u64,
+    seed: u64,
+    stop: Arc<AtomicBool>,
+) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(file) = open(&member).await else {
+            sleep(AGAIN).await;
+            continue;
+        };
+        for _ in 0..rng.random_range(1..20) {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            sleep(Duration::from_millis(rng.random_range(0..=pause_millis))).await;
+            let done = match rng.random_range(0..24) {
+                0..8 => blocks.write(&member, file, &mut rng).await,
+                8 => blocks.cut(&member, file, &mut rng).await,
+                _ => blocks.read(&member, file).await,
+            };
+            if let Err(error) = done {
+                tracing::debug!(%error, "a call on a block failed");
+                sleep(AGAIN).await;
+                break;
+            }
+        }
+        let Open { ino, handle } = file;
+        call(&member, Request::Flush { ino, handle }).await.ok();
+        call(&member, Request::Release { ino, handle }).await.ok();
+    }
+}

@@ -1,0 +1,225 @@
+//! Whether a history of calls could have happened one at a time, each between its beginning and its end
+//! (Herlihy and Wing, "Linearizability"). A call that failed may have happened at any time since, or never.
+//!
+//! The checker walks through the history and keeps every state that the object may be in (Lowe, "Testing for
+//! linearizability"). Calls of unknown outcome multiply these; past a limit it gives up and says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most states that are followed at once.
+const STATES_MAX: usize = 20_000;
+
+/// An object and its calls.
+pub trait Object {
+    type State: Clone + Ord + Default;
+    type Call: std::fmt::Debug;
+
+    /// The state after the call, or `None` where it could not have answered so. What is unknown of an answer fits all.
+    fn after(&self, number: u64, state: &Self::State, call: &Self::Call) -> Option<Self::State>;
+}
+
+enum Event {
+    Began(u64),
+    Ended(u64),
+}
+
+/// Calls in the order in which they began and ended.
+pub struct History<C> {
+    calls: BTreeMap<u64, C>,
+    events: Vec<Event>,
+    next: u64,
+}
+
+impl<C> Default for History<C> {
+    fn default() -> Self {
+        Self {
+            calls: BTreeMap::new(),
+            events: Vec::new(),
+            next: 0,
+        }
+    }
+}
+
+/// What was found of a history.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Finding {
+    Fine,
+    /// Too many outcomes are unknown.
+    GivenUp,
+    /// No order explains it up to this call's end.
+    Broken(String),
+}
+
+impl<C> History<C> {
+    /// A call begins; it is `call` unless it is told otherwise at its end.
+    pub fn begin(&mut self, call: C) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.calls.insert(number, call);
+        self.events.push(Event::Began(number));
+        number
+    }
+
+    /// It was answered, and this is the call with its answer.
+    pub fn end(&mut self, number: u64, call: C) {
+        self.calls.insert(number, call);
+        self.events.push(Event::Ended(number));
+    }
+
+    /// It changed nothing and says nothing.
+    pub fn forget(&mut self, number: u64) {
+        self.calls.remove(&number);
+    }
+
+    /// Calls recorded.
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Judges all of it.
+    pub fn check<O: Object<Call = C>>(&self, object: &O) -> Finding
+    where
+        C: std::fmt::Debug,
+    {
+        let mut open = BTreeSet::new();
+        let mut states = BTreeSet::from([(O::State::default(), BTreeSet::new())]);
+        for event in &self.events {
+            match event {
+                Event::Began(number) if self.calls.contains_key(number) => {
+                    open.insert(*number);
+                }
+                Event::Began(_) => {}
+                Event::Ended(number) => {
+                    let Some(after) = self.through(object, &states, &open, *number) else {
+                        return Finding::GivenUp;
+                    };
+                    if after.is_empty() {
+                        return Finding::Broken(self.tell(*number));
+                    }
+                    open.remove(number);
+                    states = after;
+                }
+            }
+        }
+        Finding::Fine
+    }
+
+    /// Every state after call `number` has happened, whatever else did before it; `None` where there are too many.
+    #[allow(clippy::type_complexity)]
+    fn through<O: Object<Call = C>>(
+        &self,
+        object: &O,
+        states: &BTreeSet<(O::State, BTreeSet<u64>)>,
+        open: &BTreeSet<u64>,
+        number: u64,
+    ) -> Option<BTreeSet<(O::State, BTreeSet<u64>)>> {
+        let mut after = BTreeSet::new();
+        let mut seen = states.clone();
+        let mut waiting: Vec<_> = states.iter().cloned().collect();
+        while let Some((state, done)) = waiting.pop() {
+            if done.contains(&number) {
+                let mut done = done;
+                done.remove(&number);
+                after.insert((state, done));
+                continue;
+            }
+            for other in open.iter().filter(|one| !done.contains(*one)) {
+                let call = &self.calls[other];
+                let Some(next) = object.after(*other, &state, call) else {
+                    continue;
+                };
+                let mut done = done.clone();
+                done.insert(*other);
+                let next = (next, done);
+                if seen.insert(next.clone()) {
+                    waiting.push(next);
+                }
+            }
+            if seen.len() > STATES_MAX {
+                return None;
+            }
+        }
+        Some(after)
+    }
+
+    fn tell(&self, number: u64) -> String
+    where
+        C: std::fmt::Debug,
+    {
+        let near = self.calls.range(number.saturating_sub(12)..=number);
+        let calls: Vec<String> = near.map(|(at, call)| format!("{at}: {call:?}")).collect();
+        format!("call {number} has no place among {}", calls.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Register;
+
+    #[derive(Debug, Clone, Copy)]
+    enum Call {
+        Write(u8),
+        Read(u8),
+    }
+
+    impl Object for Register {
+        type State = u8;
+        type Call = Call;
+
+        fn after(&self, _: u64, state: &u8, call: &Call) -> Option<u8> {
+            match call {
+                Call::Write(value) => Some(*value),
+                Call::Read(value) => (state == value).then_some(*state),
+            }
+        }
+    }
+
+    fn one_by_one(calls: &[Call]) -> Finding {
+        let mut history = History::default();
+        for call in calls {
+            let number = history.begin(*call);
+            history.end(number, *call);
+        }
+        history.check(&Register)
+    }
+
+    #[test]
+    fn a_read_sees_the_last_write() {
+        let fine = [Call::Read(0), Call::Write(1), Call::Read(1)];
+        assert_eq!(one_by_one(&fine), Finding::Fine);
+        let stale = [Call::Write(1), Call::Write(2), Call::Read(1)];
+        assert!(matches!(one_by_one(&stale), Finding::Broken(_)));
+    }
+
+    #[test]
+    fn calls_at_the_same_time_have_either_order() {
+        for seen in [1, 2] {
+            let mut history = History::default();
+            let both = [1, 2].map(|value| (history.begin(Call::Write(value)), value));
+            for (number, value) in both {
+                history.end(number, Call::Write(value));
+            }
+            let read = history.begin(Call::Read(seen));
+            history.end(read, Call::Read(seen));
+            assert_eq!(history.check(&Register), Finding::Fine);
+        }
+    }
+
+    #[test]
+    fn what_failed_may_have_happened_or_not_but_not_twice() {
+        let reads = |seen: &[u8]| {
+            let mut history = History::default();
+            history.begin(Call::Write(1));
+            for value in seen {
+                let number = history.begin(Call::Read(*value));
+                history.end(number, Call::Read(*value));
+            }
+            history.check(&Register)
+        };
+        assert_eq!(reads(&[0, 0]), Finding::Fine);
+        assert_eq!(reads(&[0, 1, 1]), Finding::Fine);
+        assert!(matches!(reads(&[1, 0]), Finding::Broken(_)));
+    }
+}
