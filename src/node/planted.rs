@@ -33,6 +33,14 @@ impl Agreement for Hasty {
         self.0.wait_applied(index)
     }
 
+    fn visible(&self) -> LogIndex {
+        self.0.visible()
+    }
+
+    fn leased(&self) -> Option<LogIndex> {
+        Some(*self.0.applied().borrow())
+    }
+
     fn applied(&self) -> AppliedWatch {
         self.0.applied()
     }
