@@ -22,6 +22,7 @@ const RETRY: Duration = Duration::from_millis(200);
 /// One step from the local version towards the agreed one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Step {
+    pub base: SegmentVersion,
     pub runs: Vec<Run>,
     pub then: Then,
     pub digest: Digest,
@@ -182,12 +183,14 @@ impl Replica {
         if let Then::SetLen(cut) = step.then {
             self.bases.set_len(segment, cut)?;
         }
-        let version = local.version.next();
+        let version = step.base.next();
         self.journal.append(&JournalEntry::Applied {
             segment,
             version,
             len: step.len,
             digest: step.digest,
+            runs: step.runs.clone(),
+            then: step.then,
         })?;
         if let Some(local) = self.index().segments.get_mut(&segment) {
             local.advance(
@@ -317,6 +320,7 @@ fn prepared_step(local: &LocalSegment, version: SegmentVersion, digest: Digest) 
         .filter(here)
         .find(|prepare| leads(local, prepare, version, digest))?;
     (outcome_of(local, chosen) == (chosen.digest, chosen.len)).then(|| Step {
+        base: chosen.base,
         runs: chosen.runs.clone(),
         then: chosen.then,
         digest: chosen.digest,
@@ -349,6 +353,7 @@ fn leads(local: &LocalSegment, prepare: &Prepare, version: SegmentVersion, diges
 
 fn length_step(local: &LocalSegment, digest: Digest, len: u64) -> Option<Step> {
     (local.digest.after_set_len(len) == digest).then(|| Step {
+        base: local.version,
         runs: Vec::new(),
         then: Then::SetLen(len),
         digest,
@@ -366,6 +371,7 @@ fn lane_step(local: &LocalSegment, digest: Digest, len: u64) -> Option<Step> {
             let list = runs(lane.records.values().map(|pending| &pending.head));
             let outcome = local.outcome(lane.records.values().map(|pending| &pending.head));
             (outcome == (digest, len)).then_some(Step {
+                base: local.version,
                 runs: list,
                 then: Then::Nothing,
                 digest,

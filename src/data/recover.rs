@@ -5,9 +5,9 @@
 //! again (idempotent). Earlier ones are not: a pulled base may be of a later version, which they would damage.
 
 use crate::{
-    apply::{next_step, outcome_of},
+    apply::{Step, outcome_of},
     error::DataError,
-    replica::Replica,
+    replica::{Replica, finish},
     segment::{LocalSegment, Pending, after, through},
 };
 use hydfs_store::{JournalEntry, Position};
@@ -64,10 +64,20 @@ impl Replica {
                     version,
                     len,
                     digest,
+                    runs,
+                    then,
                 } => {
                     // What came before a base that was whole on disk is in it, and may be older than it.
                     let redo = redo && whole.get(&segment).is_none_or(|adopted| *adopted < at);
-                    self.replay_cut(segment, version, len, digest, redo)?;
+                    let base = SegmentVersion(version.0.saturating_sub(1));
+                    let applied = Step {
+                        base,
+                        runs,
+                        then,
+                        digest,
+                        len,
+                    };
+                    self.replay_cut(segment, redo, &applied)?;
                 }
                 JournalEntry::Adopted {
                     segment,
@@ -106,37 +116,45 @@ impl Replica {
         Ok(())
     }
 
-    /// A cut was applied: finds its step again and, after a power loss, writes it again.
-    fn replay_cut(
-        &self,
-        segment: SegmentId,
-        version: SegmentVersion,
-        len: u64,
-        digest: Digest,
-        redo: bool,
-    ) -> Result<(), DataError> {
-        let Some(local) = self.index().segments.get(&segment).cloned() else {
-            self.replay_base(segment, version, len, digest);
-            return Ok(());
-        };
-        if version <= local.version {
-            return Ok(());
-        }
-        let step = next_step(&local, version, digest, len);
-        if redo && let Some(step) = &step {
-            let list: Vec<Pending> = local.in_runs(&step.runs).cloned().collect();
-            let mut at = local.len;
-            for pending in &list {
-                self.write_base(segment, at, pending)?;
-                at = after(at, &pending.head);
+    /// A cut was applied; after a power loss it is written again. One whose records are not here any more, or that does
+    /// not follow the version before, is left out, and what follows it with it: the base is then pulled.
+    fn replay_cut(&self, segment: SegmentId, redo: bool, applied: &Step) -> Result<(), DataError> {
+        let (base, list) = {
+            let mut index = self.index();
+            let local = index
+                .segments
+                .entry(segment)
+                .or_insert_with(|| LocalSegment::new(Default::default()));
+            let list: Vec<Pending> = local.in_runs(&applied.runs).cloned().collect();
+            let outcome = finish(
+                local.outcome(list.iter().map(|pending| &pending.head)),
+                applied.then,
+            );
+            if redo && (local.version, outcome) != (applied.base, (applied.digest, applied.len)) {
+                tracing::warn!(%segment, version = %applied.base.next(), "a cut cannot be written again: the base is to be pulled");
+                return Ok(());
             }
-            if let Then::SetLen(cut) = step.then {
+            (local.len, list)
+        };
+        if redo {
+            let mut len = base;
+            for pending in &list {
+                self.write_base(segment, len, pending)?;
+                len = after(len, &pending.head);
+            }
+            if let Then::SetLen(cut) = applied.then {
                 self.bases.set_len(segment, cut)?;
             }
         }
-        let merged = step.map(|step| through(&step.runs)).unwrap_or_default();
-        if let Some(local) = self.index().segments.get_mut(&segment) {
-            local.advance(version, digest, len, merged.into_iter());
+        if let Some(local) = self.index().segments.get_mut(&segment)
+            && applied.base.next() > local.version
+        {
+            local.advance(
+                applied.base.next(),
+                applied.digest,
+                applied.len,
+                through(&applied.runs).into_iter(),
+            );
         }
         Ok(())
     }

@@ -6,8 +6,8 @@
 use crate::{Disk, Log, LogOptions, Position, Result, StoreError};
 use bytes::Bytes;
 use hydfs_types::{
-    Digest, Incarnation, Prepare, RecordHead, SegmentId, SegmentVersion, Seq, SlotEpoch, SlotId,
-    WriterId, decode, encode,
+    Digest, Incarnation, Prepare, RecordHead, Run, SegmentId, SegmentVersion, Seq, SlotEpoch,
+    SlotId, Then, WriterId, decode, encode,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -28,12 +28,14 @@ pub enum JournalEntry {
     Fence { slot: SlotId, epoch: SlotEpoch },
     /// A cut was prepared (R6 b).
     Prepared(Prepare),
-    /// A cut is in the base.
+    /// A cut is in the base: which records it merged, and what then. All that a redo after a power loss needs.
     Applied {
         segment: SegmentId,
         version: SegmentVersion,
         len: u64,
         digest: Digest,
+        runs: Vec<Run>,
+        then: Then,
     },
     /// A pulled base is in place.
     Adopted {

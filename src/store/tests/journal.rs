@@ -66,7 +66,7 @@ fn entries() -> Vec<(JournalEntry, &'static str)> {
             "0100011104",
         ),
         (
-            JournalEntry::Prepared(prepare),
+            JournalEntry::Prepared(prepare.clone()),
             "01000211041506ac0208cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd01030102ababababababababababababababababababababababababababababababababf5a2040205",
         ),
         (
@@ -75,8 +75,10 @@ fn entries() -> Vec<(JournalEntry, &'static str)> {
                 version,
                 len: 70_005,
                 digest,
+                runs: prepare.runs.clone(),
+                then: Then::SetLen(5),
             },
-            "010003ac0209f5a204abababababababababababababababababababababababababababababababab",
+            "010003ac0209f5a204abababababababababababababababababababababababababababababababab010301020205",
         ),
         (
             JournalEntry::Adopted {
