@@ -72,7 +72,7 @@ fn a_roll_without_a_fence_is_found() {
 #[test]
 fn an_fsync_that_is_answered_from_memory_is_found() {
     let blackouts = ["--members", "5", "--seconds", "5", "--faults", "blackout"];
-    found("committed-in-memory", "chaos", 6..10, &blackouts);
+    found("committed-in-memory", "chaos", 11..25, &blackouts);
 }
 
 #[test]
