@@ -478,10 +478,21 @@ impl Member {
             }
             if left {
                 self.stop.notify_one();
-            } else if ended && let Err(error) = self.come_back().await {
-                tracing::error!(%error, "cannot rejoin; stopping");
-                self.stop.notify_one();
-                return;
+            } else if ended {
+                match self.come_back().await {
+                    Ok(()) => {}
+                    // A full disk, for one: nobody is served meanwhile, and it may pass.
+                    Err(error @ Error::Folder { .. }) => {
+                        tracing::warn!(%error, "cannot rejoin yet; trying again");
+                        tokio::time::sleep(AGAIN).await;
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "cannot rejoin; stopping");
+                        self.stop.notify_one();
+                        return;
+                    }
+                }
             }
             if changes.changed().await.is_err() {
                 return;

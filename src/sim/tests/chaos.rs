@@ -42,6 +42,26 @@ fn fault_s13_a_pulled_base_is_not_damaged_by_older_cuts_after_a_power_loss() {
 }
 
 #[test]
+fn fault_s1_a_cut_is_written_again_whatever_came_between() {
+    // Found: recovery searched for what a cut had merged, did not find it where the index held other records than then,
+    // and took the version without the bytes.
+    let plan = ["--members", "5", "--seconds", "5", "--faults", "blackout"];
+    passes(1..10, &plan);
+    for seed in [135, 3] {
+        passes(
+            seed..seed + 1,
+            &["--members", "5", "--seconds", "1", "--faults", "blackout"],
+        );
+    }
+}
+
+#[test]
+fn a_member_whose_disk_is_full_rejoins_when_there_is_room() {
+    // Found: expired while its disk was full, it could not count its start, and stopped for good.
+    passes(1003..1004, &["--members", "5", "--seconds", "20"]);
+}
+
+#[test]
 fn fault_m9_s11_members_that_come_and_go_leave_the_wanted_copies_on_distinct_members() {
     passes(
         1..4,
