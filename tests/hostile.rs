@@ -461,12 +461,13 @@ fn a_dead_mount_is_cleaned_by_the_next_start() {
 #[test]
 fn down_cleans_up_after_everything() {
     let Some(c) = Cluster::up(3) else { return };
+    // Opened while there is a majority.
+    let busy = fs::File::open(c.at(1, ".")).unwrap();
     c.kill(3);
     c.pause(2);
     let extra = c.dir().join("n2/extra");
     fs::create_dir(&extra).unwrap();
     let tmpfs = Tmpfs::mount(&extra, "size=1m");
-    let busy = fs::File::open(c.at(1, ".")).unwrap();
     let pids: Vec<u32> = [1, 2].map(|i| c.pid(i)).to_vec();
     let out = c.run(&["down"]);
     assert!(

@@ -14,8 +14,8 @@ use hydfs_mount::{Caller, FileSystem, FsError};
 use hydfs_ring::Ring;
 use hydfs_state::{Body, State};
 use hydfs_types::{
-    Agreement, BoxFuture, Command, DataRequest, DataResponse, Incarnation, MemberInfo, Net,
-    ROOT_INO, ReadBase, SegmentId,
+    Agreement, AgreementError, BoxFuture, Command, DataRequest, DataResponse, Incarnation,
+    MemberInfo, Net, ROOT_INO, ReadBase, Refusal, SegmentId,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,8 +23,11 @@ use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
+use tokio::time::Instant;
 
 const READ: Duration = Duration::from_secs(5);
+/// Pause between attempts at a copy whose place moves.
+const AGAIN: Duration = Duration::from_millis(50);
 const SUSPICION: &str = "suspicion";
 
 /// The control tree of a mount.
@@ -661,6 +664,7 @@ impl Door {
             .collect()
     }
 
+    /// Bytes of one member's copy. Tried again while slots move.
     async fn read_at(
         &self,
         name: String,
@@ -668,23 +672,44 @@ impl Door {
         offset: u64,
         len: u32,
     ) -> Result<Bytes, Error> {
+        let until = Instant::now() + READ;
+        loop {
+            match self.try_read_at(&name, &path, offset, len).await? {
+                Ok(bytes) => return Ok(bytes),
+                Err(why) if Instant::now() >= until => {
+                    let text = format!("{name} has no copy of {path} at byte {offset}: {why}");
+                    return Err(Error::new(Kind::NotFound, text));
+                }
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// One attempt; the inner error is one that may pass.
+    async fn try_read_at(
+        &self,
+        name: &str,
+        path: &str,
+        offset: u64,
+        len: u32,
+    ) -> Result<Result<Bytes, Refusal>, Error> {
         self.barrier().await?;
         let (to, read) = {
             let state = self.0.ctx.state();
             let to = state
-                .member_named(&name)
+                .member_named(name)
                 .ok_or_else(|| Error::new(Kind::NotFound, format!("no member is named {name}")))?
                 .incarnation;
-            let ino = resolve(&state, &path)?;
-            let (inode, file) = state.file(ino).map_err(|_| not_found(&path))?;
+            let ino = resolve(&state, path)?;
+            let (inode, file) = state.file(ino).map_err(|_| not_found(path))?;
             if offset >= inode.attr.size {
-                return Ok(Bytes::new());
+                return Ok(Ok(Bytes::new()));
             }
             let Some((start, segment)) = file.segments.range(..=offset).next_back() else {
-                return Ok(Bytes::new());
+                return Ok(Ok(Bytes::new()));
             };
-            let known = state.segment(*segment).ok_or_else(|| not_found(&path))?;
-            let config = state.config(known.slot).ok_or_else(|| not_found(&path))?;
+            let known = state.segment(*segment).ok_or_else(|| not_found(path))?;
+            let config = state.config(known.slot).ok_or_else(|| not_found(path))?;
             let read = ReadBase {
                 slot: known.slot,
                 epoch: config.epoch,
@@ -710,7 +735,7 @@ impl Door {
                 .read_here(read.segment, read.version, read.offset, read.len)
                 .await
                 .map_err(|error| refused(error.to_string()))?;
-            return Ok(bytes);
+            return Ok(Ok(bytes));
         }
         match self
             .0
@@ -718,7 +743,10 @@ impl Door {
             .call(to, &DataRequest::ReadBase(read), Bytes::new(), READ)
             .await
         {
-            Ok((DataResponse::Bytes { .. }, bytes)) => Ok(bytes),
+            Ok((DataResponse::Bytes { .. }, bytes)) => Ok(Ok(bytes)),
+            Ok((DataResponse::Refused(why @ (Refusal::StaleEpoch(_) | Refusal::Behind)), _)) => {
+                Ok(Err(why))
+            }
             Ok((DataResponse::Refused(why), _)) => Err(refused(why.to_string())),
             Ok(_) => Err(refused("unexpected answer".into())),
             Err(error) => Err(Error::new(Kind::Unreachable, error.to_string())),
@@ -754,11 +782,16 @@ impl Door {
             incarnation: self.0.ctx.me(),
             forever: true,
         };
-        self.0
-            .group
-            .propose(command)
-            .await
-            .map_err(|error| Error::new(Kind::Unreachable, error.to_string()))?;
+        let left = || {
+            let state = self.0.ctx.state();
+            state.member(self.0.id()).is_some_and(|member| member.left)
+        };
+        match self.0.group.propose(command).await {
+            Ok(_) => {}
+            // The answer was lost with the leadership that this member handed on; the command was not.
+            Err(AgreementError::Expired) if left() => {}
+            Err(error) => return Err(Error::new(Kind::Unreachable, error.to_string())),
+        }
         self.0.stop.notify_one();
         Ok(())
     }
