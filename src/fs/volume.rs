@@ -157,6 +157,11 @@ impl Volume {
                 || matches!(&answer, Ok(Answer::Attr(attr)) if Synthetic::is(attr.ino))
         };
         match read {
+            // The root answers also without a majority: the way to the control tree leads over it.
+            Some(ROOT_INO) if matches!(&answer, Ok(Answer::Attr(attr)) if attr.ino == ROOT_INO) => {
+                drop(tokio::time::timeout(ROOT_WAIT, self.shown(Ok(()))).await);
+                answer
+            }
             // The control tree is this member's own word; it answers also when nobody else does.
             Some(ino) if !synthetic(ino) => self.shown(answer).await,
             _ => answer,
