@@ -7,7 +7,6 @@ mod world;
 
 use hydfs_types::{JobPhase, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -441,32 +440,10 @@ async fn fault_r2_windows_joins_and_dedup_survive_the_death_of_members_at_random
         world.write("/joined", joined_input(600).as_bytes(), 0);
         world.spec("visits.toml", &spec_of_visits(3), 0);
         world.spec("join.toml", &join_spec(3), 0);
-        kill_until_ended(&world, &["visits", "join"]).await;
+        world.kill_until_ended(&["visits", "join"]).await;
         check_visits(&world, &all).await;
         check_join(&world, 600).await;
     }
-}
-
-/// Kills and revives members until the jobs have ended, at most twelve times, and at least three.
-async fn kill_until_ended(world: &Arc<World>, names: &[&str]) {
-    let running = || {
-        let goes_on = |name: &&str| {
-            world
-                .job(name)
-                .is_none_or(|job| job.phase == JobPhase::Running)
-        };
-        names.iter().any(goes_on)
-    };
-    let mut kills = 0;
-    while running() && kills < 12 {
-        sleep(Duration::from_millis(20 + world.random(120))).await;
-        let victim = MemberId(1 + world.random(4));
-        world.kill(victim).await;
-        sleep(Duration::from_millis(world.random(50))).await;
-        world.revive(victim);
-        kills += 1;
-    }
-    assert!(kills >= 3, "the jobs were over after {kills} kills");
 }
 
 /// Orders and payments of the same ids, 0 to 9 s apart; every other payment is too far away.

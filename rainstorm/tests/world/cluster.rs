@@ -93,6 +93,10 @@ impl Cluster for Member {
                 return Err(no_quorum());
             }
             self.alive().await;
+            if matches!(command, JobCommand::Commit(_)) && !self.world.commit_comes_through() {
+                sleep(Duration::from_millis(5)).await;
+                return Err(no_quorum());
+            }
             let reply = apply(&mut self.world.lock(), command);
             self.world.bump();
             if self.world.happens(&self.world.knobs.lost_proposals) {

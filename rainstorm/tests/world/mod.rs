@@ -22,6 +22,8 @@ pub struct World {
     changes: watch::Sender<LogIndex>,
     pub options: Options,
     pub knobs: Knobs,
+    /// How many more commits come through; none: as many as there are.
+    commits_left: Mutex<Option<u64>>,
     random: AtomicU64,
     pub counts: Counts,
     /// The last requests that were made.
@@ -122,6 +124,7 @@ impl World {
             changes: watch::Sender::new(LogIndex(0)),
             options,
             knobs: Knobs::default(),
+            commits_left: Mutex::default(),
             random: AtomicU64::new(0x9e37_79b9_7f4a_7c15),
             counts: Counts::default(),
             tape: Mutex::default(),
@@ -214,6 +217,44 @@ impl World {
                 .collect::<Vec<_>>();
             let next = next.get(self.random(next.len() as u64) as usize).copied();
             self.leader.send_replace(next);
+        }
+    }
+
+    /// Kills and revives members at random points until the jobs have ended, three to twelve times. Before each of
+    /// the first three deaths at most one commit comes through, so that they are in the middle of the work however
+    /// fast the machine is.
+    pub async fn kill_until_ended(self: &Arc<Self>, names: &[&str]) {
+        let running = || {
+            let goes_on = |name: &&str| {
+                self.job(name)
+                    .is_none_or(|job| job.phase == JobPhase::Running)
+            };
+            names.iter().any(goes_on)
+        };
+        let members = self.alive().len() as u64;
+        let mut kills = 0;
+        while running() && kills < 12 {
+            *self.commits_left.lock().unwrap() = (kills < 3).then_some(1);
+            sleep(Duration::from_millis(20 + self.random(130))).await;
+            let victim = MemberId(1 + self.random(members));
+            self.kill(victim).await;
+            sleep(Duration::from_millis(self.random(50))).await;
+            self.revive(victim);
+            kills += 1;
+        }
+        *self.commits_left.lock().unwrap() = None;
+        assert!(kills >= 3, "the jobs were over after {kills} kills");
+    }
+
+    /// Takes one of the commits that are left.
+    fn commit_comes_through(&self) -> bool {
+        match &mut *self.commits_left.lock().unwrap() {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
         }
     }
 
