@@ -8,13 +8,15 @@ use crate::{
 };
 use fuser::{INodeNo, ReplyEntry, Request as Header};
 use hydfs_types::FileKind;
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, sync::Arc};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, sync::Arc, time::Duration};
 use tokio::runtime::Handle as Runtime;
 
 /// Serves any `FileSystem` to the kernel.
 pub(crate) struct Adapter {
     pub dispatch: Arc<Dispatch>,
     pub shape: Shape,
+    /// Longest wait for a lock.
+    pub lock_timeout: Duration,
 }
 
 impl Adapter {
@@ -32,6 +34,7 @@ impl Adapter {
                 config.op_timeout,
             )),
             shape,
+            lock_timeout: config.lock_timeout,
         }
     }
 

@@ -4,8 +4,8 @@
 use crate::{Answer, FsError, convert, directory, errno::fail, xattr};
 use fuser::{
     Errno, FileHandle, FileType, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr,
 };
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
@@ -104,6 +104,20 @@ pub(crate) fn created(name: &'static str, shape: Shape, reply: ReplyCreate) -> i
 pub(crate) fn written(name: &'static str, reply: ReplyWrite) -> impl Reply {
     move |outcome| match outcome {
         Ok(Answer::Written(bytes)) => reply.written(bytes),
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+pub(crate) fn lock(name: &'static str, reply: ReplyLock) -> impl Reply {
+    move |outcome| match outcome {
+        Ok(Answer::Lock(None)) => reply.locked(0, 0, libc::F_UNLCK, 0),
+        Ok(Answer::Lock(Some(lock))) => {
+            let kind = match lock.exclusive {
+                true => libc::F_WRLCK,
+                false => libc::F_RDLCK,
+            };
+            reply.locked(lock.start, lock.end, kind, lock.pid);
+        }
         other => reply.error(refuse(name, other)),
     }
 }

@@ -2,7 +2,8 @@
 //! enum, so that every call passes one door (deadline, counters, log) and implementations match exhaustively.
 
 use bytes::Bytes;
-use hydfs_types::{Attr, BoxFuture, DirEntry, FileKind, Ino, Time};
+use hydfs_types::{Attr, BoxFuture, DirEntry, FileKind, Ino, Lock, Time};
+use std::time::Duration;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,11 +97,13 @@ pub enum Request {
         append: bool,
     },
     /// A descriptor was closed (there may be others): all that was written is received by every replica, or an error.
+    /// And the locks of this owner on the file end.
     Flush {
         ino: Ino,
         handle: Handle,
+        owner: Option<u64>,
     },
-    /// The last descriptor is gone.
+    /// The last descriptor is gone, and with it the locks that were taken through it.
     Release {
         ino: Ino,
         handle: Handle,
@@ -154,6 +157,27 @@ pub enum Request {
         keep_size: bool,
         punch: bool,
     },
+    /// F_GETLK: the first lock in the way of this one, `Answer::Lock`.
+    GetLock {
+        ino: Ino,
+        lock: Lock,
+    },
+    /// F_SETLK, F_SETLKW and flock(2): takes a lock; with `wait` it waits that long for others, then fails with
+    /// `TimedOut`, without it fails with `TryAgain` at once. (EINTR would be the word for the first, but the kernel makes
+    /// ERESTARTSYS of it, which callers without a signal then see as error 512.)
+    SetLock {
+        ino: Ino,
+        handle: Handle,
+        lock: Lock,
+        wait: Option<Duration>,
+    },
+    /// Gives back what the owner holds from the first to the last byte.
+    Unlock {
+        ino: Ino,
+        owner: u64,
+        start: u64,
+        end: u64,
+    },
     /// lseek with SEEK_DATA (`data`) or SEEK_HOLE. `NotSupported` makes the adapter answer as for a file without holes.
     Seek {
         ino: Ino,
@@ -196,6 +220,8 @@ impl Request {
             Self::SetXattr { .. } => "setxattr",
             Self::RemoveXattr { .. } => "removexattr",
             Self::Allocate { .. } => "fallocate",
+            Self::GetLock { .. } => "getlk",
+            Self::SetLock { .. } | Self::Unlock { .. } => "setlk",
             Self::Seek { .. } => "lseek",
         }
     }
@@ -246,6 +272,7 @@ pub enum Answer {
     Names(Vec<Vec<u8>>),
     StatFs(StatFs),
     Offset(u64),
+    Lock(Option<Lock>),
 }
 
 /// An open file.
@@ -312,7 +339,7 @@ pub enum FsError {
     NoData,
     #[error("argument list or value too long")]
     TooBig,
-    #[error("too much in flight")]
+    #[error("too much in flight, or locked")]
     TryAgain,
     /// No majority: nothing can be agreed (EROFS for writes).
     #[error("read only for now: {0}")]

@@ -280,7 +280,12 @@ impl Client {
     }
 
     async fn close(&self, File { ino, handle }: File) {
-        self.done(Request::Flush { ino, handle }).await;
+        self.done(Request::Flush {
+            ino,
+            handle,
+            owner: None,
+        })
+        .await;
         self.done(Request::Release { ino, handle }).await;
     }
 

@@ -1,8 +1,8 @@
 //! Between the kernel's words and ours: attributes, times, open flags, names. No decisions, no I/O.
 
 use crate::{FsError, How, Opened, SetTime, kernel};
-use fuser::{FileAttr, FileType, FopenFlags, INodeNo, OpenFlags, TimeOrNow};
-use hydfs_types::{Attr, FileKind, Ino, Time};
+use fuser::{FileAttr, FileType, FopenFlags, INodeNo, LockOwner, OpenFlags, TimeOrNow};
+use hydfs_types::{Attr, FileKind, Ino, Lock, Time};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Inode numbers are never used twice, so one generation serves for ever.
@@ -112,6 +112,22 @@ pub(crate) fn set_time(from: TimeOrNow) -> SetTime {
         TimeOrNow::Now => SetTime::Now,
         TimeOrNow::SpecificTime(at) => SetTime::At(time(at)),
     }
+}
+
+/// A lock that is wanted; `None` for a kind that there is not. The kernel's last byte of all is `i64::MAX`.
+pub(crate) fn lock(owner: LockOwner, start: u64, end: u64, kind: i32, pid: u32) -> Option<Lock> {
+    let exclusive = match kind {
+        libc::F_RDLCK => false,
+        libc::F_WRLCK => true,
+        _ => return None,
+    };
+    Some(Lock {
+        start,
+        end,
+        owner: owner.0,
+        pid,
+        exclusive,
+    })
 }
 
 /// open(2) and creat(2) flags.

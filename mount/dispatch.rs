@@ -24,11 +24,15 @@ pub(crate) struct Dispatch {
     fs: Arc<dyn FileSystem>,
     runtime: Runtime,
     permits: Arc<Semaphore>,
+    /// Places of callers that wait for a lock: they hold nobody else up.
+    waits: Arc<Semaphore>,
     deadline: Duration,
     privileges: Privileges,
     advice: mpsc::Sender<(Caller, Request)>,
 }
 
+/// Callers that wait for locks at most.
+const LOCK_WAITS_MAX: usize = 4_096;
 /// Advice waiting at most.
 const ADVICE_MAX: usize = 4_096;
 
@@ -62,6 +66,7 @@ impl Dispatch {
             fs,
             runtime,
             permits,
+            waits: Arc::new(Semaphore::new(LOCK_WAITS_MAX)),
             deadline,
             privileges: Privileges::default(),
             advice,
@@ -95,7 +100,8 @@ impl Dispatch {
         self.runtime.spawn(async move {
             let _permit = permit;
             let name = request.name();
-            let answer = timeout(this.deadline, this.serve(caller, request, strip)).await;
+            let deadline = this.deadline + wait_of(&request).unwrap_or_default();
+            let answer = timeout(deadline, this.serve(caller, request, strip)).await;
             reply(answer.unwrap_or_else(|_| Err(this.late(name))));
         });
     }
@@ -166,6 +172,11 @@ impl Dispatch {
             Request::Release { .. } | Request::ReleaseDir { .. }
         ) {
             return Ok(None);
+        }
+        if wait_of(request).is_some() {
+            let place = self.waits.clone().try_acquire_owned();
+            let full = |_| FsError::NoLocks(format!("{LOCK_WAITS_MAX} callers wait already"));
+            return place.map(Some).map_err(full);
         }
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
             return Ok(Some(permit));
@@ -274,6 +285,14 @@ const ADAPTER: Caller = Caller {
     gid: 0,
     pid: 0,
 };
+
+/// How long a request may wait for a lock.
+fn wait_of(request: &Request) -> Option<Duration> {
+    match request {
+        Request::SetLock { wait, .. } => *wait,
+        _ => None,
+    }
+}
 
 /// The file whose content or owner the request changes.
 fn file_of(request: &Request) -> Option<Ino> {

@@ -190,7 +190,7 @@ impl State {
                 data,
                 append,
             } => self.write(*ino, *handle, (!append).then_some(*offset), data, now),
-            R::Flush { ino, handle } | R::Sync { ino, handle } => {
+            R::Flush { ino, handle, .. } | R::Sync { ino, handle } => {
                 self.opened(*ino, *handle).map(|_| Answer::Done)
             }
             R::Release { ino, handle } | R::ReleaseDir { ino, handle } => {
@@ -252,6 +252,9 @@ impl State {
                 offset,
                 data,
             } => self.seek(*ino, *handle, *offset, *data),
+            R::GetLock { .. } | R::SetLock { .. } | R::Unlock { .. } => {
+                Err(FsError::NoLocks("the model has none".into()))
+            }
         }
     }
 

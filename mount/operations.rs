@@ -2,7 +2,7 @@
 //! passing or per-file condition (the kernel remembers ENOSYS for the life of the mount, which outlives us).
 
 use crate::{
-    Change, FsError, Request,
+    Change, Request,
     adapter::{Adapter, Node, bytes, caller, permissions},
     answer,
     convert::{self, ino},
@@ -318,12 +318,13 @@ impl fuser::Filesystem for Adapter {
         header: &Header,
         inode: INodeNo,
         handle: FileHandle,
-        _owner: LockOwner,
+        owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         let request = Request::Flush {
             ino: ino(inode),
             handle: handle.0,
+            owner: Some(owner.0),
         };
         self.ask(header, request, answer::empty("flush", reply));
     }
@@ -538,28 +539,38 @@ impl fuser::Filesystem for Adapter {
         self.ask(header, request, answer::empty("removexattr", reply));
     }
 
-    // ---- not served ----
+    // ---- locks ----
 
-    /// Locks are asked of us (see `kernel`), so that they are never silently local to one member.
     #[rustfmt::skip]
     fn getlk(
-        &self, _: &Header, _: INodeNo, _: FileHandle, _: LockOwner, _: u64, _: u64, _: i32, _: u32,
-        reply: ReplyLock,
+        &self, header: &Header, inode: INodeNo, _: FileHandle, owner: LockOwner, start: u64,
+        end: u64, kind: i32, pid: u32, reply: ReplyLock,
     ) {
-        reply.error(fail("getlk", &FsError::NoLocks("not yet".into())));
+        let Some(lock) = convert::lock(owner, start, end, kind, pid) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let request = Request::GetLock { ino: ino(inode), lock };
+        self.ask(header, request, answer::lock("getlk", reply));
     }
 
+    /// `flock` comes here, too, as a lock on the whole file.
     #[rustfmt::skip]
     fn setlk(
-        &self, _: &Header, _: INodeNo, _: FileHandle, _: LockOwner, _: u64, _: u64, kind: i32,
-        _: u32, _: bool, reply: ReplyEmpty,
+        &self, header: &Header, inode: INodeNo, handle: FileHandle, owner: LockOwner, start: u64,
+        end: u64, kind: i32, pid: u32, sleep: bool, reply: ReplyEmpty,
     ) {
-        // Nothing is ever locked, so unlocking succeeds.
-        if kind == libc::F_UNLCK {
-            return reply.ok();
-        }
-        reply.error(fail("setlk", &FsError::NoLocks("not yet".into())));
+        let request = if kind == libc::F_UNLCK {
+            Request::Unlock { ino: ino(inode), owner: owner.0, start, end }
+        } else if let Some(lock) = convert::lock(owner, start, end, kind, pid) {
+            let wait = sleep.then_some(self.lock_timeout);
+            Request::SetLock { ino: ino(inode), handle: handle.0, lock, wait }
+        } else {
+            return reply.error(Errno::EINVAL);
+        };
+        self.ask(header, request, answer::empty("setlk", reply));
     }
+
+    // ---- not served ----
 
     #[rustfmt::skip]
     fn ioctl(

@@ -21,6 +21,8 @@ pub struct ServeConfig {
     pub entry_ttl: Duration,
     /// A request without an answer for this long answers ETIMEDOUT.
     pub op_timeout: Duration,
+    /// A blocking lock that is not free for this long answers ETIMEDOUT.
+    pub lock_timeout: Duration,
     /// Requests in flight at most; with more the kernel's queue holds the callers back.
     pub in_flight: usize,
     /// st_blksize. cp, cat and tar use at least 128 KiB by themselves; Python and others take this number as the
@@ -38,6 +40,7 @@ impl Default for ServeConfig {
             attr_ttl: Duration::ZERO,
             entry_ttl: Duration::ZERO,
             op_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(30),
             in_flight: 1_024,
             block_bytes: 128 << 10,
             threads: 2,

@@ -10,6 +10,8 @@ mod coherence;
 mod common;
 #[path = "posix/content.rs"]
 mod content;
+#[path = "posix/locks.rs"]
+mod locks;
 #[path = "posix/mapping.rs"]
 mod mapping;
 #[path = "posix/names.rs"]

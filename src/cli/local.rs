@@ -2,8 +2,15 @@
 
 use super::{failure::Failure, folder, job, member, show, transfer};
 use clap::{Args, Subcommand, ValueEnum};
-use hydfs_control::Client;
-use std::path::PathBuf;
+use hydfs_control::{Client, Drain};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// Pace of questions to a member that drains, and of what is printed of the answers.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+const NEWS_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -109,8 +116,21 @@ pub enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Move a member's copies and its vote to others, and wait until nothing is lost when it goes; it goes on to serve
+    Drain {
+        /// Name of the member [default: this one]
+        member: Option<String>,
+        /// Take it back: it gets its share again
+        #[arg(long)]
+        cancel: bool,
+        #[command(flatten)]
+        at: At,
+    },
     /// Leave the cluster: this member's copies move to others, then it stops
     Leave {
+        /// Do not wait for its copies: the others make them anew
+        #[arg(long)]
+        now: bool,
         #[command(flatten)]
         at: At,
     },
@@ -236,9 +256,20 @@ async fn answer(command: Command) -> Result<(), Failure> {
             };
             show::suspicion(at.json, connect(&at).await?.suspicion(set).await?);
         }
-        Command::Leave { at } => {
+        Command::Drain { member, cancel, at } => {
+            let mut client = connect(&at).await?;
+            let drain = match cancel {
+                true => client.drain(member, false).await?,
+                false => drained(&mut client, member).await?,
+            };
+            show::drain(at.json, &drain);
+        }
+        Command::Leave { now, at } => {
             let mut client = connect(&at).await?;
             let name = client.status().await?.member;
+            if !now {
+                drained(&mut client, None).await?;
+            }
             client.leave().await?;
             show::left(at.json, &name);
         }
@@ -250,6 +281,25 @@ async fn answer(command: Command) -> Result<(), Failure> {
         Command::Status { at } => show::status(at.json, &connect(&at).await?.status().await?),
     }
     Ok(())
+}
+
+/// Drains a member and waits until it is free to go, with a line on standard error whenever there is news.
+async fn drained(client: &mut Client, member: Option<String>) -> Result<Drain, Failure> {
+    let mut said = None;
+    loop {
+        let drain = client.drain(member.clone(), true).await?;
+        if drain.is_done() {
+            return Ok(drain);
+        }
+        let news = (drain.slots, drain.bytes);
+        if said
+            .is_none_or(|(at, before): (Instant, _)| before != news && at.elapsed() >= NEWS_EVERY)
+        {
+            eprintln!("{}", show::draining(&drain));
+            said = Some((Instant::now(), news));
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
 }
 
 async fn connect(at: &At) -> Result<Client, Failure> {

@@ -95,6 +95,7 @@ mod tests {
             "multiappend",
             "rainstorm",
             "suspicion",
+            "drain",
             "leave",
             "join",
             "status",

@@ -4,6 +4,7 @@
 use super::failure::Failure;
 use hydfs_node::{
     CERTS_DEFAULT, Config, DATA_DEFAULT, Detection, MOUNT_DEFAULT, PORT_DEFAULT, SCRUB_BYTES_PER_S,
+    VOTER_REPLACE_AFTER_DEFAULT,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -16,6 +17,8 @@ use std::{
 const COPIES_DEFAULT: u8 = 3;
 /// Default deadline of one file-system call.
 const OP_TIMEOUT_MS_DEFAULT: u64 = 30_000;
+/// Default longest wait of a blocking lock.
+const LOCK_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 /// Default weight on the ring.
 const WEIGHT_DEFAULT: u32 = 100;
 const ZONE_DEFAULT: &str = "default";
@@ -83,6 +86,22 @@ pub struct Layer {
         hide_env_values = true
     )]
     pub op_timeout_ms: Option<u64>,
+    /// Longest wait of a blocking lock before ETIMEDOUT [default: 30000]
+    #[arg(
+        long,
+        env = "HYDFS_LOCK_TIMEOUT_MS",
+        value_name = "MS",
+        hide_env_values = true
+    )]
+    pub lock_timeout_ms: Option<u64>,
+    /// A voter that is down for longer gives its vote to another member, if there is one [default: 60]
+    #[arg(
+        long,
+        env = "HYDFS_VOTER_REPLACE_AFTER_S",
+        value_name = "S",
+        hide_env_values = true
+    )]
+    pub voter_replace_after_s: Option<u64>,
     /// One other member is probed in each period [default: 400]
     #[arg(
         long,
@@ -139,8 +158,8 @@ macro_rules! over {
 impl Layer {
     /// These settings, and the others' where these say nothing.
     pub fn over(self, lower: Self) -> Self {
-        over!(self, lower, name data listen advertise bootstrap certs mount copies zone weight op_timeout_ms
-            probe_period_ms probe_rtt_ms suspicion_ms log allow_root_jobs scrub_mib_s allow_faults)
+        over!(self, lower, name data listen advertise bootstrap certs mount copies zone weight op_timeout_ms lock_timeout_ms
+            voter_replace_after_s probe_period_ms probe_rtt_ms suspicion_ms log allow_root_jobs scrub_mib_s allow_faults)
     }
 
     /// The lowest level.
@@ -159,6 +178,8 @@ impl Layer {
             zone: Some(ZONE_DEFAULT.into()),
             weight: Some(WEIGHT_DEFAULT),
             op_timeout_ms: Some(OP_TIMEOUT_MS_DEFAULT),
+            lock_timeout_ms: Some(LOCK_TIMEOUT_MS_DEFAULT),
+            voter_replace_after_s: Some(VOTER_REPLACE_AFTER_DEFAULT.as_secs()),
             probe_period_ms: Some(millis(detection.probe_period)),
             probe_rtt_ms: Some(millis(detection.probe_rtt)),
             suspicion_ms: Some(millis(detection.suspicion)),
@@ -221,6 +242,12 @@ impl Layer {
             zone: layer.zone.unwrap_or_else(|| ZONE_DEFAULT.into()),
             weight: layer.weight.unwrap_or(WEIGHT_DEFAULT),
             op_timeout: Duration::from_millis(layer.op_timeout_ms.unwrap_or(OP_TIMEOUT_MS_DEFAULT)),
+            lock_timeout: Duration::from_millis(
+                layer.lock_timeout_ms.unwrap_or(LOCK_TIMEOUT_MS_DEFAULT),
+            ),
+            voter_replace_after: layer
+                .voter_replace_after_s
+                .map_or(VOTER_REPLACE_AFTER_DEFAULT, Duration::from_secs),
             allow_root_jobs: layer.allow_root_jobs.unwrap_or(false),
             scrub_bytes_per_s: layer.scrub_mib_s.map_or(SCRUB_BYTES_PER_S, |mib| mib << 20),
             allow_faults: layer.allow_faults.unwrap_or(false),
@@ -246,6 +273,13 @@ impl Layer {
         within("--copies", self.copies.map(u64::from), 1, 5)?;
         within("--weight", self.weight.map(u64::from), 1, 1000)?;
         within("--op-timeout-ms", self.op_timeout_ms, 1000, 3_600_000)?;
+        within("--lock-timeout-ms", self.lock_timeout_ms, 1, 86_400_000)?;
+        within(
+            "--voter-replace-after-s",
+            self.voter_replace_after_s,
+            1,
+            86_400,
+        )?;
         within("--probe-period-ms", self.probe_period_ms, 20, 60_000)?;
         within("--probe-rtt-ms", self.probe_rtt_ms, 5, 30_000)?;
         within("--suspicion-ms", self.suspicion_ms, 1, 60_000)?;

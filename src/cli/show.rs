@@ -2,7 +2,7 @@
 
 use super::transfer::Moved;
 use hydfs_control::{
-    Appended, FileCopies, Liveness, MemberRow, Merged, Status, StoredRow, Suspicion,
+    Appended, Drain, FileCopies, Liveness, MemberRow, Merged, Status, StoredRow, Suspicion,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -267,6 +267,32 @@ pub fn log(json: bool, log: &str) {
 pub fn suspicion(json: bool, state: Suspicion) {
     show(json, &state, || {
         format!("suspicion {}", if state.on { "on" } else { "off" })
+    });
+}
+
+/// How far a member is from being free to go.
+pub fn draining(drain: &Drain) -> String {
+    let vote = if drain.voter { ", and its vote" } else { "" };
+    let time = match drain.millis {
+        Some(millis) if drain.bytes > 0 => format!(", about {} s", (millis / 1000).max(1)),
+        _ => String::new(),
+    };
+    format!(
+        "{}: {} slots, {} MiB to copy{vote}{time}",
+        drain.member,
+        drain.slots,
+        drain.bytes.div_ceil(1 << 20)
+    )
+}
+
+/// A drain that is done or was taken back.
+pub fn drain(json: bool, drain: &Drain) {
+    show(json, drain, || match drain.on {
+        true => format!(
+            "{} keeps nothing that others lack: stop it, `hydfs leave`, or take it back with `hydfs drain --cancel`",
+            drain.member
+        ),
+        false => format!("{} takes its share again", drain.member),
     });
 }
 

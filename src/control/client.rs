@@ -1,7 +1,7 @@
 //! The command line's side of the control socket.
 
 use crate::{
-    Appended, Error, FileCopies, Kind, MemberRow, Merged, Status, StoredRow, Suspicion,
+    Appended, Drain, Error, FileCopies, Kind, MemberRow, Merged, Status, StoredRow, Suspicion,
     protocol::{PIECE_BYTES, Request, Response, Transfer},
     server::ShortPath,
     wire,
@@ -61,6 +61,10 @@ impl Client {
 
     pub async fn suspicion(&mut self, set: Option<bool>) -> Result<Suspicion, Error> {
         ask!(self, Request::Suspicion { set }, Response::Suspicion(state) => state)
+    }
+
+    pub async fn drain(&mut self, member: Option<String>, on: bool) -> Result<Drain, Error> {
+        ask!(self, Request::Drain { member, on }, Response::Drain(drain) => drain)
     }
 
     pub async fn leave(&mut self) -> Result<(), Error> {

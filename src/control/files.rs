@@ -184,16 +184,15 @@ pub(crate) async fn finish(
     written: Result<(), Error>,
 ) -> Result<(), Error> {
     let (ino, handle) = (file.ino, file.handle);
-    let result = match written {
-        Ok(()) => {
-            async {
-                ask!(fs, caller, Request::Flush { ino, handle }, Answer::Done => ())?;
+    let result =
+        match written {
+            Ok(()) => async {
+                ask!(fs, caller, Request::Flush { ino, handle, owner: None }, Answer::Done => ())?;
                 ask!(fs, caller, Request::Sync { ino, handle }, Answer::Done => ())
             }
-            .await
-        }
-        Err(error) => Err(error),
-    };
+            .await,
+            Err(error) => Err(error),
+        };
     close(fs, caller, file).await;
     result
 }

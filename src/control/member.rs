@@ -35,7 +35,9 @@ pub trait Member: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Bytes, Error>>;
     /// Reads (`None`) or sets the suspicion mechanism, cluster-wide and live.
     fn suspicion(&self, set: Option<bool>) -> BoxFuture<'_, Result<Suspicion, Error>>;
-    /// Leaves the cluster for good, copies moved first where possible; the member stops itself soon after it has answered.
+    /// Has the copies of a member (`None`: this one) moved to others, or takes that back; says how far that is.
+    fn drain(&self, member: Option<String>, on: bool) -> BoxFuture<'_, Result<Drain, Error>>;
+    /// Leaves the cluster for good as it is: drain first. The member stops itself soon after it has answered.
     fn leave(&self) -> BoxFuture<'_, Result<(), Error>>;
     /// The Prometheus text page.
     fn metrics(&self) -> String;
@@ -170,6 +172,28 @@ pub struct StoredRow {
     pub segments: usize,
     /// Bytes of it on this disk.
     pub bytes: u64,
+}
+
+/// How far a member is from being free to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    pub member: String,
+    pub on: bool,
+    /// Slots that would lack copies without it.
+    pub slots: usize,
+    /// Merged bytes of the copies that are still to be made.
+    pub bytes: u64,
+    /// It still votes in the agreement group.
+    pub voter: bool,
+    /// Estimate of the time that the bytes take, in milliseconds, where there is one yet.
+    pub millis: Option<u64>,
+}
+
+impl Drain {
+    /// Nothing is lost or has to be repaired when it goes.
+    pub fn is_done(&self) -> bool {
+        self.on && self.slots == 0 && !self.voter
+    }
 }
 
 /// State of the suspicion mechanism.

@@ -1,7 +1,7 @@
 //! Messages of the control socket. A connection carries requests and their answers in turn and has at most one
 //! open transfer. Enums only grow at the end; the version word of `hydfs_types::encode` guards the rest.
 
-use crate::{Appended, Error, FileCopies, MemberRow, Merged, Status, StoredRow, Suspicion};
+use crate::{Appended, Drain, Error, FileCopies, MemberRow, Merged, Status, StoredRow, Suspicion};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +82,12 @@ pub enum Request {
     AuditJob {
         name: String,
     },
+    /// Has the copies of a member (`None`: this one) moved to others, or takes that back: `Drain`. Asked again it says
+    /// how far that is.
+    Drain {
+        member: Option<String>,
+        on: bool,
+    },
 }
 
 /// An answer.
@@ -102,4 +108,5 @@ pub enum Response {
     },
     Data(Bytes),
     Appended(Vec<Appended>),
+    Drain(Drain),
 }

@@ -61,6 +61,7 @@ impl Session {
             Request::Store => Response::Store(member.store().await?),
             Request::Metrics => Response::Text(member.metrics()),
             Request::Suspicion { set } => Response::Suspicion(member.suspicion(set).await?),
+            Request::Drain { member: name, on } => Response::Drain(member.drain(name, on).await?),
             Request::Leave => member.leave().await.map(|()| Response::Done)?,
             Request::Merge { path } => Response::Merged(member.merge(self.caller, path).await?),
             Request::ReadReplica {

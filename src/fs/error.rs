@@ -29,6 +29,8 @@ pub fn of_command(error: CommandError) -> FsError {
             FsError::TimedOut("the answer came too late to be known".into())
         }
         CommandError::NoJob => FsError::NotFound,
+        CommandError::Locked => FsError::TryAgain,
+        CommandError::TooManyLocks => FsError::NoLocks(error.to_string()),
     }
 }
 

@@ -8,6 +8,7 @@ mod content;
 mod ends;
 mod error;
 mod fixed;
+mod locks;
 mod names;
 mod synthetic;
 mod table;

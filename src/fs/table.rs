@@ -54,6 +54,8 @@ struct Inner {
     uses: BTreeMap<Ino, Use>,
     /// Unlinked inodes that this mount is giving up: they cannot be opened any more.
     releasing: BTreeSet<Ino>,
+    /// Owners that asked for locks, and through which open files.
+    lockers: BTreeMap<(Ino, u64), BTreeSet<Handle>>,
 }
 
 /// The table.
@@ -175,10 +177,43 @@ impl Table {
         }
     }
 
+    /// An owner asks for a lock through an open file.
+    pub fn note_locker(&self, ino: Ino, owner: u64, handle: Handle) {
+        let mut inner = self.inner();
+        let through = inner.lockers.entry((ino, owner)).or_default();
+        through.insert(handle);
+    }
+
+    /// Whether the owner may hold locks.
+    pub fn is_locker(&self, ino: Ino, owner: u64) -> bool {
+        self.inner().lockers.contains_key(&(ino, owner))
+    }
+
+    /// Forgets an owner; says whether it may hold locks.
+    pub fn take_locker(&self, ino: Ino, owner: u64) -> bool {
+        self.inner().lockers.remove(&(ino, owner)).is_some()
+    }
+
+    /// Forgets the owners that asked for locks through an open file, and names them.
+    pub fn take_lockers_through(&self, ino: Ino, handle: Handle) -> Vec<u64> {
+        let mut inner = self.inner();
+        let owners: Vec<u64> = inner
+            .lockers
+            .range((ino, 0)..=(ino, u64::MAX))
+            .filter(|(_, through)| through.contains(&handle))
+            .map(|((_, owner), _)| *owner)
+            .collect();
+        for owner in &owners {
+            inner.lockers.remove(&(ino, *owner));
+        }
+        owners
+    }
+
     /// No descriptor is served any more.
     pub fn close_all(&self) {
         let mut inner = self.inner();
         inner.handles.clear();
+        inner.lockers.clear();
         for used in inner.uses.values_mut() {
             (used.handles, used.writing) = (0, 0);
         }

@@ -38,6 +38,8 @@ pub struct Volume {
     pub(crate) control: OnceLock<Arc<dyn Control>>,
     pub(crate) kernel: OnceLock<Arc<dyn KernelCache>>,
     pub(crate) orphans: tokio::sync::Notify,
+    /// Rung when a lock somewhere has gone.
+    pub(crate) unlocked: tokio::sync::Notify,
     pub(crate) job_hook: OnceLock<JobHook>,
 }
 
@@ -56,6 +58,7 @@ impl Volume {
             control: OnceLock::new(),
             kernel: OnceLock::new(),
             orphans: tokio::sync::Notify::new(),
+            unlocked: tokio::sync::Notify::new(),
             job_hook: OnceLock::new(),
         })
     }
@@ -92,6 +95,9 @@ impl Volume {
     /// Takes note of what a command changed; never waits.
     pub fn on_events(&self, events: &[Event]) {
         for event in events {
+            if matches!(event, Event::Unlocked(_) | Event::Replaced) {
+                self.unlocked.notify_waiters();
+            }
             match event {
                 Event::Orphan(_) | Event::Replaced | Event::Members => self.orphans.notify_one(),
                 Event::Data(ino) | Event::Inode(ino) if self.table.is_open(*ino) => {
@@ -148,7 +154,8 @@ impl Volume {
             | Request::Read { ino, .. }
             | Request::ReadDir { ino, .. }
             | Request::GetXattr { ino, .. }
-            | Request::ListXattr { ino } => Some(*ino),
+            | Request::ListXattr { ino }
+            | Request::GetLock { ino, .. } => Some(*ino),
             _ => None,
         };
         let answer = self.clone().work(caller, request).await;
@@ -220,8 +227,30 @@ impl Volume {
                 data,
                 append,
             } => self.write(ino, handle, offset, data, append).await,
-            Request::Flush { ino, .. } => self.flush(ino).await,
-            Request::Release { handle, .. } => self.clone().release(handle),
+            Request::Flush { ino, owner, .. } => {
+                let flushed = self.flush(ino).await;
+                if let Some(owner) = owner {
+                    self.unlock_closed(ino, owner).await;
+                }
+                flushed
+            }
+            Request::Release { ino, handle } => {
+                self.unlock_released(ino, handle);
+                self.clone().release(handle)
+            }
+            Request::GetLock { ino, lock } => self.get_lock(ino, lock).await,
+            Request::SetLock {
+                ino,
+                handle,
+                lock,
+                wait,
+            } => self.set_lock(ino, handle, lock, wait).await,
+            Request::Unlock {
+                ino,
+                owner,
+                start,
+                end,
+            } => self.unlock(ino, owner, start, end).await,
             Request::Sync { ino, .. } => self.sync(ino).await,
             Request::OpenDir { ino } => self.open_dir(ino).await,
             Request::ReadDir {

@@ -23,6 +23,9 @@ pub const CONTROL_SOCKET: &str = "control.sock";
 /// File in the data folder with the process id of the worker.
 pub const WORKER_PID_FILE: &str = "worker.pid";
 
+/// Default of [`Config::voter_replace_after`].
+pub const VOTER_REPLACE_AFTER_DEFAULT: Duration = Duration::from_secs(60);
+
 /// One member's settings, all resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -50,6 +53,10 @@ pub struct Config {
     pub weight: u32,
     /// Longest wait of one file-system call before it answers ETIMEDOUT.
     pub op_timeout: Duration,
+    /// Longest wait of a blocking lock before it answers ETIMEDOUT.
+    pub lock_timeout: Duration,
+    /// A voter that has been down for this long gives its vote to another member, if there is one.
+    pub voter_replace_after: Duration,
     /// Jobs of root may run executables.
     pub allow_root_jobs: bool,
     /// Pace at which copies are checked in the background, in bytes per second; 0: only what reads suspect.

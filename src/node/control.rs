@@ -1,16 +1,21 @@
-//! What a person sees of a member: the tree below `.cluster`, and the answers of the control socket. All of it from the
-//! local state; only `locate` and `read_replica` ask other members, because they tell what *is*, not what should be.
+//! The answers of the control socket. All of them from the local state; only `locate` and `read_replica` ask other
+//! members, because they tell what *is*, not what should be.
 
-use crate::{member::Member, streaming::Streaming};
+use crate::{
+    member::Member,
+    metrics::metrics,
+    status::{leading, liveness, status},
+    streaming::Streaming,
+};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_control::{
-    Error, FileCopies, Kind, Liveness, Member as Controlled, MemberRow, ReplicaRow, SegmentCopies,
+    Drain, Error, FileCopies, Kind, Member as Controlled, MemberRow, ReplicaRow, SegmentCopies,
     Staging, Status, StoredRow, Suspicion,
 };
-use hydfs_fs::{Control, Mounted, Node};
+use hydfs_fs::Mounted;
 use hydfs_membership::SeenState;
-use hydfs_mount::{Caller, FileSystem, FsError};
+use hydfs_mount::{Caller, FileSystem};
 use hydfs_ring::Ring;
 use hydfs_state::{Body, State};
 use hydfs_types::{
@@ -19,8 +24,7 @@ use hydfs_types::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write,
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
@@ -28,488 +32,9 @@ use tokio::time::Instant;
 const READ: Duration = Duration::from_secs(5);
 /// Pause between attempts at a copy whose place moves.
 const AGAIN: Duration = Duration::from_millis(50);
+/// Longest wait of a leaving member for somebody who takes over its vote.
+const VOTE_GOES: Duration = Duration::from_secs(10);
 const SUSPICION: &str = "suspicion";
-
-/// The control tree of a mount.
-pub struct Tree(Weak<Member>);
-
-impl Tree {
-    pub fn new(member: &Arc<Member>) -> Arc<Self> {
-        Arc::new(Self(Arc::downgrade(member)))
-    }
-}
-
-impl Control for Tree {
-    fn node(&self, path: &str) -> Option<Node> {
-        let member = self.0.upgrade()?;
-        let parts: Vec<&str> = path.split('/').collect();
-        let text = match parts[..] {
-            ["cluster"] => {
-                let files = ["jobs", "leader", "members", "metrics", "ring", "status"];
-                let mut names: Vec<(String, bool)> = files
-                    .iter()
-                    .map(|name| ((*name).to_owned(), false))
-                    .collect();
-                names.push(("member".to_owned(), true));
-                if member.faults.is_some() {
-                    names.push(("faults".to_owned(), true));
-                }
-                return Some(Node::Directory(names));
-            }
-            ["cluster", "member"] => {
-                let state = member.ctx.state();
-                return Some(Node::Directory(
-                    state
-                        .cluster
-                        .members
-                        .values()
-                        .map(|one| (one.said.name.clone(), true))
-                        .collect(),
-                ));
-            }
-            ["cluster", "member", name] => {
-                member.ctx.state().member_named(name)?;
-                return Some(Node::Directory(vec![
-                    ("info".to_owned(), false),
-                    ("why".to_owned(), false),
-                ]));
-            }
-            ["cluster", "member", name, "info"] => info(&member, name)?,
-            ["cluster", "member", name, "why"] => why(&member, name)?,
-            ["cluster", "faults"] => {
-                // There also where none may be made: making one says why.
-                let faults = member.faults.as_ref();
-                let names = faults.map(|faults| faults.names()).unwrap_or_default();
-                return Some(Node::Directory(
-                    names.into_iter().map(|name| (name, false)).collect(),
-                ));
-            }
-            ["cluster", "faults", name] => member.faults.as_ref()?.text(name)?,
-            ["cluster", "leader"] => leader(&member),
-            ["cluster", "members"] => members(&member.ctx.state()),
-            ["cluster", "metrics"] => metrics(&member),
-            ["cluster", "ring"] => ring(&member.ctx.state()),
-            ["cluster", "status"] => status(&member).1,
-            ["cluster", "jobs"] => {
-                let state = member.ctx.state();
-                state.jobs.values().map(rainstorm::status_json).collect()
-            }
-            ["jobs", job, what @ ("status" | "progress" | "status.json")] => {
-                let state = member.ctx.state();
-                let job = state.jobs.values().rev().find(|one| one.name == job)?;
-                match what {
-                    "status" => rainstorm::status_text(job),
-                    "status.json" => rainstorm::status_json(job),
-                    _ => rainstorm::progress_text(job),
-                }
-            }
-            _ => return None,
-        };
-        Some(Node::File(Bytes::from(text)))
-    }
-
-    fn put(&self, path: &str, text: &[u8]) -> Result<(), FsError> {
-        let (member, name) = self.fault_at(path)?;
-        let faults = member.faults.as_ref().ok_or_else(no_faults)?;
-        faults.put(name, text, |name| {
-            member.ctx.state().member_named(name).is_some()
-        })
-    }
-
-    fn remove(&self, path: &str) -> Result<(), FsError> {
-        let (member, name) = self.fault_at(path)?;
-        member.faults.as_ref().ok_or_else(no_faults)?.remove(name)
-    }
-}
-
-impl Tree {
-    /// The name of the fault that a path means: nothing else below `.cluster` can be written.
-    fn fault_at<'a>(&self, path: &'a str) -> Result<(Arc<Member>, &'a str), FsError> {
-        let name = path
-            .strip_prefix("cluster/faults/")
-            .filter(|name| !name.contains('/'))
-            .ok_or_else(hydfs_fs::read_only)?;
-        let member = self.0.upgrade().ok_or(FsError::NotFound)?;
-        Ok((member, name))
-    }
-}
-
-fn no_faults() -> FsError {
-    FsError::NotPermitted(
-        "faults may be injected only where a member runs with --allow-faults".into(),
-    )
-}
-
-fn liveness(one: &MemberInfo) -> Liveness {
-    match (one.alive, one.left) {
-        (true, _) => Liveness::Alive,
-        (false, true) => Liveness::Left,
-        (false, false) => Liveness::Dead,
-    }
-}
-
-/// `NAME ADDR STATE INCARNATION` a line.
-fn members(state: &State) -> String {
-    state
-        .cluster
-        .members
-        .values()
-        .fold(String::new(), |mut text, one| {
-            writeln!(
-                text,
-                "{} {} {} {}",
-                one.said.name,
-                one.said.addr,
-                liveness(one),
-                one.incarnation.0
-            )
-            .expect("text in memory");
-            text
-        })
-}
-
-/// The leader that this member follows, unless it is seen down or too few voters are left to have one: a follower that
-/// cannot win an election goes on to name the last leader it had.
-fn leading(member: &Member, state: &State) -> Option<MemberInfo> {
-    let view = member
-        .swim
-        .get()
-        .map(|swim| swim.view())
-        .unwrap_or_default();
-    let down = |id| {
-        state.member(id).is_none_or(|one| {
-            view.iter()
-                .any(|seen| seen.name == one.said.name && seen.state == SeenState::Down)
-        })
-    };
-    let voters = member.group.metrics().voters;
-    let up = voters.iter().filter(|id| !down(**id)).count();
-    let leader = member
-        .group
-        .leader()
-        .filter(|id| !down(*id) && 2 * up > voters.len());
-    leader.and_then(|id| state.member(id)).cloned()
-}
-
-fn leader(member: &Member) -> String {
-    match leading(member, &member.ctx.state()) {
-        Some(one) => format!("{} {}\n", one.said.name, one.said.addr),
-        None => "none\n".to_owned(),
-    }
-}
-
-fn info(member: &Member, name: &str) -> Option<String> {
-    let state = member.ctx.state();
-    let one = state.member_named(name)?;
-    Some(format!(
-        "name = {}\naddress = {}\nstate = {}\nid = {}\nincarnation = {}\nring_id = {:016x}\nzone = {}\nweight = {}\nstarts = {}\nfull = {}\n",
-        one.said.name,
-        one.said.addr,
-        liveness(one),
-        one.id.0,
-        one.incarnation.0,
-        Ring::position(&one.said.name),
-        one.said.zone,
-        one.said.weight,
-        one.said.start_count,
-        one.full,
-    ))
-}
-
-/// What this member has seen of another one, and on what evidence.
-fn why(member: &Member, name: &str) -> Option<String> {
-    if name == member.config.name {
-        return Some("this member itself\n".to_owned());
-    }
-    let seen = member
-        .swim
-        .get()?
-        .view()
-        .into_iter()
-        .find(|seen| seen.name == name)?;
-    Some(format!(
-        "{:?} for {:.1} s: {}\n",
-        seen.state,
-        seen.age.as_secs_f64(),
-        seen.evidence
-    ))
-}
-
-/// Members by ring id, with the slots they keep and lead, as agreed.
-fn ring(state: &State) -> String {
-    let mut kept: BTreeMap<Incarnation, (u32, u32, u32)> = BTreeMap::new();
-    for config in state.cluster.slots.values() {
-        for acting in &config.acting {
-            let row = kept.entry(acting.incarnation).or_default();
-            if acting.synced {
-                row.0 += 1
-            } else {
-                row.1 += 1
-            }
-        }
-        kept.entry(config.leader).or_default().2 += 1;
-    }
-    let mut rows: Vec<(u64, &MemberInfo)> = state
-        .cluster
-        .members
-        .values()
-        .map(|one| (Ring::position(&one.said.name), one))
-        .collect();
-    rows.sort_by_key(|(position, _)| *position);
-    let mut text = String::from("# ring_id name state slots_synced slots_learning slots_led\n");
-    for (position, one) in rows {
-        let (synced, learning, led) = kept.get(&one.incarnation).copied().unwrap_or_default();
-        writeln!(
-            text,
-            "{position:016x} {} {} {synced} {learning} {led}",
-            one.said.name,
-            liveness(one)
-        )
-        .expect("text in memory");
-    }
-    text
-}
-
-/// Whether all is well, and the text that says so.
-fn status(member: &Member) -> (bool, String) {
-    let state = member.ctx.state();
-    let mut troubles = Vec::new();
-    let down: Vec<&str> = state
-        .cluster
-        .members
-        .values()
-        .filter(|one| !one.alive && !one.left)
-        .map(|one| one.said.name.as_str())
-        .collect();
-    if !down.is_empty() {
-        troubles.push(format!("{} down", down.join(", ")));
-    }
-    let full: Vec<String> = state
-        .cluster
-        .members
-        .values()
-        .filter(|one| one.alive && one.full)
-        .map(|one| format!("{}: disk full", one.said.name))
-        .collect();
-    troubles.extend(full);
-    let wanted = usize::from(state.cluster.copies);
-    let (mut learning, mut short, mut frozen) = (0, 0, 0);
-    for config in state.cluster.slots.values() {
-        let synced = config
-            .synced()
-            .filter(|one| state.cluster.alive.contains_key(one))
-            .count();
-        learning += usize::from(config.acting.iter().any(|acting| !acting.synced));
-        short += usize::from(synced < wanted);
-        frozen += usize::from(config.frozen);
-    }
-    let slots = state.cluster.slots.len();
-    if frozen > 0 {
-        troubles.push(format!("{frozen} of {slots} slots have no live copy"));
-    }
-    if short > 0 {
-        troubles.push(format!(
-            "under-replicated: {short} of {slots} slots have fewer than {wanted} copies"
-        ));
-    }
-    if learning > 0 {
-        troubles.push(format!("repairing {learning} slots"));
-    }
-    let lost = member.data.replica.health.lost();
-    if !lost.is_empty() {
-        troubles.push(format!(
-            "{} damaged segments here have no good copy",
-            lost.len()
-        ));
-    }
-    let leading = leading(member, &state);
-    if leading.is_none() {
-        troubles.push("no leader: fewer than a majority of the voters is reachable".to_owned());
-    }
-    if !state.cluster.alive.contains_key(&member.ctx.me()) {
-        troubles.push("this member is rejoining".to_owned());
-    }
-    let healthy = troubles.is_empty();
-    let mut text = if healthy {
-        "healthy\n".to_owned()
-    } else {
-        format!("degraded: {}\n", troubles.join("; "))
-    };
-    let alive = state.cluster.alive.len();
-    let leader = leading
-        .as_ref()
-        .map_or("none", |one| one.said.name.as_str());
-    let writers = state.names.writers.len();
-    writeln!(
-        text,
-        "member {} incarnation {}",
-        member.config.name,
-        member.ctx.me().0
-    )
-    .expect("text in memory");
-    writeln!(
-        text,
-        "members {alive} alive of {}, leader {leader}",
-        state.cluster.members.len()
-    )
-    .expect("text in memory");
-    writeln!(
-        text,
-        "slots {slots}, copies {wanted}, map {}, log {}",
-        state.cluster.map.0, state.index.0
-    )
-    .expect("text in memory");
-    writeln!(
-        text,
-        "inodes {}, segments {}, writers {writers}, bytes {}",
-        state.names.inodes.len(),
-        state.names.segments.len(),
-        state.names.bytes
-    )
-    .expect("text in memory");
-    for name in member.faults.iter().flat_map(|faults| faults.names()) {
-        let line = member.faults.as_ref().and_then(|faults| faults.text(&name));
-        let line = line.unwrap_or_default();
-        writeln!(
-            text,
-            "injected fault {name}: {}",
-            line.lines().next().unwrap_or_default()
-        )
-        .expect("text in memory");
-    }
-    let pass = member.data.replica.health.pass();
-    writeln!(
-        text,
-        "scrub {} of {} segments, {} passes",
-        pass.done, pass.of, pass.passes
-    )
-    .expect("text in memory");
-    for (segment, lost) in lost {
-        let ino = state.segment(segment).map(|known| known.ino);
-        let path = ino
-            .and_then(|ino| state.path_of(ino))
-            .unwrap_or_else(|| "(unlinked)".to_owned());
-        writeln!(
-            text,
-            "damaged: {path}, segment {segment} at byte {}: {}",
-            lost.offset, lost.why
-        )
-        .expect("text in memory");
-    }
-    if let Some(swim) = member.swim.get() {
-        for seen in swim
-            .view()
-            .iter()
-            .filter(|seen| seen.state != SeenState::Alive)
-        {
-            writeln!(
-                text,
-                "{} seems {:?}: {}",
-                seen.name, seen.state, seen.evidence
-            )
-            .expect("text in memory");
-        }
-    }
-    (healthy, text)
-}
-
-/// The Prometheus text page.
-fn metrics(member: &Member) -> String {
-    let mut text = String::new();
-    let mut described = String::new();
-    // A family is described once, in front of its rows; rows of one family differ in their labels.
-    let mut put = |name: &str, help: &str, kind: &str, value: u64| {
-        let family = name.split('{').next().unwrap_or(name);
-        if described != family {
-            described = family.to_owned();
-            writeln!(text, "# HELP {family} {help}\n# TYPE {family} {kind}")
-                .expect("text in memory");
-        }
-        writeln!(text, "{name} {value}").expect("text in memory");
-    };
-    if let Some(counters) = member.net.counters() {
-        counters.each(|name, help, value| put(name, help, "counter", value));
-    }
-    for (name, help, value) in member.ctx.counters.read() {
-        put(name, help, "counter", value);
-    }
-    put(
-        "hydfs_scrub_lost_segments",
-        "segments with damage here that no other copy could heal",
-        "gauge",
-        member.data.replica.health.lost().len() as u64,
-    );
-    let stats = member.data.replica.journal.log().stats();
-    put(
-        "hydfs_journal_appends_total",
-        "entries written to the record journal",
-        "counter",
-        stats.appends,
-    );
-    put(
-        "hydfs_journal_bytes_total",
-        "bytes written to the record journal",
-        "counter",
-        stats.bytes,
-    );
-    put(
-        "hydfs_journal_syncs_total",
-        "fsyncs of the record journal",
-        "counter",
-        stats.syncs,
-    );
-    let metrics = member.group.metrics();
-    put(
-        "hydfs_agreement_term",
-        "term of the agreement group",
-        "gauge",
-        metrics.term,
-    );
-    put(
-        "hydfs_agreement_log_index",
-        "last entry of the agreement log here",
-        "gauge",
-        metrics.last.map_or(0, |index| index.0),
-    );
-    put(
-        "hydfs_agreement_applied_index",
-        "last entry applied here",
-        "gauge",
-        metrics.applied.0,
-    );
-    put(
-        "hydfs_agreement_voters",
-        "voters of the agreement group",
-        "gauge",
-        metrics.voters.len() as u64,
-    );
-    let state = member.ctx.state();
-    put(
-        "hydfs_members_alive",
-        "members that are alive",
-        "gauge",
-        state.cluster.alive.len() as u64,
-    );
-    put(
-        "hydfs_inodes",
-        "inodes",
-        "gauge",
-        state.names.inodes.len() as u64,
-    );
-    put(
-        "hydfs_segments",
-        "segments",
-        "gauge",
-        state.names.segments.len() as u64,
-    );
-    put(
-        "hydfs_file_bytes",
-        "bytes of all files, one copy",
-        "gauge",
-        state.names.bytes,
-    );
-    text
-}
 
 fn not_found(path: &str) -> Error {
     Error::new(Kind::NotFound, format!("{path}: no such file"))
@@ -776,7 +301,62 @@ impl Door {
         })
     }
 
+    /// A member by name, or this one.
+    fn member_to_drain(&self, name: Option<&str>) -> Result<MemberInfo, Error> {
+        let state = self.0.ctx.state();
+        let name = name.unwrap_or(&self.0.config.name);
+        let known = state
+            .member_named(name)
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("no member is named {name}")))?;
+        if !known.alive {
+            let why = format!("{name} is not alive: its copies are made anew without it already");
+            return Err(Error::new(Kind::Unreachable, why));
+        }
+        Ok(known.clone())
+    }
+
+    async fn drain_member(&self, name: Option<String>, on: bool) -> Result<Drain, Error> {
+        let member = &self.0;
+        let known = self.member_to_drain(name.as_deref())?;
+        let me = known.incarnation;
+        let others = || member.ctx.state().staying().iter().any(|one| *one != me);
+        if on && !others() {
+            let why = "no other live member could take its copies: start or add one, or stop this one with SIGTERM";
+            return Err(Error::new(Kind::Invalid, why));
+        }
+        if known.draining != on {
+            let command = Command::Drain {
+                incarnation: me,
+                on,
+            };
+            let done = member.group.propose(command).await;
+            done.map_err(|error| Error::new(Kind::Unreachable, error.to_string()))?;
+        }
+        let moving = member.ctx.state().moving(Some(me));
+        Ok(Drain {
+            member: known.said.name,
+            on,
+            slots: moving.slots,
+            bytes: moving.bytes,
+            voter: member.group.metrics().voters.contains(&known.id),
+            millis: member
+                .pace
+                .left(moving.bytes)
+                .map(|left| left.as_millis() as u64),
+        })
+    }
+
+    /// Gives the vote away, without which the others might have no majority, then leaves.
     async fn leave_for_ever(&self) -> Result<(), Error> {
+        let until = Instant::now() + VOTE_GOES;
+        while self.drain_member(None, true).await?.voter {
+            if Instant::now() >= until {
+                let why =
+                    "no other member could take over this one's vote: see status, and try again";
+                return Err(Error::new(Kind::Busy, why));
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
         self.0.volume.end_all().await;
         let command = Command::Leave {
             incarnation: self.0.ctx.me(),
@@ -873,6 +453,10 @@ impl Controlled for Door {
 
     fn suspicion(&self, set: Option<bool>) -> BoxFuture<'_, Result<Suspicion, Error>> {
         Box::pin(self.set_suspicion(set))
+    }
+
+    fn drain(&self, member: Option<String>, on: bool) -> BoxFuture<'_, Result<Drain, Error>> {
+        Box::pin(self.drain_member(member, on))
     }
 
     fn leave(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -11,16 +11,21 @@ mod fsck;
 mod join;
 mod machine;
 mod member;
+mod metrics;
+mod pace;
 mod planted;
 mod privacy;
 mod router;
 mod seams;
+mod status;
 mod steward;
 mod streaming;
+mod tree;
+mod voters;
 
 pub use config::{
     CERTS_DEFAULT, CONTROL_SOCKET, Config, DATA_DEFAULT, Detection, FORMAT_FILE, MOUNT_DEFAULT,
-    MountPoint, PORT_DEFAULT, WORKER_PID_FILE,
+    MountPoint, PORT_DEFAULT, VOTER_REPLACE_AFTER_DEFAULT, WORKER_PID_FILE,
 };
 pub use error::Error;
 pub use faults::Faults;
@@ -89,6 +94,7 @@ async fn mount(member: &Arc<Member>) -> Result<Option<hydfs_mount::Serving>, Err
     };
     let config = ServeConfig {
         op_timeout: member.config.op_timeout,
+        lock_timeout: member.config.lock_timeout,
         path: Some(point.path),
         ..ServeConfig::default()
     };

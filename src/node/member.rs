@@ -5,6 +5,7 @@ use crate::{
     faults::Faults,
     join::{self, enter},
     machine::{Followers, Machine},
+    pace::Pace,
     planted,
     router::Router,
     seams::{Part, Seams, Wire, part_seed},
@@ -48,6 +49,7 @@ pub struct Member {
     pub volume: Arc<Volume>,
     pub followers: Arc<Followers>,
     pub staging: Arc<Staging>,
+    pub pace: Pace,
     pub swim: OnceLock<Arc<Membership>>,
     pub streaming: OnceLock<Arc<Streaming>>,
     /// Rung when this member shall stop (it left, or was told to).
@@ -240,6 +242,7 @@ impl Member {
             data,
             volume,
             followers,
+            pace: Pace::default(),
             staging,
             swim: OnceLock::new(),
             streaming: OnceLock::new(),
@@ -373,7 +376,7 @@ impl Member {
         tokio::spawn(Steward::new(self.clone()).run());
         tokio::spawn(self.clone().follow_members());
         self.own_up().await;
-        self.volume.set_control(crate::control::Tree::new(self));
+        self.volume.set_control(crate::tree::Tree::new(self));
         if self.streams {
             drop(self.streaming.set(Streaming::start(self)?));
         }
@@ -541,7 +544,7 @@ impl Member {
     }
 
     /// Hands leadership to the voter that has most of the log.
-    async fn hand_over(&self) {
+    pub async fn hand_over(&self) {
         if !self.group.is_leader() {
             return;
         }

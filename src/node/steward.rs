@@ -2,7 +2,11 @@
 //!
 //! Nothing is remembered that another leader needs: everything is read from the agreed state and from SWIM anew.
 
-use crate::{member::Member, planted};
+use crate::{
+    member::Member,
+    planted,
+    voters::{Candidate, choose},
+};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use hydfs_membership::SeenState;
 use hydfs_ring::{Ring, RingMember, plan};
@@ -18,6 +22,8 @@ use std::{
 use tokio::time::Instant;
 
 const TICK: Duration = Duration::from_millis(100);
+/// Ticks between looks at how far repair is.
+const PACE_TICKS: u64 = 10;
 /// A new leader waits this long before it expires anybody (R1), and a member that was just admitted is believed to live.
 const GRACE: Duration = Duration::from_millis(1200);
 const NEWCOMER: Duration = Duration::from_secs(3);
@@ -35,6 +41,8 @@ pub struct Steward {
     planned: Option<MapVersion>,
     admitted: BTreeMap<(Incarnation, u64), Instant>,
     expired: Vec<Instant>,
+    /// Since when this leader has known members to be down.
+    down: BTreeMap<MemberId, Instant>,
 }
 
 impl Steward {
@@ -45,16 +53,22 @@ impl Steward {
             planned: None,
             admitted: BTreeMap::new(),
             expired: Vec::new(),
+            down: BTreeMap::new(),
         }
     }
 
     /// Works for ever.
     pub async fn run(mut self) {
-        loop {
+        for tick in 0_u64.. {
             tokio::time::sleep(TICK).await;
+            if tick.is_multiple_of(PACE_TICKS) {
+                let moving = self.member.ctx.state().moving(None);
+                self.member.pace.left(moving.bytes);
+            }
             self.note_newcomers();
             if !self.member.group.leads_within(GRACE) {
                 self.leading_since = None;
+                self.down.clear();
                 continue;
             }
             let since = *self.leading_since.get_or_insert_with(|| {
@@ -116,45 +130,52 @@ impl Steward {
         }
     }
 
-    /// 1 voter for one or two members, 3 for three or four, 5 from five on. A voter that is down keeps its vote.
-    async fn choose_voters(&self) {
+    /// Moves votes to whom [`choose`] says; a leader that drains hands its office over first.
+    async fn choose_voters(&mut self) {
         let metrics = self.member.group.metrics();
         let members = self.members();
-        let staying: Vec<&MemberInfo> = members.iter().filter(|one| !one.left).collect();
-        let target = match staying.len() {
-            0..=2 => 1,
-            3..=4 => 3,
-            _ => 5,
-        };
-        let mut voters: BTreeSet<MemberId> = metrics
-            .voters
-            .iter()
-            .copied()
-            .filter(|id| staying.iter().any(|one| one.id == *id))
-            .collect();
+        self.down
+            .retain(|id, _| members.iter().any(|one| one.id == *id && !one.alive));
+        for one in members.iter().filter(|one| !one.alive) {
+            self.down.entry(one.id).or_insert_with(Instant::now);
+        }
+        let me = self.member.id();
         let last = metrics.last.map_or(0, |index| index.0);
-        let ready = |id: &MemberId| {
-            metrics
-                .matched
-                .get(id)
-                .is_some_and(|at| at.is_some_and(|at| at.0 + LAG_MAX >= last))
+        let ready = |id: MemberId| {
+            let matched = metrics.matched.get(&id).copied().flatten();
+            id == me || matched.is_some_and(|at| at.0 + LAG_MAX >= last)
         };
-        for one in staying.iter().filter(|one| one.alive) {
-            if voters.len() < target && (ready(&one.id) || one.id == self.member.id()) {
-                voters.insert(one.id);
-            }
+        let patience = self.member.config.voter_replace_after;
+        let candidates: Vec<Candidate> = members
+            .iter()
+            .filter(|one| !one.left)
+            .map(|one| Candidate {
+                id: one.id,
+                zone: one.said.zone.clone(),
+                alive: one.alive,
+                draining: one.draining,
+                ready: ready(one.id),
+                given_up: self
+                    .down
+                    .get(&one.id)
+                    .is_some_and(|since| since.elapsed() > patience),
+            })
+            .collect();
+        let mut chosen = choose(me, &metrics.voters, &candidates);
+        let going = members.iter().any(|one| one.id == me && one.draining);
+        if going && let Some(heirs) = &mut chosen {
+            // Another one has to vote before the leader can hand over to it; then that one takes this vote away.
+            heirs.insert(me);
+            chosen = chosen.filter(|heirs| *heirs != metrics.voters);
         }
-        while voters.len() > target {
-            let spare = voters
-                .iter()
-                .copied()
-                .rev()
-                .find(|id| *id != self.member.id());
-            let Some(spare) = spare else { break };
-            voters.remove(&spare);
+        if going && chosen.is_none() {
+            self.member.hand_over().await;
+            return;
         }
-        let wanted = voters.len() == target && (voters != metrics.voters || metrics.joint);
-        if wanted && let Err(error) = self.member.group.set_voters(voters).await {
+        let wanted = chosen.or_else(|| metrics.joint.then(|| metrics.voters.clone()));
+        if let Some(voters) = wanted
+            && let Err(error) = self.member.group.set_voters(voters).await
+        {
             tracing::info!(%error, "voters were not changed yet");
         }
     }
@@ -253,7 +274,7 @@ impl Steward {
                 .cluster
                 .members
                 .values()
-                .filter(|one| one.alive)
+                .filter(|one| one.alive && !one.draining)
                 .map(|one| RingMember {
                     name: one.said.name.clone(),
                     weight_percent: one.said.weight,

@@ -233,7 +233,16 @@ pub async fn use_blocks(
             }
         }
         let Open { ino, handle } = file;
-        call(&member, Request::Flush { ino, handle }).await.ok();
+        call(
+            &member,
+            Request::Flush {
+                ino,
+                handle,
+                owner: None,
+            },
+        )
+        .await
+        .ok();
         call(&member, Request::Release { ino, handle }).await.ok();
     }
 }

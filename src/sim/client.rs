@@ -112,7 +112,16 @@ pub async fn write_lines(
                 break;
             }
         }
-        call(&member, Request::Flush { ino, handle }).await.ok();
+        call(
+            &member,
+            Request::Flush {
+                ino,
+                handle,
+                owner: None,
+            },
+        )
+        .await
+        .ok();
         call(&member, Request::Release { ino, handle }).await.ok();
     }
 }

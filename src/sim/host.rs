@@ -266,6 +266,8 @@ impl Host {
             zone: String::new(),
             weight: 100,
             op_timeout: Duration::from_secs(30),
+            lock_timeout: Duration::from_secs(30),
+            voter_replace_after: Duration::from_secs(10),
             allow_root_jobs: false,
             scrub_bytes_per_s: 16 << 20,
             allow_faults: false,

@@ -89,6 +89,7 @@ impl State {
             });
             let held: BTreeSet<_> = held.map(|(id, _)| *id).collect();
             self.fence_writers(&held, events);
+            self.end_locks(|one| one == incarnation, events);
             events.push(Event::Members);
             return Admitted {
                 member: id,
@@ -133,6 +134,8 @@ impl State {
 
     fn new_life(&mut self, id: MemberId, said: &Admission, events: &mut Vec<Event>) -> Admitted {
         self.give_up_unread(id, events);
+        let before = self.cluster.members.get(&id);
+        let draining = before.is_some_and(|member| member.draining && !member.left);
         let incarnation = Incarnation(issue(&mut self.cluster.next_incarnation));
         let member = MemberInfo {
             id,
@@ -141,6 +144,7 @@ impl State {
             alive: true,
             full: false,
             left: false,
+            draining,
         };
         self.cluster.members.insert(id, member);
         self.cluster.alive.insert(incarnation, id);

@@ -62,6 +62,19 @@ impl State {
             Command::Configure { changes } => self.configure(changes, events),
             Command::Promote { learners } => self.promote(learners, events),
             Command::Set { key, value } => self.set(key, value, events),
+            Command::Lock {
+                ino,
+                incarnation,
+                lock,
+            } => self.lock(*ino, *incarnation, *lock, events),
+            Command::Unlock {
+                ino,
+                incarnation,
+                owner,
+                start,
+                end,
+            } => self.unlock(*ino, *incarnation, *owner, (*start, *end), events),
+            Command::Drain { incarnation, on } => self.drain(*incarnation, *on, events),
             Command::MarkFull { incarnation, full } => self.mark_full(*incarnation, *full, events),
             Command::Create {
                 parent,

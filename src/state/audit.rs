@@ -26,6 +26,7 @@ impl State {
         self.audit_inodes()?;
         self.audit_segments()?;
         self.audit_writers()?;
+        self.audit_locks()?;
         self.audit_sessions()
     }
 
@@ -236,6 +237,27 @@ impl State {
                 "{ino}: {id} is open, {} is not",
                 writer.incarnation
             );
+        }
+        Ok(())
+    }
+
+    fn audit_locks(&self) -> Finding {
+        for (ino, locks) in &self.names.locks {
+            must!(
+                self.names.inodes.contains_key(ino) && !locks.is_empty(),
+                "{ino} has locks and is none, or has no locks and is listed"
+            );
+            for held in locks.held() {
+                let (owner, lock) = (held.incarnation, &held.lock);
+                must!(
+                    self.is_alive(owner),
+                    "{ino}: {owner} holds a lock and has ended"
+                );
+                must!(
+                    locks.in_the_way(owner, lock).is_none(),
+                    "{ino}: two locks cannot stand beside each other: {locks:?}"
+                );
+            }
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 
 use crate::{Body, DirectoryBody, Event, Inode, State};
 use hydfs_types::{
-    Attr, ClusterId, CommandError, Digest, FileKind, Incarnation, MapVersion, ROOT_INO, Reply,
+    Attr, ClusterId, CommandError, Digest, FileKind, Incarnation, MapVersion, MemberInfo, ROOT_INO,
+    Reply,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -100,22 +101,38 @@ impl State {
         full: bool,
         events: &mut Vec<Event>,
     ) -> Result<Reply, CommandError> {
-        let id = *self
-            .cluster
-            .alive
-            .get(&incarnation)
-            .ok_or(CommandError::Ended(incarnation))?;
-        let member = self
-            .cluster
-            .members
-            .get_mut(&id)
-            .expect("a live incarnation has a member");
+        let member = self.live_member(incarnation)?;
         if member.full != full {
             member.full = full;
             self.map_changed();
             events.push(Event::Members);
         }
         Ok(Reply::Done)
+    }
+
+    pub(crate) fn drain(
+        &mut self,
+        incarnation: Incarnation,
+        on: bool,
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
+        let member = self.live_member(incarnation)?;
+        if member.draining != on {
+            member.draining = on;
+            self.map_changed();
+            events.push(Event::Members);
+        }
+        Ok(Reply::Done)
+    }
+
+    fn live_member(&mut self, incarnation: Incarnation) -> Result<&mut MemberInfo, CommandError> {
+        let id = self
+            .cluster
+            .alive
+            .get(&incarnation)
+            .ok_or(CommandError::Ended(incarnation))?;
+        let member = self.cluster.members.get_mut(id);
+        Ok(member.expect("a live incarnation has a member"))
     }
 
     /// Members, liveness, configs or fences changed: replicas asked at this map version have to know it.

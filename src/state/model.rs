@@ -1,8 +1,8 @@
 //! The shapes of the agreed state. Plain data: `apply` changes it, everybody else reads it.
 
 use hydfs_types::{
-    Applied, Attempt, Attr, BootId, ClusterId, Digest, Incarnation, Ino, JobId, JobInfo, LogIndex,
-    MapVersion, MemberId, MemberInfo, Planted, SegmentId, SegmentVersion, Seq, SessionId,
+    Applied, Attempt, Attr, BootId, ClusterId, Digest, Incarnation, Ino, JobId, JobInfo, Locks,
+    LogIndex, MapVersion, MemberId, MemberInfo, Planted, SegmentId, SegmentVersion, Seq, SessionId,
     SlotConfig, SlotId, Time, WriterId,
 };
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,8 @@ pub struct Namespace {
     pub by_slot: BTreeMap<SlotId, BTreeSet<SegmentId>>,
     /// Unlinked files that somebody may still hold open.
     pub orphans: BTreeSet<Ino>,
+    /// Advisory locks; files without one are not in it.
+    pub locks: BTreeMap<Ino, Locks>,
     /// Bytes held by all files (`attr.stored`).
     pub bytes: u64,
     pub next_ino: u64,
@@ -210,6 +212,8 @@ pub enum Event {
     Inode(Ino),
     /// Content or size changed.
     Data(Ino),
+    /// Somebody who waits for a lock on this file may try again.
+    Unlocked(Ino),
     /// A writer became live on this file, or ended.
     Writers(Ino),
     /// A segment has a new version.

@@ -3,8 +3,8 @@
 
 use crate::{
     Admission, Admitted, Attempt, Attr, ClusterId, Digest, FileKind, Incarnation, Ino, JobCommand,
-    JobId, LogIndex, MapVersion, SegmentId, SegmentVersion, Seq, SessionId, SlotChange, SlotEpoch,
-    SlotId, Time, WriterId,
+    JobId, Lock, LogIndex, MapVersion, SegmentId, SegmentVersion, Seq, SessionId, SlotChange,
+    SlotEpoch, SlotId, Time, WriterId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +151,29 @@ pub enum Command {
     /// their way. As with an expire, the first merge listed after it fixes its end.
     Fence {
         writer: WriterId,
+    },
+
+    // ---- cluster ----
+    /// Has the copies of a member moved to others, and its vote; or takes that back. The member goes on to serve.
+    Drain {
+        incarnation: Incarnation,
+        on: bool,
+    },
+
+    // ---- locks ----
+    /// Takes an advisory lock, or refuses with `Locked`: nobody waits in the agreed state.
+    Lock {
+        ino: Ino,
+        incarnation: Incarnation,
+        lock: Lock,
+    },
+    /// Gives back what an owner holds from the first to the last byte.
+    Unlock {
+        ino: Ino,
+        incarnation: Incarnation,
+        owner: u64,
+        start: u64,
+        end: u64,
     },
 }
 
@@ -317,4 +340,8 @@ pub enum CommandError {
     WindowPassed,
     #[error("no such job, or it has ended")]
     NoJob,
+    #[error("somebody else holds a lock there")]
+    Locked,
+    #[error("there are too many locks on this file")]
+    TooManyLocks,
 }

@@ -12,6 +12,7 @@ mod file;
 mod frame;
 mod ids;
 mod job;
+mod lock;
 mod member;
 mod net;
 mod planted;
@@ -39,6 +40,7 @@ pub use ids::{
     WriterId,
 };
 pub use job::{JobCommand, JobCommit, JobInfo, JobPhase};
+pub use lock::{HeldLock, Lock, Locks};
 pub use member::{Admission, Admitted, MemberInfo};
 pub use net::{BoxFuture, Handler, Net, NetError, Peer};
 pub use planted::Planted;

@@ -31,6 +31,8 @@ pub struct MemberInfo {
     pub full: bool,
     /// It left on purpose (`leave`): its copies are moved without alarm.
     pub left: bool,
+    /// Its copies move to others, in order that it can go without a repair (`drain`).
+    pub draining: bool,
 }
 
 /// Answer to an admission.

@@ -1,7 +1,7 @@
-//! Extended attributes, locks, and what the file system says about a file.
+//! Extended attributes and what the file system says about a file.
 #![allow(
     unsafe_code,
-    reason = "extended attributes and locks have no safe wrapper in std"
+    reason = "extended attributes have no safe wrapper in std"
 )]
 
 use crate::{
@@ -11,9 +11,9 @@ use crate::{
 };
 use std::{
     ffi::CString,
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write},
-    os::{fd::AsRawFd, unix::ffi::OsStrExt},
+    os::unix::ffi::OsStrExt,
     path::Path,
 };
 
@@ -158,46 +158,4 @@ fn where_a_file_is() {
     assert_eq!(fs::read(at[2].join("f")).expect("read").len(), 100_004);
     assert!(version(2) > before);
     assert_eq!(version(0), version(1));
-}
-
-/// A lock excludes on all mounts, or there is none: never silently on one mount alone.
-#[test]
-fn locks_exclude_or_are_refused() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
-        return;
-    };
-    let at = folders(&cluster, "locks");
-    fs::write(at[0].join("f"), "").expect("made");
-    let files: Vec<File> = at
-        .iter()
-        .map(|at| {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open(at.join("f"))
-                .expect("opened")
-        })
-        .collect();
-    // SAFETY: an open descriptor.
-    let flock =
-        |i: usize, how| done(unsafe { libc::flock(files[i].as_raw_fd(), how | libc::LOCK_NB) });
-    match flock(0, libc::LOCK_EX) {
-        Ok(()) => {
-            assert_eq!(errno(flock(1, libc::LOCK_EX)), Some(libc::EWOULDBLOCK));
-            flock(0, libc::LOCK_UN).expect("unlocked");
-            flock(1, libc::LOCK_EX).expect("free again");
-        }
-        Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOLCK)),
-    }
-    // SAFETY: all zeros is a valid value of this plain structure.
-    let mut range: libc::flock = unsafe { std::mem::zeroed() };
-    range.l_type = libc::F_WRLCK as _;
-    range.l_len = 10;
-    // SAFETY: an open descriptor and a valid structure.
-    let fcntl =
-        |i: usize| done(unsafe { libc::fcntl(files[i].as_raw_fd(), libc::F_SETLK, &range) });
-    match fcntl(0) {
-        Ok(()) => assert!(matches!(errno(fcntl(2)), Some(libc::EAGAIN | libc::EACCES))),
-        Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOLCK)),
-    }
 }

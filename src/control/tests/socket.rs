@@ -176,6 +176,9 @@ async fn the_thin_commands_carry_the_members_answers() {
     assert_eq!(client.members().await.unwrap().len(), 5);
     assert!(!client.suspicion(Some(false)).await.unwrap().on);
     assert!(!client.suspicion(None).await.unwrap().on);
+    let drain = client.drain(Some("n2".into()), true).await.unwrap();
+    assert_eq!((drain.member.as_str(), drain.slots), ("n2", 3));
+    assert!(!drain.is_done());
     assert_eq!(client.metrics().await.unwrap(), "hydfs_up 1\n");
     assert_eq!(client.locate("/x").await.unwrap_err().kind, Kind::NotFound);
     assert_eq!(

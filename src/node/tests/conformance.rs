@@ -38,6 +38,8 @@ fn config(folder: &Path, name: &str, join: &[SocketAddr]) -> Config {
         zone: String::new(),
         weight: 100,
         op_timeout: Duration::from_secs(30),
+        lock_timeout: Duration::from_secs(30),
+        voter_replace_after: Duration::from_secs(60),
         allow_root_jobs: false,
         scrub_bytes_per_s: hydfs_data::SCRUB_BYTES_PER_S,
         allow_faults: false,

@@ -47,6 +47,7 @@ impl State {
             .remove(&ino)
             .expect("callers looked the inode up in this command");
         names.orphans.remove(&ino);
+        names.locks.remove(&ino);
         names.bytes -= inode.attr.stored;
         if let Body::File(file) = inode.body {
             let mut writers = file.writers;

@@ -186,6 +186,31 @@ fn file_commands_keep_their_bytes() {
         },
         "0100ac0202010480c49fd50c051605",
     );
+    let drain = Command::Drain {
+        incarnation: Incarnation(7),
+        on: true,
+    };
+    golden(drain, "0100ac0202010480c49fd50c05170701");
+    let lock = Command::Lock {
+        ino: Ino(6),
+        incarnation: Incarnation(7),
+        lock: Lock {
+            start: 1,
+            end: 2,
+            owner: 3,
+            pid: 4,
+            exclusive: true,
+        },
+    };
+    golden(lock, "0100ac0202010480c49fd50c051806070102030401");
+    let unlock = Command::Unlock {
+        ino: Ino(6),
+        incarnation: Incarnation(7),
+        owner: 3,
+        start: 1,
+        end: 2,
+    };
+    golden(unlock, "0100ac0202010480c49fd50c05190607030102");
 }
 
 #[test]
@@ -205,7 +230,7 @@ fn a_small_state_keeps_its_bytes() {
     let bytes = state.snapshot();
     assert_eq!(
         hex(&bytes),
-        "01000180c49fd50c0501abababababababababababababababab03010000000000000001010101ed0300000200000080c49fd50c0580c49fd50c0580c49fd50c0580c49fd50c05008a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f1000101000000000000000000000200000000004048905f"
+        "01000180c49fd50c0501abababababababababababababababab03010000000000000001010101ed0300000200000080c49fd50c0580c49fd50c0580c49fd50c0580c49fd50c05008a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f10001010000000000000000000000020000000000f627d318"
     );
     assert_eq!(State::restore(&bytes), Ok(state));
 }

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use hydfs_control::{
-    Error, FileCopies, Kind, Liveness, Member, MemberRow, Staging, Status, StoredRow, Suspicion,
+    Drain, Error, FileCopies, Kind, Liveness, Member, MemberRow, Staging, Status, StoredRow,
+    Suspicion,
 };
 use hydfs_mount::{Answer, Caller, FileSystem, FsError, MemoryFs, Request};
 use hydfs_types::{BoxFuture, Frame, Net, NetError, Peer};
@@ -177,6 +178,19 @@ impl Member for FakeMember {
         }
         let on = self.suspicion.load(Ordering::Relaxed);
         Box::pin(async move { Ok(Suspicion { on }) })
+    }
+    fn drain(&self, member: Option<String>, on: bool) -> BoxFuture<'_, Result<Drain, Error>> {
+        let member = member.unwrap_or_else(|| "n1".into());
+        Box::pin(async move {
+            Ok(Drain {
+                member,
+                on,
+                slots: 3,
+                bytes: 5 << 20,
+                voter: false,
+                millis: None,
+            })
+        })
     }
     fn leave(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async { Ok(()) })

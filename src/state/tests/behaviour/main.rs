@@ -5,6 +5,7 @@ mod bench;
 mod cluster;
 mod files;
 mod jobs;
+mod locks;
 mod names;
 mod random;
 mod sessions;

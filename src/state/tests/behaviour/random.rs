@@ -283,7 +283,7 @@ fn create(state: &State, raw: [u8; 5]) -> Command {
 fn command(state: &State, (kind, raw): Raw) -> Command {
     // Clusters without anybody refuse everything: most histories keep somebody alive.
     let many = state.cluster.alive.len() > 1 || raw[4].is_multiple_of(8);
-    match kind % 40 {
+    match kind % 44 {
         0..=2 => member(state, raw),
         3 if many => Command::Expire {
             incarnations: raw[..1 + usize::from(raw[2].is_multiple_of(4))]
@@ -317,6 +317,28 @@ fn command(state: &State, (kind, raw): Raw) -> Command {
             to_name: name(raw[3]),
             no_replace: raw[4].is_multiple_of(5),
             exchange: raw[4] % 4 == 1,
+        },
+        40 | 41 => Command::Lock {
+            ino: file(state, raw[0]),
+            incarnation: incarnation(state, raw[1]),
+            lock: Lock {
+                start: raw[2].into(),
+                end: u64::from(raw[2]) + u64::from(raw[3]),
+                owner: u64::from(raw[4] % 3),
+                pid: 0,
+                exclusive: raw[4].is_multiple_of(2),
+            },
+        },
+        42 => Command::Unlock {
+            ino: file(state, raw[0]),
+            incarnation: incarnation(state, raw[1]),
+            owner: u64::from(raw[2] % 3),
+            start: raw[3].into(),
+            end: u64::from(raw[3]) + u64::from(raw[4]),
+        },
+        43 => Command::Drain {
+            incarnation: incarnation(state, raw[0]),
+            on: raw[1].is_multiple_of(2),
         },
         21 => Command::SetAttr {
             ino: file(state, raw[0]),
