@@ -2,7 +2,7 @@
 //! enum, so that every call passes one door (deadline, counters, log) and implementations match exhaustively.
 
 use bytes::Bytes;
-use hydfs_types::{Attr, BoxFuture, DirEntry, FileKind, Ino, Lock, Time};
+use hydfs_types::{Attr, BoxFuture, DirEntry, FileKind, Ino, Lock, ROOT_INO, Time};
 use std::time::Duration;
 
 /// Who asks.
@@ -191,6 +191,42 @@ pub enum Request {
 pub const COOKIE_MAX: u64 = i64::MAX as u64 - 2;
 
 impl Request {
+    /// What it is about, for messages: an inode, or a name in a directory.
+    pub fn about(&self) -> (Ino, Option<&[u8]>) {
+        match self {
+            Self::Lookup { parent, name }
+            | Self::Make { parent, name, .. }
+            | Self::Link { parent, name, .. }
+            | Self::Unlink { parent, name }
+            | Self::RemoveDir { parent, name }
+            | Self::Rename { parent, name, .. }
+            | Self::Create { parent, name, .. } => (*parent, Some(name)),
+            Self::Forget { ino }
+            | Self::GetAttr { ino, .. }
+            | Self::SetAttr { ino, .. }
+            | Self::ReadLink { ino }
+            | Self::Open { ino, .. }
+            | Self::Read { ino, .. }
+            | Self::Write { ino, .. }
+            | Self::Flush { ino, .. }
+            | Self::Release { ino, .. }
+            | Self::Sync { ino, .. }
+            | Self::OpenDir { ino }
+            | Self::ReadDir { ino, .. }
+            | Self::ReleaseDir { ino, .. }
+            | Self::GetXattr { ino, .. }
+            | Self::ListXattr { ino }
+            | Self::SetXattr { ino, .. }
+            | Self::RemoveXattr { ino, .. }
+            | Self::Allocate { ino, .. }
+            | Self::GetLock { ino, .. }
+            | Self::SetLock { ino, .. }
+            | Self::Unlock { ino, .. }
+            | Self::Seek { ino, .. } => (*ino, None),
+            Self::StatFs => (ROOT_INO, None),
+        }
+    }
+
     /// The operation's name, for logs and counters.
     pub fn name(&self) -> &'static str {
         match self {
@@ -359,6 +395,8 @@ pub trait FileSystem: Send + Sync + 'static {
     /// Answers one request.
     fn call(&self, caller: Caller, request: Request)
     -> BoxFuture<'static, Result<Answer, FsError>>;
+    /// A request failed in the end, or had no answer in time; for whoever keeps account of that.
+    fn failed(&self, _operation: &'static str, _about: (Ino, Option<&[u8]>), _error: &FsError) {}
     /// The answer where it is in memory and needs no wait: called on the session thread (saves two context switches).
     fn call_now(&self, _caller: Caller, _request: &Request) -> Option<Result<Answer, FsError>> {
         None

@@ -100,9 +100,15 @@ impl Dispatch {
         self.runtime.spawn(async move {
             let _permit = permit;
             let name = request.name();
+            let (ino, about) = request.about();
+            let about = about.map(<[u8]>::to_vec);
             let deadline = this.deadline + wait_of(&request).unwrap_or_default();
             let answer = timeout(deadline, this.serve(caller, request, strip)).await;
-            reply(answer.unwrap_or_else(|_| Err(this.late(name))));
+            let outcome = answer.unwrap_or_else(|_| Err(this.late(name)));
+            if let Err(error) = &outcome {
+                this.fs.failed(name, (ino, about.as_deref()), error);
+            }
+            reply(outcome);
         });
     }
 

@@ -199,4 +199,11 @@ fn the_control_tree_tells_and_does_not_trip() {
     until("it to say that there is no majority", SOON, || {
         c.status(2).contains("no leader")
     });
+    let refused = fs::write(c.at(2, "g"), "x").unwrap_err();
+    let errors = c.tree(2, "errors");
+    let last = errors.lines().last().expect("a line for the failed call");
+    assert!(
+        last.contains(" /g: error ") && last.contains(&refused.raw_os_error().unwrap().to_string()),
+        "{errors}"
+    );
 }

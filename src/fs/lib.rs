@@ -7,6 +7,7 @@ mod attributes;
 mod content;
 mod ends;
 mod error;
+mod failures;
 mod fixed;
 mod locks;
 mod names;

@@ -5,6 +5,7 @@
 
 use crate::{
     error::{of_agreement, of_data},
+    failures::Failures,
     synthetic::{CLUSTER_DIR, Control, JOBS_DIR, Node, Synthetic, read_only},
     table::Table,
 };
@@ -41,6 +42,7 @@ pub struct Volume {
     /// Rung when a lock somewhere has gone.
     pub(crate) unlocked: tokio::sync::Notify,
     pub(crate) job_hook: OnceLock<JobHook>,
+    pub(crate) failures: Failures,
 }
 
 /// Called with the path of a file in the directory of jobs that was closed after writing, or renamed there.
@@ -60,6 +62,7 @@ impl Volume {
             orphans: tokio::sync::Notify::new(),
             unlocked: tokio::sync::Notify::new(),
             job_hook: OnceLock::new(),
+            failures: Failures::default(),
         })
     }
 
@@ -622,5 +625,9 @@ pub struct Mounted(pub Arc<Volume>);
 impl FileSystem for Mounted {
     fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Outcome> {
         Box::pin(self.0.clone().answer(caller, request))
+    }
+
+    fn failed(&self, operation: &'static str, about: (Ino, Option<&[u8]>), error: &FsError) {
+        self.0.note_failure(operation, about, error);
     }
 }

@@ -32,7 +32,9 @@ impl Control for Tree {
         let parts: Vec<&str> = path.split('/').collect();
         let text = match parts[..] {
             ["cluster"] => {
-                let files = ["jobs", "leader", "members", "metrics", "ring", "status"];
+                let files = [
+                    "errors", "jobs", "leader", "members", "metrics", "ring", "status",
+                ];
                 let mut names: Vec<(String, bool)> = files
                     .iter()
                     .map(|name| ((*name).to_owned(), false))
@@ -72,6 +74,7 @@ impl Control for Tree {
                 ));
             }
             ["cluster", "faults", name] => member.faults.as_ref()?.text(name)?,
+            ["cluster", "errors"] => member.volume.failures_text(),
             ["cluster", "leader"] => leader(&member),
             ["cluster", "members"] => members(&member.ctx.state()),
             ["cluster", "metrics"] => metrics(&member),
