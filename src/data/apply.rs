@@ -1,33 +1,24 @@
 //! Brings bases to their agreed version (R6 d): an idempotent redo of the prepared list.
 //!
-//! The agreed state names version, length and digest of each segment. What leads there from the local version is
-//! found by digest: a prepared list, the whole lane of a writer that ended alone, or a set length. So nothing has to
-//! be remembered between the agreement log and the journal: after a crash the same search finds the same step.
-//! Where no local step leads there (a snapshot jumped over it), the base is pulled from another synced replica.
+//! The agreed state names version, length and digest of each segment; `step.rs` finds what leads there from the local
+//! version. So nothing has to be remembered between the agreement log and the journal: after a crash the same search
+//! finds the same step. Where no local step leads there (a snapshot jumped over it), the base is pulled from another
+//! synced replica.
 
 use crate::{
     counters::Counters,
     error::DataError,
-    replica::{Replica, finish},
-    segment::{LocalSegment, Pending, after, runs, through},
+    replica::Replica,
+    segment::{LocalSegment, Pending, after, through},
+    step::{Step, next_step},
 };
 use hydfs_state::{Event, Segment};
 use hydfs_store::JournalEntry;
-use hydfs_types::{Digest, Ino, Op, Prepare, Run, SegmentId, SegmentVersion, Then};
+use hydfs_types::{Ino, Op, SegmentId, SegmentVersion, Seq, Then, WriterId};
 use std::{sync::Arc, time::Duration};
 
 /// Pause before a segment that could not be brought up is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-
-/// One step from the local version towards the agreed one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Step {
-    pub base: SegmentVersion,
-    pub runs: Vec<Run>,
-    pub then: Then,
-    pub digest: Digest,
-    pub len: u64,
-}
 
 /// What reconciling found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +144,7 @@ impl Replica {
                 self.settle(segment, &target);
                 return Ok(Standing::Current);
             }
-            let Some(step) = next_step(&local, target.version, target.digest, target.len) else {
+            let Some(step) = next_step(&local, &target) else {
                 return Ok(Standing::Missing);
             };
             self.take_step(segment, &local, step, &target).await?;
@@ -183,6 +174,19 @@ impl Replica {
         if let Then::SetLen(cut) = step.then {
             self.bases.set_len(segment, cut)?;
         }
+        let here = |(writer, last): &(WriterId, Seq)| {
+            let lane = local.lanes.get(writer)?;
+            Some((*writer, lane.received.min(*last)))
+        };
+        let dropped: Vec<_> = step.dropped.iter().filter_map(here).collect();
+        for (writer, after) in dropped.iter().copied() {
+            // Void, whatever becomes of this step: recovery must not take them for a lane's.
+            self.journal.append(&JournalEntry::Dropped {
+                segment,
+                writer,
+                after,
+            })?;
+        }
         let version = step.base.next();
         self.journal.append(&JournalEntry::Applied {
             segment,
@@ -197,7 +201,7 @@ impl Replica {
                 version,
                 step.digest,
                 step.len,
-                through(&step.runs).into_iter(),
+                through(&step.runs).into_iter().chain(dropped),
             );
         }
         if version >= target.version {
@@ -294,88 +298,4 @@ impl Replica {
         }
         Ok(())
     }
-}
-
-/// The step that leads from the local version towards the wanted one, if there is one here.
-pub(crate) fn next_step(
-    local: &LocalSegment,
-    version: SegmentVersion,
-    digest: Digest,
-    len: u64,
-) -> Option<Step> {
-    let last = local.version.next() == version;
-    let prepared = prepared_step(local, version, digest);
-    if !last || prepared.is_some() {
-        return prepared;
-    }
-    length_step(local, digest, len).or_else(|| lane_step(local, digest, len))
-}
-
-fn prepared_step(local: &LocalSegment, version: SegmentVersion, digest: Digest) -> Option<Step> {
-    let here =
-        |prepare: &&Prepare| prepare.base == local.version && prepare.base_digest == local.digest;
-    let chosen = local
-        .prepared
-        .iter()
-        .filter(here)
-        .find(|prepare| leads(local, prepare, version, digest))?;
-    (outcome_of(local, chosen) == (chosen.digest, chosen.len)).then(|| Step {
-        base: chosen.base,
-        runs: chosen.runs.clone(),
-        then: chosen.then,
-        digest: chosen.digest,
-        len: chosen.len,
-    })
-}
-
-/// Digest and length that a prepared list gives with the records here.
-pub(crate) fn outcome_of(local: &LocalSegment, prepare: &Prepare) -> (Digest, u64) {
-    finish(
-        local.outcome(local.in_runs(&prepare.runs).map(|pending| &pending.head)),
-        prepare.then,
-    )
-}
-
-/// Whether a chain of prepared cuts goes from `prepare` to the wanted digest.
-fn leads(local: &LocalSegment, prepare: &Prepare, version: SegmentVersion, digest: Digest) -> bool {
-    let reached = prepare.base.next();
-    if reached == version {
-        return prepare.digest == digest;
-    }
-    let follows = |next: &&Prepare| next.base == reached && next.base_digest == prepare.digest;
-    reached < version
-        && local
-            .prepared
-            .iter()
-            .filter(follows)
-            .any(|next| leads(local, next, version, digest))
-}
-
-fn length_step(local: &LocalSegment, digest: Digest, len: u64) -> Option<Step> {
-    (local.digest.after_set_len(len) == digest).then(|| Step {
-        base: local.version,
-        runs: Vec::new(),
-        then: Then::SetLen(len),
-        digest,
-        len,
-    })
-}
-
-/// A writer that ended alone: all its records here, in order of seq.
-fn lane_step(local: &LocalSegment, digest: Digest, len: u64) -> Option<Step> {
-    local
-        .lanes
-        .values()
-        .filter(|lane| !lane.records.is_empty())
-        .find_map(|lane| {
-            let list = runs(lane.records.values().map(|pending| &pending.head));
-            let outcome = local.outcome(lane.records.values().map(|pending| &pending.head));
-            (outcome == (digest, len)).then_some(Step {
-                base: local.version,
-                runs: list,
-                then: Then::Nothing,
-                digest,
-                len,
-            })
-        })
 }

@@ -18,6 +18,7 @@ mod room;
 mod scrub;
 mod segment;
 mod sender;
+mod step;
 
 pub use apply::Standing;
 pub use context::{Context, SharedState, Trial};

@@ -350,7 +350,7 @@ impl SlotLeader {
                     .is_some_and(|job| pending.head.seq > job.watermark)
             })
         });
-        last && !waiting
+        last && (!waiting || self.ctx.has(Planted::RolledAboveWatermark))
     }
 
     /// R6 b: every synced replica, and every learner that is being promoted, holds the cut durably.

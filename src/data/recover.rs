@@ -5,10 +5,10 @@
 //! again (idempotent). Earlier ones are not: a pulled base may be of a later version, which they would damage.
 
 use crate::{
-    apply::{Step, outcome_of},
     error::DataError,
     replica::{Replica, finish},
     segment::{LocalSegment, Pending, after, through},
+    step::{Step, outcome_of},
 };
 use hydfs_store::{JournalEntry, Position};
 use hydfs_types::{Digest, SegmentId, SegmentVersion, Then};
@@ -76,6 +76,8 @@ impl Replica {
                         then,
                         digest,
                         len,
+                        // Said by entries of their own.
+                        dropped: Vec::new(),
                     };
                     self.replay_cut(segment, redo, &applied)?;
                 }
@@ -130,7 +132,12 @@ impl Replica {
                 local.outcome(list.iter().map(|pending| &pending.head)),
                 applied.then,
             );
-            if redo && (local.version, outcome) != (applied.base, (applied.digest, applied.len)) {
+            let follows = (local.version, outcome) == (applied.base, (applied.digest, applied.len));
+            // What empties a segment needs nothing of what was there before.
+            let empties = applied.runs.is_empty()
+                && applied.then == Then::SetLen(0)
+                && applied.base >= local.version;
+            if redo && !follows && !empties {
                 tracing::warn!(%segment, version = %applied.base.next(), "a cut cannot be written again: the base is to be pulled");
                 return Ok(());
             }

@@ -620,7 +620,7 @@ impl Volume {
                 Ok(_) => return Ok(()),
                 Err(AgreementError::Refused(CommandError::Busy)) => {
                     let others = self.has_other_writers(ino)?;
-                    if others {
+                    if others || self.ctx.state().must_cut_off(ino, size) {
                         self.cut_off(ino, size).await?;
                         return Ok(());
                     }

@@ -149,6 +149,21 @@ pub struct Segment {
     pub ended: BTreeMap<WriterId, Seq>,
     /// Fenced writers whose end here is not fixed yet; the next merge that was listed at a map at or past the fence fixes it.
     pub fenced: BTreeSet<WriterId>,
+    /// Lengths that were set without a prepare since the last merge, in order. Replicas that all lost power before their
+    /// disks had them make them again from here. Whoever prepared a merge has all before it on disk.
+    pub lengths: Vec<LengthSet>,
+}
+
+/// A segment was cut or grown without a round to its replicas.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LengthSet {
+    /// The version that it made.
+    pub version: SegmentVersion,
+    pub len: u64,
+    /// Digest of that version.
+    pub digest: Digest,
+    /// Records that it made void: of each writer all up to this one.
+    pub dropped: Vec<(WriterId, Seq)>,
 }
 
 /// A writer. It stays while it is live, while a segment of its file waits for it, and while its owner may want to read

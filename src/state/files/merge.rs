@@ -104,6 +104,7 @@ impl State {
         segment.version = segment.version.next();
         segment.digest = item.cut.digest;
         segment.len = item.cut.len;
+        segment.lengths.clear();
         let (version, slot, start, end) = (
             segment.version,
             segment.slot,

@@ -42,6 +42,7 @@ impl Namespace {
             through: BTreeMap::new(),
             ended: BTreeMap::new(),
             fenced: BTreeSet::new(),
+            lengths: Vec::new(),
         };
         self.segments.insert(id, segment);
         self.by_slot.entry(slot).or_default().insert(id);

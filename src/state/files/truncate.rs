@@ -1,12 +1,15 @@
 //! Truncate where nobody else writes: no round to the replicas.
 
 use super::{FILE_BYTES_MAX, writers::Ended};
-use crate::{Cut, Event, FileBody, Namespace, Segment, State};
+use crate::{Cut, Event, FileBody, LengthSet, Namespace, Segment, State};
 use hydfs_types::{CommandError, Ino, Reply, SegmentId, SegmentVersion, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Last seq of a writer whose end is not fixed: everything pending of it goes.
 const ALL: Seq = Seq(u64::MAX);
+
+/// Lengths of one segment that may be set without a prepare; the next one needs a cutoff.
+pub const LENGTHS_MAX: usize = 16;
 
 /// The caller's own writer and its last seq sent.
 type Sole = Option<(WriterId, Seq)>;
@@ -23,6 +26,15 @@ impl State {
             .into_iter()
             .map(|id| (id, self.names.segments[&id].version))
             .collect()
+    }
+
+    /// Whether so many lengths were set where the new end falls that the next one has to be prepared by the replicas.
+    pub fn must_cut_off(&self, ino: Ino, size: u64) -> bool {
+        let file = self.names.regular(ino).ok();
+        let segment = file
+            .and_then(|file| boundary(file, size))
+            .and_then(|(_, id)| self.names.segments.get(&id));
+        size > 0 && segment.is_some_and(|segment| segment.lengths.len() >= LENGTHS_MAX)
     }
 
     /// The caller has merged what it has pending where the new end falls, unless `size` is 0: then all of it goes.
@@ -87,7 +99,7 @@ impl State {
         if !named.iter().all(here) || !reached.iter().all(|id| named.contains_key(id)) {
             return Err(CommandError::Changed);
         }
-        match size > 0 && self.must_merge(file, size, sole) {
+        match size > 0 && self.must_merge(file, size, sole) || self.must_cut_off(ino, size) {
             true => Err(CommandError::Busy),
             false => Ok(()),
         }
@@ -142,6 +154,7 @@ impl State {
         segment.version = segment.version.next();
         segment.digest = segment.digest.after_set_len(wanted);
         segment.len = wanted;
+        segment.set_length(&dropped);
         let how = Cut::SetLen {
             len: wanted,
             dropped: dropped.into_iter().collect(),
@@ -167,6 +180,25 @@ impl State {
             let seq = seq.max(segment.merged(writer));
             segment.through.insert(writer, seq);
         }
+    }
+}
+
+impl Segment {
+    /// Remembers the length that was just set. Nothing that was before an empty segment is needed to make it again.
+    fn set_length(&mut self, dropped: &BTreeMap<WriterId, Seq>) {
+        let mut dropped = dropped.clone();
+        if self.len == 0 {
+            for (writer, seq) in self.lengths.drain(..).flat_map(|set| set.dropped) {
+                let last = dropped.entry(writer).or_default();
+                *last = seq.max(*last);
+            }
+        }
+        self.lengths.push(LengthSet {
+            version: self.version,
+            len: self.len,
+            digest: self.digest,
+            dropped: dropped.into_iter().collect(),
+        });
     }
 }
 
