@@ -108,7 +108,7 @@ impl Group {
             proposals: Semaphore::new(PROPOSALS_MAX),
             barriers,
             lease: Lease::new(threads),
-            holders: Holders::default(),
+            holders: Holders::new(options.planted),
             held: Held::default(),
             this: this.clone(),
             incoming: Mutex::default(),

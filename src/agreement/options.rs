@@ -2,7 +2,7 @@
 
 use crate::network::Resolve;
 use hydfs_store::{Disk, LogOptions};
-use hydfs_types::{Clock, MemberId, Net, SessionId};
+use hydfs_types::{Clock, MemberId, Net, Planted, SessionId};
 use std::{sync::Arc, time::Duration};
 
 /// Everything that is handed in.
@@ -23,6 +23,8 @@ pub struct Options {
     pub session: SessionId,
     /// Election timeouts are drawn from it. It differs between members and, in production, between starts.
     pub seed: u64,
+    /// A bug for the simulator to find; none otherwise.
+    pub planted: Option<Planted>,
 }
 
 /// Times of the protocol (R14).

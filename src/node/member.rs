@@ -221,6 +221,7 @@ impl Member {
                 retention: Retention::default(),
                 session: session_of(place.member, folder.start_count(), trial),
                 seed: part_seed(seed, Part::Group),
+                planted: trial.planted,
             },
             Box::new(Machine {
                 state: state.clone(),

@@ -30,13 +30,17 @@ pub enum Planted {
     IdsReused,
     /// R7: a replica, learner or not, serves whatever version it has.
     OldVersionServed,
+    /// The leader tells of a command's effect before the holders of read leases have applied it.
+    ToldEarly,
+    /// R8: a segment is rolled while acknowledged records of a job wait in it for their watermark.
+    RolledAboveWatermark,
     /// R8, R11: copies that the config does not name are deleted before those that it names are complete.
     DeletedByAbsence,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::FenceForgotten,
         Self::KeptAfterPowerLoss,
         Self::ProposedUnprepared,
@@ -51,6 +55,8 @@ impl Planted {
         Self::IdsReused,
         Self::OldVersionServed,
         Self::DeletedByAbsence,
+        Self::ToldEarly,
+        Self::RolledAboveWatermark,
     ];
 
     /// Its name on the simulator's command line.
@@ -70,6 +76,8 @@ impl Planted {
             Self::IdsReused => "ids-reused",
             Self::OldVersionServed => "old-version-served",
             Self::DeletedByAbsence => "deleted-by-absence",
+            Self::ToldEarly => "told-early",
+            Self::RolledAboveWatermark => "rolled-above-watermark",
         }
     }
 

@@ -35,6 +35,7 @@ async fn start(disk: &Arc<RealDisk>, list: &List, life: u64) -> Arc<Group> {
         },
         session: SessionId(life),
         seed: life,
+        planted: None,
     };
     let group = Group::start(options, Box::new(list.clone())).await.unwrap();
     group.set_incarnation(Incarnation(1));

@@ -306,6 +306,7 @@ impl Cluster {
             retention: self.retention,
             session: SessionId(id * 1000 + node.lives),
             seed: self.seed * 100 + id * 10 + node.lives,
+            planted: None,
         };
         let group = Group::start(options, Box::new(node.list.clone()))
             .await
