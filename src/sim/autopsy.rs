@@ -56,8 +56,16 @@ impl Remains {
         })
     }
 
-    /// Looks at a copy of the disk of `host`, which is down, against the newest agreed state.
-    pub async fn examine(self, host: &Host, state: State, others: &[Arc<Member>], oracle: &Oracle) {
+    /// Looks at a copy of the disk of `host`, which is down, against the newest agreed state. Of a `rotten` one bits were
+    /// flipped: what its bases hold says nothing.
+    pub async fn examine(
+        self,
+        host: &Host,
+        state: State,
+        others: &[Arc<Member>],
+        oracle: &Oracle,
+        rotten: bool,
+    ) {
         let trial = Trial::default();
         let ctx = Arc::new(Context::new(
             self.member.net.clone(),
@@ -79,9 +87,10 @@ impl Remains {
                 return;
             }
         };
-        if power {
+        if power && !rotten {
             self.after_power_cut(&found, &ctx, others, oracle).await;
-        } else {
+        }
+        if !power {
             self.after_kill(&found, oracle);
         }
     }

@@ -1,6 +1,8 @@
-//! Users who write whole blocks of one file in place, cut the file, and read all of it, and the judge of what they saw:
+//! Users who write whole blocks of a file in place, cut the file, and read all of it, and the judge of what they saw:
 //! every block is a linearizable register, and no write is torn. Each write ends with an fsync, so that what is said to
-//! be done outlives even a power cut of all machines.
+//! be done outlives even a power cut of all machines. One file is everybody's; each machine has one that it alone writes,
+//! in short turns, while its neighbour reads it: cuts by readers, by a writer that ends alone and by truncates follow each
+//! other there.
 
 use crate::{
     history::{Finding, History, Object},
@@ -20,7 +22,6 @@ use std::{
 };
 use tokio::time::sleep;
 
-const FILE: &[u8] = b"blocks";
 const BLOCKS: usize = 4;
 const BLOCK_BYTES: usize = 64;
 /// A user who was answered with an error comes back after this.
@@ -56,9 +57,22 @@ struct Log {
     torn: Vec<String>,
 }
 
-/// What all users of the blocks did.
-#[derive(Clone, Default)]
-pub struct Blocks(Arc<Mutex<Log>>);
+/// What a user does with the blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Reads mostly, writes and cuts, over open files.
+    Everything,
+    /// Writes and cuts, and closes soon.
+    Writes,
+    Reads,
+}
+
+/// What all users of one file's blocks did.
+#[derive(Clone)]
+pub struct Blocks {
+    name: String,
+    log: Arc<Mutex<Log>>,
+}
 
 /// An open file.
 #[derive(Clone, Copy)]
@@ -68,8 +82,16 @@ struct Open {
 }
 
 impl Blocks {
+    /// Nobody has used the file of this name yet.
+    pub fn new(name: String) -> Self {
+        Self {
+            name,
+            log: Arc::default(),
+        }
+    }
+
     fn log(&self) -> MutexGuard<'_, Log> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Calls on blocks so far.
@@ -88,7 +110,7 @@ impl Blocks {
                 Finding::Fine => {}
                 Finding::GivenUp => judged = false,
                 Finding::Broken(why) => {
-                    wrong.push(format!("block {at} is not linearizable: {why}"));
+                    wrong.push(format!("{} {at} is not linearizable: {why}", self.name));
                 }
             }
         }
@@ -173,7 +195,8 @@ impl Blocks {
             let tag = words.first().map_or(0, |word| u64::from_le_bytes(*word));
             let whole = block.is_empty() || block.len() >= BLOCK_BYTES && rest.is_empty();
             if !whole || words.iter().any(|word| u64::from_le_bytes(*word) != tag) {
-                log.torn.push(format!("block {at} is torn: {words:?}"));
+                let torn = format!("{} {at} is torn: {words:?}", self.name);
+                log.torn.push(torn);
             }
             log.blocks[at].end(number, Call::Read(tag));
         }
@@ -181,7 +204,7 @@ impl Blocks {
     }
 }
 
-async fn open(member: &Member) -> Result<Open, FsError> {
+async fn open(member: &Member, name: &str) -> Result<Open, FsError> {
     let how = How {
         read: true,
         write: true,
@@ -189,7 +212,7 @@ async fn open(member: &Member) -> Result<Open, FsError> {
     };
     let request = Request::Create {
         parent: ROOT_INO,
-        name: FILE.to_vec(),
+        name: name.as_bytes().to_vec(),
         mode: 0o644,
         how,
     };
@@ -206,24 +229,34 @@ async fn open(member: &Member) -> Result<Open, FsError> {
 pub async fn use_blocks(
     member: Arc<Member>,
     blocks: Blocks,
+    part: Part,
     pause_millis: u64,
     seed: u64,
     stop: Arc<AtomicBool>,
 ) {
     let mut rng = SmallRng::seed_from_u64(seed);
     while !stop.load(Ordering::Relaxed) {
-        let Ok(file) = open(&member).await else {
+        let Ok(file) = open(&member, &blocks.name).await else {
             sleep(AGAIN).await;
             continue;
         };
-        for _ in 0..rng.random_range(1..20) {
+        let calls = match part {
+            Part::Everything => 1..20,
+            Part::Writes => 1..5,
+            Part::Reads => 1..10,
+        };
+        for _ in 0..rng.random_range(calls) {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
             sleep(Duration::from_millis(rng.random_range(0..=pause_millis))).await;
-            let done = match rng.random_range(0..24) {
-                0..8 => blocks.write(&member, file, &mut rng).await,
-                8 => blocks.cut(&member, file, &mut rng).await,
+            let done = match (part, rng.random_range(0..24)) {
+                (Part::Everything, 0..8) | (Part::Writes, 0..18) => {
+                    blocks.write(&member, file, &mut rng).await
+                }
+                (Part::Everything, 8) | (Part::Writes, 18..) => {
+                    blocks.cut(&member, file, &mut rng).await
+                }
                 _ => blocks.read(&member, file).await,
             };
             if let Err(error) = done {

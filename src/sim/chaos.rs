@@ -35,6 +35,8 @@ pub enum Kind {
     Join,
     /// A member leaves for ever.
     Leave,
+    /// Bits flip in bases on a disk, or in their checksums.
+    Flip,
 }
 
 /// Which kinds there are in a run.
@@ -43,7 +45,7 @@ pub struct Faults(u16);
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Kill,
         Self::Power,
         Self::Blackout,
@@ -56,6 +58,7 @@ impl Kind {
         Self::Eio,
         Self::Join,
         Self::Leave,
+        Self::Flip,
     ];
 
     fn name(self) -> &'static str {
@@ -72,6 +75,7 @@ impl Kind {
             Self::Eio => "eio",
             Self::Join => "join",
             Self::Leave => "leave",
+            Self::Flip => "flip",
         }
     }
 }
@@ -136,6 +140,8 @@ enum End {
     Link,
     Room(usize),
     Replace(usize),
+    /// Flipped bits are healed once the member has looked at everything this often.
+    Heal(usize, u64),
 }
 
 /// What is wrong now.
@@ -200,6 +206,7 @@ impl Chaos<'_> {
     async fn end(&mut self, end: End) {
         let world = &mut self.story.world;
         match end {
+            End::Heal(host, passes) => self.heal(host, passes),
             End::Start(host) => {
                 if world.hosts[host].life.is_none() && !world.hosts[host].gone {
                     world.hosts[host].start();
@@ -318,6 +325,7 @@ impl Chaos<'_> {
                 self.later(500..6000, End::Replace(host));
             }
             Kind::Join => self.join(),
+            Kind::Flip if self.may(&[host], true) => self.flip(host, &name).await,
             Kind::Leave if self.hurt.is_empty() => self.leave(host, &name).await,
             _ => {}
         }
@@ -433,6 +441,64 @@ impl Chaos<'_> {
         if world.leave(host).await {
             self.hurt.insert(host);
             self.story.tell(format!("{name} has left for ever"));
+        }
+    }
+
+    /// Bits flip in the bases of one machine; of a process that is down in their checksums, too, which a running one reads
+    /// no more.
+    async fn flip(&mut self, host: usize, name: &str) {
+        let killed = self.story.world.rng.random_range(0..3) == 0;
+        if killed {
+            self.story.world.crash(host, Crash::Kill).await;
+            self.later(50..3000, End::Start(host));
+        }
+        let world = &mut self.story.world;
+        let disk = &world.hosts[host].disk;
+        let may = |(path, len): &(String, u64)| {
+            *len > 0 && !path.contains("/tmp/") && (killed || !path.ends_with(".sum"))
+        };
+        let files: Vec<_> = disk.files("base").into_iter().filter(may).collect();
+        if files.is_empty() {
+            return;
+        }
+        let how = if killed { " while it is killed" } else { "" };
+        let mut flipped = Vec::new();
+        for _ in 0..world.rng.random_range(1..=3) {
+            let (path, len) = &files[world.rng.random_range(0..files.len())];
+            let offset = world.rng.random_range(0..*len);
+            let bit = world.rng.random_range(0..8);
+            if disk.flip_bit(path, offset, bit).is_ok() {
+                flipped.push(format!("bit {bit} of byte {offset} of {path}"));
+            }
+        }
+        if flipped.is_empty() {
+            return;
+        }
+        world.flips = true;
+        world.flipped.insert(host);
+        let passes = world.hosts[host]
+            .member()
+            .map_or(0, |member| member.data.replica.health.pass().passes);
+        let what = format!("{name}: {} flips{how}", flipped.join(", "));
+        self.story.tell(what);
+        self.later(1000..2000, End::Heal(host, passes + 2));
+    }
+
+    /// A pass that was under way may have been past the damage.
+    fn heal(&mut self, host: usize, passes: u64) {
+        let world = &mut self.story.world;
+        let done = world.hosts[host].member().map(|member| {
+            let health = &member.data.replica.health;
+            (health.pass().passes, health.lost().is_empty())
+        });
+        match done {
+            _ if world.hosts[host].gone => drop(world.flipped.remove(&host)),
+            Some((done, true)) if done >= passes => {
+                world.flipped.remove(&host);
+                let name = world.hosts[host].name.clone();
+                self.story.tell(format!("{name} has healed its disk"));
+            }
+            _ => self.later(1000..2000, End::Heal(host, passes)),
         }
     }
 }

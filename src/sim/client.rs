@@ -2,7 +2,7 @@
 
 use crate::{
     host::call,
-    oracle::{Oracle, Promised, line},
+    oracle::{Oracle, line},
 };
 use bytes::Bytes;
 use hydfs_mount::{Answer, FsError, Handle, How, Request};
@@ -149,7 +149,7 @@ pub async fn read_all_the_time(
 /// call began is in what was read.
 pub async fn read_once(member: &Member, name: &str, oracle: &Oracle) -> Result<Vec<u8>, FsError> {
     let mut promised = oracle.promised();
-    let read = content(member, oracle, &mut promised).await;
+    let read = read_file(member, FILE, || promised = oracle.promised()).await;
     match &read {
         Ok(content) => oracle.read(name, content, &promised),
         Err(FsError::NotFound) if promised.is_empty() => {}
@@ -161,16 +161,18 @@ pub async fn read_once(member: &Member, name: &str, oracle: &Oracle) -> Result<V
     read
 }
 
-async fn content(
+/// All of a file in the root; `asks` is called before each request for bytes: what the last of them follows is in what is
+/// read.
+pub async fn read_file(
     member: &Member,
-    oracle: &Oracle,
-    promised: &mut Promised,
+    name: &[u8],
+    mut asks: impl FnMut(),
 ) -> Result<Vec<u8>, FsError> {
     let Answer::Attr(attr) = call(
         member,
         Request::Lookup {
             parent: ROOT_INO,
-            name: FILE.to_vec(),
+            name: name.to_vec(),
         },
     )
     .await?
@@ -188,7 +190,7 @@ async fn content(
     };
     let mut all = Vec::new();
     let outcome = loop {
-        *promised = oracle.promised();
+        asks();
         match call(
             member,
             Request::Read {

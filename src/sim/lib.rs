@@ -9,6 +9,7 @@ mod chaos;
 mod client;
 mod history;
 mod host;
+mod jobs;
 mod names;
 mod net;
 mod net_state;

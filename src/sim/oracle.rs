@@ -39,6 +39,8 @@ pub struct Tally {
     pub bytes: u64,
     /// Calls on names and blocks.
     pub calls: u64,
+    /// Committed job epochs.
+    pub epochs: u64,
     /// Histories that had too many unknown outcomes to be judged.
     pub unjudged: u64,
 }

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 
 /// Longest time until copies that are not wanted have gone.
 const DROPPED: Duration = Duration::from_secs(30);
+/// Longest time until flipped bits are found and replaced.
+const HEALED: Duration = Duration::from_secs(60);
 
 impl World {
     /// What must hold when nobody writes: every mount reads the same, with everything acknowledged in it; replicas and
@@ -44,10 +46,55 @@ impl World {
                 ));
             }
         }
+        self.check_outputs().await;
         self.wait_for_places().await;
+        self.wait_for_healed().await;
         self.check_states();
         self.check_places();
         self.check_replicas().await;
+    }
+
+    /// Every mount shows every committed job epoch.
+    async fn check_outputs(&self) {
+        for host in &self.hosts {
+            let Some(member) = host.member() else {
+                continue;
+            };
+            if let Err(error) = self.jobs.read(&member, 0).await {
+                self.oracle.report(format!(
+                    "the last read of a job's outputs at {} failed: {error}",
+                    host.name
+                ));
+            }
+        }
+    }
+
+    /// Where bits have flipped every copy is looked at, and healed.
+    async fn wait_for_healed(&mut self) {
+        if !self.flips {
+            return;
+        }
+        let passes = |member: &Arc<Member>| member.data.replica.health.pass().passes;
+        let before: Vec<_> = self.members().iter().map(passes).collect();
+        let until = Instant::now() + HEALED;
+        loop {
+            self.run(Duration::from_secs(2)).await;
+            let members = self.members();
+            let waits = members.iter().zip(&before).find(|(member, before)| {
+                passes(member) < **before + 2 || !member.data.replica.health.lost().is_empty()
+            });
+            let Some((member, _)) = waits else {
+                return;
+            };
+            if Instant::now() > until {
+                let lost = member.data.replica.health.lost();
+                self.oracle.report(format!(
+                    "I12: {} has not healed its disk after {HEALED:?}: {lost:?}",
+                    member.config.name
+                ));
+                return;
+            }
+        }
     }
 
     /// The wanted number of copies, of distinct members, and none besides.

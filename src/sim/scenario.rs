@@ -2,6 +2,7 @@
 
 use crate::{
     Link,
+    blocks::Blocks,
     chaos::{Faults, Kind, chaos},
     client::Habits,
     oracle::Tally,
@@ -133,6 +134,7 @@ impl fmt::Display for Verdict {
             failed_reads,
             bytes,
             calls,
+            epochs,
             unjudged,
         } = self.tally;
         for fault in &self.faults {
@@ -140,7 +142,7 @@ impl fmt::Display for Verdict {
         }
         writeln!(
             f,
-            "{writes} writes, {acknowledged} acknowledged, {durable} by fsync, {failed_writes} failed; {reads} reads, {failed_reads} failed; {bytes} bytes; {calls} calls on names and blocks, {unjudged} histories with too much unknown"
+            "{writes} writes, {acknowledged} acknowledged, {durable} by fsync, {failed_writes} failed; {reads} reads, {failed_reads} failed; {bytes} bytes; {calls} calls on names and blocks; {epochs} job epochs; {unjudged} histories with too much unknown"
         )?;
         writeln!(
             f,
@@ -203,13 +205,16 @@ async fn play(plan: Plan) -> Verdict {
 /// Judges what the users of names and blocks saw, whatever else was found.
 fn judge(world: &World) -> Tally {
     let (of_names, names_judged) = world.names.judge();
-    let (of_blocks, blocks_judged) = world.blocks.judge();
+    let of_blocks: Vec<_> = world.blocks.iter().map(Blocks::judge).collect();
+    let unjudged = of_blocks.iter().filter(|(_, judged)| !judged).count() as u64;
+    let of_blocks = of_blocks.into_iter().flat_map(|(wrong, _)| wrong);
     for wrong in of_names.into_iter().chain(of_blocks) {
         world.oracle.report(wrong);
     }
     Tally {
-        calls: world.names.calls() + world.blocks.calls(),
-        unjudged: u64::from(!names_judged) + u64::from(!blocks_judged),
+        calls: world.names.calls() + world.blocks.iter().map(Blocks::calls).sum::<u64>(),
+        epochs: world.jobs.committed(),
+        unjudged: u64::from(!names_judged) + unjudged,
         ..world.oracle.tally()
     }
 }

@@ -3,9 +3,10 @@
 use crate::{
     SimNet,
     autopsy::Remains,
-    blocks::{Blocks, use_blocks},
+    blocks::{Blocks, Part, use_blocks},
     client::{self, Habits},
     host::Host,
+    jobs::{Jobs, read_outputs, run_job},
     names::{Names, use_names},
     oracle::Oracle,
     watch::Watch,
@@ -16,7 +17,7 @@ use hydfs_store::Crash;
 use hydfs_types::{Agreement, Command, Incarnation};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -47,11 +48,18 @@ pub struct World {
     members: u8,
     pub oracle: Oracle,
     pub names: Names,
-    pub blocks: Blocks,
+    /// Everybody's first, then one of each machine.
+    pub blocks: Vec<Blocks>,
+    pub jobs: Jobs,
     pub rng: SmallRng,
     watch: Arc<Watch>,
     habits: Habits,
     users: BTreeMap<usize, Users>,
+    job: Option<JoinHandle<()>>,
+    /// Machines with flipped bits on their disks that may not be healed yet.
+    pub flipped: BTreeSet<usize>,
+    /// Some bits have flipped in this run.
+    pub flips: bool,
     /// Incarnations that lost power.
     ended: BTreeMap<Incarnation, String>,
     stop: Arc<AtomicBool>,
@@ -73,13 +81,21 @@ impl World {
             hosts,
             copies,
             members,
-            oracle,
             names: Names::default(),
-            blocks: Blocks::default(),
+            blocks: ["blocks".to_owned()]
+                .into_iter()
+                .chain((1..=members + spare).map(|index| format!("own{index}")))
+                .map(Blocks::new)
+                .collect(),
+            jobs: Jobs::new(oracle.clone()),
+            oracle,
             watch,
             rng: SmallRng::seed_from_u64(seed ^ 0x5eed),
             habits,
             users: BTreeMap::new(),
+            job: None,
+            flipped: BTreeSet::new(),
+            flips: false,
             ended: BTreeMap::new(),
             stop: Arc::default(),
         }
@@ -136,6 +152,11 @@ impl World {
         if self.stop.load(Ordering::Relaxed) {
             return;
         }
+        self.jobs.set_members(self.members());
+        if let (None, Some(pause)) = (&self.job, self.habits.others_millis) {
+            let (jobs, seed, stop) = (self.jobs.clone(), self.rng.random(), self.stop.clone());
+            self.job = Some(tokio::spawn(run_job(jobs, pause / 8, seed, stop)));
+        }
         for (index, host) in self.hosts.iter().enumerate() {
             let Some((life, member)) = host
                 .life
@@ -169,17 +190,25 @@ impl World {
             let reader =
                 client::read_all_the_time(member, name("r"), oracle, habits, seeds[1], stop);
             let mut tasks = vec![tokio::spawn(writer), tokio::spawn(reader)];
-            if let Some(pause) = habits.others_millis {
-                let seeds: [u64; 2] = self.rng.random();
-                let (member, stop) = (host.member(), self.stop.clone());
-                if let Some(member) = member {
-                    let (names, blocks) = (self.names.clone(), self.blocks.clone());
-                    let of_names = use_names(member.clone(), names, pause, seeds[0], stop.clone());
-                    tasks.push(tokio::spawn(of_names));
-                    tasks.push(tokio::spawn(use_blocks(
-                        member, blocks, pause, seeds[1], stop,
-                    )));
+            if let (Some(pause), Some(member)) = (habits.others_millis, host.member()) {
+                let seeds: [u64; 5] = self.rng.random();
+                let stop = || self.stop.clone();
+                let names = use_names(member.clone(), self.names.clone(), pause, seeds[0], stop());
+                tasks.push(tokio::spawn(names));
+                let own = 1 + index;
+                let next = 1 + (index + 1) % self.hosts.len();
+                let uses = [
+                    (0, Part::Everything, pause),
+                    (own, Part::Writes, 2 * pause),
+                    (next, Part::Reads, 4 * pause),
+                ];
+                for ((file, part, pause), seed) in uses.into_iter().zip(&seeds[1..]) {
+                    let blocks = self.blocks[file].clone();
+                    let user = use_blocks(member.clone(), blocks, part, pause, *seed, stop());
+                    tasks.push(tokio::spawn(user));
                 }
+                let reads = read_outputs(member, self.jobs.clone(), pause, seeds[4], stop());
+                tasks.push(tokio::spawn(reads));
             }
             self.users.insert(index, Users { life, tasks });
         }
@@ -205,8 +234,9 @@ impl World {
         host.crash(how);
         if let (Some(remains), Some(state)) = (remains, newest) {
             let others = self.members();
+            let rotten = self.flipped.contains(&index);
             remains
-                .examine(&self.hosts[index], state, &others, &self.oracle)
+                .examine(&self.hosts[index], state, &others, &self.oracle, rotten)
                 .await;
         }
     }
@@ -314,16 +344,16 @@ impl World {
     /// Users finish what they do and stop.
     pub async fn stop_users(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        for (_, users) in std::mem::take(&mut self.users) {
-            for task in users.tasks {
-                if tokio::time::timeout(Duration::from_secs(120), task)
-                    .await
-                    .is_err()
-                {
-                    self.oracle
-                        .report("a call did not return within two minutes of quiet".into());
-                }
+        let users = std::mem::take(&mut self.users).into_values();
+        let tasks = users.flat_map(|users| users.tasks).chain(self.job.take());
+        for task in tasks.collect::<Vec<_>>() {
+            let done = tokio::time::timeout(Duration::from_secs(120), task).await;
+            if done.is_err() {
+                self.oracle
+                    .report("a call did not return within two minutes of quiet".into());
             }
         }
+        // Members would outlive the run in there.
+        self.jobs.set_members(Vec::new());
     }
 }

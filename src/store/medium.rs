@@ -482,11 +482,26 @@ impl Medium {
         }
     }
 
+    /// Paths below `dir` that files have now, with their lengths, sorted.
+    pub fn files(&self, dir: &str) -> Vec<(String, u64)> {
+        let below = |path: &&String| {
+            path.strip_prefix(dir)
+                .is_some_and(|rest| rest.starts_with('/'))
+        };
+        let names = self.names.iter().filter(|(path, _)| below(path));
+        names
+            .filter_map(|(path, id)| Some((path.clone(), self.inodes.get(id)?.now.len)))
+            .collect()
+    }
+
     /// Flips one bit of a file, unseen by everybody.
     pub fn flip(&mut self, path: &str, offset: u64, bit: u8) -> io::Result<()> {
         let id = *self.names.get(path).ok_or_else(|| errno(libc::ENOENT))?;
         let inode = self.inode(id)?;
         for image in [&mut inode.now, &mut inode.safe] {
+            if offset >= image.len {
+                continue;
+            }
             image.page_mut(offset / PAGE_BYTES as u64)[(offset % PAGE_BYTES as u64) as usize] ^=
                 1 << bit;
         }

@@ -72,6 +72,11 @@ impl MemDisk {
         lock(&self.0).faults.clear();
     }
 
+    /// Paths of the files below `dir` with their lengths in bytes, sorted.
+    pub fn files(&self, dir: &str) -> Vec<(String, u64)> {
+        lock(&self.0).files(dir)
+    }
+
     /// Flips a bit of a file, as a decaying disk does.
     pub fn flip_bit(&self, path: &str, offset: u64, bit: u8) -> io::Result<()> {
         lock(&self.0).flip(path, offset, bit)
