@@ -8,6 +8,10 @@ use rand::RngExt;
 use std::{collections::BTreeSet, fmt, net::SocketAddr, time::Duration};
 use tokio::time::Instant;
 
+/// Longest wait for a drain, which other faults may hold up, and how often it is looked at.
+const DRAIN: Duration = Duration::from_secs(20);
+const DRAIN_LOOK: Duration = Duration::from_millis(200);
+
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -33,7 +37,7 @@ pub enum Kind {
     Eio,
     /// A new member comes.
     Join,
-    /// A member leaves for ever.
+    /// A member leaves for ever, with or without its copies moved first; or they are moved, and it stays.
     Leave,
     /// Bits flip in bases on a disk, or in their checksums.
     Flip,
@@ -142,6 +146,8 @@ enum End {
     Replace(usize),
     /// Flipped bits are healed once the member has looked at everything this often.
     Heal(usize, u64),
+    /// A drain is taken back.
+    Stay(usize),
 }
 
 /// What is wrong now.
@@ -207,6 +213,7 @@ impl Chaos<'_> {
         let world = &mut self.story.world;
         match end {
             End::Heal(host, passes) => self.heal(host, passes),
+            End::Stay(host) => self.stay(host).await,
             End::Start(host) => {
                 if world.hosts[host].life.is_none() && !world.hosts[host].gone {
                     world.hosts[host].start();
@@ -438,9 +445,50 @@ impl Chaos<'_> {
         if staying.count() <= usize::from(world.copies) + 1 || world.trouble().is_some() {
             return;
         }
-        if world.leave(host).await {
-            self.hurt.insert(host);
-            self.story.tell(format!("{name} has left for ever"));
+        match world.rng.random_range(0..4) {
+            0 => {
+                world.drain(host, true).await;
+                self.story.tell(format!("{name} is drained"));
+                self.later(500..8000, End::Stay(host));
+            }
+            1 => {
+                if world.leave(host).await {
+                    self.hurt.insert(host);
+                    self.story.tell(format!("{name} has left for ever"));
+                }
+            }
+            _ => self.leave_drained(host, name).await,
+        }
+    }
+
+    async fn stay(&mut self, host: usize) {
+        let name = self.story.world.hosts[host].name.clone();
+        if self.story.world.drain(host, false).await {
+            self.story.tell(format!("{name}: its drain is taken back"));
+        } else if !self.story.world.hosts[host].gone {
+            self.later(500..1000, End::Stay(host));
+        }
+    }
+
+    /// Leaves once nothing would be short of copies; none is then.
+    async fn leave_drained(&mut self, host: usize, name: &str) {
+        self.story.world.drain(host, true).await;
+        self.story
+            .tell(format!("{name} is drained before it leaves"));
+        let until = Instant::now() + DRAIN;
+        while !self.story.world.is_drained(host).await {
+            if Instant::now() > until || self.story.over() {
+                self.story
+                    .tell(format!("{name} has copies that others have not: it stays"));
+                return self.stay(host).await;
+            }
+            self.pass(Instant::now() + DRAIN_LOOK).await;
+        }
+        if self.story.world.leave_drained(host).await {
+            self.story
+                .tell(format!("{name} has left for ever, drained"));
+        } else {
+            self.later(500..1000, End::Stay(host));
         }
     }
 

@@ -228,6 +228,7 @@ async fn finish(story: &mut Story) {
         return;
     }
     story.tell("everything is healed".into());
+    story.world.end_drains(HEAL).await;
     if story.world.wait_healthy(HEAL).await.is_none() {
         return;
     }

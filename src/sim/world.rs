@@ -58,6 +58,8 @@ pub struct World {
     job: Option<JoinHandle<()>>,
     /// Machines with flipped bits on their disks that may not be healed yet.
     pub flipped: BTreeSet<usize>,
+    /// Machines whose members may be draining.
+    draining: BTreeSet<usize>,
     /// Some bits have flipped in this run.
     pub flips: bool,
     /// Incarnations that lost power.
@@ -95,6 +97,7 @@ impl World {
             users: BTreeMap::new(),
             job: None,
             flipped: BTreeSet::new(),
+            draining: BTreeSet::new(),
             flips: false,
             ended: BTreeMap::new(),
             stop: Arc::default(),
@@ -249,6 +252,76 @@ impl World {
                 self.crash(index, Crash::PowerCut).await;
             }
         }
+    }
+
+    /// Has a member's copies moved to others, or takes that back. Answers whether that is agreed.
+    pub async fn drain(&mut self, index: usize, on: bool) -> bool {
+        if on {
+            self.draining.insert(index);
+        }
+        let Some(member) = self.hosts[index].member() else {
+            return false;
+        };
+        let incarnation = member.ctx.me();
+        let asked = member.group.propose(Command::Drain { incarnation, on });
+        let agreed = asked.await.is_ok();
+        if agreed && !on {
+            self.draining.remove(&index);
+        }
+        agreed
+    }
+
+    /// Takes back all drains of members that are still there, within a deadline.
+    pub async fn end_drains(&mut self, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        while let Some(index) = self.draining.first().copied() {
+            if self.hosts[index].gone {
+                self.draining.remove(&index);
+            } else if !self.drain(index, false).await {
+                self.run(LOOK).await;
+            }
+            if Instant::now() > until {
+                let name = &self.hosts[index].name;
+                self.oracle
+                    .report(format!("{name}: its drain cannot be taken back"));
+                return;
+            }
+        }
+    }
+
+    /// Whether others have all copies that this member has, as it knows.
+    pub async fn is_drained(&self, index: usize) -> bool {
+        let Some(member) = self.hosts[index].member() else {
+            return false;
+        };
+        if member.group.barrier().await.is_err() {
+            return false;
+        }
+        let (me, state) = (member.ctx.me(), member.ctx.state());
+        let member = state.member_of(me);
+        member.is_some_and(|member| member.draining) && state.moving(Some(me)).slots == 0
+    }
+
+    /// As [`World::leave`]; while no other member comes or goes no slot is shorter of copies than before.
+    pub async fn leave_drained(&mut self, index: usize) -> bool {
+        let look = |world: &Self| {
+            let members = world.members();
+            let newest = members.iter().max_by_key(|one| one.ctx.state().index)?;
+            let state = newest.ctx.state();
+            Some((state.staying(), state.moving(None).slots))
+        };
+        let before = look(self);
+        let left = self.leave(index).await;
+        if let (true, Some((stayed, short)), Some((staying, now))) = (left, before, look(self))
+            && stayed == staying
+            && now > short
+        {
+            let name = &self.hosts[index].name;
+            self.oracle.report(format!(
+                "{name} was drained and left, and {now} slots are short of copies, {short} before"
+            ));
+        }
+        left
     }
 
     /// A member leaves for ever and stops. Answers whether it could.

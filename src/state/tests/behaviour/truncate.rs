@@ -236,3 +236,36 @@ fn a_void_lane_stays_void_while_its_writer_is_known() {
     );
     assert_eq!(bench.state.segment(second).unwrap().ended[&another], Seq(9));
 }
+
+/// Replicas that all lost power make lengths again from the agreed state; it keeps few of them.
+#[test]
+fn lengths_are_remembered_until_a_merge_and_are_bounded() {
+    let mut bench = Bench::new(1);
+    let (ino, segment) = clean(&mut bench, 100);
+    let lengths = |bench: &Bench| -> Vec<u64> {
+        let known = bench.state.segment(segment).unwrap();
+        let last = known.lengths.last().unwrap();
+        assert_eq!((last.version, last.digest), (known.version, known.digest));
+        known.lengths.iter().map(|set| set.len).collect()
+    };
+    let mut size = 99;
+    while !bench.state.must_cut_off(ino, size) {
+        let command = truncate(&bench, ino, size, None);
+        bench.ok(command);
+        size -= 1;
+        assert_eq!(lengths(&bench), (size + 1..=99).rev().collect::<Vec<_>>());
+    }
+    let command = truncate(&bench, ino, size, None);
+    assert_eq!(bench.refused(command), CommandError::Busy);
+    let cut = MergeItem {
+        then: Then::SetLen(size),
+        ..bench.item(segment, &[], size)
+    };
+    assert!(matches!(bench.merge(cut), MergeOutcome::Merged(_)));
+    assert!(bench.state.segment(segment).unwrap().lengths.is_empty());
+    for size in [20, 0, 30] {
+        let command = truncate(&bench, ino, size, None);
+        bench.ok(command);
+    }
+    assert_eq!(lengths(&bench), [0, 30], "nothing before the 0 is needed");
+}
