@@ -154,7 +154,7 @@ impl State {
         segment.version = segment.version.next();
         segment.digest = segment.digest.after_set_len(wanted);
         segment.len = wanted;
-        segment.set_length(&dropped);
+        segment.set_length(&dropped, |writer| self.names.writers.contains_key(writer));
         let how = Cut::SetLen {
             len: wanted,
             dropped: dropped.into_iter().collect(),
@@ -184,11 +184,13 @@ impl State {
 }
 
 impl Segment {
-    /// Remembers the length that was just set. Nothing that was before an empty segment is needed to make it again.
-    fn set_length(&mut self, dropped: &BTreeMap<WriterId, Seq>) {
+    /// Remembers the length that was just set. Nothing that was before an empty segment is needed to make it again, nor
+    /// what it dropped of writers that are gone: replicas drop all of those.
+    fn set_length(&mut self, dropped: &BTreeMap<WriterId, Seq>, known: impl Fn(&WriterId) -> bool) {
         let mut dropped = dropped.clone();
         if self.len == 0 {
-            for (writer, seq) in self.lengths.drain(..).flat_map(|set| set.dropped) {
+            let before = self.lengths.drain(..).flat_map(|set| set.dropped);
+            for (writer, seq) in before.filter(|(writer, _)| known(writer)) {
                 let last = dropped.entry(writer).or_default();
                 *last = seq.max(*last);
             }

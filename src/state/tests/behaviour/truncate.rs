@@ -269,3 +269,26 @@ fn lengths_are_remembered_until_a_merge_and_are_bounded() {
     }
     assert_eq!(lengths(&bench), [0, 30], "nothing before the 0 is needed");
 }
+
+/// `echo x > f`, again and again, each time by another writer: what is remembered of it does not grow.
+#[test]
+fn a_file_that_is_overwritten_for_ever_stays_small() {
+    let mut bench = Bench::new(1);
+    let (ino, segment) = clean(&mut bench, 100);
+    let mut sizes = Vec::new();
+    for n in 0..40 {
+        let writer = bench.grant(ino, 1);
+        let command = truncate(&bench, ino, 0, Some((writer, 0)));
+        bench.ok(command);
+        let known = bench.state.segment(segment).unwrap();
+        let cut = SegmentCut {
+            base: known.version,
+            digest: Digest([n; 32]),
+            len: 2,
+        };
+        bench.end(writer, 1, &[(segment, Some(cut))]);
+        sizes.push(encode(bench.state.segment(segment).unwrap()).len());
+    }
+    // Versions and ids of writers are numbers whose encoding grows.
+    assert!(sizes[39] <= sizes[2] + 8, "{sizes:?}");
+}
