@@ -77,8 +77,34 @@ fn fault_m9_s11_members_that_come_and_go_leave_the_wanted_copies_on_distinct_mem
 }
 
 #[test]
+fn fault_s8_flipped_bits_are_never_read_and_are_healed() {
+    let flips = "flip,cut,hold,lossy,clock,full,join";
+    passes(
+        1..5,
+        &["--members", "5", "--seconds", "15", "--faults", flips],
+    );
+}
+
+#[test]
+fn drained_members_leave_no_slot_short_of_copies() {
+    passes(
+        1..4,
+        &[
+            "--members",
+            "6",
+            "--seconds",
+            "15",
+            "--faults",
+            "leave,join,cut",
+        ],
+    );
+}
+
+#[test]
 fn the_users_do_all_kinds_of_calls() {
     let report = common::run("chaos", 1, 5, 10);
     assert!(number(&report, "acknowledged") > 100, "{report}");
     assert!(number(&report, "calls") > 200, "{report}");
+    // "… on names and blocks; 26 job epochs": the number stands before its first word.
+    assert!(number(&report, "job") > 5, "{report}");
 }

@@ -89,3 +89,13 @@ fn an_old_version_that_is_served_is_found() {
 fn a_copy_that_is_deleted_by_absence_is_found() {
     found("deleted-by-absence", "chaos", 1..10, &CHAOS);
 }
+
+#[test]
+fn an_effect_that_is_told_before_its_holders_have_it_is_found() {
+    found("told-early", "chaos", 1..10, &CHAOS);
+}
+
+#[test]
+fn a_roll_above_a_watermark_is_found() {
+    found("rolled-above-watermark", "chaos", 1..10, &CHAOS);
+}
