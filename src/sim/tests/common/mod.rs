@@ -58,3 +58,15 @@ pub fn first_failure(
         (!output.status.success()).then_some((seed, report))
     })
 }
+
+/// The report on one seed, which has to pass.
+pub fn passing(scenario: &str, seed: u64, more: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_hydfs-sim"))
+        .args(["--scenario", scenario, "--seed", &seed.to_string()])
+        .args(more)
+        .output()
+        .expect("the simulator starts");
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{report}");
+    report
+}
