@@ -140,6 +140,14 @@ pub struct Layer {
         hide_env_values = true
     )]
     pub scrub_mib_s: Option<u64>,
+    /// Most MiB per second that this member receives, and as many that it serves, for repair; 0: no limit but that callers do not feel it [default: 0]
+    #[arg(
+        long,
+        env = "HYDFS_REPAIR_MIB_S",
+        value_name = "MIB",
+        hide_env_values = true
+    )]
+    pub repair_mib_s: Option<u64>,
     /// Let tests inject faults through .cluster [default: false]
     #[arg(long, env = "HYDFS_ALLOW_FAULTS", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_env_values = true)]
     pub allow_faults: Option<bool>,
@@ -159,7 +167,7 @@ impl Layer {
     /// These settings, and the others' where these say nothing.
     pub fn over(self, lower: Self) -> Self {
         over!(self, lower, name data listen advertise bootstrap certs mount copies zone weight op_timeout_ms lock_timeout_ms
-            voter_replace_after_s probe_period_ms probe_rtt_ms suspicion_ms log allow_root_jobs scrub_mib_s allow_faults)
+            voter_replace_after_s probe_period_ms probe_rtt_ms suspicion_ms log allow_root_jobs scrub_mib_s repair_mib_s allow_faults)
     }
 
     /// The lowest level.
@@ -186,6 +194,7 @@ impl Layer {
             log: Some(LOG_DEFAULT.into()),
             allow_root_jobs: Some(false),
             scrub_mib_s: Some(SCRUB_BYTES_PER_S >> 20),
+            repair_mib_s: Some(0),
             allow_faults: Some(false),
         }
     }
@@ -250,6 +259,7 @@ impl Layer {
                 .map_or(VOTER_REPLACE_AFTER_DEFAULT, Duration::from_secs),
             allow_root_jobs: layer.allow_root_jobs.unwrap_or(false),
             scrub_bytes_per_s: layer.scrub_mib_s.map_or(SCRUB_BYTES_PER_S, |mib| mib << 20),
+            repair_bytes_per_s: layer.repair_mib_s.unwrap_or(0) << 20,
             allow_faults: layer.allow_faults.unwrap_or(false),
             detection: Detection {
                 probe_period: or_default(layer.probe_period_ms, Detection::default().probe_period),
@@ -284,6 +294,7 @@ impl Layer {
         within("--probe-rtt-ms", self.probe_rtt_ms, 5, 30_000)?;
         within("--suspicion-ms", self.suspicion_ms, 1, 60_000)?;
         within("--scrub-mib-s", self.scrub_mib_s, 0, 65_536)?;
+        within("--repair-mib-s", self.repair_mib_s, 0, 65_536)?;
         if self.probe_rtt_ms >= self.probe_period_ms {
             return Err(Failure::new(
                 "--probe-rtt-ms must be below --probe-period-ms",

@@ -15,7 +15,11 @@ use crate::{
 use hydfs_state::{Event, Segment};
 use hydfs_store::JournalEntry;
 use hydfs_types::{Ino, Op, SegmentId, SegmentVersion, Seq, Then, WriterId};
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 /// Pause before a segment that could not be brought up is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -83,6 +87,9 @@ impl Replica {
                 continue;
             }
             for segment in batch {
+                if self.wait_elsewhere(segment) {
+                    continue;
+                }
                 match self.bring_up(segment).await {
                     Ok(()) => {}
                     Err(error) => {
@@ -100,6 +107,28 @@ impl Replica {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Whether somebody else changes this segment just now, by a pull for one, which takes its time: it is looked at again
+    /// after that, and no other segment waits for it.
+    fn wait_elsewhere(self: &Arc<Self>, segment: SegmentId) -> bool {
+        let turn = self.turn(segment);
+        if turn.try_lock().is_ok() {
+            return false;
+        }
+        if self.waiting().insert(segment) {
+            let replica = self.clone();
+            tokio::spawn(async move {
+                drop(turn.lock().await);
+                replica.waiting().remove(&segment);
+                replica.ring_behind(segment);
+            });
+        }
+        true
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeSet<SegmentId>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings one segment to its agreed version, pulling it where no local step leads there.

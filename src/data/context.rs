@@ -1,6 +1,6 @@
 //! What every part of the data plane works with, and the gate that each request passes (R3).
 
-use crate::{counters::Counters, error::DataError};
+use crate::{counters::Counters, error::DataError, throttle::Throttle};
 use bytes::Bytes;
 use hydfs_state::{Event, State};
 use hydfs_types::{
@@ -50,10 +50,14 @@ pub struct Context {
     pub agreement: Arc<dyn Agreement>,
     pub state: SharedState,
     pub counters: Counters,
+    /// The pace of repair.
+    pub throttle: Throttle,
     /// Rung whenever a local segment moved to another version.
     pub moved: Notify,
     /// Rung whenever members may have begun or ended.
     pub members: Notify,
+    /// Rung whenever members or slot configs have changed.
+    pub configs: Notify,
     trial: Trial,
     me: AtomicU64,
     /// Index of the last command that changed members or slot configs.
@@ -72,8 +76,10 @@ impl Context {
             agreement,
             state,
             counters: Counters::default(),
+            throttle: Throttle::default(),
             moved: Notify::new(),
             members: Notify::new(),
+            configs: Notify::new(),
             trial,
             me: AtomicU64::new(0),
             configured: AtomicU64::new(u64::MAX),
@@ -129,10 +135,31 @@ impl Context {
         }
     }
 
+    /// Index of the last command that changed members or slot configs.
+    pub fn configured(&self) -> LogIndex {
+        LogIndex(self.configured.load(Ordering::Acquire))
+    }
+
+    /// Waits until members or slot configs are others than at `seen`, but not for longer than this.
+    pub async fn reconfigured(&self, seen: LogIndex, at_most: Duration) {
+        let changed = async {
+            loop {
+                let mut rung = std::pin::pin!(self.configs.notified());
+                rung.as_mut().enable();
+                if self.configured() != seen {
+                    return;
+                }
+                rung.await;
+            }
+        };
+        // A wait that ends without a change is the usual one.
+        drop(tokio::time::timeout(at_most, changed).await);
+    }
+
     /// R4, R7: what was done at a slot config counts only when that config is visible, since a reader with a lease may
     /// still ask the slot leader of the one before. Costs nothing but soon after a change.
     pub async fn config_is_visible(&self) -> Result<(), DataError> {
-        if self.agreement.visible().0 < self.configured.load(Ordering::Acquire) {
+        if self.agreement.visible() < self.configured() {
             self.agreement.barrier().await?;
         }
         Ok(())

@@ -32,6 +32,7 @@ counters! {
     cut_bytes, "hydfs_data_cut_bytes_total", "payload bytes moved into bases here";
     mismatches, "hydfs_data_mismatches_total", "records refused because their checksum was another";
     repaired_bytes, "hydfs_data_repaired_bytes_total", "bytes pulled as a learner";
+    repair_served_bytes, "hydfs_data_repair_served_bytes_total", "bytes of bases served to learners";
     repaired_segments, "hydfs_data_repaired_segments_total", "segments pulled as a learner";
     local_reads, "hydfs_data_local_reads_total", "reads answered from a local base";
     damaged_reads, "hydfs_data_damaged_reads_total", "reads that met a bad checksum here and went to another replica";
@@ -59,7 +60,8 @@ impl Counters {
                 &self.look_rounds
             }
             DataRequest::ReadBase(_) => &self.read_rounds,
-            DataRequest::Fetch { .. }
+            DataRequest::PullBase(_)
+            | DataRequest::Fetch { .. }
             | DataRequest::PullSlots(_)
             | DataRequest::Promote { .. }
             | DataRequest::Pending { .. }

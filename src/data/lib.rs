@@ -9,7 +9,9 @@ mod context;
 mod counters;
 mod error;
 mod health;
+mod learn;
 mod merge;
+mod pull;
 mod reader;
 mod recover;
 mod repair;
@@ -18,7 +20,9 @@ mod room;
 mod scrub;
 mod segment;
 mod sender;
+mod source;
 mod step;
+mod throttle;
 
 pub use apply::Standing;
 pub use context::{Context, SharedState, Trial};
@@ -30,6 +34,7 @@ pub use replica::Replica;
 pub use scrub::SCRUB_BYTES_PER_S;
 pub use segment::Lane;
 pub use sender::{FileWriter, Queued, Target};
+pub use throttle::{FLOOR_BYTES_PER_S, Throttle};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -42,6 +47,7 @@ use hydfs_types::{
 use merge::SlotLeader;
 use repair::Repair;
 use scrub::Scrub;
+use source::Source;
 use std::{sync::Arc, time::Duration};
 
 /// How often a slot leader looks for segments that have too much pending.
@@ -54,6 +60,7 @@ pub struct Data {
     pub reader: Reader,
     leader: Arc<SlotLeader>,
     repair: Arc<Repair>,
+    source: Source,
 }
 
 impl Data {
@@ -77,7 +84,8 @@ impl Data {
         ));
         blocking(|| replica.recover(entries, redo))?;
         let leader = SlotLeader::start(replica.clone());
-        let repair = Arc::new(Repair::new(ctx.clone(), replica.clone(), leader.clone()));
+        let repair = Arc::new(Repair::new(ctx.clone(), replica.clone()));
+        let source = Source::new(ctx.clone(), replica.clone(), leader.clone());
         let reader = Reader::new(ctx.clone(), replica.clone(), leader.clone());
         Ok(Arc::new(Self {
             ctx,
@@ -85,12 +93,14 @@ impl Data {
             reader,
             leader,
             repair,
+            source,
         }))
     }
 
-    /// Starts the tasks that follow the agreed state, and the scrub at this pace (0: only what reads suspect). They end
-    /// with the runtime.
-    pub fn start(self: &Arc<Self>, scrub_bytes_per_s: u64) {
+    /// Starts the tasks that follow the agreed state, the scrub at this pace (0: only what reads suspect), and repair, no
+    /// faster than this (0: no limit). They end with the runtime.
+    pub fn start(self: &Arc<Self>, scrub_bytes_per_s: u64, repair_bytes_per_s: u64) {
+        self.ctx.throttle.set_cap(repair_bytes_per_s);
         let index = self.ctx.state().index;
         self.ctx.note(index, &[Event::Replaced]);
         self.replica.adopt_state();
@@ -110,6 +120,7 @@ impl Data {
             .any(|event| matches!(event, Event::Slots(_) | Event::Replaced | Event::Members))
         {
             self.repair.rung.notify_one();
+            self.ctx.configs.notify_waiters();
         }
         if events
             .iter()
@@ -194,9 +205,9 @@ impl Data {
             DataRequest::Look(look) => DataResponse::Looked(self.leader.look(look).await?),
             DataRequest::Peek(look) => DataResponse::Peeked(self.leader.peek(look).await?),
             DataRequest::Cutoff(cutoff) => DataResponse::CutOff(self.leader.cutoff(cutoff).await?),
-            DataRequest::PullSlots(pull) => DataResponse::Pulled(self.repair.pulled(pull).await?),
+            DataRequest::PullSlots(pull) => DataResponse::Pulled(self.source.pulled(pull).await?),
             DataRequest::Promote { map, from, slots } => {
-                DataResponse::Promoted(self.repair.promote(map, from, slots).await?)
+                DataResponse::Promoted(self.source.promote(map, from, slots).await?)
             }
             other => return self.replica.serve(other, body).await,
         };

@@ -4,74 +4,149 @@
 //! that epoch on arrives directly); the pull makes the slot leader include it in every prepare and waits for merges that
 //! run without it; what the pull names is fetched; then the learner asks for its promotion. What the source's answer
 //! lacks was sent after its config, hence directly; what it has precedes that (insert_pulled).
+//!
+//! A change of the map begins new pulls at once, beside those that run. One pull names many slots of one source; a few
+//! of its segments are fetched at once, and each slot is promoted when it is ready, with others that are ready then. What
+//! is in memory is bounded by [`SEGMENTS_MAX`] pieces, the speed by [`crate::throttle`]. A pull that ends early has lost
+//! nothing: bases in place stay, and the next one fetches only what is missing.
 
-use crate::{
-    context::{Context, ROUND},
-    counters::Counters,
-    error::DataError,
-    merge::SlotLeader,
-    replica::{FETCH_BYTES_MAX, Replica},
-    segment::{LocalSegment, runs},
-};
+use crate::{context::Context, error::DataError, learn::Learned, pull::refused, replica::Replica};
 use bytes::Bytes;
-use hydfs_store::{JournalEntry, blocking};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use hydfs_types::{
-    Command, DataRequest, DataResponse, Incarnation, MapVersion, Planted, PullSlots, PulledSegment,
-    PulledSlot, ReadBase, Refusal, Reply, SegmentId, SlotEpoch, SlotId,
+    DataRequest, DataResponse, Incarnation, Planted, PullSlots, SegmentId, SlotEpoch, SlotId,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep_until},
+};
 
 /// Slots that one pull names.
 const SLOTS_PER_PULL: usize = 512;
-/// Pause between looks for slots to learn, unless rung.
+/// Pulls at once. Most only wait for a place to fetch.
+const PULLS_MAX: usize = 64;
+/// Segments fetched at once, of one pull and of all.
+const SEGMENTS_PER_PULL: usize = 4;
+const SEGMENTS_MAX: usize = 16;
+/// Between two pulls from one source, so that one that has nothing to say yet is not asked without end.
+const BREATH: Duration = Duration::from_millis(50);
+/// Pause between looks for slots to learn, unless rung; and before a source that failed is asked again.
 const IDLE: Duration = Duration::from_millis(500);
-const PULL: Duration = Duration::from_secs(20);
+/// Surplus copies are looked for this often.
+const GARBAGE_EVERY: Duration = Duration::from_millis(500);
+/// Slots that get ready within this are promoted together: each promotion costs every writer a look at the map.
+const PROMOTE_EVERY: Duration = Duration::from_millis(200);
+/// Deadline of a source's answer.
+pub(crate) const PULL: Duration = Duration::from_secs(20);
 
 type Wanted = BTreeMap<Incarnation, Vec<(SlotId, SlotEpoch)>>;
 
 /// The learning side of one member.
 pub struct Repair {
-    ctx: Arc<Context>,
-    replica: Arc<Replica>,
-    leader: Arc<SlotLeader>,
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) replica: Arc<Replica>,
     pub rung: tokio::sync::Notify,
+    /// Places for segments that are fetched.
+    pub(crate) places: Semaphore,
+    /// Slots that a pull has in hand.
+    busy: Mutex<BTreeSet<SlotId>>,
+}
+
+/// The slots that one pull has in hand, until it lets go of them.
+struct Held<'a> {
+    repair: &'a Repair,
+    slots: BTreeSet<SlotId>,
+}
+
+impl Held<'_> {
+    fn let_go(&mut self, slot: SlotId) {
+        if self.slots.remove(&slot) {
+            self.repair.busy().remove(&slot);
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let mut busy = self.repair.busy();
+        self.slots.iter().for_each(|slot| {
+            busy.remove(slot);
+        });
+    }
 }
 
 impl Repair {
-    pub fn new(ctx: Arc<Context>, replica: Arc<Replica>, leader: Arc<SlotLeader>) -> Self {
+    pub fn new(ctx: Arc<Context>, replica: Arc<Replica>) -> Self {
         Self {
             ctx,
             replica,
-            leader,
             rung: tokio::sync::Notify::new(),
+            places: Semaphore::new(SEGMENTS_MAX),
+            busy: Mutex::default(),
         }
+    }
+
+    fn busy(&self) -> MutexGuard<'_, BTreeSet<SlotId>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Learns for ever. One task per member runs it.
     pub async fn run(self: Arc<Self>) {
+        let mut pulls = FuturesUnordered::new();
+        // Sources that are left alone for a moment.
+        let mut resting: BTreeMap<Incarnation, Instant> = BTreeMap::new();
+        let mut swept = Instant::now();
         loop {
-            drop(tokio::time::timeout(IDLE, self.rung.notified()).await);
-            let wanted = self.wanted();
-            for (source, slots) in wanted {
+            resting.retain(|_, until| *until > Instant::now());
+            for (source, slots) in self.wanted() {
                 for some in slots.chunks(SLOTS_PER_PULL) {
-                    if let Err(error) = self.learn(source, some).await {
-                        tracing::info!(%source, slots = some.len(), %error, "could not learn these slots yet; trying again");
+                    if pulls.len() < PULLS_MAX && !resting.contains_key(&source) {
+                        pulls.push(self.pull(source, self.hold(some), some.to_vec()));
                     }
                 }
             }
-            if let Err(error) = self.collect_garbage() {
-                tracing::warn!(%error, "could not drop copies that are not wanted here");
+            let idle = Instant::now() + IDLE;
+            let rested = resting.values().copied().fold(idle, Instant::min);
+            tokio::select! {
+                biased;
+                Some((source, slots, outcome)) = pulls.next(), if !pulls.is_empty() => {
+                    let rest = match outcome {
+                        Ok(left_out) => {
+                            tracing::debug!(%source, slots, left_out, "a pull is done");
+                            BREATH
+                        }
+                        Err(error) => {
+                            tracing::info!(%source, slots, %error, "could not learn these slots yet; trying again");
+                            IDLE
+                        }
+                    };
+                    resting.insert(source, Instant::now() + rest);
+                }
+                () = self.rung.notified() => {}
+                () = sleep_until(rested) => {}
+            }
+            if swept.elapsed() >= GARBAGE_EVERY {
+                swept = Instant::now();
+                if let Err(error) = self.collect_garbage() {
+                    tracing::warn!(%error, "could not drop copies that are not wanted here");
+                }
             }
         }
     }
 
-    /// Slots where this member is a learner, by slot leader.
+    /// Slots where this member is a learner and that no pull has in hand, by slot leader.
     fn wanted(&self) -> Wanted {
         let me = self.ctx.me();
         let state = self.ctx.state();
+        let busy = self.busy();
         let mut wanted = Wanted::new();
         for (slot, config) in &state.cluster.slots {
-            if config.role(me) == Some(false) && !config.frozen {
+            if config.role(me) == Some(false) && !config.frozen && !busy.contains(slot) {
                 wanted
                     .entry(config.leader)
                     .or_default()
@@ -81,11 +156,33 @@ impl Repair {
         wanted
     }
 
+    fn hold(&self, slots: &[(SlotId, SlotEpoch)]) -> Held<'_> {
+        let slots: BTreeSet<_> = slots.iter().map(|(slot, _)| *slot).collect();
+        self.busy().extend(&slots);
+        Held {
+            repair: self,
+            slots,
+        }
+    }
+
+    /// One pull: its source, how many slots it named, and how many of them the source left out because it knows another
+    /// config of them.
+    async fn pull(
+        &self,
+        source: Incarnation,
+        held: Held<'_>,
+        slots: Vec<(SlotId, SlotEpoch)>,
+    ) -> (Incarnation, usize, Result<usize, DataError>) {
+        let outcome = self.learn(source, held, &slots).await;
+        (source, slots.len(), outcome)
+    }
+
     async fn learn(
         &self,
         source: Incarnation,
+        mut held: Held<'_>,
         slots: &[(SlotId, SlotEpoch)],
-    ) -> Result<(), DataError> {
+    ) -> Result<usize, DataError> {
         let request = DataRequest::PullSlots(PullSlots {
             map: self.ctx.map(),
             from: self.ctx.me(),
@@ -95,233 +192,69 @@ impl Repair {
         let DataResponse::Pulled(pulled) = answer else {
             return Err(refused(answer));
         };
-        let mut ready = Vec::new();
-        for slot in pulled {
-            let Some((_, epoch)) = slots.iter().find(|(wanted, _)| *wanted == slot.slot) else {
-                continue;
-            };
-            match self.learn_slot(source, &slot).await {
-                Ok(()) => ready.push((slot.slot, *epoch)),
-                Err(error) => {
-                    tracing::info!(slot = %slot.slot, %error, "could not learn this slot yet")
-                }
-            }
-        }
-        self.replica.journal.sync().await?;
-        if ready.is_empty() {
-            return Ok(());
-        }
-        let request = DataRequest::Promote {
-            map: self.ctx.map(),
-            from: self.ctx.me(),
-            slots: ready,
-        };
-        expect_promoted(self.ctx.call(source, &request, Bytes::new(), PULL).await?.0)
-    }
-
-    async fn learn_slot(&self, source: Incarnation, slot: &PulledSlot) -> Result<(), DataError> {
-        for segment in &slot.segments {
-            self.learn_segment(source, slot.slot, segment).await?;
-        }
-        Ok(())
-    }
-
-    async fn learn_segment(
-        &self,
-        source: Incarnation,
-        slot: SlotId,
-        pulled: &PulledSegment,
-    ) -> Result<(), DataError> {
-        self.learn_pending(source, slot, pulled).await?;
-        let (version, digest) = {
-            let index = self.replica.index();
-            index
-                .segments
-                .get(&pulled.segment)
-                .map(|local| (local.version, local.digest))
-                .unwrap_or_default()
-        };
-        if version == pulled.version && digest == pulled.digest || version > pulled.version {
-            return Ok(());
-        }
-        self.replica.pull_from(source, slot, pulled.segment).await
-    }
-
-    /// The source's pending records, before everything that came directly.
-    async fn learn_pending(
-        &self,
-        source: Incarnation,
-        slot: SlotId,
-        pulled: &PulledSegment,
-    ) -> Result<(), DataError> {
-        let missing: Vec<_> = {
-            let mut index = self.replica.index();
-            let local = index
-                .segments
-                .entry(pulled.segment)
-                .or_insert_with(|| LocalSegment::new(slot));
-            pulled
-                .pending
-                .iter()
-                .filter(|head| {
-                    local
-                        .lanes
-                        .get(&head.writer)
-                        .is_none_or(|lane| !lane.records.contains_key(&head.seq))
-                })
-                .cloned()
-                .collect()
-        };
-        let fetched = self
-            .replica
-            .fetch_all(source, pulled.segment, runs(missing.iter()))
-            .await?;
-        let mut at: BTreeMap<_, _> = BTreeMap::new();
-        for record in fetched {
-            let position = self
-                .replica
-                .journal
-                .append_record(&record.head, &record.payload)?;
-            at.insert((record.head.writer, record.head.seq), position);
-        }
-        let mut index = self.replica.index();
-        let local = index
-            .segments
-            .entry(pulled.segment)
-            .or_insert_with(|| LocalSegment::new(slot));
-        for head in &pulled.pending {
-            let here = local
-                .lanes
-                .get(&head.writer)
-                .and_then(|lane| lane.records.get(&head.seq))
-                .map(|pending| pending.at);
-            match at.get(&(head.writer, head.seq)).copied().or(here) {
-                Some(position) => local.insert_pulled(head.clone(), position),
-                // Merged since the source answered: the base that is pulled next has it.
-                None => {
-                    tracing::debug!(writer = %head.writer, seq = %head.seq, "a pending record was merged while it was pulled")
-                }
-            }
-        }
-        if !pulled.pending.is_empty() {
-            let entry = JournalEntry::Order {
-                segment: pulled.segment,
-                slot,
-                pending: local.names(),
-            };
-            drop(index);
-            self.replica.journal.append(&entry)?;
-        }
-        Ok(())
-    }
-
-    /// Answers a learner (slot leader's side): includes it in prepares, then says what the slots hold.
-    pub async fn pulled(&self, pull: PullSlots) -> Result<Vec<PulledSlot>, Refusal> {
-        self.ctx.catch_up(pull.map).await?;
-        let mut answer = Vec::with_capacity(pull.slots.len());
-        let unasked: Vec<_> = if self.ctx.has(Planted::PromotedBySource) {
-            let wanted = pull.slots.iter();
-            wanted
-                .map(|(slot, epoch)| (*slot, *epoch, pull.from))
-                .collect()
-        } else {
-            Vec::new()
-        };
-        for (slot, epoch) in pull.slots {
-            let Ok(config) = self.ctx.check(slot, epoch) else {
-                continue;
-            };
-            if config.leader != self.ctx.me()
-                || config.role(pull.from) != Some(false)
-                || config.frozen
-            {
-                continue;
-            }
-            self.leader.include(slot, epoch, pull.from).await;
-            let segments: Vec<SegmentId> = self
-                .ctx
-                .state()
-                .names
-                .by_slot
-                .get(&slot)
-                .into_iter()
-                .flatten()
-                .copied()
-                .collect();
-            if segments.is_empty() {
-                answer.push(PulledSlot {
-                    slot,
-                    segments: Vec::new(),
-                });
-                continue;
-            }
-            self.replica.promise(slot, epoch, &config)?;
-            let mut pulled = Vec::with_capacity(segments.len());
-            for segment in segments {
-                if self.replica.reconcile(segment).await.is_err() {
-                    return Err(Refusal::Behind);
-                }
-                let index = self.replica.index();
-                let local = index
-                    .segments
-                    .get(&segment)
-                    .cloned()
-                    .unwrap_or_else(|| LocalSegment::new(slot));
-                drop(index);
-                pulled.push(PulledSegment {
-                    segment,
-                    version: local.version,
-                    len: local.len,
-                    digest: local.digest,
-                    pending: local
-                        .pending()
-                        .map(|pending| pending.head.clone())
-                        .collect(),
-                });
-            }
-            answer.push(PulledSlot {
-                slot,
-                segments: pulled,
-            });
-        }
-        if !unasked.is_empty() {
-            let command = Command::Promote { learners: unasked };
-            drop(self.ctx.agreement.propose(command).await);
-        }
-        Ok(answer)
-    }
-
-    /// A learner says that it holds what its pull named: proposes its promotion (slot leader's side).
-    pub async fn promote(
-        &self,
-        map: MapVersion,
-        from: Incarnation,
-        slots: Vec<(SlotId, SlotEpoch)>,
-    ) -> Result<Vec<SlotId>, Refusal> {
-        self.ctx.catch_up(map).await?;
-        let learners: Vec<_> = slots
+        let wanted: BTreeMap<_, _> = slots.iter().copied().collect();
+        let places = Semaphore::new(SEGMENTS_PER_PULL);
+        // What holds nothing is ready.
+        let (empty, full): (Vec<_>, Vec<_>) = pulled
             .into_iter()
-            .filter(|(slot, epoch)| {
-                self.ctx
-                    .check(*slot, *epoch)
-                    .is_ok_and(|config| config.leader == self.ctx.me() && !config.frozen)
-                    && self.leader.includes(*slot, *epoch, from)
-            })
-            .map(|(slot, epoch)| (slot, epoch, from))
+            .filter_map(|slot| Some((*wanted.get(&slot.slot)?, slot)))
+            .partition(|(_, slot)| slot.segments.is_empty());
+        let mut ready: Vec<_> = empty
+            .into_iter()
+            .map(|(epoch, slot)| (slot.slot, epoch))
             .collect();
-        if learners.is_empty() {
-            return Ok(Vec::new());
+        let mut learning: FuturesUnordered<_> = full
+            .into_iter()
+            .map(|(epoch, slot)| self.learn_slot(source, epoch, slot, &places))
+            .collect();
+        let mut promoting = FuturesUnordered::new();
+        let (mut next, mut outcome) = (Instant::now(), Ok(()));
+        loop {
+            if promoting.is_empty() && !ready.is_empty() && Instant::now() >= next {
+                promoting.push(self.promote(source, std::mem::take(&mut ready)));
+                next = Instant::now() + PROMOTE_EVERY;
+            }
+            tokio::select! {
+                biased;
+                Some((slots, promoted)) = promoting.next(), if !promoting.is_empty() => {
+                    slots.into_iter().for_each(|slot| held.let_go(slot));
+                    outcome = outcome.and(promoted);
+                }
+                Some(learned) = learning.next(), if !learning.is_empty() => match learned {
+                    Ok(Learned::Ready(slot, epoch)) => ready.push((slot, epoch)),
+                    Ok(Learned::Superseded(slot)) => {
+                        held.let_go(slot);
+                        self.rung.notify_one();
+                    }
+                    Err(error) => outcome = outcome.and(Err(error)),
+                },
+                () = sleep_until(next), if !ready.is_empty() && promoting.is_empty() => {}
+                else => break,
+            }
         }
-        match self
-            .ctx
-            .agreement
-            .propose(Command::Promote { learners })
-            .await
-        {
-            Ok(Reply::Promoted(slots)) => Ok(slots),
-            Ok(_) => Ok(Vec::new()),
-            Err(error) => Err(Refusal::NoMerge(error.to_string())),
-        }
+        outcome.map(|()| held.slots.len())
+    }
+
+    /// Asks for the promotion of slots that this member holds.
+    async fn promote(
+        &self,
+        source: Incarnation,
+        slots: Vec<(SlotId, SlotEpoch)>,
+    ) -> (Vec<SlotId>, Result<(), DataError>) {
+        let ids = slots.iter().map(|(slot, _)| *slot).collect();
+        let ask = async {
+            self.replica.journal.sync().await?;
+            let request = DataRequest::Promote {
+                map: self.ctx.map(),
+                from: self.ctx.me(),
+                slots,
+            };
+            match self.ctx.call(source, &request, Bytes::new(), PULL).await?.0 {
+                DataResponse::Promoted(_) => Ok(()),
+                other => Err(refused(other)),
+            }
+        };
+        (ids, ask.await)
     }
 
     /// Drops copies of slots whose acting replicas are complete without this member.
@@ -354,118 +287,5 @@ impl Repair {
         surplus
             .into_iter()
             .try_for_each(|segment| self.replica.drop_segment(segment))
-    }
-}
-
-impl Replica {
-    /// Pulls one base from any other synced replica: for a synced replica that a snapshot carried past its prepared lists.
-    pub(crate) async fn pull_base(
-        &self,
-        slot: SlotId,
-        segment: SegmentId,
-    ) -> Result<(), DataError> {
-        let config = self.ctx.config(slot)?;
-        let mut why = DataError::Frozen(segment);
-        for source in config.synced().filter(|one| *one != self.ctx.me()) {
-            match self.pull_from(source, slot, segment).await {
-                Ok(()) => return Ok(()),
-                Err(error) => why = error,
-            }
-        }
-        Err(why)
-    }
-
-    /// Pulls the base of a segment at the version that the state has now, and puts it in place when it is whole and on disk.
-    ///
-    /// The source may move on meanwhile: some of the bytes are then of a later version. All cuts from the pulled version on
-    /// are redone here in order, each at fixed offsets, so the outcome is the same, and a busy segment does not starve its
-    /// learner.
-    pub(crate) async fn pull_from(
-        &self,
-        source: Incarnation,
-        slot: SlotId,
-        segment: SegmentId,
-    ) -> Result<(), DataError> {
-        let turn = self.turn(segment);
-        let _turn = turn.lock().await;
-        let Some(target) = self.ctx.state().segment(segment).cloned() else {
-            return Ok(());
-        };
-        if self.version(segment) >= target.version {
-            return Ok(());
-        }
-        let epoch = self.ctx.config(slot)?.epoch;
-        let mut adopting = self.bases.adopt(segment)?;
-        let mut offset = 0;
-        while offset < target.len {
-            let len = (target.len - offset).min(FETCH_BYTES_MAX as u64 / 2) as u32;
-            let read = ReadBase {
-                slot,
-                epoch,
-                map: self.ctx.map(),
-                segment,
-                version: target.version,
-                offset,
-                len,
-            };
-            let (answer, bytes) = self
-                .ctx
-                .call(source, &DataRequest::ReadBase(read), Bytes::new(), ROUND)
-                .await?;
-            let DataResponse::Bytes { version, .. } = answer else {
-                return Err(refused(answer));
-            };
-            if version < target.version {
-                return Err(Refusal::Behind.into());
-            }
-            if bytes.is_empty() && version == target.version {
-                return Err(DataError::Malformed("a base ended early".into()));
-            }
-            if bytes.is_empty() {
-                // It was cut since: the redo of that cut will say so here, too.
-                break;
-            }
-            adopting.write(offset, &bytes)?;
-            offset += bytes.len() as u64;
-            Counters::add(&self.ctx.counters.repaired_bytes, bytes.len() as u64);
-        }
-        blocking(|| adopting.finish(target.len))?;
-        self.journal.append(&JournalEntry::Adopted {
-            segment,
-            version: target.version,
-            len: target.len,
-            digest: target.digest,
-        })?;
-        {
-            let mut index = self.index();
-            let local = index
-                .segments
-                .entry(segment)
-                .or_insert_with(|| LocalSegment::new(slot));
-            local.advance(
-                target.version,
-                target.digest,
-                target.len,
-                target.through.clone().into_iter(),
-            );
-        }
-        Counters::add(&self.ctx.counters.repaired_segments, 1);
-        self.ctx.moved.notify_waiters();
-        self.ring_behind(segment);
-        Ok(())
-    }
-}
-
-fn refused(answer: DataResponse) -> DataError {
-    match answer {
-        DataResponse::Refused(refusal) => refusal.into(),
-        _ => DataError::Malformed("not an answer to a pull".into()),
-    }
-}
-
-fn expect_promoted(answer: DataResponse) -> Result<(), DataError> {
-    match answer {
-        DataResponse::Promoted(_) => Ok(()),
-        other => Err(refused(other)),
     }
 }

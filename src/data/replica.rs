@@ -13,6 +13,7 @@ use crate::{
     health::Health,
     room::Room,
     segment::{Arrival, LocalSegment},
+    throttle::Signal,
 };
 use bytes::{Bytes, BytesMut};
 use hydfs_store::{Bases, Journal, JournalEntry, StoreError};
@@ -25,6 +26,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// How long a replica waits for its own base to reach a version that the state already has.
 const BASE_WAIT: Duration = Duration::from_secs(4);
@@ -53,6 +55,8 @@ pub struct Replica {
     /// Segments whose agreed version may be ahead of the base here.
     pub behind: Mutex<BTreeSet<SegmentId>>,
     pub behind_rung: tokio::sync::Notify,
+    /// Of these, the ones whose turn somebody else has.
+    pub(crate) waiting: Mutex<BTreeSet<SegmentId>>,
     /// Copies here that may be, or are, damaged.
     pub health: Health,
 }
@@ -74,6 +78,7 @@ impl Replica {
             turns: Mutex::default(),
             behind: Mutex::default(),
             behind_rung: tokio::sync::Notify::new(),
+            waiting: Mutex::default(),
             health: Health::default(),
         }
     }
@@ -117,6 +122,7 @@ impl Replica {
                 Ok((DataResponse::Prepared, Bytes::new()))
             }
             DataRequest::ReadBase(read) => self.read(read).await,
+            DataRequest::PullBase(read) => self.serve_piece(read).await,
             DataRequest::Fetch { segment, runs } => self.fetch(segment, &runs),
             DataRequest::Pending { segments } => {
                 Ok((DataResponse::Pending(self.pending(&segments)), Bytes::new()))
@@ -136,7 +142,7 @@ impl Replica {
         self.ctx.gate(append.slot, append.epoch, append.map).await?;
         let lane = self.take(&append, body)?;
         if append.durable && !self.ctx.has(Planted::CommittedInMemory) {
-            self.journal.sync().await.map_err(refusal)?;
+            self.sync_journal().await?;
         }
         Ok(AppendReply {
             received: lane,
@@ -296,7 +302,15 @@ impl Replica {
         if self.ctx.has(Planted::CommittedInMemory) {
             return Ok(());
         }
-        self.journal.sync().await.map_err(refusal)
+        self.sync_journal().await
+    }
+
+    /// A sync that a caller waits for.
+    async fn sync_journal(&self) -> Result<(), Refusal> {
+        let began = Instant::now();
+        self.journal.sync().await.map_err(refusal)?;
+        self.ctx.throttle.note(Signal::Sync, began);
+        Ok(())
     }
 
     /// Prepares a cut: holds every record of it and the list, durably (R6 b). A learner keeps the list for when its base arrives.
@@ -494,6 +508,15 @@ impl Replica {
     }
 
     async fn read(&self, read: ReadBase) -> Result<(DataResponse, Bytes), Refusal> {
+        self.may_read(&read).await?;
+        let (version, len, bytes) = self
+            .read_here(read.segment, read.version, read.offset, read.len)
+            .await?;
+        Ok((DataResponse::Bytes { version, len }, bytes))
+    }
+
+    /// Refuses where this member is no synced replica at the reader's map.
+    pub(crate) async fn may_read(&self, read: &ReadBase) -> Result<(), Refusal> {
         self.ctx.catch_up(read.map).await?;
         let config = self
             .ctx
@@ -505,10 +528,7 @@ impl Replica {
         if config.role(self.ctx.me()) != Some(true) && !anybody {
             return Err(Refusal::StaleEpoch(config));
         }
-        let (version, len, bytes) = self
-            .read_here(read.segment, read.version, read.offset, read.len)
-            .await?;
-        Ok((DataResponse::Bytes { version, len }, bytes))
+        Ok(())
     }
 
     /// Bytes of the base here once it is at `version` or past it, that version, and the base's length.
@@ -519,24 +539,40 @@ impl Replica {
         offset: u64,
         len: u32,
     ) -> Result<(SegmentVersion, u64, Bytes), Refusal> {
-        let len = len.min(FETCH_BYTES_MAX as u32);
         let version = if self.ctx.has(Planted::OldVersionServed) {
             self.version(segment)
         } else {
             self.wait_version(segment, version).await?
         };
+        let (base_len, wanted) = self.span(segment, offset, len);
+        if wanted == 0 {
+            return Ok((version, base_len, Bytes::new()));
+        }
+        let bytes = self.judge(segment, wanted, self.bases.read(segment, offset, wanted))?;
+        Ok((version, base_len, bytes))
+    }
+
+    /// Length of the base here, and how many of the bytes asked for it has.
+    pub(crate) fn span(&self, segment: SegmentId, offset: u64, len: u32) -> (u64, u32) {
         let base_len = self
             .index()
             .segments
             .get(&segment)
             .map(|local| local.len)
             .unwrap_or_default();
-        let wanted = u64::from(len).min(base_len.saturating_sub(offset));
-        if wanted == 0 {
-            return Ok((version, base_len, Bytes::new()));
-        }
-        match self.bases.read(segment, offset, wanted as u32) {
-            Ok(bytes) if bytes.len() as u64 == wanted => Ok((version, base_len, bytes)),
+        let len = u64::from(len.min(FETCH_BYTES_MAX as u32));
+        (base_len, len.min(base_len.saturating_sub(offset)) as u32)
+    }
+
+    /// What a look at the base's file means, where the index says that `wanted` bytes are there.
+    pub(crate) fn judge(
+        &self,
+        segment: SegmentId,
+        wanted: u32,
+        found: Result<Bytes, StoreError>,
+    ) -> Result<Bytes, Refusal> {
+        match found {
+            Ok(bytes) if bytes.len() == wanted as usize => Ok(bytes),
             // A cut is on its way: the index says so next.
             Ok(_) if self.turn(segment).try_lock().is_err() => Err(Refusal::Behind),
             Ok(bytes) => {
@@ -544,7 +580,7 @@ impl Replica {
                 Counters::add(&self.ctx.counters.damaged_reads, 1);
                 Err(Refusal::Damaged(format!(
                     "the base of segment {segment} ends {} bytes early",
-                    wanted - bytes.len() as u64
+                    wanted as usize - bytes.len()
                 )))
             }
             Err(error) => {

@@ -12,19 +12,21 @@ use crate::{
     replica::Replica,
     room::refuse_full,
     segment::after,
+    throttle::Signal,
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use hydfs_state::{State, WriterPhase};
 use hydfs_types::{
-    Acting, Append, AppendReply, DataRequest, DataResponse, Digest, Op, RecordHead, Refusal,
-    SegmentCut, SegmentId, Seq, SlotConfig, Time, Touched, WriterEnd, WriterId,
+    Acting, Append, AppendReply, DataRequest, DataResponse, Digest, LogIndex, Op, RecordHead,
+    Refusal, SegmentCut, SegmentId, Seq, SlotConfig, Time, Touched, WriterEnd, WriterId,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// Records and bytes that share one round.
 const BATCH_RECORDS: usize = 512;
@@ -33,6 +35,8 @@ const BATCH_BYTES: usize = 4 << 20;
 const QUEUE_MAX: usize = 4096;
 /// Longest a write tries before it answers "unknown".
 const WRITE: Duration = Duration::from_secs(25);
+/// Rounds of this size tell how fast small ones are.
+const SMALL_BYTES: usize = 64 << 10;
 /// Heads kept for a sole writer's cut.
 const HEADS_MAX: usize = 100_000;
 
@@ -160,7 +164,7 @@ impl FileWriter {
 
     /// Returns when everything up to `seq` is acknowledged: received by every acting replica, or durable there if it was pushed so.
     pub async fn acknowledged(&self, seq: Seq) -> Result<(), DataError> {
-        let deadline = tokio::time::Instant::now() + WRITE;
+        let deadline = Instant::now() + WRITE;
         loop {
             let _turn = tokio::time::timeout_at(deadline, self.turn.lock())
                 .await
@@ -226,7 +230,7 @@ impl FileWriter {
     }
 
     /// Sends what is queued first, for one segment, until every acting replica has it.
-    async fn send_next(&self, deadline: tokio::time::Instant) -> Result<(), DataError> {
+    async fn send_next(&self, deadline: Instant) -> Result<(), DataError> {
         loop {
             self.pass_roll()?;
             let Some((segment, heads, body, durable)) = self.next_batch()? else {
@@ -235,6 +239,7 @@ impl FileWriter {
             let Some(last) = heads.last().map(|head| head.seq) else {
                 return Ok(());
             };
+            let seen = self.ctx.configured();
             match self.round(segment, &heads, body, durable).await {
                 Ok(()) => {
                     self.ctx.config_is_visible().await?;
@@ -246,7 +251,7 @@ impl FileWriter {
                     self.ctx.agreement.barrier().await?;
                     self.drop_merged(segment);
                 }
-                Err(error) => self.wait_for_change(error, deadline).await?,
+                Err(error) => self.wait_for_change(error, seen, deadline).await?,
             }
         }
     }
@@ -360,14 +365,24 @@ impl FileWriter {
             durable,
         };
         let last = heads.last().map(|head| head.seq).unwrap_or_default();
+        let small = body.len() <= SMALL_BYTES;
         let rounds = config
             .acting
             .iter()
             .map(|acting| self.append_at(*acting, append.clone(), body.clone(), last));
-        match first_error(join_all(rounds).await) {
-            None => Ok(()),
-            Some(error) => Err(error),
+        let began = Instant::now();
+        if let Some(error) = first_error(join_all(rounds).await) {
+            return Err(error);
         }
+        // Large ones take as long as their bytes do.
+        if small {
+            let signal = match durable {
+                true => Signal::DurableRound,
+                false => Signal::Round,
+            };
+            self.ctx.throttle.note(signal, began);
+        }
+        Ok(())
     }
 
     async fn append_at(
@@ -476,11 +491,13 @@ impl FileWriter {
         lane.last = lane.last.max(last);
     }
 
-    /// Waits until something may have changed after a failed round, or says why it cannot be helped.
+    /// Waits until something may have changed since a failed round, which began with the configs of `seen`, or says why
+    /// it cannot be helped.
     async fn wait_for_change(
         &self,
         error: DataError,
-        deadline: tokio::time::Instant,
+        seen: LogIndex,
+        deadline: Instant,
     ) -> Result<(), DataError> {
         let pause = match &error {
             DataError::Refused(Refusal::WriterEnded(_)) | DataError::WriterEnded(_) => {
@@ -503,14 +520,16 @@ impl FileWriter {
             DataError::Refused(Refusal::Fenced(_)) => 5,
             _ => 40,
         };
-        if tokio::time::Instant::now() >= deadline {
+        if Instant::now() >= deadline {
             return Err(timed_out(&error.to_string()));
         }
         if !self.is_open() {
             return Err(DataError::WriterEnded(self.writer));
         }
         tracing::debug!(writer = %self.writer, %error, "a round failed; trying again under the same identity");
-        tokio::time::sleep(Duration::from_millis(pause)).await;
+        self.ctx
+            .reconfigured(seen, Duration::from_millis(pause))
+            .await;
         if matches!(
             error,
             DataError::Refused(Refusal::StaleEpoch(_) | Refusal::NotActing | Refusal::Behind)
@@ -710,8 +729,9 @@ pub async fn sync_segment(
     replica: &Replica,
     segment: SegmentId,
 ) -> Result<(), DataError> {
-    let deadline = tokio::time::Instant::now() + WRITE;
+    let deadline = Instant::now() + WRITE;
     loop {
+        let seen = ctx.configured();
         let (slot, config) = {
             let state = ctx.state();
             let Some(known) = state.segment(segment) else {
@@ -748,7 +768,7 @@ pub async fn sync_segment(
         let Some(error) = first_error(join_all(rounds).await) else {
             return ctx.config_is_visible().await;
         };
-        if tokio::time::Instant::now() >= deadline {
+        if Instant::now() >= deadline {
             return Err(timed_out(&error.to_string()));
         }
         if matches!(
@@ -757,7 +777,7 @@ pub async fn sync_segment(
         ) {
             return Err(error);
         }
-        tokio::time::sleep(Duration::from_millis(40)).await;
+        ctx.reconfigured(seen, Duration::from_millis(40)).await;
         drop(ctx.agreement.barrier().await);
     }
 }

@@ -61,6 +61,9 @@ pub struct Config {
     pub allow_root_jobs: bool,
     /// Pace at which copies are checked in the background, in bytes per second; 0: only what reads suspect.
     pub scrub_bytes_per_s: u64,
+    /// Most bytes per second that this member moves as a learner, and as often as a source; 0: as fast as callers do not
+    /// feel it.
+    pub repair_bytes_per_s: u64,
     /// Faults may be injected through `.cluster` (tests only).
     pub allow_faults: bool,
     /// Failure detection.

@@ -370,7 +370,9 @@ impl Member {
     async fn run(self: &Arc<Self>) -> Result<(), Error> {
         drop(self.followers.data.set(self.data.clone()));
         drop(self.followers.volume.set(self.volume.clone()));
-        self.data.start(self.config.scrub_bytes_per_s);
+        let config = &self.config;
+        self.data
+            .start(config.scrub_bytes_per_s, config.repair_bytes_per_s);
         self.start_swim()?;
         tokio::spawn(self.volume.clone().end_writers());
         tokio::spawn(self.volume.clone().release_orphans());

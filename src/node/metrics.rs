@@ -29,6 +29,12 @@ pub fn metrics(member: &Member) -> String {
         "gauge",
         member.data.replica.health.lost().len() as u64,
     );
+    put(
+        "hydfs_repair_pace_bytes_per_second",
+        "how fast repair may go here now, each way: what callers feel slows it down",
+        "gauge",
+        member.ctx.throttle.rate(),
+    );
     let stats = member.data.replica.journal.log().stats();
     put(
         "hydfs_journal_appends_total",

@@ -270,6 +270,7 @@ impl Host {
             voter_replace_after: Duration::from_secs(10),
             allow_root_jobs: false,
             scrub_bytes_per_s: 16 << 20,
+            repair_bytes_per_s: 0,
             allow_faults: false,
             detection: Detection::default(),
         }

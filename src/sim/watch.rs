@@ -314,7 +314,10 @@ impl Watch {
             (DataRequest::Prepare(prepare), DataResponse::Prepared) => {
                 self.promised(&asked, &name, prepare.slot, prepare.epoch);
             }
-            (DataRequest::ReadBase(read), DataResponse::Bytes { version, .. }) => {
+            (
+                DataRequest::ReadBase(read) | DataRequest::PullBase(read),
+                DataResponse::Bytes { version, .. },
+            ) => {
                 self.must(*version >= read.version, || {
                     format!(
                         "I8: {name} served {} at {version} where {} was asked for",

@@ -6,14 +6,14 @@ use crate::{
     base_file::{BaseFile, Trust, sum_path},
 };
 use hydfs_types::SegmentId;
-use std::io;
+use std::{io, sync::Arc};
 
 /// A base being pulled. Dropped without [`Adoption::finish`], it leaves nothing.
 pub struct Adoption {
     bases: Bases,
     segment: SegmentId,
     path: String,
-    file: BaseFile,
+    file: Arc<BaseFile>,
     placed: bool,
 }
 
@@ -27,7 +27,7 @@ impl Adoption {
             bases,
             segment,
             path,
-            file,
+            file: Arc::new(file),
             placed: false,
         })
     }
@@ -37,10 +37,29 @@ impl Adoption {
         self.file.write(offset, bytes, Trust::Checked)
     }
 
+    /// Makes what was written so far durable, off the caller's thread.
+    pub async fn sync(&self) -> Result<()> {
+        let file = Arc::clone(&self.file);
+        self.bases.aside(move || file.sync()).await
+    }
+
+    /// As [`Adoption::finish`], off the caller's thread. Readers may meet the new base before the caller does.
+    pub async fn finish_aside(self, len: u64) -> Result<()> {
+        let bases = self.bases.clone();
+        self.file.set_len(len, Trust::Checked)?;
+        self.sync().await?;
+        // Without a deadline: a base that came into place after its caller had given up would replace a later one.
+        bases.to_its_end(move || self.place()).await
+    }
+
     /// Makes it the segment's base, `len` bytes long, durably.
-    pub fn finish(mut self, len: u64) -> Result<()> {
+    pub fn finish(self, len: u64) -> Result<()> {
         self.file.set_len(len, Trust::Checked)?;
         self.file.sync()?;
+        self.place()
+    }
+
+    fn place(mut self) -> Result<()> {
         let disk = &self.bases.disk;
         let path = self.bases.path(self.segment);
         let sums = sum_path(&path);

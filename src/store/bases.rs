@@ -154,17 +154,42 @@ impl Bases {
         change(&file, trust)
     }
 
+    /// As [`Bases::read`], off the caller's thread.
+    pub async fn read_aside(&self, segment: SegmentId, offset: u64, len: u32) -> Result<Bytes> {
+        let bases = self.clone();
+        self.to_its_end(move || bases.read(segment, offset, len))
+            .await
+    }
+
+    /// Work that is not given up once it has begun, off the caller's thread.
+    pub(crate) async fn to_its_end<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        if let SyncMode::Inline { .. } = self.sync {
+            return work();
+        }
+        joined(tokio::task::spawn_blocking(work).await)
+    }
+
     /// Completes when everything written to the base before this call is on disk. Runs off the caller's thread.
     pub async fn sync(&self, segment: SegmentId) -> Result<()> {
+        let bases = self.clone();
+        self.aside(move || bases.sync_now(segment)).await
+    }
+
+    /// Work that waits for the disk, off the caller's thread, up to the deadline of a sync.
+    pub(crate) async fn aside(
+        &self,
+        work: impl FnOnce() -> Result<()> + Send + 'static,
+    ) -> Result<()> {
         if let SyncMode::Inline { delay } = self.sync {
             tokio::time::sleep(delay).await;
-            return self.sync_now(segment);
+            return work();
         }
-        let bases = self.clone();
-        let work = tokio::task::spawn_blocking(move || bases.sync_now(segment));
+        let work = tokio::task::spawn_blocking(work);
         match tokio::time::timeout(SYNC_DEADLINE, work).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(error)) => Err(StoreError::Poisoned(error.to_string())),
+            Ok(result) => joined(result),
             Err(_) => Err(StoreError::SyncTimedOut {
                 seconds: SYNC_DEADLINE.as_secs(),
             }),
@@ -244,13 +269,9 @@ impl Bases {
 
     /// As [`Bases::check_now`], off the caller's thread.
     pub async fn check(&self, segment: SegmentId, first: u64, count: u64) -> Result<Checked> {
-        if let SyncMode::Inline { .. } = self.sync {
-            return self.check_now(segment, first, count);
-        }
         let bases = self.clone();
-        tokio::task::spawn_blocking(move || bases.check_now(segment, first, count))
+        self.to_its_end(move || bases.check_now(segment, first, count))
             .await
-            .map_err(|error| StoreError::Poisoned(error.to_string()))?
     }
 
     /// CRC-32C of each block of the first `len` bytes, as the sums say: equal on replicas with equal bytes. What lies
@@ -379,6 +400,11 @@ impl Bases {
         state.open.insert(segment, (Arc::clone(&file), clock));
         Ok(Some(file))
     }
+}
+
+/// What work on another thread came to.
+fn joined<T>(outcome: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    outcome.unwrap_or_else(|error| Err(StoreError::Poisoned(error.to_string())))
 }
 
 impl State {

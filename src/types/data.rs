@@ -45,6 +45,8 @@ pub enum DataRequest {
     Peek(Look),
     /// Checksums of a synced replica's base, block by block, for comparison with another's.
     Sums(ReadSums),
+    /// As `ReadBase`, for a learner: the source serves it at the pace of repair, and says `Overloaded` where that would take long.
+    PullBase(ReadBase),
 }
 
 /// Records of one writer for one segment, `prev` chained; answered cumulatively per lane.

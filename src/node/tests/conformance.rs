@@ -42,6 +42,7 @@ fn config(folder: &Path, name: &str, join: &[SocketAddr]) -> Config {
         voter_replace_after: Duration::from_secs(60),
         allow_root_jobs: false,
         scrub_bytes_per_s: hydfs_data::SCRUB_BYTES_PER_S,
+        repair_bytes_per_s: 0,
         allow_faults: false,
         detection: Detection::default(),
     }

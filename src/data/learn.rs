@@ -1,0 +1,168 @@
+//! What a learner fetches of one slot: its pending records, then its bases (R11).
+
+use crate::{
+    error::DataError,
+    repair::Repair,
+    segment::{LocalSegment, runs},
+};
+use futures_util::future::join_all;
+use hydfs_store::JournalEntry;
+use hydfs_types::{Incarnation, PulledSegment, PulledSlot, RecordHead, Run, SlotEpoch, SlotId};
+use std::collections::BTreeMap;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Bytes of pending records that are fetched at once, if more than one.
+const PENDING_BYTES: u64 = 1 << 20;
+
+/// What became of a slot that was pulled.
+pub(crate) enum Learned {
+    /// It may be promoted at this epoch.
+    Ready(SlotId, SlotEpoch),
+    /// Its config has changed since: what was fetched stays, the next pull asks for the rest.
+    Superseded(SlotId),
+}
+
+impl Repair {
+    /// Fetches what is missing here of one slot, a few segments at once.
+    pub(crate) async fn learn_slot(
+        &self,
+        source: Incarnation,
+        epoch: SlotEpoch,
+        pulled: PulledSlot,
+        places: &Semaphore,
+    ) -> Result<Learned, DataError> {
+        let slot = pulled.slot;
+        let current = || self.ctx.check(slot, epoch).is_ok();
+        let fetches = pulled.segments.iter().map(|segment| async {
+            let _places = self.place(places).await?;
+            match current() {
+                true => self.learn_segment(source, slot, segment).await,
+                false => Ok(()),
+            }
+        });
+        join_all(fetches)
+            .await
+            .into_iter()
+            .collect::<Result<(), DataError>>()?;
+        Ok(match current() {
+            true => Learned::Ready(slot, epoch),
+            false => Learned::Superseded(slot),
+        })
+    }
+
+    /// A place in the pull, then one of the member's.
+    async fn place<'a>(
+        &'a self,
+        places: &'a Semaphore,
+    ) -> Result<(SemaphorePermit<'a>, SemaphorePermit<'a>), DataError> {
+        let closed = |_| DataError::Store("repair has ended".into());
+        let of_pull = places.acquire().await.map_err(closed)?;
+        let of_all = self.places.acquire().await.map_err(closed)?;
+        Ok((of_pull, of_all))
+    }
+
+    async fn learn_segment(
+        &self,
+        source: Incarnation,
+        slot: SlotId,
+        pulled: &PulledSegment,
+    ) -> Result<(), DataError> {
+        self.learn_pending(source, slot, pulled).await?;
+        let (version, digest) = {
+            let index = self.replica.index();
+            index
+                .segments
+                .get(&pulled.segment)
+                .map(|local| (local.version, local.digest))
+                .unwrap_or_default()
+        };
+        if version == pulled.version && digest == pulled.digest || version > pulled.version {
+            return Ok(());
+        }
+        self.replica.learn_base(source, slot, pulled.segment).await
+    }
+
+    /// The source's pending records, before everything that came directly.
+    async fn learn_pending(
+        &self,
+        source: Incarnation,
+        slot: SlotId,
+        pulled: &PulledSegment,
+    ) -> Result<(), DataError> {
+        let missing: Vec<_> = {
+            let mut index = self.replica.index();
+            let local = index
+                .segments
+                .entry(pulled.segment)
+                .or_insert_with(|| LocalSegment::new(slot));
+            pulled
+                .pending
+                .iter()
+                .filter(|head| {
+                    local
+                        .lanes
+                        .get(&head.writer)
+                        .is_none_or(|lane| !lane.records.contains_key(&head.seq))
+                })
+                .collect()
+        };
+        let mut at: BTreeMap<_, _> = BTreeMap::new();
+        for (runs, bytes) in portions(&missing) {
+            self.ctx.throttle.pull(bytes).await;
+            for record in self.replica.fetch_all(source, pulled.segment, runs).await? {
+                let position = self
+                    .replica
+                    .journal
+                    .append_record(&record.head, &record.payload)?;
+                at.insert((record.head.writer, record.head.seq), position);
+            }
+        }
+        let mut index = self.replica.index();
+        let local = index
+            .segments
+            .entry(pulled.segment)
+            .or_insert_with(|| LocalSegment::new(slot));
+        for head in &pulled.pending {
+            let here = local
+                .lanes
+                .get(&head.writer)
+                .and_then(|lane| lane.records.get(&head.seq))
+                .map(|pending| pending.at);
+            match at.get(&(head.writer, head.seq)).copied().or(here) {
+                Some(position) => local.insert_pulled(head.clone(), position),
+                // Merged since the source answered: the base that is pulled next has it.
+                None => {
+                    tracing::debug!(writer = %head.writer, seq = %head.seq, "a pending record was merged while it was pulled")
+                }
+            }
+        }
+        if !pulled.pending.is_empty() {
+            let entry = JournalEntry::Order {
+                segment: pulled.segment,
+                slot,
+                pending: local.names(),
+            };
+            drop(index);
+            self.replica.journal.append(&entry)?;
+        }
+        Ok(())
+    }
+}
+
+/// Cuts a list of records into portions that fit into memory many times over: runs, and their bytes.
+fn portions(heads: &[&RecordHead]) -> Vec<(Vec<Run>, u64)> {
+    let mut portions = Vec::new();
+    let (mut from, mut bytes) = (0, 0);
+    for (at, head) in heads.iter().enumerate() {
+        let len = u64::from(head.len);
+        if at > from && bytes + len > PENDING_BYTES {
+            portions.push((runs(heads[from..at].iter().copied()), bytes));
+            (from, bytes) = (at, 0);
+        }
+        bytes += len;
+    }
+    if from < heads.len() {
+        portions.push((runs(heads[from..].iter().copied()), bytes));
+    }
+    portions
+}
