@@ -137,9 +137,10 @@ impl Group {
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let millis = left.as_millis() as u32;
-        // A member that is not admitted yet holds no lease.
+        // A member that is not admitted yet holds no lease, and one that stops wants none.
         let request = match self.session().life() {
             0 => Request::Barrier { millis },
+            _ if self.held().is_over() => Request::Barrier { millis },
             life => Request::Lease {
                 member: self.me(),
                 life,

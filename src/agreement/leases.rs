@@ -142,6 +142,11 @@ impl Held {
         std::mem::take(&mut lock(&self.inner).used)
     }
 
+    /// Whether it was given back for good.
+    pub fn is_over(&self) -> bool {
+        lock(&self.inner).over
+    }
+
     /// It is not used any more, nor is any later one.
     fn end(&self) {
         let mut inner = lock(&self.inner);
@@ -333,8 +338,9 @@ impl Group {
         }
     }
 
-    /// Gives the lease back, for good: this member stops.
-    pub(crate) async fn release(&self) {
+    /// Gives the lease back, for good: this member stops, and no command shall wait for it. Whoever led before hands on
+    /// leadership first: the new leader takes it for a holder.
+    pub async fn release(&self) {
         self.held().end();
         let (Some(leader), Some(addr)) = self.leader_addr() else {
             return;

@@ -59,8 +59,10 @@ impl Steward {
 
     /// Works for ever.
     pub async fn run(mut self) {
+        let ctx = self.member.ctx.clone();
         for tick in 0_u64.. {
-            tokio::time::sleep(TICK).await;
+            // Who came or went is seen at once: writers wait for the next config of its slots.
+            drop(tokio::time::timeout(TICK, ctx.members.notified()).await);
             if tick.is_multiple_of(PACE_TICKS) {
                 let moving = self.member.ctx.state().moving(None);
                 self.member.pace.left(moving.bytes);
