@@ -201,4 +201,42 @@ mod tests {
             [id(4, 41)]
         );
     }
+
+    /// Every single damage and every cut of records of all kinds is an entry, or an error.
+    #[test]
+    fn fault_m7_damaged_records_are_read_or_refused_without_harm() {
+        let entry = Entry::new(
+            id(3, 300),
+            Payload::Normal(Sealed(Bytes::from_static(b"cmd"))),
+        );
+        let vote = hydfs_types::encode(&Ballot {
+            term: 5,
+            member: 2,
+            committed: true,
+        });
+        let samples = [
+            (ENTRY, bytes_of(&entry)),
+            (VOTE, vote),
+            (PURGED, hydfs_types::encode(&EntryId { term: 1, index: 9 })),
+        ];
+        for (kind, bytes) in samples {
+            let read = |bytes: Vec<u8>| {
+                drop(replay(
+                    &mut Index::default(),
+                    Position::default(),
+                    kind,
+                    bytes.into(),
+                ));
+            };
+            read(bytes.to_vec());
+            for at in 0..bytes.len() {
+                read(bytes[..at].to_vec());
+                for byte in 0..=u8::MAX {
+                    let mut damaged = bytes.to_vec();
+                    damaged[at] = byte;
+                    read(damaged);
+                }
+            }
+        }
+    }
 }

@@ -160,4 +160,35 @@ mod tests {
         .unwrap();
         assert_eq!(View::read(&cut[3..cut.len() - 1]), None);
     }
+
+    /// Every single damage of a datagram, and every cut: none is read beyond its end, and nothing that is read is more
+    /// than the bytes could hold.
+    #[test]
+    fn fault_m7_damaged_datagrams_are_read_or_refused_without_harm() {
+        let head = ViewHead {
+            from: identity("a"),
+            leaving: false,
+        };
+        let member = Member::new(identity("b"), 2, State::Suspect);
+        let bytes = View::wrap(&head, [member].into_iter()).unwrap().to_vec();
+        let read = |bytes: &[u8]| {
+            if let Some((Kind::View, payload)) = unwrap(bytes) {
+                let members = View::read(payload).map_or(0, |view| view.members.len());
+                assert!(members <= payload.len());
+            }
+        };
+        for at in 0..bytes.len() {
+            read(&bytes[..at]);
+            for byte in 0..=u8::MAX {
+                let mut damaged = bytes.clone();
+                damaged[at] = byte;
+                read(&damaged);
+                // The byte after it as large as can be: lengths grow with both.
+                if let Some(next) = damaged.get_mut(at + 1) {
+                    *next = 0xff;
+                    read(&damaged);
+                }
+            }
+        }
+    }
 }

@@ -41,3 +41,54 @@ impl State {
         Ok(decode(body)?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Puts the checksum right, so that the damage reaches the decoder.
+    fn sealed(body: &[u8]) -> Vec<u8> {
+        let mut out = body.to_vec();
+        out.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(500))]
+
+        #[test]
+        fn fault_m7_damaged_snapshots_are_refused_without_harm(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in any::<prop::sample::Index>(),
+            cuts in any::<bool>(),
+        ) {
+            let whole = State::default().snapshot();
+            let mut body = whole[..whole.len() - 4].to_vec();
+            for (at, byte) in damage {
+                let at = 2 + at.index(body.len() - 2);
+                body[at] = byte;
+            }
+            if cuts {
+                body.truncate(cut.index(body.len()));
+            }
+            // What is read is a state: it can be written and read again.
+            if let Ok(state) = State::restore(&sealed(&body)) {
+                prop_assert!(State::restore(&state.snapshot()).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_told_from_a_snapshot_by_its_checksum() {
+        let mut bytes = State::default().snapshot();
+        assert!(State::restore(&bytes).is_ok());
+        bytes[3] ^= 1;
+        assert!(matches!(
+            State::restore(&bytes),
+            Err(SnapshotError::Checksum { .. })
+        ));
+    }
+}

@@ -10,6 +10,8 @@ mod data;
 mod digest;
 mod file;
 mod frame;
+#[cfg(test)]
+mod garbage_tests;
 mod ids;
 mod job;
 mod lock;
