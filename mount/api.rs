@@ -178,6 +178,18 @@ pub enum Request {
         start: u64,
         end: u64,
     },
+    /// copy_file_range: up to `len` bytes from one open file to another, or within one where the ranges do not meet.
+    /// `Answer::Written` says how many; fewer than asked for is no error, 0 is the source's end. `NotSupported` makes the
+    /// kernel read and write instead.
+    Copy {
+        from: Ino,
+        from_handle: Handle,
+        from_offset: u64,
+        ino: Ino,
+        handle: Handle,
+        offset: u64,
+        len: u64,
+    },
     /// lseek with SEEK_DATA (`data`) or SEEK_HOLE. `NotSupported` makes the adapter answer as for a file without holes.
     Seek {
         ino: Ino,
@@ -219,6 +231,7 @@ impl Request {
             | Self::SetXattr { ino, .. }
             | Self::RemoveXattr { ino, .. }
             | Self::Allocate { ino, .. }
+            | Self::Copy { ino, .. }
             | Self::GetLock { ino, .. }
             | Self::SetLock { ino, .. }
             | Self::Unlock { ino, .. }
@@ -258,6 +271,7 @@ impl Request {
             Self::Allocate { .. } => "fallocate",
             Self::GetLock { .. } => "getlk",
             Self::SetLock { .. } | Self::Unlock { .. } => "setlk",
+            Self::Copy { .. } => "copy_file_range",
             Self::Seek { .. } => "lseek",
         }
     }

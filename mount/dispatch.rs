@@ -306,7 +306,8 @@ fn file_of(request: &Request) -> Option<Ino> {
         Request::SetAttr { ino, .. }
         | Request::Open { ino, .. }
         | Request::Write { ino, .. }
-        | Request::Allocate { ino, .. } => Some(*ino),
+        | Request::Allocate { ino, .. }
+        | Request::Copy { ino, .. } => Some(*ino),
         _ => None,
     }
 }

@@ -246,6 +246,21 @@ impl State {
                 keep_size,
                 punch,
             } => self.allocate(*ino, *handle, (*offset, *len), *keep_size, *punch, now),
+            R::Copy {
+                from,
+                from_handle,
+                from_offset,
+                ino,
+                handle,
+                offset,
+                len,
+            } => {
+                let (from, to) = (
+                    (*from, *from_handle, *from_offset),
+                    (*ino, *handle, *offset),
+                );
+                self.copy(from, to, *len, now)
+            }
             R::Seek {
                 ino,
                 handle,

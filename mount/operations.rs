@@ -411,13 +411,30 @@ impl fuser::Filesystem for Adapter {
         self.ask(header, request, answer::offset("lseek", reply));
     }
 
-    /// The kernel copies by itself then. Not ENOSYS: a later worker below the same mount may know better.
+    /// The kernel has written back mapped pages of both ranges, and drops those of the target afterwards.
     #[rustfmt::skip]
     fn copy_file_range(
-        &self, _: &Header, _: INodeNo, _: FileHandle, _: u64, _: INodeNo, _: FileHandle, _: u64,
-        _: u64, _: CopyFileRangeFlags, reply: ReplyWrite,
+        &self, header: &Header, from: INodeNo, from_handle: FileHandle, from_offset: u64,
+        to: INodeNo, to_handle: FileHandle, to_offset: u64, len: u64, _: CopyFileRangeFlags,
+        reply: ReplyWrite,
     ) {
-        reply.error(Errno::EOPNOTSUPP);
+        let caller = caller(header);
+        let request = Request::Copy {
+            from: ino(from),
+            from_handle: from_handle.0,
+            from_offset,
+            ino: ino(to),
+            handle: to_handle.0,
+            offset: to_offset,
+            len,
+        };
+        let strip = caller.uid != 0;
+        self.dispatch.submit(
+            caller,
+            request,
+            strip,
+            answer::written("copy_file_range", reply),
+        );
     }
 
     // ---- directories ----

@@ -18,6 +18,8 @@ mod mapping;
 mod names;
 #[path = "posix/pending.rs"]
 mod pending;
+#[path = "posix/ranges.rs"]
+mod ranges;
 #[path = "posix/tools.rs"]
 mod tools;
 

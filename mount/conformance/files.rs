@@ -11,6 +11,7 @@ pub(super) const CASES: &[Case] = &[
     ("files-open-flags", |c| Box::pin(open_flags(c))),
     ("files-sparse", |c| Box::pin(sparse(c))),
     ("files-allocate", |c| Box::pin(allocate(c))),
+    ("files-copy", |c| Box::pin(copy(c))),
     ("files-unlinked-open", |c| Box::pin(unlinked_open(c))),
     ("files-errors", |c| Box::pin(errors(c))),
 ];
@@ -241,7 +242,11 @@ async fn sparse(c: Client) {
         data,
     };
     match c.ask(seek(64 << 20, true)).await {
-        Ok(Answer::Offset(at)) => assert!((64 << 20..=FAR).contains(&at), "data at {at}"),
+        Ok(Answer::Offset(at)) => {
+            assert!((64 << 20..=FAR).contains(&at), "data at {at}");
+            let zeros = c.read(reader, at - 10, 10).await;
+            assert!(zeros.iter().all(|b| *b == 0), "no data before {at}");
+        }
         Err(FsError::NotSupported(_)) => return c.close(reader).await,
         other => panic!("seek: {other:?}"),
     }
@@ -289,6 +294,46 @@ async fn allocate(c: Client) {
     )
     .await;
     c.close(file).await;
+}
+
+async fn copy(c: Client) {
+    let bytes = pattern(3 << 20, 5);
+    let source = c.file("from", &bytes).await;
+    let (from, to) = (c.open(source, READ).await, c.create("to").await);
+    c.write(to, 0, b"before").await;
+    let copy = |from_offset, offset, len| Request::Copy {
+        from: from.ino,
+        from_handle: from.handle,
+        from_offset,
+        ino: to.ino,
+        handle: to.handle,
+        offset,
+        len,
+    };
+    let mut copied = 0;
+    while copied < bytes.len() as u64 {
+        match c.ask(copy(copied, 6 + copied, 5 << 20)).await {
+            Ok(Answer::Written(some)) if some > 0 => copied += u64::from(some),
+            Err(FsError::NotSupported(_)) if copied == 0 => return c.close(to).await,
+            other => panic!("copy after {copied}: {other:?}"),
+        }
+    }
+    let mut expected = b"before".to_vec();
+    expected.extend_from_slice(&bytes);
+    assert_eq!(c.content(to.ino).await, expected);
+    assert_eq!(c.stat(to.ino).await.size, expected.len() as u64);
+    // Past the end of the source there is nothing.
+    assert_eq!(
+        c.ask(copy(3 << 20, 0, 10)).await,
+        Ok(Answer::Written(0)),
+        "a copy from the end"
+    );
+    // From the middle, over what is there.
+    assert_eq!(c.ask(copy(100, 1, 3)).await, Ok(Answer::Written(3)));
+    expected[1..4].copy_from_slice(&bytes[100..103]);
+    assert_eq!(c.content(to.ino).await, expected);
+    c.close(from).await;
+    c.close(to).await;
 }
 
 async fn unlinked_open(c: Client) {

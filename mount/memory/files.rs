@@ -7,6 +7,8 @@ use hydfs_types::{Attr, FileKind, Ino, Time};
 
 /// Largest file: the kernel's offsets are signed.
 const SIZE_MAX: u64 = i64::MAX as u64;
+/// Bytes that one request copies at most.
+const COPY_BYTES_MAX: u32 = 1 << 20;
 
 impl State {
     fn file(&mut self, ino: Ino) -> Result<(&mut Attr, &mut Content), FsError> {
@@ -129,6 +131,20 @@ impl State {
         }
         self.modified(ino, now)?;
         Ok(Answer::Done)
+    }
+
+    pub(super) fn copy(
+        &mut self,
+        (from, from_handle, from_offset): (Ino, Handle, u64),
+        (to, to_handle, to_offset): (Ino, Handle, u64),
+        len: u64,
+        now: Time,
+    ) -> Result<Answer, FsError> {
+        let len = u32::try_from(len).unwrap_or(u32::MAX).min(COPY_BYTES_MAX);
+        match self.read(from, from_handle, from_offset, len)? {
+            Answer::Data(data) => self.write(to, to_handle, Some(to_offset), &data, now),
+            other => Ok(other),
+        }
     }
 
     pub(super) fn seek(

@@ -22,12 +22,20 @@ use std::{sync::Arc, time::Duration};
 /// Times that a truncate starts over because the file changed below it.
 const TRUNCATE_TRIES: usize = 50;
 /// Largest offset of a file in bytes.
-const OFFSET_MAX: u64 = i64::MAX as u64 - PAYLOAD_BYTES_MAX as u64;
+pub(crate) const OFFSET_MAX: u64 = i64::MAX as u64 - PAYLOAD_BYTES_MAX as u64;
 
 /// One piece of a read: of a segment, or a hole.
-struct Piece {
-    segment: Option<(SegmentId, u64)>,
-    len: usize,
+pub(crate) struct Piece {
+    pub segment: Option<(SegmentId, u64)>,
+    pub len: usize,
+}
+
+/// What a write puts into a file.
+#[derive(Clone)]
+pub(crate) enum Content {
+    Bytes(Bytes),
+    /// So many zeros at an offset, where the file has content; its size stays.
+    Zeros(u64),
 }
 
 impl Volume {
@@ -69,11 +77,17 @@ impl Volume {
 
     /// As [`Volume::read`], without a handle; the caller has passed the barrier.
     pub async fn read_at(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
+        self.settle_range(ino, offset, u64::from(len)).await?;
+        self.read_pieces(ino, offset, len).await
+    }
+
+    /// What is pending in a range is merged: the agreed state tells its content and the file's size after it.
+    pub(crate) async fn settle_range(&self, ino: Ino, offset: u64, len: u64) -> Outcome<()> {
         let dirty: Vec<SegmentId> = {
             let state = self.ctx.state();
             let (inode, file) = state.file(ino).map_err(of_command)?;
             let live = !file.writers.is_empty();
-            let end = offset.saturating_add(u64::from(len));
+            let end = offset.saturating_add(len);
             // Whether the file goes on behind the end that is agreed is known to the segments from here on alone.
             let end = if end > inode.attr.size { u64::MAX } else { end };
             let of_range = file
@@ -89,18 +103,19 @@ impl Volume {
                 .filter(|id| live || !state.is_clean_segment(*id))
                 .collect()
         };
-        if !dirty.is_empty() {
-            self.data
-                .reader
-                .look(&dirty)
-                .await
-                .map_err(Self::data_error)?;
+        if dirty.is_empty() {
+            return Ok(());
         }
-        self.read_pieces(ino, offset, len).await
+        self.data
+            .reader
+            .look(&dirty)
+            .await
+            .map_err(Self::data_error)
+            .map(drop)
     }
 
     async fn read_pieces(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
-        let pieces = Self::pieces(&self.ctx.state(), ino, offset, len)?;
+        let pieces = Self::pieces(&self.ctx.state(), ino, offset, u64::from(len))?;
         if let [
             Piece {
                 segment: Some((segment, at)),
@@ -135,9 +150,9 @@ impl Volume {
     }
 
     /// The pieces of a range, up to the file's end.
-    fn pieces(state: &State, ino: Ino, offset: u64, len: u32) -> Outcome<Vec<Piece>> {
+    pub(crate) fn pieces(state: &State, ino: Ino, offset: u64, len: u64) -> Outcome<Vec<Piece>> {
         let (inode, file) = state.file(ino).map_err(of_command)?;
-        let end = inode.attr.size.min(offset.saturating_add(u64::from(len)));
+        let end = inode.attr.size.min(offset.saturating_add(len));
         let mut pieces = Vec::new();
         let mut at = offset;
         while at < end {
@@ -206,11 +221,23 @@ impl Volume {
         if offset.is_some_and(|offset| offset > OFFSET_MAX) {
             return Err(FsError::TooLarge);
         }
+        self.record(ino, offset, Content::Bytes(data), durable)
+            .await
+    }
+
+    /// Makes records of a write and gets them acknowledged, under new writers where the cluster ended one.
+    pub(crate) async fn record(
+        &self,
+        ino: Ino,
+        offset: Option<u64>,
+        content: Content,
+        durable: bool,
+    ) -> Outcome<()> {
         let busy = Busy::new(&self.table, ino);
         let outcome = loop {
             let writer = self.writer(ino).await?;
             // Until all of it is queued it is nobody's record: what another call salvages does not have it.
-            let queued = self.queue(&writer, offset, data.clone(), durable).await;
+            let queued = self.queue(&writer, offset, content.clone(), durable).await;
             let done = match queued {
                 Ok(last) => writer.acknowledged(last).await,
                 Err(DataError::WriterEnded(_)) => {
@@ -251,14 +278,41 @@ impl Volume {
         &self,
         writer: &Arc<FileWriter>,
         offset: Option<u64>,
-        data: Bytes,
+        content: Content,
         durable: bool,
     ) -> Result<Seq, DataError> {
         let time = self.clock.now();
-        match offset {
-            None => self.push_append(writer, data, time, durable).await,
-            Some(offset) => self.push_at(writer, offset, data, time, durable).await,
+        match (offset, content) {
+            (None, Content::Bytes(data)) => self.push_append(writer, data, time, durable).await,
+            (Some(at), Content::Bytes(data)) => self.push_at(writer, at, data, time, durable).await,
+            (at, Content::Zeros(len)) => {
+                self.push_zeros(writer, at.unwrap_or_default(), len, time, durable)
+            }
         }
+    }
+
+    /// Zeros where there are segments; holes stay holes. The last record's seq, 0 where there was nothing to do.
+    fn push_zeros(
+        &self,
+        writer: &FileWriter,
+        offset: u64,
+        len: u64,
+        time: hydfs_types::Time,
+        durable: bool,
+    ) -> Result<Seq, DataError> {
+        let ranges = held_ranges(&self.ctx.state(), writer.ino, offset, len).map_err(gone)?;
+        let mut last = Seq(0);
+        for (segment, offset, len) in ranges {
+            writer.room(Some(Target::Segment(segment)))?;
+            let op = Op::Zero {
+                offset,
+                len,
+                extend: false,
+            };
+            let target = Target::Segment(segment);
+            last = writer.push(target, op, Bytes::new(), time, durable)?;
+        }
+        Ok(last)
     }
 
     async fn push_append(
@@ -747,59 +801,6 @@ impl Volume {
         writer.acknowledged(seq).await.map_err(Self::data_error)
     }
 
-    pub(crate) async fn allocate(
-        &self,
-        ino: Ino,
-        _handle: Handle,
-        offset: u64,
-        len: u64,
-        keep_size: bool,
-        punch: bool,
-    ) -> Outcome {
-        if len == 0 {
-            return Err(FsError::Invalid("a range of no bytes".into()));
-        }
-        let end = offset
-            .checked_add(len)
-            .filter(|end| *end <= OFFSET_MAX)
-            .ok_or(FsError::TooLarge)?;
-        self.barrier().await?;
-        let size = self.fresh(ino).await?.size;
-        if punch {
-            self.zero(ino, offset, end.min(size)).await?;
-        }
-        if !keep_size && end > size {
-            self.truncate(ino, end).await?;
-        }
-        Ok(Answer::Done)
-    }
-
-    async fn zero(&self, ino: Ino, mut offset: u64, end: u64) -> Outcome<()> {
-        let _busy = Busy::new(&self.table, ino);
-        while offset < end {
-            let writer = self.writer(ino).await?;
-            let (segment, at, room) = self.place(ino, offset).await.map_err(Self::data_error)?;
-            let len = room.min(end - offset);
-            let op = Op::Zero {
-                offset: at,
-                len,
-                extend: false,
-            };
-            let seq = writer
-                .push(
-                    Target::Segment(segment),
-                    op,
-                    Bytes::new(),
-                    self.clock.now(),
-                    false,
-                )
-                .map_err(Self::data_error)?;
-            writer.acknowledged(seq).await.map_err(Self::data_error)?;
-            offset += len;
-        }
-        Ok(())
-    }
-
     /// Content of a control file, for those who read without a handle.
     pub fn control_text(&self, path: &str) -> Option<Bytes> {
         match self.control.get()?.node(path)? {
@@ -807,6 +808,37 @@ impl Volume {
             Node::Directory(_) => None,
         }
     }
+}
+
+/// The segments that a range of a file touches, with offset and length in each.
+fn held_ranges(
+    state: &State,
+    ino: Ino,
+    mut offset: u64,
+    len: u64,
+) -> Result<Vec<(SegmentId, u64, u64)>, CommandError> {
+    let end = offset.saturating_add(len);
+    let mut ranges = Vec::new();
+    while offset < end {
+        let (_, file) = state.file(ino)?;
+        match state.place(ino, offset)? {
+            Place::In {
+                segment,
+                offset_in_segment,
+                room,
+                ..
+            } => {
+                let len = room.min(end - offset);
+                ranges.push((segment, offset_in_segment, len));
+                offset += len;
+            }
+            Place::Missing { .. } => {
+                let next = file.segments.range(offset + 1..).next();
+                offset = next.map_or(end, |(start, _)| *start);
+            }
+        }
+    }
+    Ok(ranges)
 }
 
 fn gone(error: CommandError) -> DataError {

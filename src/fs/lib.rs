@@ -1,6 +1,6 @@
 //! The file system: what a mount asks, answered from the agreed state and the data plane.
 //!
-//! `volume.rs` is the door; `attributes`, `names`, `content` are families of calls; `ends` does later what nobody waits
+//! `volume.rs` is the door; `attributes`, `names`, `content`, `ranges` are families of calls; `ends` does later what nobody waits
 //! for; `synthetic` is the control tree. It knows no FUSE and no wire.
 
 mod attributes;
@@ -11,6 +11,7 @@ mod failures;
 mod fixed;
 mod locks;
 mod names;
+mod ranges;
 mod synthetic;
 mod table;
 mod volume;

@@ -132,6 +132,14 @@ impl Table {
             .is_some_and(|used| used.handles > 0 || used.busy > 0)
     }
 
+    /// Whether descriptors of this mount may write to the inode: mappings of theirs, too.
+    pub fn is_written(&self, ino: Ino) -> bool {
+        self.inner()
+            .uses
+            .get(&ino)
+            .is_some_and(|used| used.writing > 0)
+    }
+
     /// Gives an unlinked inode up, unless it is open. Until [`Table::released`] it is not opened again.
     pub fn release(&self, ino: Ino) -> bool {
         let mut inner = self.inner();

@@ -6,6 +6,7 @@
 use crate::{
     error::{of_agreement, of_data},
     failures::Failures,
+    ranges::Place,
     synthetic::{CLUSTER_DIR, Control, JOBS_DIR, Node, Synthetic, read_only},
     table::Table,
 };
@@ -155,6 +156,7 @@ impl Volume {
             | Request::ReadLink { ino }
             | Request::Open { ino, .. }
             | Request::Read { ino, .. }
+            | Request::Seek { ino, .. }
             | Request::ReadDir { ino, .. }
             | Request::GetXattr { ino, .. }
             | Request::ListXattr { ino }
@@ -279,10 +281,47 @@ impl Volume {
                 keep_size,
                 punch,
             } => {
-                self.allocate(ino, handle, offset, len, keep_size, punch)
-                    .await
+                let at = Place {
+                    ino,
+                    handle,
+                    offset,
+                };
+                self.allocate(at, len, keep_size, punch).await
             }
-            Request::Seek { .. } => Err(FsError::NotSupported("holes are not told apart".into())),
+            Request::Seek {
+                ino,
+                handle,
+                offset,
+                data,
+            } => {
+                let at = Place {
+                    ino,
+                    handle,
+                    offset,
+                };
+                self.seek(at, data).await.map(Answer::Offset)
+            }
+            Request::Copy {
+                from,
+                from_handle,
+                from_offset,
+                ino,
+                handle,
+                offset,
+                len,
+            } => {
+                let from = Place {
+                    ino: from,
+                    handle: from_handle,
+                    offset: from_offset,
+                };
+                let to = Place {
+                    ino,
+                    handle,
+                    offset,
+                };
+                self.copy(from, to, len).await.map(Answer::Written)
+            }
         }
     }
 

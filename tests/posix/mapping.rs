@@ -9,13 +9,13 @@ use std::{
 };
 
 /// A shared mapping of a whole file, gone when dropped.
-struct Mapping {
+pub struct Mapping {
     at: *mut libc::c_void,
     len: usize,
 }
 
 impl Mapping {
-    fn of(file: &File, writable: bool) -> Self {
+    pub fn of(file: &File, writable: bool) -> Self {
         let len = file.metadata().expect("metadata").len() as usize;
         let rights = if writable {
             libc::PROT_READ | libc::PROT_WRITE
@@ -46,7 +46,7 @@ impl Mapping {
         unsafe { slice::from_raw_parts(self.at.cast(), self.len) }
     }
 
-    fn bytes_mut(&mut self) -> &mut [u8] {
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: mapped for writing by the caller, and borrowed for as long.
         unsafe { slice::from_raw_parts_mut(self.at.cast(), self.len) }
     }

@@ -1,0 +1,134 @@
+//! Ranges of files: room and zeros (fallocate), holes (lseek), copies (copy_file_range).
+//!
+//! A hole is a range without a segment: made by a write, a truncate or an allocation far past the end. Zeros that were
+//! written, also by punching, are data; they read the same.
+
+use crate::{
+    content::{Content, OFFSET_MAX},
+    synthetic::Synthetic,
+    volume::{Outcome, Volume},
+};
+use hydfs_mount::{Answer, FsError, Handle};
+use hydfs_types::{Ino, PAYLOAD_BYTES_MAX};
+
+/// Bytes that one request copies at most, so that it is done before its deadline; the kernel asks again for the rest.
+const COPY_BYTES_MAX: u64 = 16 << 20;
+
+/// A range of an open file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub ino: Ino,
+    pub handle: Handle,
+    pub offset: u64,
+}
+
+impl Volume {
+    /// Zeros (`punch`) or room in a range, and unless `keep_size` the size that it needs.
+    pub(crate) async fn allocate(
+        &self,
+        at: Place,
+        len: u64,
+        keep_size: bool,
+        punch: bool,
+    ) -> Outcome {
+        let open = self.table.get(at.handle).ok_or(FsError::BadHandle)?;
+        if Synthetic::is(at.ino) {
+            return Err(FsError::NotSupported("a control file takes no room".into()));
+        }
+        if len == 0 {
+            return Err(FsError::Invalid("a range of no bytes".into()));
+        }
+        let end = at
+            .offset
+            .checked_add(len)
+            .filter(|end| *end <= OFFSET_MAX)
+            .ok_or(FsError::TooLarge)?;
+        self.barrier().await?;
+        let size = self.fresh(at.ino).await?.size;
+        if punch && at.offset < size {
+            let zeros = Content::Zeros(end.min(size) - at.offset);
+            self.record(at.ino, Some(at.offset), zeros, open.how.sync)
+                .await?;
+        }
+        if !keep_size && end > size {
+            self.truncate(at.ino, end).await?;
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Where the next data or the next hole at or after an offset begins; the end of the file is a hole.
+    pub(crate) async fn seek(&self, at: Place, data: bool) -> Outcome<u64> {
+        let open = self.table.get(at.handle).ok_or(FsError::BadHandle)?;
+        if open.text.is_some() {
+            return Err(FsError::NotSupported("a control file has no holes".into()));
+        }
+        if self.table.is_written(at.ino)
+            && let Some(kernel) = self.kernel.get()
+        {
+            // Programs of this mount may have mapped the file and written where there was a hole: those pages come first.
+            kernel.invalidate_inode(at.ino);
+            kernel.settled().await;
+        }
+        self.barrier().await?;
+        self.settle_range(at.ino, at.offset, u64::MAX).await?;
+        let state = self.ctx.state();
+        let size = state
+            .inode(at.ino)
+            .map_err(crate::error::of_command)?
+            .attr
+            .size;
+        if at.offset >= size {
+            return Err(FsError::NoData);
+        }
+        let mut offset = at.offset;
+        for piece in Self::pieces(&state, at.ino, at.offset, u64::MAX)? {
+            if piece.segment.is_some() == data {
+                return Ok(offset);
+            }
+            offset += piece.len as u64;
+        }
+        if data { Err(FsError::NoData) } else { Ok(size) }
+    }
+
+    /// Copies up to `len` bytes from one file to another, or within one; how many there were. The bytes pass through
+    /// this member, not through the caller. What is pending in the source is merged first.
+    pub(crate) async fn copy(&self, from: Place, to: Place, len: u64) -> Outcome<u32> {
+        let source = self.table.get(from.handle).ok_or(FsError::BadHandle)?;
+        let target = self.table.get(to.handle).ok_or(FsError::BadHandle)?;
+        if source.text.is_some() || target.text.is_some() {
+            return Err(FsError::NotSupported(
+                "control files are read and written".into(),
+            ));
+        }
+        let len = len.min(COPY_BYTES_MAX);
+        if to
+            .offset
+            .checked_add(len)
+            .is_none_or(|end| end > OFFSET_MAX)
+        {
+            return Err(FsError::TooLarge);
+        }
+        self.barrier().await?;
+        let mut copied = 0;
+        while copied < len {
+            let piece = (len - copied).min(PAYLOAD_BYTES_MAX as u64) as u32;
+            let bytes = match self.read_at(from.ino, from.offset + copied, piece).await {
+                Ok(bytes) if bytes.is_empty() => break,
+                Ok(bytes) => bytes,
+                // What is copied is copied, and the caller may ask for the rest.
+                Err(_) if copied > 0 => break,
+                Err(error) => return Err(error),
+            };
+            let done = bytes.len() as u64;
+            match self
+                .put(to.ino, Some(to.offset + copied), bytes, target.how.sync)
+                .await
+            {
+                Ok(()) => copied += done,
+                Err(_) if copied > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(copied as u32)
+    }
+}
