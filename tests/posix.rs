@@ -10,6 +10,8 @@ mod coherence;
 mod common;
 #[path = "posix/content.rs"]
 mod content;
+#[path = "posix/listing.rs"]
+mod listing;
 #[path = "posix/locks.rs"]
 mod locks;
 #[path = "posix/mapping.rs"]
@@ -20,6 +22,8 @@ mod names;
 mod pending;
 #[path = "posix/ranges.rs"]
 mod ranges;
+#[path = "posix/remount.rs"]
+mod remount;
 #[path = "posix/tools.rs"]
 mod tools;
 
