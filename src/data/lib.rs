@@ -221,7 +221,7 @@ impl Data {
             for (slot, segment) in self.leader.overdue() {
                 if let Err(error) = self
                     .leader
-                    .merge(slot, segment, hydfs_types::Then::Nothing)
+                    .merge(slot, segment, hydfs_types::Then::Nothing, None)
                     .await
                 {
                     tracing::info!(%segment, %error, "a long segment could not be merged yet");

@@ -19,7 +19,7 @@ use hydfs_state::{Segment, State, WriterPhase};
 use hydfs_types::{
     Command, Cutoff, DataRequest, DataResponse, Incarnation, Look, Looked, MapVersion, MergeItem,
     MergeOutcome, Op, Peeked, Planted, Prepare, RecordHead, Refusal, Reply, SegmentCut, SegmentId,
-    SlotConfig, SlotEpoch, SlotId, Then,
+    SegmentVersion, SlotConfig, SlotEpoch, SlotId, Then,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -80,7 +80,7 @@ impl SlotLeader {
         join_all(
             look.segments
                 .iter()
-                .map(|segment| self.merge(look.slot, *segment, Then::Nothing)),
+                .map(|segment| self.merge(look.slot, *segment, Then::Nothing, None)),
         )
         .await
         .into_iter()
@@ -123,7 +123,8 @@ impl SlotLeader {
     /// R8: merges under the fence, then cuts or retires.
     pub async fn cutoff(&self, cutoff: Cutoff) -> Result<Looked, Refusal> {
         self.lead(cutoff.slot, cutoff.epoch, cutoff.map).await?;
-        self.merge(cutoff.slot, cutoff.segment, cutoff.then).await
+        self.merge(cutoff.slot, cutoff.segment, cutoff.then, Some(cutoff.base))
+            .await
     }
 
     async fn lead(
@@ -151,11 +152,13 @@ impl SlotLeader {
     }
 
     /// One merge at a time per segment. Whoever waits here lists again after its turn came: it never joins a merge that has begun.
+    /// With `base` the first list is of that version, or nothing is done.
     pub async fn merge(
         &self,
         slot: SlotId,
         segment: SegmentId,
         then: Then,
+        base: Option<SegmentVersion>,
     ) -> Result<Looked, Refusal> {
         let turn = self.turn(segment);
         let shared = self.ctx.has(Planted::MergeShared) && turn.try_lock().is_err();
@@ -164,12 +167,19 @@ impl SlotLeader {
             return self.as_it_is(segment);
         }
         let mut why = String::from("too slow");
+        let mut base = base;
+        // It was listed, so it may come through whatever is answered; until the fence is lifted nothing is acknowledged.
+        let mut listed = false;
         let tries = async {
             loop {
-                match self.try_merge(slot, segment, then).await {
+                match self.try_merge(slot, segment, then, base).await {
                     Ok(looked) => return Ok(looked),
                     Err(Refusal::NoMerge(reason)) => why = reason,
+                    Err(other) if listed => return Err(Refusal::NoMerge(other.to_string())),
                     Err(other) => return Err(other),
+                }
+                if self.is_fenced(segment) {
+                    (base, listed) = (None, true);
                 }
                 tokio::time::sleep(AGAIN).await;
             }
@@ -179,6 +189,14 @@ impl SlotLeader {
             local.fenced = false;
         }
         done.unwrap_or(Err(Refusal::NoMerge(why)))
+    }
+
+    fn is_fenced(&self, segment: SegmentId) -> bool {
+        let index = self.replica.index();
+        index
+            .segments
+            .get(&segment)
+            .is_some_and(|local| local.fenced)
     }
 
     /// What is agreed on the segment now.
@@ -198,6 +216,7 @@ impl SlotLeader {
         slot: SlotId,
         segment: SegmentId,
         then: Then,
+        base: Option<SegmentVersion>,
     ) -> Result<Looked, Refusal> {
         let config = self
             .ctx
@@ -217,7 +236,7 @@ impl SlotLeader {
         if target.version.0 > 0 || self.replica.version(segment) > target.version {
             self.replica.wait_version(segment, target.version).await?;
         }
-        let Some(listed) = self.list(slot, &config, segment, then)? else {
+        let Some(listed) = self.list(slot, &config, segment, then, base)? else {
             Counters::add(&self.ctx.counters.merges_idle, 1);
             let index = self.ctx.state().index.0;
             return Ok(Looked {
@@ -258,9 +277,13 @@ impl SlotLeader {
         config: &SlotConfig,
         segment: SegmentId,
         then: Then,
+        base: Option<SegmentVersion>,
     ) -> Result<Option<Listed>, Refusal> {
         let state = self.ctx.state();
         let target = state.segment(segment).ok_or(Refusal::Retired(segment))?;
+        if base.is_some_and(|base| base != target.version) {
+            return Err(Refusal::Moved(target.version));
+        }
         let mut index = self.replica.index();
         let local = index
             .segments

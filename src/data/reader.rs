@@ -14,9 +14,10 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
+use hydfs_state::Segment;
 use hydfs_types::{
     Cutoff, DataRequest, DataResponse, Incarnation, LogIndex, Look, Looked, Peeked, ReadBase,
-    Refusal, SegmentId, SlotConfig, SlotId, Then,
+    Refusal, SegmentId, SegmentVersion, SlotConfig, SlotId, Then,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -121,33 +122,72 @@ impl Reader {
         self.ask_leader(slot, request, looked).await
     }
 
-    /// R8: has the slot leader merge under the fence and then cut or retire.
+    /// R8: has the slot leader merge under the fence and then cut or retire, once. What was written and acknowledged after
+    /// a cut that was made must not be cut again: so where an answer was lost and the segment has moved on since, this
+    /// ends with `TimedOut`, which says that it may have been done.
     pub async fn cutoff(&self, segment: SegmentId, then: Then) -> Result<(), DataError> {
-        let slot = self
-            .ctx
-            .state()
-            .segment(segment)
-            .map(|known| known.slot)
-            .ok_or(DataError::Retired(segment))?;
-        let request = |config: &SlotConfig| {
-            DataRequest::Cutoff(Cutoff {
-                slot,
-                epoch: config.epoch,
-                map: self.ctx.map(),
-                segment,
-                then,
-            })
-        };
-        let done = self.ask_leader(slot, request, looked).await;
-        match done {
-            Ok(looked) => {
-                let index = looked.iter().map(|one| one.index).max().unwrap_or_default();
-                Ok(self.ctx.agreement.wait_applied(LogIndex(index)).await?)
+        let deadline = tokio::time::Instant::now() + READ;
+        let mut unsure: Option<SegmentVersion> = None;
+        loop {
+            let known = self.ctx.state().segment(segment).cloned();
+            let known = match known {
+                None if then == Then::Retire => return Ok(()),
+                Some(known) if then == Then::Full && known.full => return Ok(()),
+                known => known.ok_or(DataError::Retired(segment))?,
+            };
+            let late = |why: String| {
+                let millis = READ.as_millis() as u64;
+                Err(DataError::TimedOut { millis, why })
+            };
+            if unsure.is_some_and(|base| base != known.version) {
+                return late("whether it was cut is not known: it was changed meanwhile".into());
             }
-            // It is gone already: that is what was wanted of a retire.
-            Err(DataError::Refused(Refusal::Retired(_))) if then == Then::Retire => Ok(()),
-            Err(error) => Err(error),
+            let error = match self.cutoff_once(&known, segment, then).await {
+                Ok(looked) => {
+                    let index = looked.iter().map(|one| one.index).max().unwrap_or_default();
+                    return Ok(self.ctx.agreement.wait_applied(LogIndex(index)).await?);
+                }
+                // It is gone already: that is what was wanted of a retire.
+                Err(DataError::Refused(Refusal::Retired(_))) if then == Then::Retire => {
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if tokio::time::Instant::now() >= deadline {
+                return late(error.to_string());
+            }
+            let refused =
+                matches!(&error, DataError::Refused(why) if !matches!(why, Refusal::NoMerge(_)));
+            if !refused {
+                unsure = Some(known.version);
+            }
+            tokio::time::sleep(AGAIN).await;
+            self.ctx.agreement.barrier().await?;
         }
+    }
+
+    async fn cutoff_once(
+        &self,
+        known: &Segment,
+        segment: SegmentId,
+        then: Then,
+    ) -> Result<Vec<Looked>, DataError> {
+        let config = self.ctx.config(known.slot)?;
+        let request = DataRequest::Cutoff(Cutoff {
+            slot: known.slot,
+            epoch: config.epoch,
+            map: self.ctx.map(),
+            segment,
+            base: known.version,
+            then,
+        });
+        let answer = if config.leader == self.ctx.me() {
+            self.here(request).await?
+        } else {
+            let call = self.ctx.call(config.leader, &request, Bytes::new(), LOOK);
+            call.await?.0
+        };
+        expect(answer, &looked)
     }
 
     /// Asks a slot's leader until one answers at the config it has.

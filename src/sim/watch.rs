@@ -50,7 +50,8 @@ struct Seen {
     writers: BTreeMap<WriterId, (Ino, Incarnation)>,
     incarnations: BTreeMap<Incarnation, MemberId>,
     sessions: BTreeMap<SessionId, Incarnation>,
-    held: BTreeMap<(SocketAddr, SegmentId), SlotId>,
+    /// Copies, and whether the config was complete without them.
+    held: BTreeMap<(SocketAddr, SegmentId), (SlotId, bool)>,
 }
 
 /// Watches one run.
@@ -127,25 +128,31 @@ impl Watch {
         }
     }
 
-    /// R11: a copy goes only when those that the config names are complete, as the member knew.
+    /// R11: a copy goes only when those that the config names are complete, as the member knew: now, or when it was last
+    /// looked at, since one of them may have gone in between.
     fn look_at_copies(&self, member: &Member) {
         let mut seen = lock(&self.seen);
         let (addr, state) = (member.config.advertise, member.ctx.state());
+        let wanted = usize::from(state.cluster.copies).min(state.cluster.alive.len());
+        let is_surplus = |slot: SlotId| {
+            state.config(slot).is_some_and(|config| {
+                config.role(member.ctx.me()).is_none() && config.synced().count() >= wanted
+            })
+        };
         let here: BTreeMap<_, _> = {
             let index = member.data.replica.index();
             let held = index.segments.iter();
-            held.map(|(segment, local)| ((addr, *segment), local.slot))
+            held.map(|(segment, local)| ((addr, *segment), (local.slot, is_surplus(local.slot))))
                 .collect()
         };
-        let wanted = usize::from(state.cluster.copies).min(state.cluster.alive.len());
         let first = (addr, SegmentId::default());
         let before: Vec<_> = seen
             .held
             .range(first..)
             .take_while(|((of, _), _)| *of == addr)
-            .map(|(key, slot)| (*key, *slot))
+            .map(|(key, held)| (*key, *held))
             .collect();
-        for (key, slot) in before
+        for (key, (slot, was_surplus)) in before
             .into_iter()
             .filter(|(key, _)| !here.contains_key(key))
         {
@@ -154,7 +161,7 @@ impl Watch {
             let synced = state
                 .config(slot)
                 .map_or(0, |config| config.synced().count());
-            self.must(!known || synced >= wanted, || {
+            self.must(!known || was_surplus || synced >= wanted, || {
                 format!(
                     "R11: {} dropped its copy of {} while {synced} of {wanted} replicas are synced",
                     member.config.name, key.1

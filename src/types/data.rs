@@ -104,6 +104,8 @@ pub struct Cutoff {
     pub epoch: SlotEpoch,
     pub map: MapVersion,
     pub segment: SegmentId,
+    /// The version that it is about: at any other it is refused, so that one that comes twice, or late, does nothing.
+    pub base: SegmentVersion,
     pub then: Then,
 }
 
@@ -246,6 +248,9 @@ pub enum Refusal {
     Overloaded,
     #[error("malformed request: {0}")]
     Malformed(String),
+    /// It may come through yet.
     #[error("the merge did not come through: {0}")]
     NoMerge(String),
+    #[error("the segment is at {0} by now")]
+    Moved(SegmentVersion),
 }

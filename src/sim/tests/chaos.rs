@@ -86,6 +86,21 @@ fn fault_s8_flipped_bits_are_never_read_and_are_healed() {
 }
 
 #[test]
+fn fault_s7_a_truncate_that_comes_twice_cuts_once() {
+    // Found: a request to cut a segment was served again two seconds later, and cut what had been written since.
+    let plan = [
+        "--members",
+        "6",
+        "--seconds",
+        "15",
+        "--faults",
+        "leave,join,cut,lossy",
+    ];
+    passes(1..5, &plan);
+    passes(57..58, &plan);
+}
+
+#[test]
 fn drained_members_leave_no_slot_short_of_copies() {
     let plan = [
         "--members",
