@@ -16,6 +16,8 @@ const WRAPPERS: [&str; 6] = [
 ];
 /// A file with one such function: the descriptor that the supervisor handed over.
 const FUNCTIONS: [&str; 1] = ["src/node/lib.rs"];
+/// Part of tests alone: an allocator that measures what decoders take.
+const MEASURES: [&str; 1] = ["src/types/garbage_tests.rs"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -50,6 +52,9 @@ fn fault_m11_shared_memory_is_guarded_by_types() {
             .unwrap()
             .to_string_lossy()
             .into_owned();
+        if MEASURES.contains(&name.as_str()) {
+            continue;
+        }
         let text = fs::read_to_string(&path).unwrap();
         for word in ["static mut", "unsafe impl"] {
             assert!(!text.contains(word), "{name}: {word}");

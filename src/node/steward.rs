@@ -27,6 +27,8 @@ const PACE_TICKS: u64 = 10;
 /// A new leader waits this long before it expires anybody (R1), and a member that was just admitted is believed to live.
 const GRACE: Duration = Duration::from_millis(1200);
 const NEWCOMER: Duration = Duration::from_secs(3);
+/// A member that left gets the log for so long: its own command has to reach it.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// Members that are asked whether they have somebody down as well.
 const OPINIONS_MAX: usize = 5;
 /// Slot changes in one command.
@@ -43,6 +45,8 @@ pub struct Steward {
     expired: Vec<Instant>,
     /// Since when this leader has known members to be down.
     down: BTreeMap<MemberId, Instant>,
+    /// Since when it has known members to have left.
+    left: BTreeMap<MemberId, Instant>,
 }
 
 impl Steward {
@@ -54,6 +58,7 @@ impl Steward {
             admitted: BTreeMap::new(),
             expired: Vec::new(),
             down: BTreeMap::new(),
+            left: BTreeMap::new(),
         }
     }
 
@@ -71,6 +76,7 @@ impl Steward {
             if !self.member.group.leads_within(GRACE) {
                 self.leading_since = None;
                 self.down.clear();
+                self.left.clear();
                 continue;
             }
             let since = *self.leading_since.get_or_insert_with(|| {
@@ -112,16 +118,24 @@ impl Steward {
             .collect()
     }
 
-    /// Every member gets the log.
-    async fn include_members(&self) {
+    /// Every member gets the log; one that left for a moment longer, so that it learns that it has left, unless it votes:
+    /// its silence would count.
+    async fn include_members(&mut self) {
         let metrics = self.member.group.metrics();
-        for one in self.members() {
+        let members = self.members();
+        self.left
+            .retain(|id, _| members.iter().any(|one| one.id == *id && one.left));
+        for one in members {
             let known = metrics.voters.contains(&one.id) || metrics.learners.contains(&one.id);
             let change = match (one.left, known) {
                 (false, false) if one.alive => {
                     self.member.group.add_learner(one.id, one.said.addr).await
                 }
                 (true, true) if one.id != self.member.id() => {
+                    let since = *self.left.entry(one.id).or_insert_with(Instant::now);
+                    if since.elapsed() < FAREWELL && !metrics.voters.contains(&one.id) {
+                        continue;
+                    }
                     self.member.group.remove(one.id).await
                 }
                 _ => continue,

@@ -289,12 +289,15 @@ impl World {
         }
     }
 
-    /// Whether others have all copies that this member has, as it knows.
+    /// Whether others have all copies that this member has, and its vote, as it knows: as `hydfs leave` waits.
     pub async fn is_drained(&self, index: usize) -> bool {
         let Some(member) = self.hosts[index].member() else {
             return false;
         };
         if member.group.barrier().await.is_err() {
+            return false;
+        }
+        if member.group.metrics().voters.contains(&member.id()) {
             return false;
         }
         let (me, state) = (member.ctx.me(), member.ctx.state());
