@@ -41,6 +41,9 @@ impl Group {
             command,
         };
         let applied = self.commit(envelope, begun, deadline).await?;
+        if applied.reply.is_ok() {
+            ticket.done();
+        }
         self.progress().reached(applied.index, deadline).await?;
         self.held().saw(applied.index);
         applied.reply.map_err(|refused| match refused {

@@ -18,6 +18,9 @@ struct Inner {
     incarnation: Incarnation,
     last: u64,
     open: BTreeSet<u64>,
+    /// The agreed state has this session: an answer of it came. Before that nothing is said of earlier commands, since
+    /// those that were given up may never have been there, and a session that begins in the middle is refused.
+    known: bool,
 }
 
 /// The identity of one command, the same for all its retries. Dropped when nobody waits for its answer any more.
@@ -79,7 +82,10 @@ impl Session {
         inner.last += 1;
         let seq = inner.last;
         inner.open.insert(seq);
-        let done_through = inner.open.first().copied().unwrap_or(seq) - 1;
+        let done_through = match inner.known {
+            true => inner.open.first().copied().unwrap_or(seq) - 1,
+            false => 0,
+        };
         Ticket {
             session: self,
             id: inner.id,
@@ -91,6 +97,14 @@ impl Session {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket<'_> {
+    /// The command was done, and its answer is kept in the agreed state.
+    pub fn done(&self) {
+        let mut inner = self.session.lock();
+        inner.known |= inner.id == self.id;
     }
 }
 
@@ -124,12 +138,25 @@ mod tests {
         );
         drop(second);
         assert_eq!(session.begin().done_through, 0, "the first still waits");
+        first.done();
         drop(first);
         let later = session.begin();
         assert_eq!(
             (later.seq, later.done_through, later.incarnation),
             (4, 3, Incarnation(3))
         );
+    }
+
+    #[test]
+    fn what_was_given_up_before_any_answer_came_is_not_said_to_be_done() {
+        let session = Session::new(SessionId(7));
+        session.set_incarnation(Incarnation(3));
+        drop(session.begin());
+        let second = session.begin();
+        assert_eq!((second.seq, second.done_through), (2, 0));
+        second.done();
+        drop(second);
+        assert_eq!(session.begin().done_through, 2);
     }
 
     #[test]
