@@ -1,17 +1,18 @@
 //! Turns answers of the file system into replies to the kernel: one function a kind of reply. Each takes the
 //! operation's name for the log; an answer of the wrong kind is a bug of the file system, reported and EIO.
 
-use crate::{Answer, FsError, convert, directory, errno::fail, xattr};
+use crate::{Answer, FsError, Keep, convert, directory, errno::fail, xattr};
 use fuser::{
     Errno, FileHandle, FileType, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr,
 };
+use hydfs_types::Attr;
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
 type Outcome = Result<Answer, FsError>;
 
-/// How attributes are shown and how long the kernel may keep them.
+/// How attributes are shown, and how long the kernel may keep them at least.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub attr_ttl: Duration,
@@ -49,10 +50,38 @@ pub(crate) fn entry(name: &'static str, shape: Shape, reply: ReplyEntry) -> impl
     }
 }
 
-pub(crate) fn attr(name: &'static str, shape: Shape, reply: ReplyAttr) -> impl Reply {
+/// An entry that was looked up, for the kernel to keep as long as `keep` says of its attributes.
+pub(crate) fn looked_up(
+    name: &'static str,
+    shape: Shape,
+    keep: impl FnOnce(&Attr) -> Keep + Send + 'static,
+    reply: ReplyEntry,
+) -> impl Reply {
     move |outcome| match outcome {
-        Ok(Answer::Attr(attr)) => {
-            reply.attr(&shape.attr_ttl, &convert::attr(&attr, shape.block_bytes))
+        Ok(Answer::Attr(found)) => {
+            let attr = convert::attr(&found, shape.block_bytes);
+            let keep = keep(&found);
+            reply.entry_with_ttls(
+                &shape.attr_ttl.max(keep.attr),
+                &shape.entry_ttl.max(keep.entry),
+                &attr,
+                convert::GENERATION,
+            );
+        }
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+pub(crate) fn attr(
+    name: &'static str,
+    shape: Shape,
+    keep: impl FnOnce(&Attr) -> Keep + Send + 'static,
+    reply: ReplyAttr,
+) -> impl Reply {
+    move |outcome| match outcome {
+        Ok(Answer::Attr(found)) => {
+            let attr = convert::attr(&found, shape.block_bytes);
+            reply.attr(&shape.attr_ttl.max(keep(&found).attr), &attr);
         }
         other => reply.error(refuse(name, other)),
     }

@@ -404,6 +404,13 @@ pub enum FsError {
     Damaged(String),
 }
 
+/// How long the kernel may keep an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Keep {
+    pub attr: Duration,
+    pub entry: Duration,
+}
+
 /// What a mount needs from a file system. Implementations bound every wait by their own deadline.
 pub trait FileSystem: Send + Sync + 'static {
     /// Answers one request.
@@ -411,22 +418,31 @@ pub trait FileSystem: Send + Sync + 'static {
     -> BoxFuture<'static, Result<Answer, FsError>>;
     /// A request failed in the end, or had no answer in time; for whoever keeps account of that.
     fn failed(&self, _operation: &'static str, _about: (Ino, Option<&[u8]>), _error: &FsError) {}
+    /// How long the kernel may keep what it was answered: attributes, and the entry (directory, name) where they were
+    /// looked up by name. Asked right before the answer goes out; from then on, and as long as it may be kept, whoever
+    /// changes it tells the kernel ([`KernelCache`]).
+    fn keep(&self, _entry: Option<(Ino, &[u8])>, _attr: &Attr) -> Keep {
+        Keep::default()
+    }
     /// The answer where it is in memory and needs no wait: called on the session thread (saves two context switches).
     fn call_now(&self, _caller: Caller, _request: &Request) -> Option<Result<Answer, FsError>> {
         None
     }
 }
 
-/// What a file system may tell the kernel of its mount: something changed elsewhere.
-/// Called from a thread that serves no request.
+/// What a file system may tell the kernel of its mount: something changed. The notices go out by themselves.
 pub trait KernelCache: Send + Sync + 'static {
-    /// Data and attributes of this inode changed.
-    fn invalidate_inode(&self, ino: Ino);
-    /// This entry changed or is gone.
-    fn invalidate_entry(&self, parent: Ino, name: &[u8]);
-    /// Resolves when the kernel uses nothing any more that was invalidated before this call. Never wait for it
-    /// while a request of this mount is held back: the kernel may need that request's answer first.
-    fn settled(&self) -> BoxFuture<'static, ()> {
-        Box::pin(std::future::ready(()))
-    }
+    /// Content of this inode changed: its pages go. Resolves when they have gone. Never wait for it while a read or write of
+    /// this inode is held back: the kernel may need the answer first.
+    fn invalidate_pages(&self, ino: Ino) -> BoxFuture<'static, ()>;
+    /// The attributes of this inode changed.
+    fn invalidate_attr(&self, ino: Ino);
+    /// Entries changed: the kernel looks all that it keeps up again.
+    fn invalidate_entries(&self);
+    /// Whether the kernel can do that (Linux 6.16). Otherwise it must keep no entries: it forgets a single one only when
+    /// it gets the lock of the directory, which a request of this mount may hold.
+    fn keeps_entries(&self) -> bool;
+    /// Resolves when the kernel uses no attributes and no entries any more that were invalidated before this call. That
+    /// waits for no request.
+    fn settled(&self) -> BoxFuture<'static, ()>;
 }

@@ -73,6 +73,10 @@ impl Dispatch {
         }
     }
 
+    pub(crate) fn file_system(&self) -> Arc<dyn FileSystem> {
+        self.fs.clone()
+    }
+
     /// Gets an answer and gives it to `reply`: before this returns if the file system has it at hand, else
     /// from a task. With `strip`, set-id bits of the request's file are cleared first (or along with it).
     pub(crate) fn submit(

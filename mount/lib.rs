@@ -29,6 +29,6 @@ pub use errno::{errno, level};
 pub use error::MountError;
 pub use memory::MemoryFs;
 pub use mounts::{MountEntry, mount_at, mounts};
-pub use notify::{Invalidations, NOTICES_MAX};
+pub use notify::{Kernel, NOTICES_MAX};
 pub use serve::{ServeConfig, Serving, serve};
 pub use supervise::{MountOptions, Mounted, mount, unmount};

@@ -1,7 +1,11 @@
-//! Tells the kernel what changed elsewhere, from a thread of its own: an invalidation may wait inside the
-//! kernel for a request that is being served, so neither session threads nor tasks may make the call.
+//! Tells the kernel what changed elsewhere, from threads of their own. One is for attributes and entries: the kernel forgets
+//! those without waiting for anybody, so that others can wait for it. The other is for pages: that may wait inside the
+//! kernel for a request that is being served, so neither session threads nor tasks may make the call, or wait for it.
 //!
-//! The queue holds `NOTICES_MAX` distinct notices. One more drops the oldest, and what was dropped then ends by
+//! A change and an answer that is on its way do not get past each other: the kernel numbers attributes, and entries by
+//! *epochs*, from the moment of the request, and an answer that is older than a notice is not kept.
+//!
+//! A queue holds `NOTICES_MAX` distinct notices. One more drops the oldest, and what was dropped then ends by
 //! time: whatever the kernel holds was given with a time-out of at most `ttl`, so `settled` waits that long
 //! after the last drop. Nothing is ever reported as invalidated that is not.
 
@@ -10,9 +14,9 @@ use fuser::{INodeNo, Notifier};
 use hydfs_types::{BoxFuture, Ino};
 use std::{
     collections::{BTreeSet, VecDeque},
-    ffi::OsStr,
-    io,
-    os::unix::ffi::OsStrExt,
+    fs::File,
+    io::{self, Write},
+    os::fd::OwnedFd,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,10 +29,64 @@ const REPLY_SLACK: Duration = Duration::from_millis(100);
 /// The thread looks this often whether it is still needed.
 const IDLE: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+/// FUSE_NOTIFY_INC_EPOCH, which fuser does not know: the length of the message, the code in the place of an error, no request.
+const NEXT_EPOCH: [u8; 16] = {
+    let (len, code) = (16_u32.to_ne_bytes(), 8_u32.to_ne_bytes());
+    [
+        len[0], len[1], len[2], len[3], code[0], code[1], code[2], code[3], 0, 0, 0, 0, 0, 0, 0, 0,
+    ]
+};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Notice {
-    Inode(Ino),
-    Entry(Ino, Vec<u8>),
+    Pages(Ino),
+    Attr(Ino),
+    Entries,
+}
+
+/// The kernel's cache of one mount.
+pub struct Kernel {
+    pages: Arc<Notices>,
+    known: Arc<Notices>,
+    keeps_entries: bool,
+}
+
+impl Kernel {
+    /// Starts the threads. `device` is another descriptor of the mount that `notifier` is of; `ttl` is the longest time that
+    /// the kernel may keep anything.
+    pub(crate) fn start(
+        notifier: Notifier,
+        device: OwnedFd,
+        ttl: Duration,
+    ) -> io::Result<Arc<Self>> {
+        let device = File::from(device);
+        let keeps_entries = next_epoch(&device).is_ok();
+        if !keeps_entries {
+            tracing::info!(
+                "the kernel keeps no names: it cannot be told of changes to them (Linux 6.16 can)"
+            );
+        }
+        let (pages, known) = (Arc::new(Notices::new(ttl)), Arc::new(Notices::new(ttl)));
+        let (thread, pages_notifier) = (pages.clone(), notifier.clone());
+        std::thread::Builder::new()
+            .name("fuse-pages".into())
+            .spawn(move || thread.deliver(|notice| send(&pages_notifier, None, notice)))?;
+        let thread = known.clone();
+        std::thread::Builder::new()
+            .name("fuse-notify".into())
+            .spawn(move || thread.deliver(|notice| send(&notifier, Some(&device), notice)))?;
+        Ok(Arc::new(Self {
+            pages,
+            known,
+            keeps_entries,
+        }))
+    }
+
+    /// Ends the threads: the mount is gone, and its cache with it.
+    pub(crate) fn close(&self) {
+        self.pages.close();
+        self.known.close();
+    }
 }
 
 #[derive(Default)]
@@ -50,25 +108,15 @@ struct Progress {
     lost_until: Option<Instant>,
 }
 
-/// The kernel's cache of one mount.
-pub struct Invalidations {
+/// Notices on their way to the kernel.
+struct Notices {
     queue: Mutex<Queue>,
     arrived: Condvar,
     progress: watch::Sender<Progress>,
     ttl: Duration,
 }
 
-impl Invalidations {
-    /// Starts the thread. `ttl` is the longest time-out given to the kernel.
-    pub(crate) fn start(notifier: Notifier, ttl: Duration) -> io::Result<Arc<Self>> {
-        let this = Arc::new(Self::new(ttl));
-        let thread = this.clone();
-        std::thread::Builder::new()
-            .name("fuse-notify".into())
-            .spawn(move || thread.deliver(|notice| send(&notifier, notice)))?;
-        Ok(this)
-    }
-
+impl Notices {
     fn new(ttl: Duration) -> Self {
         Self {
             queue: Mutex::default(),
@@ -90,7 +138,7 @@ impl Invalidations {
         queue.accepted += 1;
         let number = queue.accepted;
         // A repeat is done when the first, which still waits, is.
-        if !queue.known.insert(notice.clone()) {
+        if !queue.known.insert(notice) {
             return;
         }
         if queue.waiting.len() >= NOTICES_MAX
@@ -105,8 +153,7 @@ impl Invalidations {
         self.arrived.notify_one();
     }
 
-    /// Ends the thread: the mount is gone, and its cache with it.
-    pub(crate) fn close(&self) {
+    fn close(&self) {
         let mut queue = self.lock();
         queue.closed = true;
         queue.waiting.clear();
@@ -144,15 +191,8 @@ impl Invalidations {
     }
 }
 
-impl KernelCache for Invalidations {
-    fn invalidate_inode(&self, ino: Ino) {
-        self.push(Notice::Inode(ino));
-    }
-
-    fn invalidate_entry(&self, parent: Ino, name: &[u8]) {
-        self.push(Notice::Entry(parent, name.to_vec()));
-    }
-
+impl Notices {
+    /// Resolves when all that was accepted so far is delivered, or has timed out.
     fn settled(&self) -> BoxFuture<'static, ()> {
         let wanted = self.lock().accepted;
         let mut progress = self.progress.subscribe();
@@ -170,14 +210,43 @@ impl KernelCache for Invalidations {
     }
 }
 
-fn send(notifier: &Notifier, notice: &Notice) {
-    let sent = match notice {
-        Notice::Inode(ino) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
-        Notice::Entry(parent, name) => {
-            notifier.inval_entry(INodeNo(parent.0), OsStr::from_bytes(name))
-        }
+impl KernelCache for Kernel {
+    fn invalidate_pages(&self, ino: Ino) -> BoxFuture<'static, ()> {
+        self.pages.push(Notice::Pages(ino));
+        self.pages.settled()
+    }
+
+    fn invalidate_attr(&self, ino: Ino) {
+        self.known.push(Notice::Attr(ino));
+    }
+
+    fn invalidate_entries(&self) {
+        self.known.push(Notice::Entries);
+    }
+
+    fn keeps_entries(&self) -> bool {
+        self.keeps_entries
+    }
+
+    fn settled(&self) -> BoxFuture<'static, ()> {
+        self.known.settled()
+    }
+}
+
+fn next_epoch(mut device: &File) -> io::Result<()> {
+    device.write_all(&NEXT_EPOCH)
+}
+
+fn send(notifier: &Notifier, device: Option<&File>, notice: &Notice) {
+    let sent = match (notice, device) {
+        (Notice::Pages(ino), _) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
+        // A negative offset means the attributes alone.
+        (Notice::Attr(ino), _) => notifier.inval_inode(INodeNo(ino.0), -1, 0),
+        (Notice::Entries, Some(device)) => next_epoch(device),
+        (Notice::Entries, None) => Ok(()),
     };
     if let Err(error) = sent {
+        // The usual one: the kernel does not have that inode.
         tracing::debug!(?notice, %error, "the kernel took no notice");
     }
 }
@@ -188,30 +257,28 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(5);
 
-    fn drain(cache: &Arc<Invalidations>) -> (std::thread::JoinHandle<()>, Arc<Mutex<Vec<Notice>>>) {
+    fn drain(cache: &Arc<Notices>) -> (std::thread::JoinHandle<()>, Arc<Mutex<Vec<Notice>>>) {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let (thread, log) = (cache.clone(), seen.clone());
         (
-            std::thread::spawn(move || {
-                thread.deliver(|notice| log.lock().unwrap().push(notice.clone()))
-            }),
+            std::thread::spawn(move || thread.deliver(|notice| log.lock().unwrap().push(*notice))),
             seen,
         )
     }
 
     #[tokio::test(start_paused = true)]
     async fn repeats_are_delivered_once_and_settle() {
-        let cache = Arc::new(Invalidations::new(TTL));
+        let cache = Arc::new(Notices::new(TTL));
         for _ in 0..10 {
-            cache.invalidate_inode(Ino(7));
-            cache.invalidate_entry(Ino(1), b"a");
+            cache.push(Notice::Attr(Ino(7)));
+            cache.push(Notice::Entries);
         }
         let settled = cache.settled();
         let (thread, seen) = drain(&cache);
         settled.await;
         assert_eq!(
             *seen.lock().unwrap(),
-            [Notice::Inode(Ino(7)), Notice::Entry(Ino(1), b"a".to_vec())]
+            [Notice::Attr(Ino(7)), Notice::Entries]
         );
         cache.close();
         thread.join().unwrap();
@@ -220,10 +287,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_dropped_ends_by_time() {
-        let cache = Arc::new(Invalidations::new(TTL));
+        let cache = Arc::new(Notices::new(TTL));
         let begun = Instant::now();
         for ino in 0..NOTICES_MAX as u64 + 3 {
-            cache.invalidate_inode(Ino(ino));
+            cache.push(Notice::Attr(Ino(ino)));
         }
         assert_eq!(cache.lock().waiting.len(), NOTICES_MAX);
         assert_eq!(cache.lock().known.len(), NOTICES_MAX);

@@ -2,7 +2,7 @@
 //! passing or per-file condition (the kernel remembers ENOSYS for the life of the mount, which outlives us).
 
 use crate::{
-    Change, Request,
+    Change, Keep, Request,
     adapter::{Adapter, Node, bytes, caller, permissions},
     answer,
     convert::{self, ino},
@@ -18,7 +18,7 @@ use fuser::{
     ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request as Header, TimeOrNow, WriteFlags,
 };
-use hydfs_types::FileKind;
+use hydfs_types::{Attr, FileKind};
 use std::{ffi::OsStr, io, os::unix::ffi::OsStrExt, path::Path, time::SystemTime};
 
 impl fuser::Filesystem for Adapter {
@@ -30,11 +30,13 @@ impl fuser::Filesystem for Adapter {
     // ---- names ----
 
     fn lookup(&self, header: &Header, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let request = Request::Lookup {
-            parent: ino(parent),
-            name: bytes(name),
-        };
-        self.ask(header, request, answer::entry("lookup", self.shape, reply));
+        let (parent, name) = (ino(parent), bytes(name));
+        let fs = self.dispatch.file_system();
+        let entry = name.clone();
+        let keep = move |attr: &Attr| fs.keep(Some((parent, &entry)), attr);
+        let request = Request::Lookup { parent, name };
+        let answer = answer::looked_up("lookup", self.shape, keep, reply);
+        self.ask(header, request, answer);
     }
 
     fn forget(&self, header: &Header, inode: INodeNo, _nlookup: u64) {
@@ -185,7 +187,10 @@ impl fuser::Filesystem for Adapter {
             ino: ino(inode),
             handle: handle.map(u64::from),
         };
-        self.ask(header, request, answer::attr("getattr", self.shape, reply));
+        let fs = self.dispatch.file_system();
+        let keep = move |attr: &Attr| fs.keep(None, attr);
+        let answer = answer::attr("getattr", self.shape, keep, reply);
+        self.ask(header, request, answer);
     }
 
     #[rustfmt::skip]
@@ -218,7 +223,7 @@ impl fuser::Filesystem for Adapter {
             caller,
             request,
             strip,
-            answer::attr("setattr", self.shape, reply),
+            answer::attr("setattr", self.shape, |_| Keep::default(), reply),
         );
     }
 

@@ -4,9 +4,7 @@
 //! worker. A worker that takes a mount over hands in a descriptor that carries an INIT of its own and asks
 //! the kernel to send again what was not answered; that part belongs to whoever hands over.
 
-use crate::{
-    FileSystem, KernelCache, MountError, adapter::Adapter, notify::Invalidations, supervise,
-};
+use crate::{FileSystem, KernelCache, MountError, adapter::Adapter, notify::Kernel, supervise};
 use fuser::{Session, SessionACL};
 use hydfs_types::BoxFuture;
 use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
@@ -15,10 +13,13 @@ use tokio::{runtime::Handle as Runtime, sync::watch};
 /// How a mount is served.
 #[derive(Debug, Clone)]
 pub struct ServeConfig {
-    /// How long the kernel may keep attributes without asking. More than zero needs a lease that is as long.
+    /// How long the kernel may keep attributes at least: for a file system that changes only through this mount. What
+    /// others share says so for each answer ([`FileSystem::keep`]).
     pub attr_ttl: Duration,
-    /// How long the kernel may keep entries without asking.
+    /// How long the kernel may keep entries at least.
     pub entry_ttl: Duration,
+    /// The longest time that the file system lets anything be kept.
+    pub keep_max: Duration,
     /// A request without an answer for this long answers ETIMEDOUT.
     pub op_timeout: Duration,
     /// A blocking lock that is not free for this long answers ETIMEDOUT.
@@ -39,6 +40,7 @@ impl Default for ServeConfig {
         Self {
             attr_ttl: Duration::ZERO,
             entry_ttl: Duration::ZERO,
+            keep_max: Duration::from_secs(1),
             op_timeout: Duration::from_secs(30),
             lock_timeout: Duration::from_secs(30),
             in_flight: 1_024,
@@ -53,7 +55,7 @@ impl Default for ServeConfig {
 pub struct Serving {
     session: JoinHandle<io::Result<()>>,
     ended: watch::Receiver<bool>,
-    cache: Arc<Invalidations>,
+    cache: Arc<Kernel>,
 }
 
 /// Begins to serve the mount behind `fd`. Requests run on `runtime`, which must not be the caller's only thread.
@@ -69,6 +71,7 @@ pub fn serve(
     options.n_threads = Some(config.threads.max(1));
     // A cloned descriptor's requests die with the process that read them.
     options.clone_fd = false;
+    let device = fd.try_clone().map_err(MountError::Session)?;
     let session = Session::from_fd(
         Adapter::new(fs, runtime, config),
         fd,
@@ -76,8 +79,8 @@ pub fn serve(
         options,
     )
     .map_err(MountError::Session)?;
-    let cache = Invalidations::start(session.notifier(), config.attr_ttl.max(config.entry_ttl))
-        .map_err(MountError::Thread)?;
+    let longest = config.attr_ttl.max(config.entry_ttl).max(config.keep_max);
+    let cache = Kernel::start(session.notifier(), device, longest).map_err(MountError::Thread)?;
     if let Some(path) = &config.path {
         // Only now: the INIT answer lowers it to what it was when the kernel asked.
         supervise::raise_read_ahead(path);

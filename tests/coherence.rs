@@ -8,9 +8,11 @@ use common::{Cluster, SOON, until};
 use lines::{judge, write_lines};
 use std::{
     fs,
-    path::PathBuf,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::{Duration, Instant},
 };
 
 const LINES: usize = 150;
@@ -145,4 +147,132 @@ fn fault_s17_one_member_works_and_says_that_it_is_alone() {
     until("a status that says under-replicated", SOON, || {
         cluster.status(1).contains("under-replicated")
     });
+}
+
+/// Kernels keep names and attributes under their member's read lease. Somebody looks at them all the while, so that they
+/// are kept; whatever is changed on one mount is seen on all as soon as the call that changed it has returned.
+#[test]
+fn fault_s21_kernels_keep_names_and_are_told_before_anybody_else() {
+    let Some(cluster) = Cluster::up(3) else {
+        return;
+    };
+    fs::create_dir(cluster.at(1, "d")).expect("a directory is made");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for i in cluster.members() {
+            let (cluster, done) = (&cluster, &done);
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    for name in ["d", "d/a", "d/b"] {
+                        drop(fs::metadata(cluster.at(i, name)));
+                    }
+                    // The others need the processor, too.
+                    thread::sleep(Duration::from_micros(500));
+                }
+            });
+        }
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            (0..names_rounds()).for_each(|round| change_and_look(&cluster, round));
+        }));
+        done.store(true, Ordering::Relaxed);
+        outcome.unwrap_or_else(|why| std::panic::resume_unwind(why));
+    });
+    for i in cluster.members() {
+        assert!(cluster.metric(i, "hydfs_kernel_notices_total") > 0, "n{i}");
+    }
+}
+
+fn names_rounds() -> usize {
+    let wanted = std::env::var("HYDFS_ROUNDS").ok();
+    wanted.and_then(|text| text.parse().ok()).unwrap_or(60)
+}
+
+/// One file's life, each step on another mount, looked at on all mounts.
+fn change_and_look(cluster: &Cluster, round: usize) {
+    let by = |step: usize| (round + step) % 3 + 1;
+    let path = |step: usize, name: &str| cluster.at(by(step), name);
+    let look = |what: &str, name: &str, wanted: &dyn Fn(Option<fs::Metadata>) -> bool| {
+        for i in cluster.members() {
+            let found = fs::metadata(cluster.at(i, name)).ok();
+            let said = format!("{found:?}");
+            assert!(wanted(found), "round {round}, {what}: n{i} says {said}");
+        }
+    };
+    let text = "x".repeat(round + 1);
+    fs::write(path(0, "d/a"), &text).expect("a file is written");
+    look("written", "d/a", &|found| {
+        found.is_some_and(|found| found.len() == round as u64 + 1)
+    });
+    let mode = 0o600 | (round as u32 % 8);
+    fs::set_permissions(path(1, "d/a"), fs::Permissions::from_mode(mode)).expect("a mode is set");
+    look("changed", "d/a", &|found| {
+        found.is_some_and(|found| found.permissions().mode() & 0o777 == mode)
+    });
+    fs::hard_link(path(2, "d/a"), path(2, "d/l")).expect("a link is made");
+    look("linked", "d/a", &|found| {
+        found.is_some_and(|found| found.nlink() == 2)
+    });
+    fs::rename(path(0, "d/l"), path(0, "d/b")).expect("a file is renamed");
+    look("renamed", "d/b", &|found| found.is_some());
+    append(&path(1, "d/b"), b"more");
+    look("appended", "d/a", &|found| {
+        found.is_some_and(|found| found.len() == round as u64 + 5)
+    });
+    fs::remove_file(path(2, "d/a")).expect("a file is removed");
+    look("removed", "d/a", &|found| found.is_none());
+    look("removed", "d/b", &|found| {
+        found.is_some_and(|found| found.nlink() == 1)
+    });
+    fs::rename(path(0, "d"), path(0, "e")).expect("a directory is renamed");
+    look("gone with its directory", "d/b", &|found| found.is_none());
+    fs::rename(path(1, "e"), path(1, "d")).expect("a directory is renamed");
+    look("back with its directory", "d/b", &|found| found.is_some());
+    fs::remove_file(path(2, "d/b")).expect("a file is removed");
+    look("removed", "d/b", &|found| found.is_none());
+}
+
+fn append(path: &Path, bytes: &[u8]) {
+    use std::io::Write;
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(path)
+        .expect("a file is opened");
+    file.write_all(bytes).expect("bytes are appended");
+}
+
+/// A tree that nobody changes is asked about once for each object and lease, however often it is looked at.
+#[test]
+fn what_nobody_changes_is_kept_by_the_kernel() {
+    const FILES: usize = 50;
+    /// The shortest that is left of a lease in use when something is kept under it.
+    const KEPT: Duration = Duration::from_millis(500);
+    let Some(cluster) = Cluster::up(3) else {
+        return;
+    };
+    let name = |f: usize| format!("tree/f{f}");
+    fs::create_dir(cluster.at(1, "tree")).expect("a directory is made");
+    for f in 0..FILES {
+        fs::write(cluster.at(1, &name(f)), "x").expect("a file is written");
+    }
+    let clean = || cluster.metric(2, "hydfs_kernel_kept_total");
+    until("files that are clean", SOON, || {
+        let before = clean();
+        for _ in 0..3 {
+            (0..FILES).for_each(|f| drop(fs::metadata(cluster.at(2, &name(f)))));
+        }
+        // Each was kept at its first look.
+        clean() - before < 2 * FILES as u64
+    });
+    let (before, began) = (clean(), Instant::now());
+    for _ in 0..200 {
+        for f in 0..FILES {
+            fs::metadata(cluster.at(2, &name(f))).expect("a file is there");
+        }
+    }
+    let leases = began.elapsed().as_millis() / KEPT.as_millis() + 2;
+    let asked = clean() - before;
+    println!("{} looks, {asked} questions, {leases} leases", 200 * FILES);
+    // An object has an entry and attributes.
+    let most = 2 * leases as u64 * (FILES as u64 + 2);
+    assert!(asked <= most, "{asked} questions in {leases} leases");
 }

@@ -26,6 +26,9 @@ pub const BARRIERS_MAX: usize = 16_384;
 /// One round waits at most this long before it is begun anew, perhaps at another leader.
 const ROUND_DEADLINE: Duration = Duration::from_millis(1500);
 
+/// A barrier waits so long for the kernel to take notice of what changed; then it asks for no lease.
+const KEEPER_WAIT: Duration = Duration::from_millis(5);
+
 /// Why a leader does not answer though it leads.
 pub(crate) const NOT_SHOWN: &str = "a member with a read lease has not applied it yet";
 
@@ -137,15 +140,19 @@ impl Group {
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let millis = left.as_millis() as u32;
-        // A member that is not admitted yet holds no lease, and one that stops wants none.
+        // A member that is not admitted yet holds no lease, one that stops wants none, and one whose kernel has not heard
+        // of all that is applied may not say so.
         let request = match self.session().life() {
             0 => Request::Barrier { millis },
             _ if self.held().is_over() => Request::Barrier { millis },
-            life => Request::Lease {
-                member: self.me(),
-                life,
-                applied: self.progress().applied(),
-                millis,
+            life => match self.told(LogIndex(0), Instant::now() + KEEPER_WAIT).await {
+                Err(_) => Request::Barrier { millis },
+                Ok(()) => Request::Lease {
+                    member: self.me(),
+                    life,
+                    applied: self.told_through(),
+                    millis,
+                },
             },
         };
         let request = wire::request(&request, Bytes::new());
@@ -165,10 +172,13 @@ impl Group {
     async fn ask_self(&self, deadline: Instant) -> Response {
         match self.session().life() {
             0 => self.serve_barrier(self.me(), deadline).await,
-            life => {
-                let applied = self.progress().applied();
-                self.serve_lease(self.me(), life, applied, deadline).await
-            }
+            life => match self.told(LogIndex(0), Instant::now() + KEEPER_WAIT).await {
+                Err(_) => self.serve_barrier(self.me(), deadline).await,
+                Ok(()) => {
+                    let told = self.told_through();
+                    self.serve_lease(self.me(), life, told, deadline).await
+                }
+            },
         }
     }
 

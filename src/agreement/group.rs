@@ -22,7 +22,10 @@ use hydfs_types::{
 use openraft::async_runtime::WatchReceiver;
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -42,6 +45,12 @@ const APPLIED_DEADLINE: Duration = Duration::from_secs(10);
 /// Term and leader as this member knows them. A term has at most one leader.
 pub type Leadership = (u64, Option<MemberId>);
 
+/// Keeps parts of the local copy for others to look at: the kernel of a mount.
+pub trait Keeper: Send + Sync + 'static {
+    /// Resolves when nothing is kept any more that an entry applied before this call has changed.
+    fn settled(&self) -> BoxFuture<'static, ()>;
+}
+
 /// A member of the agreement group. [`Group::shutdown`] ends it; merely dropped, it ends soon after.
 pub struct Group {
     me: MemberId,
@@ -58,6 +67,9 @@ pub struct Group {
     lease: Lease,
     holders: Holders,
     held: Held,
+    keeper: OnceLock<Arc<dyn Keeper>>,
+    /// Everything up to here is applied, and the keeper has been told.
+    told: AtomicU64,
     this: Weak<Self>,
     incoming: Mutex<Incoming>,
     monitor: JoinHandle<()>,
@@ -110,6 +122,8 @@ impl Group {
             lease: Lease::new(threads),
             holders: Holders::new(options.planted),
             held: Held::default(),
+            keeper: OnceLock::new(),
+            told: AtomicU64::new(0),
             this: this.clone(),
             incoming: Mutex::default(),
         });
@@ -205,6 +219,27 @@ impl Group {
         &self.held
     }
 
+    /// Who keeps parts of the local copy from now on, under this member's read lease. Once.
+    pub fn set_keeper(&self, keeper: Arc<dyn Keeper>) {
+        drop(self.keeper.set(keeper));
+    }
+
+    pub(crate) fn keeper(&self) -> Option<&Arc<dyn Keeper>> {
+        self.keeper.get()
+    }
+
+    pub(crate) fn tell(&self, index: LogIndex) {
+        self.told.fetch_max(index.0, Ordering::AcqRel);
+    }
+
+    /// Everything up to here is applied, and told to whoever keeps something of it.
+    pub(crate) fn told_through(&self) -> LogIndex {
+        match self.keeper() {
+            Some(_) => LogIndex(self.told.load(Ordering::Acquire)),
+            None => self.progress.applied(),
+        }
+    }
+
     pub(crate) fn this(&self) -> Weak<Self> {
         self.this.clone()
     }
@@ -260,6 +295,10 @@ impl Agreement for Group {
 
     fn leased(&self) -> Option<LogIndex> {
         self.held.usable(self.progress.applied())
+    }
+
+    fn lease_left(&self) -> Duration {
+        self.held.left()
     }
 
     fn leader(&self) -> Option<MemberId> {

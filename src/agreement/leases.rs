@@ -9,14 +9,17 @@
 //!   and from its grant by the leader ([`HELD`]). A new leader does not know whom the old one granted leases, so it takes
 //!   all members of the group for holders for as long. So a holder that dies delays commands by [`HELD`] at most.
 //! - A holder that falls behind is not renewed, so it delays commands no longer than a dead one.
+//! - What a holder has let somebody keep (the kernel of its mount) is part of its copy: it says that it has applied an
+//!   entry only once they have been told what that changed ([`Group::told`]), and lets nothing be kept past its lease.
 
 use crate::{
     group::Group,
+    propose::no_quorum,
     suspend,
     wire::{self, Request, Response},
 };
 use bytes::Bytes;
-use hydfs_types::{LogIndex, MemberId, Planted};
+use hydfs_types::{AgreementError, LogIndex, MemberId, Planted};
 use openraft::async_runtime::WatchReceiver;
 use std::{
     collections::BTreeMap,
@@ -115,6 +118,16 @@ impl Held {
 
     pub fn visible(&self) -> LogIndex {
         lock(&self.inner).visible
+    }
+
+    /// How much is left of the lease.
+    pub fn left(&self) -> Duration {
+        let inner = lock(&self.inner);
+        let lease = inner.lease.as_ref();
+        lease
+            .filter(|lease| suspend::ran_on(lease.suspended, suspend::suspended()))
+            .map(|lease| lease.until.saturating_duration_since(Instant::now()))
+            .unwrap_or_default()
     }
 
     /// `index` is known to be visible.
@@ -239,11 +252,11 @@ impl Group {
         loop {
             let mut moved = std::pin::pin!(self.holders().moved.notified());
             moved.as_mut().enable();
-            let applied = self.progress().applied();
+            let here = self.told_through();
             let me = self.me();
             let looked = self.led(|table| {
                 if let Some(own) = table.holders.get_mut(&me) {
-                    own.acked = own.acked.max(applied);
+                    own.acked = own.acked.max(here);
                 }
                 let (lagging, ends) = table.lagging(index, asker);
                 let mut ask = Vec::new();
@@ -270,12 +283,12 @@ impl Group {
             };
             let wake = ends.min(deadline);
             // Its own copy moves without a bell.
-            let own = self.progress().reached(index, wake);
+            let own = self.told(index, wake);
             tokio::select! {
                 biased;
                 () = moved => {}
                 () = tokio::time::sleep_until(wake) => {}
-                Ok(()) = own, if applied < index => {}
+                Ok(()) = own, if here < index => {}
             }
             if Instant::now() >= deadline {
                 return false;
@@ -306,10 +319,30 @@ impl Group {
     pub(crate) async fn serve_show(&self, through: LogIndex) -> Response {
         let deadline = Instant::now() + HELD;
         // Whoever gave up says where it is.
-        drop(self.progress().reached(through, deadline).await);
+        drop(self.told(through, deadline).await);
         Response::Shown {
-            applied: self.progress().applied(),
+            applied: self.told_through(),
         }
+    }
+
+    /// Waits until `index` is applied here, and whoever keeps something of this copy has been told what it changed.
+    pub(crate) async fn told(
+        &self,
+        index: LogIndex,
+        deadline: Instant,
+    ) -> Result<(), AgreementError> {
+        self.progress().reached(index, deadline).await?;
+        let Some(keeper) = self.keeper() else {
+            return Ok(());
+        };
+        let begun = Instant::now();
+        // Read first: what these changed is among what is on its way now.
+        let applied = self.progress().applied();
+        timeout_at(deadline, keeper.settled())
+            .await
+            .map_err(|_| no_quorum(begun, "the kernel has not taken notice yet".into()))?;
+        self.tell(applied);
+        Ok(())
     }
 
     /// The leader's part of [`Group::release`].

@@ -35,7 +35,7 @@ mod wire;
 pub use barrier::BARRIERS_MAX;
 pub use check::{Checked, check};
 pub use error::Error;
-pub use group::{Group, Leadership, PROPOSALS_MAX};
+pub use group::{Group, Keeper, Leadership, PROPOSALS_MAX};
 pub use machine::StateMachine;
 pub use members::{ChangeError, Metrics};
 pub use network::Resolve;

@@ -100,6 +100,14 @@ impl Volume {
         self.peeked(ino).await.map(Answer::Attr)
     }
 
+    /// The kernel's unlink or rmdir: it drops its entry itself.
+    pub(crate) async fn take_away(&self, parent: Ino, name: Vec<u8>, dir: bool) -> Outcome {
+        let mut going = self.going(parent, &name);
+        let done = self.unlink(parent, name, dir).await;
+        going.gone = done.is_ok();
+        done
+    }
+
     pub(crate) async fn unlink(&self, parent: Ino, name: Vec<u8>, dir: bool) -> Outcome {
         if Synthetic::is(parent) && !dir {
             return self.remove_control(parent, &name).map(|()| Answer::Done);

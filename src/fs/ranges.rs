@@ -66,8 +66,7 @@ impl Volume {
             && let Some(kernel) = self.kernel.get()
         {
             // Programs of this mount may have mapped the file and written where there was a hole: those pages come first.
-            kernel.invalidate_inode(at.ino);
-            kernel.settled().await;
+            kernel.invalidate_pages(at.ino).await;
         }
         self.barrier().await?;
         self.settle_range(at.ino, at.offset, u64::MAX).await?;

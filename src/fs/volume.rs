@@ -6,16 +6,21 @@
 use crate::{
     error::{of_agreement, of_data},
     failures::Failures,
+    kept::Kept,
     ranges::Place,
     synthetic::{CLUSTER_DIR, Control, JOBS_DIR, Node, Synthetic, read_only},
     table::Table,
 };
 use bytes::Bytes;
 use hydfs_data::{Context, Data};
-use hydfs_mount::{Answer, Caller, FileSystem, FsError, How, KernelCache, Opened, Request, StatFs};
+use hydfs_mount::{
+    Answer, Caller, FileSystem, FsError, How, Keep, KernelCache, Opened, Request, StatFs,
+};
 use hydfs_state::{Body, Event};
 use hydfs_store::Disk;
-use hydfs_types::{Attr, BoxFuture, Clock, Command, DirEntry, FileKind, Ino, ROOT_INO, Reply};
+use hydfs_types::{
+    Attr, BoxFuture, Clock, Command, DirEntry, FileKind, Incarnation, Ino, ROOT_INO, Reply,
+};
 use std::sync::{Arc, OnceLock};
 
 /// Control files of a job, in its directory.
@@ -39,6 +44,7 @@ pub struct Volume {
     pub(crate) synthetic: Synthetic,
     pub(crate) control: OnceLock<Arc<dyn Control>>,
     pub(crate) kernel: OnceLock<Arc<dyn KernelCache>>,
+    pub(crate) kept: Kept,
     pub(crate) orphans: tokio::sync::Notify,
     /// Rung when a lock somewhere has gone.
     pub(crate) unlocked: tokio::sync::Notify,
@@ -60,6 +66,7 @@ impl Volume {
             synthetic: Synthetic::default(),
             control: OnceLock::new(),
             kernel: OnceLock::new(),
+            kept: Kept::default(),
             orphans: tokio::sync::Notify::new(),
             unlocked: tokio::sync::Notify::new(),
             job_hook: OnceLock::new(),
@@ -96,8 +103,9 @@ impl Volume {
         self.shown(self.fresh(ino).await).await
     }
 
-    /// Takes note of what a command changed; never waits.
-    pub fn on_events(&self, events: &[Event]) {
+    /// Takes note of what a command of this incarnation changed; never waits.
+    pub fn on_events(&self, events: &[Event], by: Incarnation) {
+        self.tell_kernel(events, by == self.ctx.me());
         for event in events {
             if matches!(event, Event::Unlocked(_) | Event::Replaced) {
                 self.unlocked.notify_waiters();
@@ -106,7 +114,7 @@ impl Volume {
                 Event::Orphan(_) | Event::Replaced | Event::Members => self.orphans.notify_one(),
                 Event::Data(ino) | Event::Inode(ino) if self.table.is_open(*ino) => {
                     if let Some(kernel) = self.kernel.get() {
-                        kernel.invalidate_inode(*ino);
+                        drop(kernel.invalidate_pages(*ino));
                     }
                 }
                 _ => {}
@@ -141,12 +149,11 @@ impl Volume {
             .map_err(of_agreement)
     }
 
+    /// A command, and the kernel of this mount knows what it changed.
     pub(crate) async fn propose(&self, command: Command) -> Outcome<Reply> {
-        self.ctx
-            .agreement
-            .propose(command)
-            .await
-            .map_err(of_agreement)
+        let reply = self.ctx.agreement.propose(command).await;
+        self.kernel_told().await;
+        reply.map_err(of_agreement)
     }
 
     async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
@@ -199,8 +206,8 @@ impl Volume {
                     .await
             }
             Request::Link { ino, parent, name } => self.link(ino, parent, name).await,
-            Request::Unlink { parent, name } => self.unlink(parent, name, false).await,
-            Request::RemoveDir { parent, name } => self.unlink(parent, name, true).await,
+            Request::Unlink { parent, name } => self.take_away(parent, name, false).await,
+            Request::RemoveDir { parent, name } => self.take_away(parent, name, true).await,
             Request::Rename {
                 parent,
                 name,
@@ -209,6 +216,7 @@ impl Volume {
                 no_replace,
                 exchange,
             } => {
+                self.moving((parent, &name), (to_parent, &to_name));
                 self.rename(parent, name, to_parent, to_name, no_replace, exchange)
                     .await
             }
@@ -662,6 +670,10 @@ impl Volume {
 pub struct Mounted(pub Arc<Volume>);
 
 impl FileSystem for Mounted {
+    fn keep(&self, entry: Option<(Ino, &[u8])>, attr: &Attr) -> Keep {
+        self.0.keep(entry, attr)
+    }
+
     fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Outcome> {
         Box::pin(self.0.clone().answer(caller, request))
     }

@@ -36,8 +36,10 @@ pub use router::Router;
 pub use seams::{Seams, Wire};
 
 use control::Door;
+use hydfs_agreement::Keeper;
 use hydfs_fs::Mounted;
-use hydfs_mount::ServeConfig;
+use hydfs_mount::{KernelCache, ServeConfig};
+use hydfs_types::BoxFuture;
 use std::{
     os::fd::{FromRawFd, OwnedFd},
     sync::Arc,
@@ -105,8 +107,22 @@ async fn mount(member: &Arc<Member>) -> Result<Option<hydfs_mount::Serving>, Err
     let serving =
         tokio::task::spawn_blocking(move || hydfs_mount::serve(fd, fs, runtime, &config)).await;
     let serving = serving.map_err(|error| Error::Runtime(std::io::Error::other(error)))??;
-    member.volume.set_kernel(serving.notifier());
+    let kernel = serving.notifier();
+    // First: nothing is kept before the group waits for it.
+    member
+        .group
+        .set_keeper(Arc::new(KernelOfMount(kernel.clone())));
+    member.volume.set_kernel(kernel);
     Ok(Some(serving))
+}
+
+/// The kernel keeps parts of the agreed state under this member's read lease.
+struct KernelOfMount(Arc<dyn KernelCache>);
+
+impl Keeper for KernelOfMount {
+    fn settled(&self) -> BoxFuture<'static, ()> {
+        self.0.settled()
+    }
 }
 
 /// Takes the descriptor that the supervisor passed over.

@@ -4,7 +4,7 @@ use hydfs_agreement::StateMachine;
 use hydfs_data::{Data, SharedState};
 use hydfs_fs::Volume;
 use hydfs_state::{Event, State};
-use hydfs_types::{CommandError, Envelope, LogIndex, Reply};
+use hydfs_types::{CommandError, Envelope, Incarnation, LogIndex, Reply};
 use std::sync::{Arc, OnceLock, PoisonError};
 use tokio::sync::watch;
 
@@ -35,7 +35,7 @@ impl Followers {
         }
     }
 
-    fn tell(&self, index: LogIndex, events: &[Event]) {
+    fn tell(&self, index: LogIndex, events: &[Event], by: Incarnation) {
         if events.is_empty() {
             return;
         }
@@ -43,7 +43,7 @@ impl Followers {
             data.on_events(events);
         }
         if let Some(volume) = self.volume.get() {
-            volume.on_events(events);
+            volume.on_events(events, by);
         }
         if events
             .iter()
@@ -72,7 +72,7 @@ impl StateMachine for Machine {
         let reply = state.apply(index, &envelope, &mut events);
         self.followers.note(index, &events);
         drop(state);
-        self.followers.tell(index, &events);
+        self.followers.tell(index, &events, envelope.incarnation);
         reply
     }
 
@@ -98,7 +98,8 @@ impl StateMachine for Machine {
         *state = restored;
         self.followers.note(index, &[Event::Replaced]);
         drop(state);
-        self.followers.tell(index, &[Event::Replaced]);
+        self.followers
+            .tell(index, &[Event::Replaced], Incarnation(0));
         Ok(())
     }
 }

@@ -528,6 +528,7 @@ impl Member {
         }
         drop(tokio::time::timeout(STOP, self.volume.end_all()).await);
         self.hand_over().await;
+        drop(tokio::time::timeout(STOP, self.volume.keep_nothing()).await);
         self.group.release().await;
         let leave = Command::Leave {
             incarnation: self.ctx.me(),

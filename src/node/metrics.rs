@@ -86,6 +86,19 @@ pub fn metrics(member: &Member) -> String {
         "gauge",
         state.cluster.alive.len() as u64,
     );
+    let kept = member.volume.kept_counts();
+    put(
+        "hydfs_kernel_kept_total",
+        "answers of which the kernel of the mount may keep something",
+        "counter",
+        kept.answers,
+    );
+    put(
+        "hydfs_kernel_notices_total",
+        "notices to the kernel that something it keeps has changed",
+        "counter",
+        kept.notices,
+    );
     put(
         "hydfs_inodes",
         "inodes",

@@ -1,6 +1,7 @@
 //! The agreement seam: what the rest of a member may ask of the Raft group.
 
 use crate::{BoxFuture, Command, CommandError, LogIndex, MemberId, Reply};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Why the group gave no answer.
@@ -42,6 +43,10 @@ pub trait Agreement: Send + Sync + 'static {
     /// [`Agreement::visible`], if this member holds a read lease: its copy then has all that was acknowledged anywhere
     /// before this call. Costs nothing.
     fn leased(&self) -> Option<LogIndex>;
+    /// How long the read lease lasts at least, if this member holds one.
+    fn lease_left(&self) -> Duration {
+        Duration::ZERO
+    }
     /// The leader as far as known.
     fn leader(&self) -> Option<MemberId>;
 }

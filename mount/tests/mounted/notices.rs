@@ -54,7 +54,7 @@ fn the_kernel_forgets_what_it_is_told_to() {
         7,
         "kept, as told"
     );
-    cache.invalidate_inode(ino);
+    cache.invalidate_attr(ino);
     runtime.block_on(cache.settled());
     assert_eq!(fs::metadata(mount.at("f")).unwrap().len(), 3);
     assert_eq!(fs::read(mount.at("f")).unwrap(), b"con");
@@ -67,8 +67,12 @@ fn the_kernel_forgets_what_it_is_told_to() {
         },
     )
     .unwrap();
-    cache.invalidate_entry(ROOT_INO, b"f");
-    cache.invalidate_entry(ROOT_INO, b"never was");
+    assert!(fs::metadata(mount.at("f")).is_ok(), "kept, as told");
+    if !cache.keeps_entries() {
+        eprintln!("skipped the rest: this kernel has no epochs");
+        return;
+    }
+    cache.invalidate_entries();
     runtime.block_on(cache.settled());
     assert_eq!(harness::errno(fs::metadata(mount.at("f"))), libc::ENOENT);
 }

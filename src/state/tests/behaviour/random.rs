@@ -2,7 +2,7 @@
 //! a synced replica, nothing counts backwards, and two replicas of the log are equal.
 
 use crate::bench::{Bench, admission};
-use hydfs_state::{Event, State};
+use hydfs_state::{Body, Event, State};
 use hydfs_types::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -366,6 +366,33 @@ fn command(state: &State, (kind, raw): Raw) -> Command {
     }
 }
 
+/// Kernels keep names, and attributes of what is clean, until an event says that they changed.
+fn kept_by_kernels(before: &State, after: &State, events: &[Event]) {
+    for (ino, old) in &before.names.inodes {
+        let same = after.inode(*ino).is_ok_and(|new| new.attr == old.attr);
+        let told = events.iter().any(|event| {
+            matches!(event, Event::Inode(one) | Event::Data(one) | Event::Writers(one) | Event::Gone(one) if one == ino)
+        });
+        let lasts = same && after.is_clean_file(*ino);
+        assert!(
+            !before.is_clean_file(*ino) || lasts || told,
+            "the attributes of {ino} changed untold"
+        );
+        let Body::Directory(directory) = &old.body else {
+            continue;
+        };
+        for (name, entry) in &directory.entries {
+            let told = events.iter().any(|event| {
+                matches!(event, Event::Entry { parent, name: one } if parent == ino && one == name)
+            });
+            assert!(
+                after.lookup(*ino, name) == Ok(entry.ino) || told,
+                "an entry of {ino} changed untold"
+            );
+        }
+    }
+}
+
 /// What may never happen between two states.
 fn compare(before: &State, after: &State, events: &[Event]) {
     for (slot, old) in &before.cluster.slots {
@@ -408,6 +435,7 @@ fn compare(before: &State, after: &State, events: &[Event]) {
         assert!(new.attr.ctime >= old.attr.ctime && new.data_version >= old.data_version);
         assert_eq!(new.key, old.key);
     }
+    kept_by_kernels(before, after, events);
     let fresh = |is_new: bool, what: &str| assert!(is_new, "{what} was issued twice");
     for ino in after
         .names

@@ -1,0 +1,338 @@
+//! What the kernel of this mount may keep of names and attributes, and that it is told when they change.
+//!
+//! The kernel's copy is part of this member's copy of the agreed state, under its read lease:
+//! - nothing is kept for longer than the lease lasts, and nothing of a file that is dirty, whose size no command tells;
+//! - what is kept is noted here under the state's lock, so that no later command misses it; each command that changes it
+//!   makes a notice, and this member says that it has applied a command only when the kernel has the notice
+//!   ([`hydfs_agreement::Keeper`]). So nobody is told of a change before no kernel answers as it was before.
+//!
+//! Cost: a lookup in two maps for each answer and each change. A change of an entry that the kernel keeps makes it look all
+//! of its entries up again: the notice for a single one needs the directory's lock, which two members that change the same
+//! directory would hold against each other.
+
+use crate::{synthetic::Synthetic, volume::Volume};
+use hydfs_mount::Keep;
+use hydfs_state::{Event, State};
+use hydfs_types::{Attr, BoxFuture, Ino};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Attributes, and entries, that are noted at most; what is past that is not kept.
+const KEPT_MAX: usize = 65_536;
+/// The kernel counts in ticks and from a moment later: so much of the lease is not given away.
+const SLACK: Duration = Duration::from_millis(50);
+
+/// An entry: directory and name.
+type Name = (Ino, Vec<u8>);
+
+/// What the kernel may have, until when.
+#[derive(Default)]
+pub(crate) struct Kept(Mutex<Noted>);
+
+#[derive(Default)]
+struct Noted {
+    attrs: BTreeMap<Ino, Instant>,
+    entries: BTreeMap<Name, Instant>,
+    /// Entries that the kernel takes away itself when this member's command is through: how many requests are at it.
+    going: BTreeMap<Name, usize>,
+    /// Nothing is kept any more.
+    over: bool,
+    counts: KeptCounts,
+}
+
+/// How often, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeptCounts {
+    /// Answers of which the kernel was let keep something.
+    pub answers: u64,
+    /// Notices to the kernel that something it keeps has changed.
+    pub notices: u64,
+}
+
+/// What a change takes away from the kernel.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Lost {
+    attrs: Vec<Ino>,
+    entries: bool,
+}
+
+impl Kept {
+    fn lock(&self) -> MutexGuard<'_, Noted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kernel moves what it keeps of one name to another, and back: either may be kept for as long as the other.
+    fn couple(&self, one: (Ino, &[u8]), other: (Ino, &[u8])) {
+        let mut noted = self.lock();
+        let keys = [one, other].map(|(parent, name)| (parent, name.to_vec()));
+        let until = keys
+            .iter()
+            .filter_map(|key| noted.entries.get(key))
+            .max()
+            .copied();
+        if let Some(until) = until {
+            noted.entries.extend(keys.map(|key| (key, until)));
+        }
+    }
+}
+
+impl Noted {
+    fn note<K: Ord>(map: &mut BTreeMap<K, Instant>, key: K, until: Instant) -> bool {
+        if map.len() >= KEPT_MAX && !map.contains_key(&key) {
+            let now = Instant::now();
+            map.retain(|_, until| *until > now);
+            if map.len() >= KEPT_MAX {
+                return false;
+            }
+        }
+        let noted = map.entry(key).or_insert(until);
+        *noted = until.max(*noted);
+        true
+    }
+
+    /// `own`: by a command of this member.
+    fn changed(&mut self, event: &Event, own: bool, lost: &mut Lost) {
+        let now = Instant::now();
+        match event {
+            Event::Inode(ino)
+            | Event::Data(ino)
+            | Event::Writers(ino)
+            | Event::Orphan(ino)
+            | Event::Gone(ino) => {
+                let kept = self.attrs.remove(ino).is_some_and(|until| until > now);
+                lost.attrs.extend(kept.then_some(*ino));
+            }
+            Event::Entry { parent, name } => {
+                let name = (*parent, name.clone());
+                let kept = self.entries.remove(&name).is_some_and(|until| until > now);
+                lost.entries |= kept && !(own && self.going.contains_key(&name));
+            }
+            Event::Replaced => self.all(lost),
+            _ => {}
+        }
+    }
+
+    fn all(&mut self, lost: &mut Lost) {
+        lost.attrs
+            .extend(std::mem::take(&mut self.attrs).into_keys());
+        lost.entries |= !std::mem::take(&mut self.entries).is_empty();
+    }
+}
+
+impl Volume {
+    /// How long the kernel may keep what it is about to be answered: only what is in the agreed state now, as it is there.
+    pub(crate) fn keep(&self, entry: Option<(Ino, &[u8])>, attr: &Attr) -> Keep {
+        let none = Keep::default();
+        let Some(kernel) = self.kernel.get().filter(|_| !Synthetic::is(attr.ino)) else {
+            return none;
+        };
+        // Held until it is noted: a later command finds it there.
+        let state = self.ctx.state();
+        let visible = self.ctx.agreement.leased();
+        if visible.is_none_or(|visible| visible < state.index) {
+            return none;
+        }
+        let Some(left) = self.ctx.agreement.lease_left().checked_sub(SLACK) else {
+            return none;
+        };
+        let until = Instant::now() + left;
+        let mut noted = self.kept.lock();
+        if noted.over {
+            return none;
+        }
+        let attr_kept = is_exact(&state, attr) && Noted::note(&mut noted.attrs, attr.ino, until);
+        let entry_kept = entry
+            .filter(|_| kernel.keeps_entries())
+            .filter(|(parent, name)| state.lookup(*parent, name) == Ok(attr.ino))
+            .is_some_and(|(parent, name)| {
+                Noted::note(&mut noted.entries, (parent, name.to_vec()), until)
+            });
+        noted.counts.answers += u64::from(attr_kept || entry_kept);
+        Keep {
+            attr: if attr_kept { left } else { Duration::ZERO },
+            entry: if entry_kept { left } else { Duration::ZERO },
+        }
+    }
+
+    /// Tells the kernel what these changed of what it keeps. `own`: by a command of this member.
+    pub(crate) fn tell_kernel(&self, events: &[Event], own: bool) {
+        let mut lost = Lost::default();
+        {
+            let mut noted = self.kept.lock();
+            let changed = |event| noted.changed(event, own, &mut lost);
+            events.iter().for_each(changed);
+        }
+        self.tell_lost(&lost);
+    }
+
+    pub fn kept_counts(&self) -> KeptCounts {
+        self.kept.lock().counts
+    }
+
+    /// From now on nothing is kept.
+    pub fn keep_nothing(&self) -> BoxFuture<'static, ()> {
+        let mut lost = Lost::default();
+        {
+            let mut noted = self.kept.lock();
+            noted.over = true;
+            noted.all(&mut lost);
+        }
+        self.tell_lost(&lost);
+        match self.kernel.get() {
+            Some(kernel) => kernel.settled(),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+
+    fn tell_lost(&self, lost: &Lost) {
+        let Some(kernel) = self.kernel.get().filter(|_| *lost != Lost::default()) else {
+            return;
+        };
+        self.kept.lock().counts.notices += lost.attrs.len() as u64 + u64::from(lost.entries);
+        lost.attrs
+            .iter()
+            .for_each(|ino| kernel.invalidate_attr(*ino));
+        if lost.entries {
+            kernel.invalidate_entries();
+        }
+    }
+
+    /// Resolves when the kernel has taken notice of all that is applied here.
+    pub(crate) async fn kernel_told(&self) {
+        if let Some(kernel) = self.kernel.get() {
+            kernel.settled().await;
+        }
+    }
+
+    /// The kernel asks for this entry to go. Until the end of this the kernel keeps it; if it is [`Going::gone`] then, the
+    /// kernel drops it by itself.
+    pub(crate) fn going(&self, parent: Ino, name: &[u8]) -> Going<'_> {
+        let name = (parent, name.to_vec());
+        *self.kept.lock().going.entry(name.clone()).or_default() += 1;
+        Going {
+            volume: self,
+            name,
+            gone: false,
+        }
+    }
+
+    /// The kernel asked for a rename, and moves what it keeps itself.
+    pub(crate) fn moving(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
+        self.kept.couple(from, to);
+    }
+}
+
+/// A request of the kernel that takes an entry away.
+pub(crate) struct Going<'a> {
+    volume: &'a Volume,
+    name: Name,
+    pub gone: bool,
+}
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        let mut noted = self.volume.kept.lock();
+        if let Some(requests) = noted.going.get_mut(&self.name) {
+            *requests -= 1;
+            if *requests == 0 {
+                noted.going.remove(&self.name);
+            }
+        }
+        if self.gone {
+            return;
+        }
+        // It did not go, or nobody knows; what changed meanwhile made no notice.
+        noted.entries.remove(&self.name);
+        drop(noted);
+        self.volume.tell_lost(&Lost {
+            entries: true,
+            ..Lost::default()
+        });
+    }
+}
+
+/// Whether these are the agreed attributes of something whose attributes change by commands alone.
+fn is_exact(state: &State, attr: &Attr) -> bool {
+    state.is_clean_file(attr.ino) && state.inode(attr.ino).is_ok_and(|inode| inode.attr == *attr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_is_kept_makes_a_notice_and_only_once() {
+        let kept = Kept::default();
+        Noted::note(&mut kept.lock().attrs, Ino(5), soon());
+        Noted::note(&mut kept.lock().entries, (Ino(1), b"a".to_vec()), soon());
+        let change = |event: Event| {
+            let mut lost = Lost::default();
+            kept.lock().changed(&event, false, &mut lost);
+            lost
+        };
+        let entry = |name: &[u8]| Event::Entry {
+            parent: Ino(1),
+            name: name.to_vec(),
+        };
+        assert_eq!(change(Event::Inode(Ino(6))), Lost::default());
+        assert_eq!(change(entry(b"b")), Lost::default());
+        assert_eq!(change(Event::Writers(Ino(5))).attrs, [Ino(5)]);
+        assert_eq!(change(Event::Data(Ino(5))), Lost::default());
+        assert!(change(entry(b"a")).entries);
+        assert_eq!(change(entry(b"a")), Lost::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_kernel_takes_away_itself_makes_no_notice_unless_somebody_else_did_it() {
+        for (own, notice) in [(true, false), (false, true)] {
+            let mut noted = Noted::default();
+            let name = (Ino(1), b"a".to_vec());
+            Noted::note(&mut noted.entries, name.clone(), soon());
+            noted.going.insert(name, 1);
+            let mut lost = Lost::default();
+            let event = Event::Entry {
+                parent: Ino(1),
+                name: b"a".to_vec(),
+            };
+            noted.changed(&event, own, &mut lost);
+            assert_eq!((lost.entries, noted.entries.len()), (notice, 0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_is_moved_is_kept_under_both() {
+        let kept = Kept::default();
+        Noted::note(&mut kept.lock().entries, (Ino(1), b"a".to_vec()), soon());
+        kept.couple((Ino(1), b"a"), (Ino(2), b"b"));
+        kept.couple((Ino(1), b"c"), (Ino(2), b"d"));
+        assert_eq!(kept.lock().entries.len(), 2);
+        let mut lost = Lost::default();
+        let event = Event::Entry {
+            parent: Ino(2),
+            name: b"b".to_vec(),
+        };
+        kept.lock().changed(&event, true, &mut lost);
+        assert!(lost.entries);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_noted_than_the_limit_and_what_ended_makes_room() {
+        let mut noted = Noted::default();
+        for ino in 0..KEPT_MAX as u64 {
+            assert!(Noted::note(&mut noted.attrs, Ino(ino), soon()));
+        }
+        assert!(!Noted::note(&mut noted.attrs, Ino(u64::MAX), soon()));
+        assert!(Noted::note(&mut noted.attrs, Ino(3), soon()), "known");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(Noted::note(&mut noted.attrs, Ino(u64::MAX), soon()));
+        assert_eq!(noted.attrs.len(), 1);
+    }
+}
