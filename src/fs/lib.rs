@@ -1,7 +1,7 @@
 //! The file system: what a mount asks, answered from the agreed state and the data plane.
 //!
 //! `volume.rs` is the door; `attributes`, `names`, `content`, `ranges` are families of calls; `ends` does later what nobody waits
-//! for; `synthetic` is the control tree. It knows no FUSE and no wire.
+//! for; `synthetic` is the control tree, `inline` what is answered at once. It knows no FUSE and no wire.
 
 mod attributes;
 mod content;
@@ -9,8 +9,10 @@ mod ends;
 mod error;
 mod failures;
 mod fixed;
+mod inline;
 mod locks;
 mod names;
+mod own;
 mod ranges;
 mod synthetic;
 mod table;
