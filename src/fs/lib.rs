@@ -14,6 +14,7 @@ mod locks;
 mod names;
 mod own;
 mod ranges;
+mod recent;
 mod synthetic;
 mod table;
 mod volume;

@@ -7,6 +7,7 @@ use crate::{
     error::{of_agreement, of_data},
     failures::Failures,
     ranges::Place,
+    recent::Recent,
     synthetic::{CLUSTER_DIR, Control, JOBS_DIR, Node, Synthetic, read_only},
     table::Table,
 };
@@ -44,6 +45,7 @@ pub struct Volume {
     pub(crate) unlocked: tokio::sync::Notify,
     pub(crate) job_hook: OnceLock<JobHook>,
     pub(crate) failures: Failures,
+    pub(crate) recent: Recent,
 }
 
 /// Called with the path of a file in the directory of jobs that was closed after writing, or renamed there.
@@ -64,6 +66,7 @@ impl Volume {
             unlocked: tokio::sync::Notify::new(),
             job_hook: OnceLock::new(),
             failures: Failures::default(),
+            recent: Recent::default(),
         })
     }
 
