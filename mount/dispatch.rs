@@ -94,6 +94,9 @@ impl Dispatch {
         if strip.is_none()
             && let Some(outcome) = self.at_once(caller, &request)
         {
+            if let Err(error) = &outcome {
+                self.fs.failed(request.name(), request.about(), error);
+            }
             return reply(self.observed(outcome));
         }
         let permit = match self.admit(&request) {

@@ -4,7 +4,9 @@
 mod common;
 
 use common::{Cluster, SOON, until, write_synced};
-use std::{fs, io::Write, path::Path, process::Command, thread, time::Duration};
+use std::{
+    fs, io::Write, os::unix::fs::FileExt, path::Path, process::Command, thread, time::Duration,
+};
 
 const APPENDS: u64 = 50;
 const DATA: [&str; 7] = [
@@ -259,4 +261,63 @@ fn an_append_by_a_shell_is_a_grant_and_a_round() {
         "the end is lazy, and nothing else: {cost:?}"
     );
     assert_eq!(fs::read_to_string(c.at(3, "f")).unwrap(), "line\n");
+}
+
+/// R7: whoever writes a file alone reads it without a merge: overwritten, appended, cut, behind a hole.
+#[test]
+fn a_sole_writer_reads_its_own_file_without_a_merge() {
+    const BLOCK: usize = 4096;
+    let Some(c) = cluster() else { return };
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(c.at(1, "f"))
+        .unwrap();
+    let mut expected = vec![b'a'; 20 * BLOCK];
+    file.write_all_at(&expected, 0).unwrap();
+    let before = quiet(&c);
+    let same = |expected: &[u8]| {
+        // A byte past the end: where the file ends is seen, too.
+        let mut found = vec![0; expected.len() + 1];
+        assert_eq!(file.read_at(&mut found, 0).unwrap(), expected.len());
+        assert!(found[..expected.len()] == *expected, "other bytes");
+    };
+    same(&expected);
+    for n in 0..20 {
+        let at = n * BLOCK + n;
+        expected.resize(expected.len().max(at + BLOCK), 0);
+        expected[at..at + BLOCK].fill(n as u8);
+        file.write_all_at(&expected[at..at + BLOCK], at as u64)
+            .unwrap();
+        same(&expected);
+    }
+    let end = expected.len() + 3 * BLOCK;
+    expected.resize(end, 0);
+    expected.extend_from_slice(b"behind a hole");
+    file.write_all_at(b"behind a hole", end as u64).unwrap();
+    same(&expected);
+    let mut appending = fs::OpenOptions::new()
+        .append(true)
+        .open(c.at(1, "f"))
+        .unwrap();
+    appending.write_all(b"appended").unwrap();
+    expected.extend_from_slice(b"appended");
+    same(&expected);
+    let cost = Costs::now(&c).since(before);
+    assert_eq!(
+        (cost.prepares, cost.looks, cost.reads, cost.log),
+        (0, 0, 0, 0),
+        "{cost:?}"
+    );
+    for i in c.members() {
+        assert!(fs::read(c.at(i, "f")).unwrap() == expected, "on mount {i}");
+        same(&expected);
+    }
+    file.set_len(BLOCK as u64 + 7).unwrap();
+    expected.truncate(BLOCK + 7);
+    same(&expected);
+    file.write_all_at(b"after the cut", 5).unwrap();
+    expected[5..18].copy_from_slice(b"after the cut");
+    same(&expected);
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
-use hydfs_state::Segment;
+use hydfs_state::{Segment, State};
 use hydfs_types::{
     Cutoff, DataRequest, DataResponse, Incarnation, LogIndex, Look, Looked, Peeked, ReadBase,
     Refusal, SegmentId, SegmentVersion, SlotConfig, SlotId, Then,
@@ -302,6 +302,29 @@ impl Reader {
             tokio::time::sleep(AGAIN).await;
             self.ctx.agreement.barrier().await?;
         }
+    }
+
+    /// The segment at its agreed version, if this member is a synced replica of it.
+    pub fn at_hand(
+        &self,
+        state: &State,
+        segment: SegmentId,
+    ) -> Option<(SegmentId, SegmentVersion)> {
+        let known = state.segment(segment)?;
+        let synced = state.config(known.slot)?.role(self.ctx.me()) == Some(true);
+        synced.then_some((segment, known.version))
+    }
+
+    /// As [`Reader::read`], of what [`Reader::at_hand`] named, where nothing has to be waited for.
+    pub fn read_at_hand(
+        &self,
+        (segment, version): (SegmentId, SegmentVersion),
+        offset: u64,
+        len: u32,
+    ) -> Option<Bytes> {
+        let bytes = self.replica.read_cached(segment, version, offset, len)?;
+        Counters::add(&self.ctx.counters.local_reads, 1);
+        Some(bytes)
     }
 
     /// The other live synced replicas, starting at one that depends on the segment: reads spread.

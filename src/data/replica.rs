@@ -552,6 +552,33 @@ impl Replica {
         Ok((version, base_len, bytes))
     }
 
+    /// As [`Replica::read_here`], where the base is at that version and its bytes are in memory. A look that finds anything
+    /// else judges nothing.
+    pub fn read_cached(
+        &self,
+        segment: SegmentId,
+        version: SegmentVersion,
+        offset: u64,
+        len: u32,
+    ) -> Option<Bytes> {
+        if self.ctx.has(Planted::OldVersionServed) {
+            return None;
+        }
+        let wanted = {
+            let index = self.index.try_lock().ok()?;
+            let local = index.segments.get(&segment)?;
+            if local.version < version || len > FETCH_BYTES_MAX as u32 {
+                return None;
+            }
+            u64::from(len).min(local.len.saturating_sub(offset)) as u32
+        };
+        if wanted == 0 {
+            return Some(Bytes::new());
+        }
+        let bytes = self.bases.read_cached(segment, offset, wanted)?;
+        (bytes.len() == wanted as usize).then_some(bytes)
+    }
+
     /// Length of the base here, and how many of the bytes asked for it has.
     pub(crate) fn span(&self, segment: SegmentId, offset: u64, len: u32) -> (u64, u32) {
         let base_len = self

@@ -9,6 +9,7 @@
 use crate::{
     context::{Context, ROUND},
     error::DataError,
+    own::Own,
     replica::Replica,
     room::refuse_full,
     segment::after,
@@ -63,20 +64,23 @@ pub struct Queued {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Lane {
+pub(crate) struct Lane {
     last: Seq,
-    heads: VecDeque<RecordHead>,
-    overflow: bool,
+    pub(crate) heads: VecDeque<RecordHead>,
+    pub(crate) overflow: bool,
     durable: bool,
+    pub(crate) own: Own,
 }
 
 #[derive(Default)]
-struct Inner {
+pub(crate) struct Inner {
     last: Seq,
     acked: Seq,
+    /// Last seq that was sent to anybody.
+    sent: Seq,
     durable_wanted: Seq,
     queue: VecDeque<Queued>,
-    lanes: BTreeMap<SegmentId, Lane>,
+    pub(crate) lanes: BTreeMap<SegmentId, Lane>,
     /// The segment that the last round to the file's end went to, answered or not.
     tail: Option<SegmentId>,
     mtime: Option<Time>,
@@ -111,7 +115,7 @@ impl FileWriter {
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -310,6 +314,7 @@ impl FileWriter {
         if to_end {
             inner.tail = Some(segment);
         }
+        inner.sent = inner.sent.max(prev);
         let durable = heads.iter().any(|head| head.seq <= inner.durable_wanted);
         let body = match payloads.len() {
             1 => payloads.swap_remove(0),
@@ -548,6 +553,24 @@ impl FileWriter {
     /// Whether everything queued was acknowledged.
     pub fn is_idle(&self) -> bool {
         self.inner().queue.is_empty()
+    }
+
+    /// Whether everything given out so far is acknowledged, where that can be said without a wait.
+    pub fn is_flushed(&self) -> bool {
+        self.inner
+            .try_lock()
+            .is_ok_and(|inner| inner.acked >= inner.last)
+    }
+
+    /// The turn of whoever sends.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Whether every record that was sent to anybody is acknowledged. Stays so while the caller has the turn.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let inner = self.inner();
+        inner.sent <= inner.acked && !inner.ended && !inner.given_up
     }
 
     /// Last seq given out.

@@ -6,11 +6,12 @@ use crate::{
 };
 use hydfs_data::FileWriter;
 use hydfs_mount::{Answer, Change, FsError, SetTime};
-use hydfs_state::Body;
+use hydfs_state::{Body, State};
 use hydfs_types::{
     Attr, Command, Ino, Peeked, Reply, SegmentId, SetAttr, SetXattrMode, XATTR_BYTES_MAX,
 };
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// What stands between the agreed attributes of a file and the truth.
 struct Doubt {
@@ -24,7 +25,7 @@ impl Volume {
     /// Attributes as of now. The caller has passed the barrier.
     /// Cost: clean, or written here alone: nothing. Else one round to the slot leaders in doubt.
     pub(crate) async fn fresh(&self, ino: Ino) -> Outcome<Attr> {
-        let doubt = self.doubt(ino)?;
+        let doubt = self.doubt(&self.ctx.state(), ino)?;
         if !doubt.look.is_empty() {
             self.data
                 .reader
@@ -32,15 +33,15 @@ impl Volume {
                 .await
                 .map_err(Self::data_error)?;
         }
-        self.with_mine(ino, doubt.mine)
+        self.with_mine(&self.ctx.state(), ino, doubt.mine.as_deref())
     }
 
     /// As [`Volume::fresh`], and what others have appended stays pending: `stat` and the checks of an open merge nothing
     /// unless content changed that was readable before.
     pub(crate) async fn peeked(&self, ino: Ino) -> Outcome<Attr> {
-        let doubt = self.doubt(ino)?;
+        let doubt = self.doubt(&self.ctx.state(), ino)?;
         if doubt.look.is_empty() {
-            return self.with_mine(ino, doubt.mine);
+            return self.with_mine(&self.ctx.state(), ino, doubt.mine.as_deref());
         }
         let peeked = match self.data.reader.peek(&doubt.look).await {
             Ok(peeked) => peeked,
@@ -83,19 +84,42 @@ impl Volume {
     }
 
     /// Attributes as agreed, with what this mount's writer has on top; what others have pending is not in them.
-    pub(crate) fn as_known(&self, ino: Ino) -> Outcome<Attr> {
+    pub(crate) fn as_known(&self, state: &State, ino: Ino) -> Outcome<Attr> {
         let mine = self
             .table
             .writer(ino)
-            .filter(|writer| writer.is_live_in(&self.ctx.state()));
-        self.with_mine(ino, mine)
+            .filter(|writer| writer.is_live_in(state));
+        self.with_mine(state, ino, mine.as_deref())
     }
 
-    fn with_mine(&self, ino: Ino, mine: Option<Arc<FileWriter>>) -> Outcome<Attr> {
-        let state = self.ctx.state();
+    /// Whether nobody but this writer of this mount has or may have records of the file that are not merged.
+    pub(crate) fn is_sole(&self, state: &State, ino: Ino, writer: &FileWriter) -> bool {
+        self.doubt(state, ino).is_ok_and(|doubt| {
+            doubt.look.is_empty() && doubt.mine.is_some_and(|mine| mine.writer == writer.writer)
+        })
+    }
+
+    /// Attributes where nobody has to be asked; `None` where slot leaders may know more.
+    pub(crate) fn attr_at_hand(&self, state: &State, ino: Ino) -> Option<Outcome<Attr>> {
+        match self.doubt(state, ino) {
+            Ok(doubt) if doubt.look.is_empty() => {
+                Some(self.with_mine(state, ino, doubt.mine.as_deref()))
+            }
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Attributes as agreed, with this live writer's acknowledged records on top.
+    pub(crate) fn with_mine(
+        &self,
+        state: &State,
+        ino: Ino,
+        mine: Option<&FileWriter>,
+    ) -> Outcome<Attr> {
         let inode = state.inode(ino).map_err(of_command)?;
         let mut attr = inode.attr;
-        let (Body::File(file), Some(mine)) = (&inode.body, &mine) else {
+        let (Body::File(file), Some(mine)) = (&inode.body, mine) else {
             return Ok(attr);
         };
         for segment in mine.touched() {
@@ -105,20 +129,19 @@ impl Volume {
             let Some((start, agreed)) = known.map(|known| (known.start, known.len)) else {
                 continue;
             };
-            if let Some(len) = mine.local_len_in(&state, segment) {
+            if let Some(len) = mine.local_len_in(state, segment) {
                 attr.size = attr.size.max(start + len);
                 attr.stored += len.saturating_sub(agreed);
             }
         }
-        if let Some(time) = mine.unmerged_time(&state) {
+        if let Some(time) = mine.unmerged_time(state) {
             attr.mtime = attr.mtime.max(time);
             attr.ctime = attr.ctime.max(time);
         }
         Ok(attr)
     }
 
-    fn doubt(&self, ino: Ino) -> Outcome<Doubt> {
-        let state = self.ctx.state();
+    fn doubt(&self, state: &State, ino: Ino) -> Outcome<Doubt> {
         let inode = state.inode(ino).map_err(of_command)?;
         let Body::File(file) = &inode.body else {
             return Ok(Doubt {
@@ -129,7 +152,7 @@ impl Volume {
         let mine = self
             .table
             .writer(ino)
-            .filter(|writer| writer.is_live_in(&state));
+            .filter(|writer| writer.is_live_in(state));
         let others = file
             .writers
             .iter()
@@ -141,7 +164,7 @@ impl Volume {
             // What is pending is this mount's own, and its writer knows it, unless ended writers left something.
             let known_here = |id: &SegmentId| {
                 let told = mine.as_ref().is_none_or(|mine| {
-                    !mine.touched().contains(id) || mine.local_len_in(&state, *id).is_some()
+                    !mine.touched().contains(id) || mine.local_len_in(state, *id).is_some()
                 });
                 told && state.segment(*id).is_none_or(|segment| segment.settled())
             };
@@ -178,6 +201,10 @@ impl Volume {
             self.barrier().await?;
             return self.peeked(ino).await;
         }
+        if self.leaves_all(ino, &set).await? {
+            let attr = self.peeked(ino).await;
+            return self.shown(attr).await;
+        }
         if change.mtime.is_some()
             && let Some(writer) = self.table.writer(ino)
         {
@@ -191,8 +218,32 @@ impl Volume {
             self.barrier().await?;
             self.fresh(ino).await?;
         }
-        self.propose(Command::SetAttr { ino, set }).await?;
+        let asked = Instant::now();
+        let changed = self.propose(Command::SetAttr { ino, set }).await?;
+        if let Reply::Attr(attr) = changed {
+            self.recent.note(ino, attr.ctime, asked);
+        }
         self.peeked(ino).await
+    }
+
+    /// Whether this sets owner or mode to what they are, within a tick of the last change.
+    async fn leaves_all(&self, ino: Ino, set: &SetAttr) -> Outcome<bool> {
+        let named = SetAttr {
+            mode: set.mode,
+            uid: set.uid,
+            gid: set.gid,
+            ..SetAttr::default()
+        };
+        if *set != named || !self.recent.has(ino, Instant::now()) {
+            return Ok(false);
+        }
+        self.barrier().await?;
+        let state = self.ctx.state();
+        let attr = state.inode(ino).map_err(of_command)?.attr;
+        let same = set.mode.is_none_or(|mode| mode == attr.mode)
+            && set.uid.is_none_or(|uid| uid == attr.uid)
+            && set.gid.is_none_or(|gid| gid == attr.gid);
+        Ok(same && self.recent.is_now(ino, attr.ctime, Instant::now()))
     }
 
     pub(crate) async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Outcome {
@@ -203,14 +254,13 @@ impl Volume {
             return self.place_xattr(ino, rest).await;
         }
         self.barrier().await?;
-        let state = self.ctx.state();
+        Self::xattr_in(&self.ctx.state(), ino, name)
+    }
+
+    pub(crate) fn xattr_in(state: &State, ino: Ino, name: &[u8]) -> Outcome {
         let inode = state.inode(ino).map_err(of_command)?;
-        inode
-            .xattrs
-            .get(name)
-            .cloned()
-            .map(Answer::Value)
-            .ok_or(FsError::NoAttribute)
+        let value = inode.xattrs.get(name).cloned();
+        value.map(Answer::Value).ok_or(FsError::NoAttribute)
     }
 
     pub(crate) async fn list_xattr(&self, ino: Ino) -> Outcome {
@@ -218,16 +268,12 @@ impl Volume {
             return Ok(Answer::Names(Vec::new()));
         }
         self.barrier().await?;
-        let state = self.ctx.state();
-        Ok(Answer::Names(
-            state
-                .inode(ino)
-                .map_err(of_command)?
-                .xattrs
-                .keys()
-                .cloned()
-                .collect(),
-        ))
+        Self::xattrs_in(&self.ctx.state(), ino)
+    }
+
+    pub(crate) fn xattrs_in(state: &State, ino: Ino) -> Outcome {
+        let inode = state.inode(ino).map_err(of_command)?;
+        Ok(Answer::Names(inode.xattrs.keys().cloned().collect()))
     }
 
     pub(crate) async fn set_xattr(

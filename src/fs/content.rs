@@ -77,32 +77,16 @@ impl Volume {
 
     /// As [`Volume::read`], without a handle; the caller has passed the barrier.
     pub async fn read_at(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
+        if let Some(bytes) = self.read_own(ino, offset, len).await {
+            return Ok(bytes);
+        }
         self.settle_range(ino, offset, u64::from(len)).await?;
         self.read_pieces(ino, offset, len).await
     }
 
     /// What is pending in a range is merged: the agreed state tells its content and the file's size after it.
     pub(crate) async fn settle_range(&self, ino: Ino, offset: u64, len: u64) -> Outcome<()> {
-        let dirty: Vec<SegmentId> = {
-            let state = self.ctx.state();
-            let (inode, file) = state.file(ino).map_err(of_command)?;
-            let live = !file.writers.is_empty();
-            let end = offset.saturating_add(len);
-            // Whether the file goes on behind the end that is agreed is known to the segments from here on alone.
-            let end = if end > inode.attr.size { u64::MAX } else { end };
-            let of_range = file
-                .segments
-                .range(..end)
-                .rev()
-                .scan(false, |done, (start, id)| {
-                    let keep = !*done;
-                    *done = *start <= offset;
-                    keep.then_some(*id)
-                });
-            of_range
-                .filter(|id| live || !state.is_clean_segment(*id))
-                .collect()
-        };
+        let dirty = dirty_segments(&self.ctx.state(), ino, offset, len)?;
         if dirty.is_empty() {
             return Ok(());
         }
@@ -151,8 +135,20 @@ impl Volume {
 
     /// The pieces of a range, up to the file's end.
     pub(crate) fn pieces(state: &State, ino: Ino, offset: u64, len: u64) -> Outcome<Vec<Piece>> {
-        let (inode, file) = state.file(ino).map_err(of_command)?;
-        let end = inode.attr.size.min(offset.saturating_add(len));
+        let size = state.file(ino).map_err(of_command)?.0.attr.size;
+        Self::pieces_of(state, ino, (offset, len), size, |_, agreed| agreed)
+    }
+
+    /// The same in a file of this size, whose segments are as long as `len_of` says of each and its agreed length.
+    pub(crate) fn pieces_of(
+        state: &State,
+        ino: Ino,
+        (offset, len): (u64, u64),
+        size: u64,
+        len_of: impl Fn(SegmentId, u64) -> u64,
+    ) -> Outcome<Vec<Piece>> {
+        let (_, file) = state.file(ino).map_err(of_command)?;
+        let end = size.min(offset.saturating_add(len));
         let mut pieces = Vec::new();
         let mut at = offset;
         while at < end {
@@ -165,7 +161,7 @@ impl Volume {
             let held = below.and_then(|(start, id)| {
                 state
                     .segment(*id)
-                    .map(|known| (*start, *id, start + known.len))
+                    .map(|known| (*start, *id, start + len_of(*id, known.len)))
             });
             match held {
                 Some((start, id, held_to)) if at < held_to => {
@@ -810,6 +806,32 @@ impl Volume {
     }
 }
 
+/// Segments of a range that may have something pending; `settle_range` has them merged.
+pub(crate) fn dirty_segments(
+    state: &State,
+    ino: Ino,
+    offset: u64,
+    len: u64,
+) -> Outcome<Vec<SegmentId>> {
+    let (inode, file) = state.file(ino).map_err(of_command)?;
+    let live = !file.writers.is_empty();
+    let end = offset.saturating_add(len);
+    // Whether the file goes on behind the end that is agreed is known to the segments from here on alone.
+    let end = if end > inode.attr.size { u64::MAX } else { end };
+    let of_range = file
+        .segments
+        .range(..end)
+        .rev()
+        .scan(false, |done, (start, id)| {
+            let keep = !*done;
+            *done = *start <= offset;
+            keep.then_some(*id)
+        });
+    Ok(of_range
+        .filter(|id| live || !state.is_clean_segment(*id))
+        .collect())
+}
+
 /// The segments that a range of a file touches, with offset and length in each.
 fn held_ranges(
     state: &State,
@@ -846,7 +868,7 @@ fn gone(error: CommandError) -> DataError {
 }
 
 /// A base that ends before the agreed length ends in a hole.
-fn padded(bytes: Bytes, len: usize) -> Bytes {
+pub(crate) fn padded(bytes: Bytes, len: usize) -> Bytes {
     if bytes.len() >= len {
         return bytes;
     }

@@ -130,8 +130,10 @@ impl Volume {
         let Some(kernel) = self.kernel.get().filter(|_| !Synthetic::is(attr.ino)) else {
             return none;
         };
-        // Held until it is noted: a later command finds it there.
-        let state = self.ctx.state();
+        // Held until it is noted: a later command finds it there. Not waited for: this may be a session thread.
+        let Ok(state) = self.ctx.state.try_read() else {
+            return none;
+        };
         let visible = self.ctx.agreement.leased();
         if visible.is_none_or(|visible| visible < state.index) {
             return none;

@@ -1,7 +1,8 @@
 //! The file system: what a mount asks, answered from the agreed state and the data plane.
 //!
 //! `volume.rs` is the door; `attributes`, `names`, `content`, `ranges` are families of calls; `ends` does later what nobody waits
-//! for; `kept` is what the kernel may keep; `synthetic` is the control tree. It knows no FUSE and no wire.
+//! for; `synthetic` is the control tree, `inline` what is answered at once, `kept` what the kernel may keep. It knows no FUSE
+//! and no wire.
 
 mod attributes;
 mod content;
@@ -9,10 +10,13 @@ mod ends;
 mod error;
 mod failures;
 mod fixed;
+mod inline;
 mod kept;
 mod locks;
 mod names;
+mod own;
 mod ranges;
+mod recent;
 mod synthetic;
 mod table;
 mod volume;

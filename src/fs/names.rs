@@ -8,6 +8,7 @@ use crate::{
 use hydfs_mount::{Answer, Caller, FsError, How};
 use hydfs_types::{AgreementError, Attr, Command, CommandError, FileKind, Ino, ROOT_INO, Reply};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 impl Volume {
     /// The control tree cannot be changed, and its name in the root is taken.
@@ -69,9 +70,11 @@ impl Volume {
             target: Vec::new(),
             grant,
         };
+        let asked = Instant::now();
         match self.ctx.agreement.propose(command).await {
             Ok(Reply::Created(created)) => {
                 let ino = created.attr.ino;
+                self.recent.note(ino, created.attr.ctime, asked);
                 let handle = self.table.open(ino, how, None);
                 if let Some(granted) = created.grant {
                     let writer = std::sync::Arc::new(self.data.writer(ino, granted.writer));

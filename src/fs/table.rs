@@ -197,6 +197,13 @@ impl Table {
         self.inner().lockers.contains_key(&(ino, owner))
     }
 
+    /// Whether anybody may hold locks on the inode.
+    pub fn has_lockers(&self, ino: Ino) -> bool {
+        let inner = self.inner();
+        let mut of_ino = inner.lockers.range((ino, 0)..=(ino, u64::MAX));
+        of_ino.next().is_some()
+    }
+
     /// Forgets an owner; says whether it may hold locks.
     pub fn take_locker(&self, ino: Ino, owner: u64) -> bool {
         self.inner().lockers.remove(&(ino, owner)).is_some()

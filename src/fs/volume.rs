@@ -8,6 +8,7 @@ use crate::{
     failures::Failures,
     kept::Kept,
     ranges::Place,
+    recent::Recent,
     synthetic::{CLUSTER_DIR, Control, JOBS_DIR, Node, Synthetic, read_only},
     table::Table,
 };
@@ -16,7 +17,7 @@ use hydfs_data::{Context, Data};
 use hydfs_mount::{
     Answer, Caller, FileSystem, FsError, How, Keep, KernelCache, Opened, Request, StatFs,
 };
-use hydfs_state::{Body, Event};
+use hydfs_state::{Body, Event, State};
 use hydfs_store::Disk;
 use hydfs_types::{
     Attr, BoxFuture, Clock, Command, DirEntry, FileKind, Incarnation, Ino, ROOT_INO, Reply,
@@ -50,6 +51,7 @@ pub struct Volume {
     pub(crate) unlocked: tokio::sync::Notify,
     pub(crate) job_hook: OnceLock<JobHook>,
     pub(crate) failures: Failures,
+    pub(crate) recent: Recent,
 }
 
 /// Called with the path of a file in the directory of jobs that was closed after writing, or renamed there.
@@ -71,6 +73,7 @@ impl Volume {
             unlocked: tokio::sync::Notify::new(),
             job_hook: OnceLock::new(),
             failures: Failures::default(),
+            recent: Recent::default(),
         })
     }
 
@@ -350,12 +353,21 @@ impl Volume {
             return self.control_attr(&path);
         }
         self.barrier().await?;
-        let ino = self
-            .ctx
-            .state()
+        self.find_in(&self.ctx.state(), parent, name)
+    }
+
+    pub(crate) fn find_in(&self, state: &State, parent: Ino, name: &[u8]) -> Outcome<Attr> {
+        let ino = state
             .lookup(parent, name)
             .map_err(crate::error::of_command)?;
-        self.as_known(ino)
+        self.as_known(state, ino)
+    }
+
+    /// Whether an entry may be the control tree's, by its name alone.
+    pub(crate) fn may_be_control(parent: Ino, name: &[u8]) -> bool {
+        Synthetic::is(parent)
+            || parent == ROOT_INO && name == CLUSTER_DIR
+            || JOB_FILES.iter().any(|known| known.as_bytes() == name)
     }
 
     /// The control path of an entry, if it is one.
@@ -373,27 +385,13 @@ impl Volume {
         if !name_text.is_some_and(|name| JOB_FILES.contains(&name)) {
             return None;
         }
-        let job = self.job_dir_name(parent)?;
+        let job = job_dir_name(&self.ctx.state(), parent)?;
         Some(format!("jobs/{job}/{}", name_text?))
-    }
-
-    /// The name of a directory directly below `.jobs`.
-    fn job_dir_name(&self, ino: Ino) -> Option<String> {
-        let state = self.ctx.state();
-        let jobs = state.lookup(ROOT_INO, JOBS_DIR).ok()?;
-        let Body::Directory(directory) = &state.inode(ino).ok()?.body else {
-            return None;
-        };
-        if directory.parent != jobs {
-            return None;
-        }
-        let path = state.path_of(ino)?;
-        Some(path.rsplit('/').next()?.to_owned())
     }
 
     /// The control files of a job's directory, listed after its real ones.
     fn job_files(&self, ino: Ino, cookie: u64) -> Vec<DirEntry> {
-        let Some(job) = self.job_dir_name(ino) else {
+        let Some(job) = job_dir_name(&self.ctx.state(), ino) else {
             return Vec::new();
         };
         let paths = JOB_FILES.iter().enumerate().map(|(at, name)| {
@@ -510,13 +508,11 @@ impl Volume {
 
     async fn read_link(&self, ino: Ino) -> Outcome {
         self.barrier().await?;
-        match &self
-            .ctx
-            .state()
-            .inode(ino)
-            .map_err(crate::error::of_command)?
-            .body
-        {
+        Self::link_in(&self.ctx.state(), ino)
+    }
+
+    pub(crate) fn link_in(state: &State, ino: Ino) -> Outcome {
+        match &state.inode(ino).map_err(crate::error::of_command)?.body {
             Body::Symlink(target) => Ok(Answer::Target(target.clone())),
             _ => Err(FsError::Invalid("not a symbolic link".into())),
         }
@@ -525,18 +521,25 @@ impl Volume {
     async fn open_dir(&self, ino: Ino) -> Outcome {
         if !Synthetic::is(ino) {
             self.barrier().await?;
-            let state = self.ctx.state();
-            let Body::Directory(_) = state.inode(ino).map_err(crate::error::of_command)?.body
-            else {
-                return Err(FsError::NotDirectory);
-            };
+            return Self::dir_in(&self.ctx.state(), ino);
         }
-        Ok(Answer::Opened(Opened {
+        Ok(Self::opened_dir())
+    }
+
+    pub(crate) fn dir_in(state: &State, ino: Ino) -> Outcome {
+        match state.inode(ino).map_err(crate::error::of_command)?.body {
+            Body::Directory(_) => Ok(Self::opened_dir()),
+            _ => Err(FsError::NotDirectory),
+        }
+    }
+
+    fn opened_dir() -> Answer {
+        Answer::Opened(Opened {
             handle: 0,
             direct: false,
             mappable: false,
             keep_cache: false,
-        }))
+        })
     }
 
     async fn read_dir(&self, ino: Ino, cookie: u64, limit: usize) -> Outcome {
@@ -552,7 +555,16 @@ impl Volume {
         }
         self.barrier().await?;
         let of_job = self.job_files(ino, cookie);
-        let state = self.ctx.state();
+        Self::entries_in(&self.ctx.state(), ino, (cookie, limit), of_job)
+    }
+
+    /// Entries of a directory, those of `of_job` behind its own.
+    pub(crate) fn entries_in(
+        state: &State,
+        ino: Ino,
+        (cookie, limit): (u64, usize),
+        of_job: Vec<DirEntry>,
+    ) -> Outcome {
         let mut entries = if cookie < JOB_FILES_FROM {
             state
                 .read_dir(ino, cookie, limit)
@@ -581,13 +593,18 @@ impl Volume {
     }
 
     fn stat_fs(&self) -> Outcome {
+        let files = self.ctx.state().names.inodes.len() as u64;
+        self.space_of(files)
+    }
+
+    /// What there is on this member's disk, for a file system of so many files.
+    pub(crate) fn space_of(&self, files: u64) -> Outcome {
         const BLOCK: u64 = 4096;
         let (total, free) = self
             .disk
             .space()
             .map(|space| (space.total, space.free))
             .map_err(|error| FsError::Damaged(error.to_string()))?;
-        let files = self.ctx.state().names.inodes.len() as u64;
         Ok(Answer::StatFs(StatFs {
             block: BLOCK as u32,
             blocks: total / BLOCK,
@@ -611,33 +628,37 @@ impl Volume {
             return Ok(self.opened_control(ino, how, text));
         }
         self.barrier().await?;
+        let opened = self.open_in(&self.ctx.state(), ino, how)?;
+        if how.truncate
+            && let Err(error) = self.truncate(ino, 0).await
         {
-            let state = self.ctx.state();
-            let inode = state.inode(ino).map_err(crate::error::of_command)?;
-            match &inode.body {
-                Body::File(_) => {}
-                Body::Directory(_) => return Err(FsError::IsDirectory),
-                _ => return Err(FsError::Invalid("not a regular file".into())),
-            }
-            // Renamed over since the kernel looked its name up: it can be opened until this mount gives it up.
-            if inode
-                .orphan
-                .as_ref()
-                .is_some_and(|holders| !holders.contains(&self.ctx.me()))
-            {
-                return Err(FsError::Stale);
-            }
+            self.table.close(opened.handle);
+            return Err(error);
+        }
+        Ok(opened)
+    }
+
+    /// Opens an existing file as it is. The state is held until the handle is in the table: an unlinked file is not given
+    /// up between the two looks at it.
+    pub(crate) fn open_in(&self, state: &State, ino: Ino, how: How) -> Outcome<Opened> {
+        let inode = state.inode(ino).map_err(crate::error::of_command)?;
+        match &inode.body {
+            Body::File(_) => {}
+            Body::Directory(_) => return Err(FsError::IsDirectory),
+            _ => return Err(FsError::Invalid("not a regular file".into())),
+        }
+        // Renamed over since the kernel looked its name up: it can be opened until this mount gives it up.
+        if inode
+            .orphan
+            .as_ref()
+            .is_some_and(|holders| !holders.contains(&self.ctx.me()))
+        {
+            return Err(FsError::Stale);
         }
         let handle = self.table.open(ino, how, None);
         if self.table.is_releasing(ino) {
             self.table.close(handle);
             return Err(FsError::Stale);
-        }
-        if how.truncate
-            && let Err(error) = self.truncate(ino, 0).await
-        {
-            self.table.close(handle);
-            return Err(error);
         }
         Ok(Self::opened(handle, how))
     }
@@ -666,6 +687,19 @@ impl Volume {
     }
 }
 
+/// The name of a directory directly below `.jobs`.
+pub(crate) fn job_dir_name(state: &State, ino: Ino) -> Option<String> {
+    let jobs = state.lookup(ROOT_INO, JOBS_DIR).ok()?;
+    let Body::Directory(directory) = &state.inode(ino).ok()?.body else {
+        return None;
+    };
+    if directory.parent != jobs {
+        return None;
+    }
+    let path = state.path_of(ino)?;
+    Some(path.rsplit('/').next()?.to_owned())
+}
+
 /// The [`FileSystem`] that the FUSE adapter mounts.
 pub struct Mounted(pub Arc<Volume>);
 
@@ -680,5 +714,9 @@ impl FileSystem for Mounted {
 
     fn failed(&self, operation: &'static str, about: (Ino, Option<&[u8]>), error: &FsError) {
         self.0.note_failure(operation, about, error);
+    }
+
+    fn call_now(&self, _: Caller, request: &Request) -> Option<Outcome> {
+        self.0.at_hand(request)
     }
 }

@@ -1,7 +1,7 @@
 //! Users who write whole blocks of a file in place, cut the file, and read all of it, and the judge of what they saw:
 //! every block is a linearizable register, and no write is torn. Each write ends with an fsync, so that what is said to
 //! be done outlives even a power cut of all machines. One file is everybody's; each machine has one that it alone writes,
-//! in short turns, while its neighbour reads it: cuts by readers, by a writer that ends alone and by truncates follow each
+//! in short turns, and reads, while its neighbour reads it: cuts by readers, by a writer that ends alone and by truncates follow each
 //! other there.
 
 use crate::{
@@ -62,7 +62,7 @@ struct Log {
 pub enum Part {
     /// Reads mostly, writes and cuts, over open files.
     Everything,
-    /// Writes and cuts, and closes soon.
+    /// Writes, reads and cuts, and closes soon.
     Writes,
     Reads,
 }
@@ -251,7 +251,7 @@ pub async fn use_blocks(
             }
             sleep(Duration::from_millis(rng.random_range(0..=pause_millis))).await;
             let done = match (part, rng.random_range(0..24)) {
-                (Part::Everything, 0..8) | (Part::Writes, 0..18) => {
+                (Part::Everything, 0..8) | (Part::Writes, 0..14) => {
                     blocks.write(&member, file, &mut rng).await
                 }
                 (Part::Everything, 8) | (Part::Writes, 18..) => {

@@ -41,6 +41,10 @@ pub trait Disk: Send + Sync + 'static {
 pub trait DiskFile: Send + Sync + 'static {
     /// Reads up to `buf.len()` bytes; fewer only at the file's end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// As [`DiskFile::read_at`], if all of it is in memory; never waits for the disk.
+    fn read_cached(&self, _offset: u64, _len: usize) -> Option<Vec<u8>> {
+        None
+    }
     /// Writes all parts, one behind the other.
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Makes content and length durable (fdatasync).

@@ -112,6 +112,13 @@ impl DiskFile for FaultyFile {
         self.inner.read_at(buf, offset)
     }
 
+    fn read_cached(&self, offset: u64, len: usize) -> Option<Vec<u8>> {
+        if self.is_base && (self.faults)().unreadable {
+            return None;
+        }
+        self.inner.read_cached(offset, len)
+    }
+
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         self.admit(offset + bytes as u64)?;

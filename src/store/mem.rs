@@ -173,6 +173,13 @@ impl DiskFile for MemFile {
         self.medium()?.read(self.inode, buf, offset)
     }
 
+    fn read_cached(&self, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let got = self.read_at(&mut bytes, offset).ok()?;
+        bytes.truncate(got);
+        Some(bytes)
+    }
+
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
         self.medium()?.write(self.inode, &bytes, offset)

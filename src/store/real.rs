@@ -185,6 +185,20 @@ impl DiskFile for RealFile {
         read_at(&self.0, buf, offset)
     }
 
+    fn read_cached(&self, offset: u64, len: usize) -> Option<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        // Ends with the file, or with an error where a page is missing.
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            match sys::read_cached(&self.0, &mut bytes, len, at) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+        Some(bytes)
+    }
+
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         if let [part] = parts {
             return self.0.write_all_at(part, offset);

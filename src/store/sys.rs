@@ -1,4 +1,4 @@
-//! The three system calls that the standard library does not offer.
+//! The four system calls that the standard library does not offer.
 #![allow(unsafe_code)]
 
 use crate::Space;
@@ -31,6 +31,38 @@ pub(crate) fn pwritev(file: &File, parts: &[IoSlice<'_>], offset: u64) -> io::Re
     } else {
         Ok(wrote as usize)
     }
+}
+
+/// preadv2(2) with RWF_NOWAIT: adds bytes of the file, up to `len` in all, that are in the page cache. Fails where the disk
+/// would have to be asked; 0 bytes are the file's end. May add fewer than there are.
+pub(crate) fn read_cached(
+    file: &File,
+    out: &mut Vec<u8>,
+    len: usize,
+    offset: u64,
+) -> io::Result<usize> {
+    let wanted = len - out.len();
+    let room = &mut out.spare_capacity_mut()[..wanted];
+    let part = libc::iovec {
+        iov_base: room.as_mut_ptr().cast(),
+        iov_len: room.len(),
+    };
+    // SAFETY: the one part is spare capacity of `out`, which nobody else uses; the descriptor is open.
+    let got = unsafe {
+        libc::preadv2(
+            file.as_raw_fd(),
+            &part,
+            1,
+            offset as libc::off_t,
+            libc::RWF_NOWAIT,
+        )
+    };
+    if got < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled that many bytes behind the old length, no more than there was room for.
+    unsafe { out.set_len(out.len() + got as usize) };
+    Ok(got as usize)
 }
 
 /// fallocate(2): reserves the first `len` bytes and grows the file to them.

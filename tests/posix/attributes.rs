@@ -13,8 +13,13 @@ use std::{
     ffi::CString,
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::ffi::OsStrExt,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt},
+    },
     path::Path,
+    thread,
+    time::Duration,
 };
 
 fn c(text: &[u8]) -> CString {
@@ -158,4 +163,41 @@ fn where_a_file_is() {
     assert_eq!(fs::read(at[2].join("f")).expect("read").len(), 100_004);
     assert!(version(2) > before);
     assert_eq!(version(0), version(1));
+}
+
+/// A change to what already is may leave the change time only within the tick of a local file system's clock.
+#[test]
+fn a_change_to_what_already_is_moves_the_change_time_when_the_tick_is_over() {
+    const MORE_THAN_A_TICK: Duration = Duration::from_millis(20);
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
+    let at = folders(&cluster, "tick");
+    let file = |i: usize| at[i].join("f");
+    let mode = || fs::Permissions::from_mode(0o640);
+    let change_time = |i: usize| {
+        let seen = fs::metadata(file(i)).expect("metadata");
+        assert_eq!(seen.mode() & 0o7777, 0o640);
+        (seen.ctime(), seen.ctime_nsec())
+    };
+    fs::write(file(0), "text").expect("made");
+    fs::set_permissions(file(0), mode()).expect("changed");
+    for changer in [0, 1, 0, 0] {
+        let before = change_time(2);
+        thread::sleep(MORE_THAN_A_TICK);
+        // The second comes within the tick of the first, and whatever becomes of it, nobody sees time go back.
+        for _ in 0..2 {
+            fs::set_permissions(file(changer), mode()).expect("changed");
+            let uid = fs::metadata(file(changer)).expect("metadata").uid();
+            std::os::unix::fs::chown(file(changer), Some(uid), None).expect("changed");
+        }
+        let after = change_time(changer);
+        assert!(
+            after > before,
+            "by mount {changer}: {after:?} after {before:?}"
+        );
+        for reader in 0..MEMBERS {
+            assert!(change_time(reader) >= after, "mount {reader}");
+        }
+    }
 }

@@ -127,6 +127,100 @@ fn random_operations_match_a_local_file() {
     }
 }
 
+/// One mount writes, and reads what it wrote before anybody merged it; the others read now and then, so that cuts come
+/// between. `HYDFS_SEED` repeats or varies a run.
+#[test]
+fn what_one_mount_writes_alone_it_reads_as_a_local_file() {
+    const STEPS: usize = 600;
+    const SIZE_MAX: u64 = 60_000;
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
+    let at = folders(&cluster, "alone");
+    let paths: Vec<PathBuf> = at.iter().map(|at| at.join("f")).collect();
+    let open = |path: &PathBuf| {
+        let mut how = OpenOptions::new();
+        how.read(true).write(true).create(true).truncate(false);
+        how.open(path).expect("opened")
+    };
+    let mut file = open(&paths[0]);
+    let mut expected: Vec<u8> = Vec::new();
+    let seed = std::env::var("HYDFS_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or(SEED);
+    let mut numbers = Numbers(seed);
+    for step in 0..STEPS {
+        let (offset, len) = (numbers.below(SIZE_MAX), numbers.below(9_000) as usize);
+        let end = offset as usize + len;
+        let what = match numbers.below(20) {
+            0..8 => {
+                let text = numbers.bytes(len);
+                file.write_all_at(&text, offset).expect("written");
+                expected.resize(expected.len().max(if len > 0 { end } else { 0 }), 0);
+                if len > 0 {
+                    expected[offset as usize..end].copy_from_slice(&text);
+                }
+                "write"
+            }
+            8..11 => {
+                let text = numbers.bytes(len);
+                let mut file = OpenOptions::new()
+                    .append(true)
+                    .open(&paths[0])
+                    .expect("opened");
+                file.write_all(&text).expect("appended");
+                expected.extend_from_slice(&text);
+                "append"
+            }
+            11 => {
+                file.set_len(offset).expect("cut");
+                expected.resize(offset as usize, 0);
+                "truncate"
+            }
+            12..14 => {
+                let range = format!("fallocate -p -o {offset} -l {} f", len + 1);
+                sh(&at[0], &range);
+                let end = expected.len().min(end + 1);
+                if (offset as usize) < end {
+                    expected[offset as usize..end].fill(0);
+                }
+                "punch"
+            }
+            14 => {
+                file.sync_all().expect("synced");
+                "fsync"
+            }
+            15 => {
+                file = open(&paths[0]);
+                "reopen"
+            }
+            _ => {
+                let reader = 1 + numbers.below(MEMBERS as u64 - 1) as usize;
+                let found = fs::read(&paths[reader]).expect("read");
+                assert!(
+                    found == expected,
+                    "step {step} on another mount; HYDFS_SEED={seed}"
+                );
+                "read elsewhere"
+            }
+        };
+        let from = numbers.below(SIZE_MAX);
+        let mut found = vec![0; numbers.below(40_000) as usize];
+        let n = file.read_at(&mut found, from).expect("read");
+        let wanted = expected.get(from as usize..).unwrap_or_default();
+        let wanted = &wanted[..wanted.len().min(found.len())];
+        assert!(
+            found[..n] == *wanted,
+            "step {step}, after {what}, {} at {from} of {}: run again with HYDFS_SEED={seed}",
+            found.len(),
+            expected.len()
+        );
+        let size = file.metadata().expect("metadata").len();
+        assert_eq!(size, expected.len() as u64, "step {step}, after {what}");
+    }
+}
+
 #[test]
 fn holes_read_as_zeros_and_take_no_room() {
     const FAR: u64 = 300 << 20;

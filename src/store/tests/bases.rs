@@ -1,10 +1,12 @@
 //! Bases against a plain vector, against flipped bits and against crashes.
 #![allow(clippy::unwrap_used)]
 
-use hydfs_store::{Bases, Crash, DiskOp, Fault, MemDisk, SUM_BLOCK_BYTES, StoreError, SyncMode};
+use hydfs_store::{
+    Bases, Crash, DiskOp, Fault, MemDisk, RealDisk, SUM_BLOCK_BYTES, StoreError, SyncMode,
+};
 use hydfs_types::SegmentId;
 use proptest::prelude::*;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 const SEGMENT: SegmentId = SegmentId(0x1234);
 const FILE: &str = "base/34/0000000000001234";
@@ -379,4 +381,45 @@ fn block_sums_depend_on_the_bytes_alone() {
         bases.block_sums(SEGMENT, 50),
         Err(StoreError::Damaged { .. })
     ));
+}
+
+/// What is read without a wait is what is read with one, or nothing at all; on this machine's disk, too.
+#[test]
+fn a_read_that_never_waits_gives_the_same_bytes_or_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let real = Arc::new(RealDisk::open(folder.path()).unwrap());
+    let memory = MemDisk::new(1);
+    let mut given = 0;
+    for bases in [
+        Bases::open(real, "base", INLINE).unwrap(),
+        Bases::open(memory.attach(), "base", INLINE).unwrap(),
+    ] {
+        assert_eq!(bases.read_cached(SEGMENT, 0, 10), None, "no base is open");
+        bases.write(SEGMENT, 0, &pattern(200_000, 3)).unwrap();
+        bases.set_len(SEGMENT, 300_000).unwrap();
+        for (offset, len) in [
+            (0, 1),
+            (5, 70_000),
+            (65_536, 65_536),
+            (199_990, 100),
+            (250_000, 100_000),
+            (299_999, 9),
+            (300_000, 5),
+            (400_000, 5),
+            (0, 1 << 20),
+        ] {
+            let waited = bases.read(SEGMENT, offset, len).unwrap();
+            // The page cache keeps what it likes.
+            if let Some(bytes) = bases.read_cached(SEGMENT, offset, len) {
+                assert_eq!(bytes, waited, "{len} at {offset}");
+                given += 1;
+            }
+        }
+    }
+    assert!(given >= 9, "memory has everything: {given}");
+    memory.flip_bit(FILE, 70_000, 2).unwrap();
+    let bases = open(&memory);
+    assert!(bases.read(SEGMENT, 0, 10).is_ok(), "it is open now");
+    assert!(bases.read_cached(SEGMENT, 0, 60_000).is_some());
+    assert_eq!(bases.read_cached(SEGMENT, 66_000, 10), None, "a bad block");
 }
