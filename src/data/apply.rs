@@ -236,6 +236,10 @@ impl Replica {
         if version >= target.version {
             self.settle(segment, target);
         }
+        if self.bases.settle(segment) {
+            tracing::warn!(%segment, "what was here before a kill does not match its checksums: it is compared with other members'");
+            self.health.suspect(segment);
+        }
         Counters::add(&self.ctx.counters.cuts, 1);
         Counters::add(&self.ctx.counters.cut_bytes, moved);
         self.ctx.moved.notify_waiters();

@@ -77,7 +77,8 @@ impl Repair {
                 .unwrap_or_default()
         };
         if version == pulled.version && digest == pulled.digest || version > pulled.version {
-            return Ok(());
+            let kept = self.replica.vouch_for(source, slot, pulled.segment);
+            return kept.await;
         }
         self.replica.learn_base(source, slot, pulled.segment).await
     }

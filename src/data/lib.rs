@@ -25,6 +25,7 @@ mod sender;
 mod source;
 mod step;
 mod throttle;
+mod vouch;
 
 pub use apply::Standing;
 pub use context::{Context, SharedState, Trial};
@@ -76,6 +77,9 @@ impl Data {
         redo: bool,
     ) -> Result<Arc<Self>, DataError> {
         let bases = Bases::open(disk.clone(), "base", options.sync)?;
+        if redo {
+            bases.after_power_loss();
+        }
         let room = room::Room::new(disk.clone(), options.file_bytes);
         let (journal, entries) = blocking(|| Journal::load(disk, "journal", options))?;
         let replica = Arc::new(Replica::new(
@@ -107,6 +111,7 @@ impl Data {
         let index = self.ctx.state().index;
         self.ctx.note(index, &[Event::Replaced]);
         self.replica.adopt_state();
+        self.replica.suspect_doubted();
         tokio::spawn(self.replica.clone().follow());
         tokio::spawn(self.replica.clone().checkpoint_when_long());
         tokio::spawn(self.replica.clone().watch_room());

@@ -193,6 +193,23 @@ impl Replica {
             .for_each(|segment| self.ring_behind(segment));
     }
 
+    /// Whether some base here went through a power loss and was not compared with another since.
+    pub fn is_in_doubt(&self) -> bool {
+        let index = self.index();
+        index
+            .segments
+            .keys()
+            .any(|segment| self.bases.doubts(*segment))
+    }
+
+    /// Has every base that is in doubt looked at soon.
+    pub(crate) fn suspect_doubted(&self) {
+        let held: Vec<SegmentId> = self.index().segments.keys().copied().collect();
+        held.into_iter()
+            .filter(|segment| self.bases.doubts(*segment))
+            .for_each(|segment| self.health.suspect(segment));
+    }
+
     /// Whether the records of a prepared list are all here: for tests and fsck.
     pub fn can_redo(&self, segment: SegmentId) -> bool {
         let index = self.index();

@@ -59,7 +59,24 @@ struct Copy {
 }
 
 /// Damaged blocks and the checksum that each should have, where that is known.
-type Bad = BTreeMap<u64, Option<u32>>;
+pub(crate) type Bad = BTreeMap<u64, Option<u32>>;
+
+/// What a comparison with the other replicas said.
+#[derive(Default)]
+struct Compared {
+    /// Blocks that are other here than with most.
+    bad: Bad,
+    /// The first byte where they differ without a majority.
+    differs: Option<u64>,
+    /// How many others were heard.
+    heard: usize,
+}
+
+impl Compared {
+    fn is_equal(&self) -> bool {
+        self.bad.is_empty() && self.differs.is_none()
+    }
+}
 
 /// How an attempt to heal ended.
 enum Healed {
@@ -156,8 +173,24 @@ impl Scrub {
             .bases
             .len(segment)
             .is_ok_and(|len| len.unwrap_or(0) < copy.len);
-        let (bad, differs) = self.compare(segment, copy).await;
-        !short && bad.is_empty() && differs.is_none()
+        let compared = self.compare(segment, copy).await;
+        self.vouch(segment, copy, &compared).await;
+        !short && compared.is_equal()
+    }
+
+    /// After a power loss a base is vouched for once it is equal to another's, or where there are to be no others.
+    async fn vouch(&self, segment: SegmentId, copy: Copy, compared: &Compared) {
+        let alone = self.ctx.state().cluster.copies == 1;
+        if !self.replica.bases.doubts(segment) || !compared.is_equal() {
+            return;
+        }
+        if compared.heard > 0 || alone {
+            let turn = self.replica.turn(segment);
+            let _turn = turn.lock().await;
+            if self.copy(segment) == Some(copy) {
+                self.replica.bases.vouch(segment);
+            }
+        }
     }
 
     /// The copy here, if it is a synced one at its agreed version: others change before they count.
@@ -218,9 +251,10 @@ impl Scrub {
         };
         let mut bad = self.unmatched(segment, copy).await?;
         if bad.is_empty() {
-            let (unlike, differs) = self.compare(segment, copy).await;
-            bad = unlike;
-            if let (true, Some(offset)) = (bad.is_empty(), differs) {
+            let compared = self.compare(segment, copy).await;
+            self.vouch(segment, copy, &compared).await;
+            bad = compared.bad;
+            if let (true, Some(offset)) = (bad.is_empty(), compared.differs) {
                 let why = "the copies differ, and no majority says which is right".into();
                 return Err(Lost { offset, why });
             }
@@ -320,16 +354,17 @@ impl Scrub {
         }
     }
 
-    /// Blocks whose checksums here are not what most synced replicas at this version have, and the first byte where they
-    /// differ without a majority.
-    async fn compare(&self, segment: SegmentId, copy: Copy) -> (Bad, Option<u64>) {
+    /// Compares the checksums here with those of the synced replicas that are at this version.
+    async fn compare(&self, segment: SegmentId, copy: Copy) -> Compared {
+        let mut compared = Compared::default();
         let Ok(mine) = self.replica.bases.block_sums(segment, copy.len) else {
-            return (Bad::new(), None);
+            return compared;
         };
         let others = self.others(copy.slot);
         let asked = others.iter().map(|one| self.sums_of(*one, segment, copy));
         let theirs: Vec<Vec<u32>> = join_all(asked).await.into_iter().flatten().collect();
-        let (mut bad, mut differs) = (Bad::new(), None);
+        compared.heard = theirs.len();
+        let Compared { bad, differs, .. } = &mut compared;
         for (block, sum) in mine.iter().enumerate() {
             let votes: Vec<u32> = theirs
                 .iter()
@@ -343,7 +378,7 @@ impl Scrub {
                 None => drop(differs.get_or_insert(block as u64 * SUM_BLOCK_BYTES)),
             }
         }
-        (bad, differs)
+        compared
     }
 
     /// Another replica's checksums, if it is at the same version.
@@ -354,9 +389,11 @@ impl Scrub {
             segment,
         });
         match self.ctx.call(one, &request, Bytes::new(), ROUND).await {
-            Ok((DataResponse::Sums { version, len, sums }, _)) => {
-                (version == copy.version && len == copy.len).then_some(sums)
-            }
+            Ok((
+                DataResponse::Sums { version, len, sums }
+                | DataResponse::DoubtedSums { version, len, sums },
+                _,
+            )) => (version == copy.version && len == copy.len).then_some(sums),
             Ok(_) | Err(_) => None,
         }
     }
@@ -470,7 +507,7 @@ fn majority(votes: &[u32]) -> Option<u32> {
 }
 
 /// Whether these blocks have the checksums that most replicas have, where that decided.
-fn as_wanted(bytes: &[u8], first: u64, bad: &Bad) -> bool {
+pub(crate) fn as_wanted(bytes: &[u8], first: u64, bad: &Bad) -> bool {
     (first..)
         .zip(bytes.chunks(SUM_BLOCK_BYTES as usize))
         .all(|(block, part)| match bad.get(&block) {
@@ -480,7 +517,7 @@ fn as_wanted(bytes: &[u8], first: u64, bad: &Bad) -> bool {
 }
 
 /// Consecutive blocks as (first, count), none longer than one fetch.
-fn runs(bad: &Bad) -> Vec<(u64, u64)> {
+pub(crate) fn runs(bad: &Bad) -> Vec<(u64, u64)> {
     let mut runs: Vec<(u64, u64)> = Vec::new();
     for &block in bad.keys() {
         match runs.last_mut() {
@@ -521,7 +558,11 @@ impl Replica {
                 Refusal::Damaged(DataError::from(error).to_string())
             },
         )?;
-        Ok(DataResponse::Sums { version, len, sums })
+        Ok(if self.bases.doubts(wanted.segment) {
+            DataResponse::DoubtedSums { version, len, sums }
+        } else {
+            DataResponse::Sums { version, len, sums }
+        })
     }
 }
 

@@ -10,6 +10,7 @@ mod faults;
 mod fsck;
 mod join;
 mod machine;
+mod made_good;
 mod member;
 mod metrics;
 mod pace;

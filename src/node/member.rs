@@ -378,6 +378,9 @@ impl Member {
         tokio::spawn(self.volume.clone().release_orphans());
         tokio::spawn(Steward::new(self.clone()).run());
         tokio::spawn(self.clone().follow_members());
+        if self.folder.rebooted() {
+            tokio::spawn(self.clone().note_made_good());
+        }
         self.own_up().await;
         self.volume.set_control(crate::tree::Tree::new(self));
         if self.streams {

@@ -14,6 +14,7 @@ use hydfs_node::Member;
 use hydfs_types::{Ino, ROOT_INO};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -35,7 +36,10 @@ pub enum Call {
     Read(u64),
 }
 
-struct Block;
+/// One block, and the tags that somebody read of it.
+struct Block {
+    read: BTreeSet<u64>,
+}
 
 impl Object for Block {
     type State = u64;
@@ -47,6 +51,10 @@ impl Object for Block {
             Call::Cut => Some(0),
             Call::Read(tag) => (state == tag).then_some(*state),
         }
+    }
+
+    fn is_unseen(&self, call: &Call) -> bool {
+        matches!(call, Call::Write(tag) if !self.read.contains(tag))
     }
 }
 
@@ -106,7 +114,12 @@ impl Blocks {
         let mut wrong = log.torn.clone();
         let mut judged = true;
         for (at, block) in log.blocks.iter().enumerate() {
-            match block.check(&Block) {
+            let read = |call: &Call| match call {
+                Call::Read(tag) => Some(*tag),
+                _ => None,
+            };
+            let read = block.calls().filter_map(read).collect();
+            match block.check(&Block { read }) {
                 Finding::Fine => {}
                 Finding::GivenUp => judged = false,
                 Finding::Broken(why) => {

@@ -50,35 +50,32 @@ pub enum Call {
 struct Directory;
 
 impl Object for Directory {
-    type State = BTreeMap<Name, Thing>;
+    type State = [Option<Thing>; NAMES.len()];
     type Call = Call;
 
     fn after(&self, number: u64, state: &Self::State, call: &Call) -> Option<Self::State> {
-        let mut next = state.clone();
+        let mut next = *state;
+        let absent = |name: Name| state[name].is_none().then_some(*state);
         match *call {
-            Call::Create(name, Some(Err(()))) => return state.contains_key(&name).then_some(next),
+            Call::Create(name, Some(Err(()))) => return state[name].map(|_| next),
             Call::Create(name, made) => {
                 let thing = made.and_then(Result::ok).map(Thing::Known);
-                let old = next.insert(name, thing.unwrap_or(Thing::MadeBy(number)));
+                let old = next[name].replace(thing.unwrap_or(Thing::MadeBy(number)));
                 return old.is_none().then_some(next);
             }
-            Call::Unlink(name, Some(false)) => return (!state.contains_key(&name)).then_some(next),
+            Call::Unlink(name, Some(false)) => return absent(name),
             Call::Unlink(name, _) => {
-                next.remove(&name)?;
+                next[name].take()?;
             }
-            Call::Rename(name, _, Some(false)) => {
-                return (!state.contains_key(&name)).then_some(next);
-            }
+            Call::Rename(name, _, Some(false)) => return absent(name),
             Call::Rename(name, to, _) => {
-                let thing = next.remove(&name)?;
-                next.insert(to, thing);
+                let thing = next[name].take()?;
+                next[to] = Some(thing);
             }
-            Call::Lookup(name, None) => return (!state.contains_key(&name)).then_some(next),
-            Call::Lookup(name, Some(ino)) => match state.get(&name)? {
-                Thing::Known(known) => return (*known == ino).then_some(next),
-                Thing::MadeBy(_) => {
-                    next.insert(name, Thing::Known(ino));
-                }
+            Call::Lookup(name, None) => return absent(name),
+            Call::Lookup(name, Some(ino)) => match state[name]? {
+                Thing::Known(known) => return (known == ino).then_some(next),
+                Thing::MadeBy(_) => next[name] = Some(Thing::Known(ino)),
             },
         }
         Some(next)

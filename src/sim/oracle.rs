@@ -16,16 +16,36 @@ struct Log {
     attempted: BTreeMap<WriterName, u64>,
     acknowledged: BTreeMap<WriterName, BTreeSet<u64>>,
     durable: BTreeMap<WriterName, BTreeSet<u64>>,
-    /// The longest content read so far: every other read is a prefix of it, or extends it.
+    /// The longest content read so far and found good: every other read is a prefix of it, or extends it.
     longest: Vec<u8>,
+    /// The records in it, and where each ends.
+    read: BTreeMap<WriterName, BTreeMap<u64, usize>>,
+    /// Acknowledged, and not in it.
+    unread: BTreeMap<WriterName, BTreeSet<u64>>,
+    /// Whatever of it was acknowledged ends here or before.
+    floor: usize,
     reads: u64,
     failed_reads: u64,
     failed_writes: u64,
     violations: Vec<String>,
 }
 
-/// What must be in a read that begins now.
-pub type Promised = BTreeMap<WriterName, BTreeSet<u64>>;
+/// What must be in a read that begins now: so much of what was read before, and these records.
+#[derive(Debug, Clone, Default)]
+pub struct Promised {
+    floor: usize,
+    unread: BTreeMap<WriterName, BTreeSet<u64>>,
+}
+
+impl Promised {
+    /// Nothing must be there yet.
+    pub fn is_empty(&self) -> bool {
+        self.floor == 0 && self.unread.values().all(BTreeSet::is_empty)
+    }
+}
+
+/// Records by writer, and where each ends.
+type Records<'a> = BTreeMap<&'a str, BTreeMap<u64, usize>>;
 
 /// Counts of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,11 +92,17 @@ impl Oracle {
 
     /// The write answered well.
     pub fn acknowledged(&self, writer: &str, number: u64) {
-        self.log()
-            .acknowledged
-            .entry(writer.to_owned())
-            .or_default()
-            .insert(number);
+        let mut guard = self.log();
+        let log = &mut *guard;
+        let known = log.acknowledged.entry(writer.to_owned()).or_default();
+        known.insert(number);
+        match log.read.get(writer).and_then(|read| read.get(&number)) {
+            Some(end) => log.floor = log.floor.max(*end),
+            None => {
+                let unread = log.unread.entry(writer.to_owned()).or_default();
+                unread.insert(number);
+            }
+        }
     }
 
     /// The write answered with an error: nobody knows what became of it.
@@ -96,24 +122,28 @@ impl Oracle {
 
     /// Everything acknowledged by now: a read that begins now must show it.
     pub fn promised(&self) -> Promised {
-        self.log().acknowledged.clone()
+        let log = self.log();
+        Promised {
+            floor: log.floor,
+            unread: log.unread.clone(),
+        }
     }
 
     /// Every machine lost power at once: what was acknowledged, neither made durable nor read, may be gone.
     pub fn blackout(&self) {
         let mut guard = self.log();
         let log = &mut *guard;
-        let read = numbers_in(&log.longest);
         for (writer, numbers) in &mut log.acknowledged {
             let durable = log.durable.get(writer);
-            let read = read.get(writer.as_str());
-            let kept = |number: &u64| {
-                [durable, read]
-                    .into_iter()
-                    .flatten()
-                    .any(|set| set.contains(number))
-            };
-            numbers.retain(kept);
+            let read = log.read.get(writer);
+            numbers.retain(|number| {
+                durable.is_some_and(|durable| durable.contains(number))
+                    || read.is_some_and(|read| read.contains_key(number))
+            });
+        }
+        for (writer, numbers) in &mut log.unread {
+            let durable = log.durable.get(writer);
+            numbers.retain(|number| durable.is_some_and(|durable| durable.contains(number)));
         }
     }
 
@@ -129,14 +159,12 @@ impl Oracle {
 
     /// Takes what a reader read; `promised` was taken before the read began.
     pub fn read(&self, reader: &str, content: &[u8], promised: &Promised) {
-        let mut log = self.log();
+        let mut guard = self.log();
+        let log = &mut *guard;
         log.reads += 1;
-        let found = judge(&log, content, promised);
-        if let Err(what) = found {
-            log.violations.push(format!("{reader}: {what}"));
-        }
-        if content.len() > log.longest.len() {
-            log.longest = content.to_vec();
+        match judge(log, content, promised) {
+            Ok(fresh) => log.take(content, fresh),
+            Err(what) => log.violations.push(format!("{reader}: {what}")),
         }
     }
 
@@ -164,26 +192,89 @@ impl Oracle {
     }
 }
 
-fn judge(log: &Log, content: &[u8], promised: &Promised) -> Result<(), String> {
+impl Log {
+    /// A good read showed these records behind the longest content so far.
+    fn take(&mut self, content: &[u8], fresh: Records<'_>) {
+        for (writer, records) in fresh {
+            let acknowledged = self.acknowledged.get(writer);
+            for (number, end) in &records {
+                if acknowledged.is_some_and(|known| known.contains(number)) {
+                    self.floor = self.floor.max(*end);
+                }
+            }
+            if let Some(unread) = self.unread.get_mut(writer) {
+                unread.retain(|number| !records.contains_key(number));
+            }
+            let read = self.read.entry(writer.to_owned()).or_default();
+            read.extend(records);
+        }
+        if content.len() > self.longest.len() {
+            self.longest
+                .extend_from_slice(&content[self.longest.len()..]);
+        }
+    }
+}
+
+/// The records behind what was read and judged before.
+fn judge<'a>(log: &Log, content: &'a [u8], promised: &Promised) -> Result<Records<'a>, String> {
     let common = content.len().min(log.longest.len());
-    if let Some(at) = (0..common).find(|at| content[*at] != log.longest[*at]) {
+    if content[..common] != log.longest[..common] {
+        let at = (0..common).find(|at| content[*at] != log.longest[*at]);
+        let at = at.unwrap_or(common);
         return Err(format!(
             "byte {at} changed after it was read: was {:?}, is {:?}",
             around(&log.longest, at),
             around(content, at)
         ));
     }
-    let mut seen: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
-    let text = std::str::from_utf8(content)
+    let text = std::str::from_utf8(&content[common..])
         .map_err(|error| format!("bytes that nobody wrote: {error}"))?;
-    let whole = text.is_empty() || text.ends_with('\n');
+    let whole = content.is_empty() || content.ends_with(b"\n");
     if !whole {
         return Err(format!(
             "the last line is torn: {:?}",
             around(content, content.len())
         ));
     }
+    let fresh = records(log, text, common)?;
+    let is_there = |writer: &str, number: &u64| {
+        let read = log.read.get(writer).and_then(|read| read.get(number));
+        read.is_some_and(|end| *end <= content.len())
+            || fresh
+                .get(writer)
+                .is_some_and(|fresh| fresh.contains_key(number))
+    };
+    let missing: Vec<(&WriterName, u64)> = if content.len() < promised.floor {
+        // All that is acknowledged: slow, to tell which.
+        let all = log.acknowledged.iter();
+        all.flat_map(|(writer, numbers)| numbers.iter().map(move |number| (writer, *number)))
+            .filter(|(writer, number)| {
+                let read = log.read.get(*writer).and_then(|read| read.get(number));
+                read.is_some_and(|end| *end <= promised.floor) && !is_there(writer, number)
+            })
+            .collect()
+    } else {
+        let all = promised.unread.iter();
+        all.flat_map(|(writer, numbers)| numbers.iter().map(move |number| (writer, *number)))
+            .filter(|(writer, number)| !is_there(writer, number))
+            .collect()
+    };
+    match missing.first() {
+        Some((writer, number)) => Err(format!(
+            "record {number} of {writer} was acknowledged before the read began and is not in it ({} missing, {} bytes read)",
+            missing.len(),
+            content.len()
+        )),
+        None => Ok(fresh),
+    }
+}
+
+/// The records of a text that begins at `offset` of the content.
+fn records<'a>(log: &Log, text: &'a str, offset: usize) -> Result<Records<'a>, String> {
+    let mut fresh = Records::new();
+    let mut end = offset;
     for line in text.lines() {
+        end += line.len() + 1;
         let mut parts = line.split(' ');
         let known = parts
             .next()
@@ -204,43 +295,21 @@ fn judge(log: &Log, content: &[u8], promised: &Promised) -> Result<(), String> {
                 "record {number} of {writer} has other bytes than were written"
             ));
         }
-        let lane = seen.entry(writer).or_default();
-        if lane.contains(&number) {
+        let before = log.read.get(writer);
+        let lane = fresh.entry(writer).or_insert_with(BTreeMap::new);
+        if lane.contains_key(&number) || before.is_some_and(|read| read.contains_key(&number)) {
             return Err(format!("record {number} of {writer} is there twice"));
         }
-        if let Some(last) = lane.last().filter(|last| **last > number) {
+        let last = |records: &BTreeMap<u64, usize>| records.keys().next_back().copied();
+        let last = last(lane).or(before.and_then(last));
+        if let Some(last) = last.filter(|last| *last > number) {
             return Err(format!(
                 "record {number} of {writer} stands after its record {last}"
             ));
         }
-        lane.insert(number);
+        lane.insert(number, end);
     }
-    for (writer, numbers) in promised {
-        let none = BTreeSet::new();
-        let there = seen.get(writer.as_str()).unwrap_or(&none);
-        if let Some(number) = numbers.difference(there).next() {
-            let missing = numbers.difference(there).count();
-            return Err(format!(
-                "record {number} of {writer} was acknowledged before the read began and is not in it ({missing} missing, {} bytes read)",
-                content.len()
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// The records in what was read and judged.
-fn numbers_in(content: &[u8]) -> BTreeMap<&str, BTreeSet<u64>> {
-    let mut found: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
-    for line in std::str::from_utf8(content).unwrap_or_default().lines() {
-        let mut parts = line.split(' ');
-        let number = parts.next().zip(parts.next());
-        if let Some((writer, Ok(number))) = number.map(|(writer, number)| (writer, number.parse()))
-        {
-            found.entry(writer).or_default().insert(number);
-        }
-    }
-    found
+    Ok(fresh)
 }
 
 fn around(bytes: &[u8], at: usize) -> String {
@@ -292,7 +361,7 @@ mod tests {
         }
         let oracle = two_written();
         assert_eq!(judged(&oracle, &[one.clone(), two].concat()), None);
-        oracle.read("r", &[one, line("w", 2, 4)].concat(), &Promised::new());
+        oracle.read("r", &[one, line("w", 2, 4)].concat(), &Promised::default());
         assert!(oracle.violations()[0].contains("changed after it was read"));
     }
 }

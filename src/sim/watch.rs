@@ -9,8 +9,8 @@ use hydfs_data::Lane;
 use hydfs_node::Member;
 use hydfs_state::{State, WriterPhase};
 use hydfs_types::{
-    DataRequest, DataResponse, Digest, Frame, Incarnation, Ino, MapVersion, MemberId, SegmentId,
-    SegmentVersion, Seq, Service, SessionId, SlotConfig, SlotEpoch, SlotId, WriterId,
+    DataRequest, DataResponse, Digest, Frame, Incarnation, Ino, LogIndex, MapVersion, MemberId,
+    SegmentId, SegmentVersion, Seq, Service, SessionId, SlotConfig, SlotEpoch, SlotId, WriterId,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +50,8 @@ struct Seen {
     writers: BTreeMap<WriterId, (Ino, Incarnation)>,
     incarnations: BTreeMap<Incarnation, MemberId>,
     sessions: BTreeMap<SessionId, Incarnation>,
+    /// Up to which entry each machine's state was looked at: it changes with its index alone.
+    looked: BTreeMap<SocketAddr, LogIndex>,
     /// Copies, and whether the config was complete without them.
     held: BTreeMap<(SocketAddr, SegmentId), (SlotId, bool)>,
 }
@@ -87,7 +89,9 @@ impl Watch {
         heard.members.remove(&addr);
         heard.asked.retain(|_, asked| asked.by != addr);
         drop(heard);
-        lock(&self.seen).held.retain(|(of, _), _| *of != addr);
+        let mut seen = lock(&self.seen);
+        seen.looked.remove(&addr);
+        seen.held.retain(|(of, _), _| *of != addr);
     }
 
     /// Looks at all members that serve.
@@ -100,7 +104,13 @@ impl Watch {
         for member in &members {
             self.look_at_bases(member);
             self.look_at_copies(member);
-            self.look_at_ids(&member.ctx.state());
+            let state = member.ctx.state();
+            let before = lock(&self.seen)
+                .looked
+                .insert(member.config.advertise, state.index);
+            if before != Some(state.index) {
+                self.look_at_ids(&state);
+            }
         }
         let newest = members.iter().max_by_key(|one| one.ctx.state().index);
         if let Some(newest) = newest {

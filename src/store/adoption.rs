@@ -34,7 +34,7 @@ impl Adoption {
 
     /// Puts pulled bytes at `offset`; ranges never written are holes.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.file.write(offset, bytes, Trust::Checked)
+        self.file.write(offset, bytes, Trust::Checked).map(drop)
     }
 
     /// Makes what was written so far durable, off the caller's thread.

@@ -1,7 +1,11 @@
 //! One base on disk and its sums. Writes keep both in step; reads of whole blocks are checked.
 //!
-//! Between a write of the base and that of its sum a crash may fall. Whoever then applies the same operation again
-//! says so ([`Trust::Redo`]): what surrounds it in its blocks is not held against the old sums.
+//! A change writes its sums first, then the content. Who may crash in between, and what then: after a kill at most one
+//! change of a base was in hand, and a block's sum is that of the bytes before it or of those after it. Whoever makes the
+//! same change again ([`Trust::Redo`]) gets, with its bytes in place, what the sum says: so what surrounds them in their
+//! block is known to be intact, and a block where neither fits is damaged: its sum stays as it is, and every read finds
+//! it. After a power loss content and sums may be any mixture ([`Trust::Torn`]): what is there is taken, and has to be
+//! compared with another replica.
 
 use crate::{
     Disk, DiskFile, Result, StoreError,
@@ -15,11 +19,22 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-/// Whether old sums are expected to match.
+/// What may be wrong with a base that is about to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trust {
+    /// Nothing: content and sums fit, or it is damaged.
     Checked,
+    /// The process was killed while a change was in hand, which is made again.
     Redo,
+    /// The machine lost power: of what was not synced any part may be there.
+    Torn,
+}
+
+/// What a block's sum becomes.
+struct Fresh {
+    sum: Sum,
+    /// The old content fitted the old sum, or was not asked.
+    known: bool,
 }
 
 /// An open base.
@@ -161,71 +176,96 @@ impl BaseFile {
         read_bytes(&*self.base, block * SUM_BLOCK_BYTES, len).map_err(self.failed("read"))
     }
 
-    /// Puts `bytes` at `offset`; a gap before them reads as zeros.
-    pub fn write(&self, offset: u64, bytes: &[u8], trust: Trust) -> Result<()> {
+    /// Puts `bytes` at `offset`; a gap before them reads as zeros. Whether all blocks fitted their sums, as far as was asked.
+    pub fn write(&self, offset: u64, bytes: &[u8], trust: Trust) -> Result<bool> {
         if bytes.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
         let (first, last) = (
             offset / SUM_BLOCK_BYTES,
             (offset + bytes.len() as u64 - 1) / SUM_BLOCK_BYTES,
         );
-        let mut fresh = Vec::with_capacity((last - first + 1) as usize);
-        for block in first..=last {
-            fresh.push(self.sum_after(sums.get(block), block, offset, bytes, trust)?);
+        let old: Vec<Sum> = (first..=last).map(|block| sums.get(block)).collect();
+        let mut fresh = Vec::with_capacity(old.len());
+        for (block, old) in (first..).zip(&old) {
+            let (within, part) = part_of(block, offset, bytes);
+            fresh.push(self.sum_after(*old, block, within, part, trust)?);
+        }
+        let put = |sums: &mut Sums, list: &mut dyn Iterator<Item = Sum>| {
+            for (block, sum) in (first..).zip(list) {
+                sums.set(block, sum);
+            }
+            sums.store(&*self.sum_file, first, last)
+        };
+        if let Err(error) = put(&mut sums, &mut fresh.iter().map(|fresh| fresh.sum)) {
+            put(&mut sums, &mut old.into_iter()).ok();
+            return Err(self.failed("write the checksums of")(error));
         }
         if let Err(error) = write_bytes(&*self.base, offset, bytes) {
-            self.adjust(&mut sums, first, last);
+            self.adjust(&mut sums, offset, bytes);
             return Err(self.failed("write")(error));
         }
-        for (block, sum) in (first..).zip(fresh) {
-            sums.set(block, sum);
-        }
-        sums.store(&*self.sum_file, first, last)
-            .map_err(self.failed("write the checksums of"))
+        Ok(fresh.iter().all(|fresh| fresh.known))
     }
 
-    /// The sum of a block once `bytes` are written at `offset` of the base.
+    /// The sum of a block once `part` is written at `within` of it.
     fn sum_after(
         &self,
         old: Sum,
         block: u64,
-        offset: u64,
-        bytes: &[u8],
+        within: usize,
+        part: &[u8],
         trust: Trust,
-    ) -> Result<Sum> {
-        let start = block * SUM_BLOCK_BYTES;
-        let from = offset.max(start);
-        let to = (offset + bytes.len() as u64).min(start + SUM_BLOCK_BYTES);
-        let part = &bytes[(from - offset) as usize..(to - offset) as usize];
-        let within = (from - start) as usize;
-        if within >= old.covered as usize && trust == Trust::Checked {
-            return Ok(old.extended(within, part));
+    ) -> Result<Fresh> {
+        let known = |sum| Ok(Fresh { sum, known: true });
+        let covered = old.covered as usize;
+        if trust == Trust::Torn {
+            // More, less or other bytes than the sum speaks of: what counts is what is there.
+            let there = self.block(block, SUM_BLOCK_BYTES as usize)?;
+            return known(Sum::of(&with(&there, within, part)));
         }
-        if within == 0 && part.len() >= old.covered as usize && trust == Trust::Checked {
-            return Ok(Sum::of(part));
+        if within == 0 && part.len() >= covered {
+            return known(Sum::of(part));
         }
-        // A redo may find more, less or other bytes than the sum speaks of: what counts is what is there.
-        let known = if trust == Trust::Redo {
-            SUM_BLOCK_BYTES as usize
-        } else {
-            old.covered as usize
-        };
-        let mut patched = self.block(block, known)?.to_vec();
-        if trust == Trust::Checked && !old.matches(&patched) {
-            return Err(self.damaged(block));
+        if within > covered && trust == Trust::Redo {
+            // What the change in hand cuts off at its end may still be there.
+            let there = self.block(block, within)?;
+            let gap = there.get(covered..).unwrap_or_default();
+            if gap.iter().any(|byte| *byte != 0) {
+                let sum = old;
+                return Ok(Fresh { sum, known: false });
+            }
         }
-        patched.resize(patched.len().max(within + part.len()), 0);
-        patched[within..within + part.len()].copy_from_slice(part);
-        Ok(Sum::of(&patched))
+        if within >= covered {
+            return known(old.extended(within, part));
+        }
+        let there = self.block(block, covered)?;
+        match trust {
+            _ if old.matches(&there) => known(Sum::of(&with(&there, within, part))),
+            // The sum may be that of the change in hand: then it fits when the change is made again, and is damaged else.
+            Trust::Redo => Ok(Fresh {
+                sum: old,
+                known: false,
+            }),
+            _ => Err(self.damaged(block)),
+        }
     }
 
-    /// After a failed write, which may have got some way: the sums follow what is there. The old content was checked.
-    fn adjust(&self, sums: &mut Sums, first: u64, last: u64) {
+    /// After a failed write, which may have got some way: the sums follow what is there, where it is what was there before
+    /// with some of the bytes in it. Elsewhere it is damaged, and stays so.
+    fn adjust(&self, sums: &mut Sums, offset: u64, bytes: &[u8]) {
+        let (first, last) = (
+            offset / SUM_BLOCK_BYTES,
+            (offset + bytes.len() as u64 - 1) / SUM_BLOCK_BYTES,
+        );
         for block in first..=last {
+            let (within, part) = part_of(block, offset, bytes);
             match self.block(block, SUM_BLOCK_BYTES as usize) {
-                Ok(bytes) => sums.set(block, Sum::of(&bytes)),
+                Ok(there) if sums.get(block).matches(&with(&there, within, part)) => {
+                    sums.set(block, Sum::of(&there));
+                }
+                Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "block not readable after a failed write"),
             }
         }
@@ -234,26 +274,51 @@ impl BaseFile {
         }
     }
 
-    /// Cuts or grows the base.
-    pub fn set_len(&self, len: u64, trust: Trust) -> Result<()> {
+    /// Cuts or grows the base. Whether the block at the edge fitted its sum, as far as was asked.
+    pub fn set_len(&self, len: u64, trust: Trust) -> Result<bool> {
         let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
         let (block, within) = (len / SUM_BLOCK_BYTES, (len % SUM_BLOCK_BYTES) as usize);
-        let old = sums.get(block);
-        let mut edge = None;
-        if within < old.covered as usize || trust == Trust::Redo {
-            let bytes = self.block(block, SUM_BLOCK_BYTES as usize)?;
-            if within > 0 && trust == Trust::Checked && !old.matches(&bytes) {
-                return Err(self.damaged(block));
-            }
-            edge = Some(Sum::of(&bytes[..within.min(bytes.len())]));
-        }
-        self.base.set_len(len).map_err(self.failed("cut"))?;
+        let edge = self.edge_after(sums.get(block), block, within, trust)?;
+        let old = sums.clone();
         sums.cut(block + u64::from(within > 0));
-        if let (Some(edge), true) = (edge, within > 0) {
-            sums.set(block, edge);
+        if within > 0 {
+            sums.set(block, edge.sum);
         }
-        sums.store_all(&*self.sum_file)
+        let stored = sums.store_all(&*self.sum_file);
+        let done = stored
             .map_err(self.failed("write the checksums of"))
+            .and_then(|()| self.base.set_len(len).map_err(self.failed("cut")));
+        if let Err(error) = done {
+            *sums = old;
+            if let Err(error) = sums.store_all(&*self.sum_file) {
+                tracing::warn!(%error, path = %self.path, "checksums not written after a failed cut");
+            }
+            return Err(error);
+        }
+        Ok(edge.known)
+    }
+
+    /// The sum of a block once everything from `within` on is cut off, or zeros.
+    fn edge_after(&self, old: Sum, block: u64, within: usize, trust: Trust) -> Result<Fresh> {
+        let sum = old;
+        if within == 0 || (within >= old.covered as usize && trust != Trust::Torn) {
+            return Ok(Fresh { sum, known: true });
+        }
+        let there = self.block(block, SUM_BLOCK_BYTES as usize)?;
+        let kept = &there[..within.min(there.len())];
+        let fits = match trust {
+            Trust::Checked => old.matches(&there),
+            Trust::Redo => old.matches(there.get(..old.covered as usize).unwrap_or_default()),
+            Trust::Torn => true,
+        };
+        match trust {
+            _ if fits => Ok(Fresh {
+                sum: Sum::of(kept),
+                known: true,
+            }),
+            Trust::Redo => Ok(Fresh { sum, known: false }),
+            _ => Err(self.damaged(block)),
+        }
     }
 
     /// Makes content and sums durable; their names are the caller's concern.
@@ -278,6 +343,23 @@ fn part(bytes: Bytes, from: usize, len: usize) -> Bytes {
     let from = bytes.len().min(from);
     let to = bytes.len().min(from + len);
     bytes.slice(from..to)
+}
+
+/// Which of `bytes`, written at `offset` of the base, fall into a block, and where in it.
+fn part_of(block: u64, offset: u64, bytes: &[u8]) -> (usize, &[u8]) {
+    let start = block * SUM_BLOCK_BYTES;
+    let from = offset.max(start);
+    let to = (offset + bytes.len() as u64).min(start + SUM_BLOCK_BYTES);
+    let part = &bytes[(from - offset) as usize..(to - offset) as usize];
+    ((from - start) as usize, part)
+}
+
+/// A block's bytes with `part` at `within`.
+fn with(there: &[u8], within: usize, part: &[u8]) -> Vec<u8> {
+    let mut bytes = there.to_vec();
+    bytes.resize(bytes.len().max(within + part.len()), 0);
+    bytes[within..within + part.len()].copy_from_slice(part);
+    bytes
 }
 
 /// Where the sums of a base are.

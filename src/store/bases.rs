@@ -1,11 +1,12 @@
 //! Bases: the merged bytes of segments, each a plain, possibly sparse file `base/XX/SEGMENT` with its checksums in
 //! `base/XX/SEGMENT.sum`. All calls but [`Bases::sync`] block for as long as the disk takes.
 //!
-//! Writes are the journal's to repeat: they are durable only after [`Bases::sync`], and after a crash everything since
-//! the last sync of a segment is applied again, in order. A crash may leave blocks and checksums that do not fit, so a
-//! base of an earlier life is written without holding its old checksums against it, until its first sync in this one;
-//! reads and [`Bases::verify`] say what they find. One change of a segment at a time is the caller's duty; reads may
-//! come at any time.
+//! Writes are the journal's to repeat: they are durable only after [`Bases::sync`], and after a power loss everything
+//! since the last sync of a segment is applied again, in order; after a kill the step that was in hand. A crash may leave
+//! blocks and checksums that do not fit. So a base of an earlier life is written with care (`base_file.rs`) until it is
+//! known that they do: after a kill when that step is done ([`Bases::settle`]), after a power loss when the base was
+//! compared with another replica ([`Bases::vouch`]) or pulled anew. Reads and [`Bases::verify`] say what they find. One
+//! change of a segment at a time is the caller's duty; reads may come at any time.
 
 use crate::{
     Adoption, Disk, Result, StoreError, SyncMode,
@@ -52,8 +53,12 @@ struct State {
     clock: u64,
     /// Changed since their last sync.
     dirty: BTreeSet<SegmentId>,
-    /// Made or synced in this life: sums and content fit.
+    /// The machine lost power before this life.
+    torn: bool,
+    /// Sums and content fit, or it is damaged.
     trusted: BTreeSet<SegmentId>,
+    /// Changed in this life where something did not match its sum.
+    unmatched: BTreeSet<SegmentId>,
     /// A sync of them failed: what is on disk is unknown until they are adopted or removed.
     failed: BTreeSet<SegmentId>,
     /// Folders known to exist, and those of them whose names are durable.
@@ -148,23 +153,52 @@ impl Bases {
         self.change(segment, |file, trust| file.set_len(len, trust))
     }
 
+    /// The machine lost power since these bases were written: whatever they hold has to be compared.
+    pub fn after_power_loss(&self) {
+        self.state().torn = true;
+    }
+
+    /// Whether the base may hold bytes that nobody vouches for, though they match their checksums.
+    pub fn doubts(&self, segment: SegmentId) -> bool {
+        let state = self.state();
+        state.torn && !state.trusted.contains(&segment)
+    }
+
+    /// The base was compared with another replica's: from now on its checksums count.
+    pub fn vouch(&self, segment: SegmentId) {
+        self.state().trusted.insert(segment);
+    }
+
+    /// A whole step was written: after a kill, the one that was in hand is done. Whether there were bytes in its way that
+    /// match no checksum.
+    pub fn settle(&self, segment: SegmentId) -> bool {
+        let mut state = self.state();
+        if !state.torn {
+            state.trusted.insert(segment);
+        }
+        state.unmatched.remove(&segment)
+    }
+
     fn change(
         &self,
         segment: SegmentId,
-        change: impl FnOnce(&BaseFile, Trust) -> Result<()>,
+        change: impl FnOnce(&BaseFile, Trust) -> Result<bool>,
     ) -> Result<()> {
         let gone = || self.failed("open", &self.path(segment))(io::ErrorKind::NotFound.into());
         let file = self.file(segment, true)?.ok_or_else(gone)?;
         let trust = {
             let mut state = self.state();
             state.dirty.insert(segment);
-            if state.trusted.contains(&segment) {
-                Trust::Checked
-            } else {
-                Trust::Redo
+            match (state.trusted.contains(&segment), state.torn) {
+                (true, _) => Trust::Checked,
+                (false, false) => Trust::Redo,
+                (false, true) => Trust::Torn,
             }
         };
-        change(&file, trust)
+        if !change(&file, trust)? {
+            self.state().unmatched.insert(segment);
+        }
+        Ok(())
     }
 
     /// As [`Bases::read`], off the caller's thread.
@@ -223,12 +257,10 @@ impl Bases {
         };
         self.state().dirty.remove(&segment);
         let result = file.sync().and_then(|()| self.sync_folder(folder(segment)));
-        let mut state = self.state();
-        match &result {
-            Ok(()) => state.trusted.insert(segment),
+        if result.is_err() {
             // The kernel may call the lost pages clean now, so that another sync would succeed and mean nothing.
-            Err(_) => state.failed.insert(segment),
-        };
+            self.state().failed.insert(segment);
+        }
         result
     }
 
@@ -307,7 +339,7 @@ impl Bases {
 
     /// Puts good blocks in place of damaged ones, from block `first` on; only the last may be short, at the base's end.
     pub fn patch(&self, segment: SegmentId, first: u64, bytes: &[u8]) -> Result<()> {
-        self.change(segment, |file, _| file.patch(first, bytes))
+        self.change(segment, |file, _| file.patch(first, bytes).map(|()| true))
     }
 
     /// Removes a base. One that is not there is no error.
@@ -366,6 +398,7 @@ impl Bases {
         state.dirty.remove(&segment);
         state.failed.remove(&segment);
         state.trusted.remove(&segment);
+        state.unmatched.remove(&segment);
     }
 
     /// A synced base is in place.

@@ -480,7 +480,7 @@ fn sums_file(
         return Ok(Some(judged(Finding::damage(shown, what, remedy), rebooted)));
     }
     let file = disk.open_file(&sums, false).map_err(failed)?;
-    if file.len().map_err(failed)? > 0 && Sums::load(&*file).map_err(failed)?.is_some() {
+    if Sums::is_headed(&*file).map_err(failed)? {
         return Ok(None);
     }
     let what = "its file of checksums is empty or unreadable: its content cannot be checked here";

@@ -32,6 +32,9 @@ struct Format {
     /// The machine's boot at the last start.
     #[serde(skip_serializing_if = "Option::is_none")]
     boot: Option<String>,
+    /// The machine lost power, and not everything has been written again and compared since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    torn: bool,
 }
 
 /// Of a newer format only this may be known.
@@ -53,7 +56,8 @@ pub struct FolderIdentity {
     pub member: Option<u64>,
     /// Starts so far.
     pub start_count: u64,
-    /// The machine booted since the last start: what was not synced then may be missing until the next start.
+    /// The machine booted since the last start, or since one after which not all was made good again: what was not synced
+    /// may be missing until the next start.
     pub rebooted: bool,
     /// What makes the folder's logs its own ([`crate::LogOptions::salt`]).
     #[serde(skip)]
@@ -98,7 +102,7 @@ impl Folder {
             cluster: format.cluster,
             member: format.member,
             start_count: format.start_count,
-            rebooted: format.boot.is_some_and(|last| last != boot),
+            rebooted: format.torn || format.boot.is_some_and(|last| last != boot),
         }))
     }
 
@@ -146,7 +150,9 @@ impl Folder {
         }
         format.start_count += 1;
         let last_boot = format.boot.replace(boot.to_string());
-        let rebooted = last_boot.is_some_and(|last| last != boot.to_string());
+        let rebooted = format.torn || last_boot.is_some_and(|last| last != boot.to_string());
+        // With the boot, in one step: a start that is killed before it has made good what is missing has made nothing good.
+        format.torn = rebooted;
         save(&*disk, &format)?;
         Ok(Self {
             disk,
@@ -187,9 +193,18 @@ impl Folder {
         self.boot
     }
 
-    /// Whether the machine booted since the last start: what was not synced then may be lost.
+    /// Whether the machine booted since the last start, or since one that did not come to [`Folder::made_good`]: what was
+    /// not synced then may be lost.
     pub fn rebooted(&self) -> bool {
         self.rebooted
+    }
+
+    /// Everything that a power loss may have taken was written again and compared: the next start need not. Durable.
+    pub fn made_good(&self) -> Result<()> {
+        self.update(|format| {
+            format.torn = false;
+            Ok(())
+        })
     }
 
     /// Starts so far, this one included.
@@ -317,6 +332,7 @@ fn new_format(disk: &dyn Disk, name: &str, storage: StorageId) -> Result<Format>
         member: None,
         start_count: 0,
         boot: None,
+        torn: false,
     })
 }
 

@@ -12,6 +12,8 @@ use std::{
 pub(crate) const PAGE_BYTES: usize = 4096;
 /// What a disk writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
+/// What a process that is killed has written whole or not at all. In fact it is a page.
+const WORD_BYTES: u64 = 8;
 
 type Page = [u8; PAGE_BYTES];
 
@@ -412,6 +414,12 @@ impl Medium {
             // The call during which the machine stops got some way.
             if !std::mem::replace(&mut self.stopped, true) {
                 let some = self.rng.random_range(0..=bytes.len());
+                let odd = ((offset + some as u64) % WORD_BYTES) as usize;
+                let some = if some < bytes.len() {
+                    some.saturating_sub(odd)
+                } else {
+                    some
+                };
                 self.inode(id)?.write(&bytes[..some], offset);
             }
             return Err(error);

@@ -53,15 +53,18 @@ impl Sum {
 }
 
 /// The sums of one base, in memory and in their file.
+#[derive(Clone)]
 pub(crate) struct Sums {
     list: Vec<Sum>,
 }
 
 impl Sums {
-    /// Reads the file; `None` if it is empty or no file of sums.
+    /// Reads the file; `None` if nothing was written to it yet. A header with other bytes is damaged: the sums behind it
+    /// are not given up for that, or whatever the base holds would be called good.
     pub fn load(file: &dyn DiskFile) -> io::Result<Option<Self>> {
         let bytes = read_bytes(file, 0, file.len()? as usize)?;
-        if bytes.len() < HEADER_BYTES as usize || bytes[..HEADER_BYTES as usize] != header() {
+        let found = bytes.get(..HEADER_BYTES as usize);
+        if found.is_none_or(|found| *found == [0; HEADER_BYTES as usize]) {
             return Ok(None);
         }
         let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
@@ -73,6 +76,11 @@ impl Sums {
             })
             .collect();
         Ok(Some(Self { list }))
+    }
+
+    /// Whether the file begins as one of sums does.
+    pub fn is_headed(file: &dyn DiskFile) -> io::Result<bool> {
+        Ok(read_bytes(file, 0, HEADER_BYTES as usize)?[..] == header())
     }
 
     /// Sums of what a base holds now: of one that has none yet.

@@ -212,6 +212,12 @@ pub enum DataResponse {
         len: u64,
         sums: Vec<u32>,
     },
+    /// The same of a base that went through a power loss and was not compared with another since: it decides nothing.
+    DoubtedSums {
+        version: SegmentVersion,
+        len: u64,
+        sums: Vec<u32>,
+    },
 }
 
 /// Why a replica refuses. None of them has stored anything of the request, except records before a `Gap`.

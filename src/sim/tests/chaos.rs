@@ -86,6 +86,24 @@ fn fault_s8_flipped_bits_are_never_read_and_are_healed() {
 }
 
 #[test]
+fn fault_s8_a_bit_that_flips_while_a_member_is_down_is_not_taken_for_good() {
+    // Found: a base of the life before was written without holding its checksums against it.
+    for seed in [3, 11, 13, 16, 17, 22] {
+        let plan = ["--members", "5", "--seconds", "20", "--faults", "flip,kill"];
+        passes(seed..seed + 1, &plan);
+    }
+    let plan = [
+        "--members",
+        "5",
+        "--seconds",
+        "20",
+        "--faults",
+        "flip,kill,power",
+    ];
+    passes(1..4, &plan);
+}
+
+#[test]
 fn fault_s7_a_truncate_that_comes_twice_cuts_once() {
     // Found: a request to cut a segment was served again two seconds later, and cut what had been written since.
     let plan = [

@@ -115,3 +115,22 @@ fn a_crash_while_starting_never_loses_a_start_that_was_used() {
         }
     }
 }
+
+#[test]
+fn fault_s2_a_start_that_is_killed_before_it_made_good_a_power_loss_leaves_that_to_the_next() {
+    let disk = MemDisk::new(1);
+    let start = |boot| Folder::on(disk.attach(), "vm1", StorageId([5; 16]), BootId([boot; 16]));
+    assert!(!start(1).unwrap().rebooted());
+    disk.crash(Crash::PowerCut);
+    assert!(start(2).unwrap().rebooted());
+    disk.crash(Crash::Kill);
+    let folder = start(2).unwrap();
+    assert!(
+        folder.rebooted(),
+        "what the first start had not written again yet is lost"
+    );
+    folder.made_good().unwrap();
+    drop(folder);
+    disk.crash(Crash::Kill);
+    assert!(!start(2).unwrap().rebooted());
+}
