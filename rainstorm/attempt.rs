@@ -1,11 +1,13 @@
 //! One attempt of a job on one member: what its tasks share, their failure and their reports.
 
+use crate::cell::Cells;
 use crate::error::{Error, Result};
 use crate::inbox::Inbox;
 use crate::message::{Deploy, Report, Request, Response, TaskId};
 use crate::options::Options;
 use crate::plan::{NodeId, Pinned, Plan, Step};
 use crate::position::{TaskPosition, state_prefix};
+use crate::rate::{self, Shares};
 use crate::seams::{Cluster, Owner, Storage};
 use crate::sink::Target;
 use crate::spec::Spec;
@@ -25,6 +27,7 @@ pub struct Context {
     pub storage: Arc<dyn Storage>,
     pub cluster: Arc<dyn Cluster>,
     pub options: Arc<Options>,
+    pub cells: Arc<Cells>,
     pub info: JobInfo,
     pub plan: Plan,
     pub sources: Vec<Arc<Pinned>>,
@@ -36,6 +39,7 @@ pub struct Context {
     /// Tasks of this member that have not ended in an earlier attempt.
     tasks: BTreeMap<TaskId, TaskPosition>,
     asked: watch::Sender<u64>,
+    shares: watch::Sender<Shares>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -56,6 +60,7 @@ impl Context {
         storage: Arc<dyn Storage>,
         cluster: Arc<dyn Cluster>,
         options: Arc<Options>,
+        cells: Arc<Cells>,
         deploy: Deploy,
     ) -> Result<Arc<Self>> {
         let Deploy {
@@ -108,6 +113,7 @@ impl Context {
                 );
             }
         }
+        let shares = rate::equal_shares(&plan, &positions);
         let sources = positions.sources.into_iter().map(Arc::new).collect();
         let state = State {
             running: Some(JoinSet::new()),
@@ -120,6 +126,7 @@ impl Context {
             storage,
             cluster,
             options,
+            cells,
             info,
             plan,
             sources,
@@ -129,6 +136,7 @@ impl Context {
             inboxes,
             tasks,
             asked: watch::Sender::new(0),
+            shares: watch::Sender::new(shares),
             state: Mutex::new(state),
             changed: Notify::new(),
         }))
@@ -255,6 +263,16 @@ impl Context {
     /// Barriers asked for.
     pub fn asked(&self) -> watch::Receiver<u64> {
         self.asked.subscribe()
+    }
+
+    /// What each task may read, where there is a rate.
+    pub fn shares(&self) -> watch::Receiver<Shares> {
+        self.shares.subscribe()
+    }
+
+    /// From now on.
+    pub fn set_shares(&self, shares: Shares) {
+        self.shares.send_replace(shares);
     }
 
     pub fn step(&self, node: NodeId) -> &Step {

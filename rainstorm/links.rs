@@ -5,14 +5,15 @@
 
 use crate::attempt::Context;
 use crate::batch::{BATCH_BYTES, Batch, LINE_BYTES_MAX, Lines};
+use crate::dead::Dead;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
-use crate::exec::Dead;
 use crate::inbox::{Inbox, Item, Offer, window};
 use crate::key::write_key;
 use crate::message::{Push, Request, Response, TaskId};
 use crate::operator::select;
-use crate::plan::Route;
+use crate::outlet::{Folder, Outlet};
+use crate::plan::{Parts, Route, SinkPlan};
 use crate::receipt::Writes;
 use crate::sink::{Mark, Output};
 use bytes::Bytes;
@@ -35,7 +36,7 @@ pub struct Links {
     me: TaskId,
     edges: Vec<Edge>,
     /// Each with whether it takes what came too late.
-    outputs: Vec<(bool, Output)>,
+    outputs: Vec<(bool, Outlet)>,
     /// The file of dead letters, made with the first of them.
     dead: Output,
     pub rows_out: u64,
@@ -87,13 +88,9 @@ impl Links {
         }
         let mut outputs = Vec::new();
         for sink in &step.sinks {
-            let mut output = Output::new(context.target(sink.path.clone()), sink.alone);
-            if me.task == 0 {
-                output.open().await?;
-            }
-            outputs.push((sink.late, output));
+            outputs.push((sink.late, outlet(&context, me, sink).await?));
         }
-        let path = format!("/.jobs/{}/dead/{}", context.info.name, step.name);
+        let path = format!("/.jobs/{}/dead/{}", context.info.name, step.stage());
         Ok(Self {
             edges,
             outputs,
@@ -117,10 +114,11 @@ impl Links {
     /// Writes dead letters, one JSON object a line.
     pub async fn bury(&mut self, dead: Vec<Dead>) -> Result<()> {
         let mut lines = Lines::default();
-        let stage = &self.context.step(self.me.node).name;
-        for Dead { line, why } in dead {
+        let step = self.context.step(self.me.node);
+        let stage = step.stage();
+        for Dead { line, why, origin } in dead {
             let kept = &line[..line.len().min(DEAD_LINE_BYTES)];
-            let letter = serde_json::json!({
+            let mut letter = serde_json::json!({
                 "stage": stage,
                 "task": self.me.task,
                 "attempt": self.context.info.attempt.0,
@@ -128,6 +126,14 @@ impl Links {
                 "bytes": line.len(),
                 "line": String::from_utf8_lossy(kept),
             });
+            match origin {
+                Some((path, offset)) => {
+                    letter["source"] = (*path).into();
+                    letter["offset"] = offset.into();
+                }
+                // Lines of several tasks are mixed on their way: only the sources are known.
+                None => letter["source"] = self.context.plan.origins(step).into(),
+            }
             lines.push(letter.to_string().as_bytes());
         }
         match lines.take() {
@@ -187,6 +193,16 @@ impl Links {
     pub fn take_writes(&mut self) -> Vec<Writes> {
         let outputs = self.outputs.iter_mut();
         outputs.map(|(_, output)| output.take_writes()).collect()
+    }
+
+    /// What was written to each file of the step's folders since the last call, by the number of their sink.
+    pub fn take_files(&mut self) -> Vec<(u16, String, Writes)> {
+        let mut files = Vec::new();
+        for (at, (_, outlet)) in (0..).zip(&mut self.outputs) {
+            let of_sink = outlet.take_files().into_iter();
+            files.extend(of_sink.map(|(path, writes)| (at, path, writes)));
+        }
+        files
     }
 
     pub async fn close(self) {
@@ -278,6 +294,23 @@ pub fn hash(key: &[u8]) -> u64 {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^ hash >> 33
+}
+
+/// A sink of task `me`. A file is made even if nothing is ever written: by one task, if several share it.
+async fn outlet(context: &Arc<Context>, me: TaskId, sink: &SinkPlan) -> Result<Outlet> {
+    let path = match sink.parts {
+        Parts::Values(column) => {
+            let target = context.target(sink.path.clone());
+            return Ok(Outlet::Folder(Folder::new(target, column)));
+        }
+        Parts::Tasks => sink.task_path(context.step(me.node), me.task),
+        Parts::One => sink.path.clone(),
+    };
+    let mut output = Output::new(context.target(path), sink.alone);
+    if me.task == 0 || sink.parts == Parts::Tasks {
+        output.open().await?;
+    }
+    Ok(Outlet::File(Box::new(output)))
 }
 
 fn channel(context: &Arc<Context>, me: TaskId, to: TaskId) -> Result<Channel> {

@@ -49,6 +49,8 @@ pub struct SourcePlan {
     pub json: Option<Vec<String>>,
     pub follow: bool,
     pub at_end: bool,
+    /// Lines a second.
+    pub rate: Option<u64>,
     pub clock: Option<ClockPlan>,
 }
 
@@ -142,6 +144,26 @@ pub struct SinkPlan {
     pub late: bool,
     /// One task writes it, and nobody else of the job.
     pub alone: bool,
+    pub parts: Parts,
+}
+
+impl SinkPlan {
+    /// The file of a task in a folder with one for each.
+    pub fn task_path(&self, step: &Step, task: u32) -> String {
+        let late = if self.late { ".late" } else { "" };
+        format!("{}/{}{late}-{task}", self.path, step.stage())
+    }
+}
+
+/// What a sink's path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// A file.
+    One,
+    /// A folder with a file for each task.
+    Tasks,
+    /// A folder with a file for each value of this column.
+    Values(usize),
 }
 
 /// A node.
@@ -153,6 +175,15 @@ pub struct Step {
     pub input: Input,
     pub next: Vec<Next>,
     pub sinks: Vec<SinkPlan>,
+    /// Numbers of the sources that its lines come from.
+    pub origins: Vec<usize>,
+}
+
+impl Step {
+    /// The stage that it is part of. Names of stages hold no points.
+    pub fn stage(&self) -> &str {
+        self.name.split('.').next().unwrap_or_default()
+    }
 }
 
 /// The graph. A node's inputs come before it.
@@ -161,6 +192,8 @@ pub struct Plan {
     pub epoch_ms: u64,
     pub receipt: bool,
     pub dead_letters: bool,
+    /// Executables run nowhere where they are not confined wholly.
+    pub sandbox_required: bool,
     pub sources: Vec<SourcePlan>,
     pub steps: Vec<Step>,
 }
@@ -171,6 +204,13 @@ impl Plan {
         self.steps
             .iter()
             .flat_map(|step| step.sinks.iter().map(|sink| sink.path.as_str()))
+    }
+
+    /// The paths of the sources that a node's lines come from, as the spec has them.
+    pub fn origins(&self, step: &Step) -> String {
+        let paths = step.origins.iter().filter_map(|&at| self.sources.get(at));
+        let paths: Vec<&str> = paths.map(|source| &*source.path).collect();
+        paths.join(", ")
     }
 
     /// Tasks that feed task `task` of node `node`: none if it reads a source.

@@ -25,6 +25,8 @@ pub struct Spec {
     pub receipt: bool,
     /// Lines on which an executable fails go to a file, and the job goes on.
     pub dead_letters: bool,
+    /// The job fails where the kernel cannot confine executables wholly.
+    pub sandbox_required: bool,
     pub sources: Vec<SourceSpec>,
     pub stages: Vec<StageSpec>,
     pub sinks: Vec<SinkSpec>,
@@ -64,6 +66,8 @@ pub struct SourceSpec {
     pub follow: bool,
     /// Only what comes after the job's start.
     pub at_end: bool,
+    /// Most lines a second that a stage reads.
+    pub rate: Option<u64>,
     pub clock: Option<ClockSpec>,
 }
 
@@ -101,6 +105,10 @@ pub struct SinkSpec {
     pub path: Option<String>,
     /// One JSON document instead of lines.
     pub json: bool,
+    /// The path ends with `/`: a folder.
+    pub folder: bool,
+    /// A file of the folder for each value of this column; else for each task.
+    pub by: Option<Column>,
 }
 
 /// A column by name, or by number from 1.
@@ -172,6 +180,12 @@ pub struct ExecSpec {
     pub memory_mb: u64,
     /// Runs of a batch, the first included.
     pub max_attempts: u32,
+    /// Its processes reach the network.
+    pub network: bool,
+    /// Most processes at the same time.
+    pub processes: u64,
+    /// Most processor, in hundredths; 0: as much as is idle.
+    pub cpu_percent: u64,
 }
 
 /// What a stage does.
@@ -265,6 +279,7 @@ impl Spec {
             epoch_ms: job.epoch_ms,
             receipt: job.receipt,
             dead_letters: job.dead_letters,
+            sandbox_required: job.sandbox_required,
             sources: parts(&table, "source", source)?,
             stages: parts(&table, "stage", stage)?,
             sinks: parts(&table, "sink", sink)?,
@@ -292,6 +307,7 @@ struct JobSpec {
     epoch_ms: u64,
     receipt: bool,
     dead_letters: bool,
+    sandbox_required: bool,
 }
 
 fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
@@ -300,13 +316,20 @@ fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
             epoch_ms: 50,
             receipt: true,
             dead_letters: false,
+            sandbox_required: false,
         });
     };
-    let job = Table::of(node, "[job]", &["epoch_ms", "on_error", "receipt"])?;
+    let job = Table::of(
+        node,
+        "[job]",
+        &["epoch_ms", "on_error", "receipt", "sandbox"],
+    )?;
+    let sandbox = [("best", false), ("required", true)];
     Ok(JobSpec {
         epoch_ms: job.int("epoch_ms", 50, 5, 60_000)? as u64,
         receipt: job.get("receipt").is_none() || job.flag("receipt")?,
         dead_letters: word(&job, "on_error", &[("fail", false), ("dead", true)])?,
+        sandbox_required: word(&job, "sandbox", &sandbox)?,
     })
 }
 
@@ -338,6 +361,7 @@ fn source(node: &Node) -> Result<SourceSpec, Fault> {
         "time_format",
         "out_of_order_ms",
         "idle_ms",
+        "rate",
     ];
     let table = Table::of(node, "[[source]]", &keys)?;
     let (path, path_at) = table.need_text("path")?;
@@ -382,8 +406,23 @@ fn source(node: &Node) -> Result<SourceSpec, Fault> {
         columns,
         follow,
         at_end,
+        rate: rate(&table)?,
         clock: clock(&table)?,
     })
+}
+
+fn rate(table: &Table<'_>) -> Result<Option<u64>, Fault> {
+    let Some((text, at)) = table.text("rate")? else {
+        return Ok(None);
+    };
+    match crate::rate::parse(&text) {
+        Some(rate) => Ok(Some(rate)),
+        None => Err(Fault::new(
+            at,
+            format!("`rate = \"{text}\"` is no rate"),
+            "write lines a second, as in \"10000/s\"",
+        )),
+    }
 }
 
 fn clock(table: &Table<'_>) -> Result<Option<ClockSpec>, Fault> {
@@ -532,18 +571,34 @@ fn same(a: &[Column], b: &[Column]) -> bool {
 }
 
 fn sink(node: &Node) -> Result<SinkSpec, Fault> {
-    let table = Table::of(node, "[[sink]]", &["from", "path", "format"])?;
+    let table = Table::of(node, "[[sink]]", &["from", "path", "format", "by"])?;
     let from = from(&table)?;
-    let path = table
-        .text("path")?
-        .map(|(path, at)| clean_path(&path, at))
-        .transpose()?;
+    let text = table.text("path")?;
+    let folder = text.as_ref().is_some_and(|(path, _)| path.ends_with('/'));
+    let path = text.map(|(path, at)| clean_path(&path, at)).transpose()?;
     let json = word(&table, "format", &[("lines", false), ("json", true)])?;
+    let by = table.get("by").map(column).transpose()?;
+    match &by {
+        Some(by) if !folder => {
+            let what = "`by` of a sink that is no folder";
+            let remedy = "end its `path` with `/`, or leave `by` out";
+            return Err(Fault::new(by.at, what, remedy));
+        }
+        _ if folder && json => {
+            let at = table.get("format").map_or(node.at, |node| node.at);
+            let what = "`format = \"json\"` of a sink that is a folder";
+            let remedy = "a document is one file: end `path` without `/`, or use \"lines\"";
+            return Err(Fault::new(at, what, remedy));
+        }
+        _ => {}
+    }
     Ok(SinkSpec {
         at: node.at,
         from,
         path,
         json,
+        folder,
+        by,
     })
 }
 

@@ -2,6 +2,8 @@
 
 use crate::attempt::Context;
 use crate::batch::Batch;
+use crate::cell::Cell;
+use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::exec::Exec;
@@ -16,8 +18,10 @@ use crate::position::TaskPosition;
 use crate::process::Program;
 use crate::receipt::Reads;
 use crate::sink::Mark;
+use crate::spec::ExecSpec;
 use crate::state_log::{self, StateLog};
 use crate::{cache, sandbox};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Largest executable in bytes.
@@ -34,6 +38,7 @@ pub async fn run(context: Arc<Context>, id: TaskId, start: TaskPosition) -> Resu
     };
     let links = Links::open(context.clone(), id).await?;
     let task = Task {
+        letters: Letters::new(context.plan.dead_letters),
         context,
         id,
         operator,
@@ -53,6 +58,7 @@ struct Task {
     links: Links,
     position: TaskPosition,
     counters: Counters,
+    letters: Letters,
 }
 
 enum In {
@@ -66,7 +72,10 @@ impl Task {
         let mut out = Vec::new();
         loop {
             let (number, item) = match &mut input {
-                In::Source(paced) => (0, paced.next(&mut self.counters).await?),
+                In::Source(paced) => {
+                    let next = paced.next(&mut self.counters, &mut self.letters);
+                    (0, next.await?)
+                }
                 In::Tasks(inbox, nodes) => {
                     let (from, item) = inbox.next().await.map_err(Error::Attempt)?;
                     let number = nodes.iter().position(|&node| node == from);
@@ -75,7 +84,9 @@ impl Task {
             };
             match item {
                 Item::Lines(batch) => {
-                    self.operator.apply(number, batch, &mut out).await?;
+                    let letters = &mut self.letters;
+                    let applied = self.operator.apply(number, batch, &mut out, letters);
+                    applied.await?;
                     self.pass(&mut out).await?;
                 }
                 Item::Barrier { id, last, mark } => {
@@ -108,7 +119,7 @@ impl Task {
         for batch in out.drain(..) {
             self.links.send(batch).await?;
         }
-        let dead = self.operator.take_dead();
+        let dead = self.letters.take();
         if !dead.is_empty() {
             self.counters.dead += dead.len() as u64;
             self.links.bury(dead).await?;
@@ -154,6 +165,7 @@ impl Task {
             counters,
             reads,
             writes: self.links.take_writes(),
+            files: self.links.take_files(),
             program: match &self.operator {
                 Operator::Exec(exec) => exec.digest(),
                 _ => None,
@@ -180,8 +192,7 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
         (_, Some(operator)) => operator,
         (Op::Exec(spec), None) => Operator::Exec(Box::new(Exec::new(
             spec.clone(),
-            program(context, id, &spec.path).await?,
-            context.plan.dead_letters,
+            program(context, id, spec).await?,
         ))),
         (Op::Lookup(spec), None) => {
             Operator::Lookup(Box::new(Index::load(context, spec.clone()).await?))
@@ -195,8 +206,8 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
     Ok(operator)
 }
 
-async fn program(context: &Context, id: TaskId, path: &str) -> Result<Program> {
-    let owner = context.owner();
+async fn program(context: &Context, id: TaskId, spec: &ExecSpec) -> Result<Program> {
+    let (owner, path) = (context.owner(), &spec.path);
     if !sandbox::can_become(owner) {
         let what = format!(
             "operator {path}: this member cannot run programs as user {}",
@@ -223,8 +234,43 @@ async fn program(context: &Context, id: TaskId, path: &str) -> Result<Program> {
         ("HYDFS_TASK", id.task.to_string()),
     ];
     Ok(Program {
+        cell: cell(context, spec, &local).await?.into(),
         path: local,
-        owner,
         env,
     })
+}
+
+/// The cell that the task's processes run in. What it should have and this kernel lacks is said once in the job's log, or
+/// fails the job.
+async fn cell(context: &Context, spec: &ExecSpec, program: &Path) -> Result<Cell> {
+    let (cells, owner) = (context.cells.clone(), context.owner());
+    let (spec, program) = (spec.clone(), program.to_owned());
+    let made = tokio::task::spawn_blocking(move || {
+        let missing = cells.missing();
+        cells
+            .make(owner, &spec, &program)
+            .map(|cell| (cell, missing))
+    });
+    let failed = |why: String| Error::Attempt(format!("cannot confine an operator: {why}"));
+    let (cell, missing) = made
+        .await
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
+    if missing.is_empty() {
+        return Ok(cell);
+    }
+    let missing = missing.join("; ");
+    let member = context.cluster.me();
+    if context.plan.sandbox_required {
+        let what = format!("`sandbox = \"required\"`, but on member {member}: {missing}");
+        let remedy = "run it on other kernels, or leave `sandbox` out";
+        return Err(Error::Job(format!("{what}; {remedy}")));
+    }
+    if context.cells.tell_once(context.info.id) {
+        let line = format!("the sandbox of member {member} is not whole: {missing}\n");
+        let path = format!("/.jobs/{}/log", context.info.name);
+        let storage = &context.storage;
+        storage.append_text(&path, owner, line.into()).await?;
+    }
+    Ok(cell)
 }

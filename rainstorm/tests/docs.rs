@@ -51,11 +51,39 @@ async fn the_examples_of_the_job_reference_run() {
     );
     world.write("/shop/orders.csv", b"at,id\n1,7\n2,8\n", 0);
     world.write("/shop/payments.csv", b"at,order\n3600,7\n3603,8\n", 0);
-    let [_, windows, join] = blocks("toml")[..] else {
+    let [_, paced, folder, windows, join, confined, dead] = blocks("toml")[..] else {
         panic!("other examples than these");
     };
     world.spec("windows.toml", windows, 0);
     world.spec("join.toml", join, 0);
+    world.spec("confined.toml", confined, 0);
+    world.done("confined").await;
+    assert_eq!(
+        world.sorted("/.jobs/confined/output"),
+        ["X,1,Y", "Z,2,\"Q, R\""]
+    );
+    world.spec("folder.toml", folder, 0);
+    world.done("folder").await;
+    let speed = world.lines("/out/by-category/Speed Limit");
+    assert!(speed.iter().all(|line| line.starts_with("Speed Limit,")));
+    assert!(
+        world
+            .read("/out/by-category/Warning, %22Curve%22")
+            .is_some()
+    );
+    world.write("/clicks", b"a\nb\na\n", 0);
+    world.spec("paced.toml", paced, 0);
+    world.done("paced").await;
+    assert_eq!(world.sorted("/.jobs/paced/output"), ["a", "b"]);
+    world.write("/bills.csv", b"customer,amount\nx,1.50\ny,much\nx,2\n", 0);
+    world.spec("dead.toml", dead, 0);
+    world.done("dead").await;
+    assert_eq!(world.lines("/.jobs/dead/output"), ["x,3.5"]);
+    let letter = &world.lines("/.jobs/dead/dead/totals")[0];
+    assert!(
+        letter.contains("\"offset\":23,\"source\":\"/bills.csv\""),
+        "{letter}"
+    );
     world.done("windows").await;
     assert_eq!(
         world.sorted("/out/pages"),
