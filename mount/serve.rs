@@ -1,11 +1,12 @@
 //! Serves a mount from its FUSE descriptor, in the worker.
 //!
-//! `serve` reads the first request it finds on the descriptor as the INIT: the kernel's own for the first
-//! worker. A worker that takes a mount over hands in a descriptor that carries an INIT of its own and asks
-//! the kernel to send again what was not answered; that part belongs to whoever hands over.
+//! Without an offer `serve` reads the first request it finds on the descriptor as the INIT. With one, INIT was answered
+//! before (`begin`, in the supervisor): the session is shown the offer as an INIT of its own making, and the kernel is asked
+//! to send again what the worker before left without an answer.
 
 use crate::{
-    FileSystem, KernelCache, MountError, adapter::Adapter, notify::Invalidations, supervise,
+    FileSystem, KernelCache, MountError, adapter::Adapter, init, init::Offer,
+    notify::Invalidations, supervise,
 };
 use fuser::{Session, SessionACL};
 use hydfs_types::BoxFuture;
@@ -32,6 +33,8 @@ pub struct ServeConfig {
     pub threads: usize,
     /// Where it is mounted, to raise the kernel's read-ahead; never touched otherwise.
     pub path: Option<PathBuf>,
+    /// What the kernel offered when the mount began, if that is over.
+    pub offer: Option<Offer>,
 }
 
 impl Default for ServeConfig {
@@ -45,6 +48,7 @@ impl Default for ServeConfig {
             block_bytes: 128 << 10,
             threads: 2,
             path: None,
+            offer: None,
         }
     }
 }
@@ -69,12 +73,11 @@ pub fn serve(
     options.n_threads = Some(config.threads.max(1));
     // A cloned descriptor's requests die with the process that read them.
     options.clone_fd = false;
-    let session = Session::from_fd(
-        Adapter::new(fs, runtime, config),
-        fd,
-        SessionACL::All,
-        options,
-    )
+    let adapter = Adapter::new(fs, runtime, config);
+    let session = match &config.offer {
+        None => Session::from_fd(adapter, fd, SessionACL::All, options),
+        Some(offer) => init::take_over(adapter, fd, *offer, options),
+    }
     .map_err(MountError::Session)?;
     let cache = Invalidations::start(session.notifier(), config.attr_ttl.max(config.entry_ttl))
         .map_err(MountError::Thread)?;

@@ -16,8 +16,8 @@ use crate::{
 };
 use hydfs_store::SyncMode;
 use hydfs_types::{
-    Agreement, AgreementError, AppliedWatch, BoxFuture, Clock, Command, Incarnation, LogIndex,
-    MemberId, Reply, SessionId, Time,
+    Agreement, AgreementError, AppliedWatch, BoxFuture, Clock, Command, CommandIdentity,
+    Incarnation, LogIndex, MemberId, Reply, SessionId, Time,
 };
 use openraft::async_runtime::WatchReceiver;
 use std::{
@@ -104,7 +104,7 @@ impl Group {
             timing: options.timing,
             progress,
             leadership,
-            session: Session::new(options.session),
+            session: Session::new(options.session, options.kept),
             proposals: Semaphore::new(PROPOSALS_MAX),
             barriers,
             lease: Lease::new(threads),
@@ -237,6 +237,19 @@ impl Drop for Group {
 impl Agreement for Group {
     fn propose(&self, command: Command) -> BoxFuture<'_, Result<Reply, AgreementError>> {
         Box::pin(self.propose_by(command, Instant::now() + self.timing.propose_deadline))
+    }
+
+    fn propose_kept<'a>(
+        &'a self,
+        command: Command,
+        identity: &'a dyn CommandIdentity,
+    ) -> BoxFuture<'a, Result<Reply, AgreementError>> {
+        let deadline = Instant::now() + self.timing.propose_deadline;
+        Box::pin(self.propose_as(command, Some(identity), deadline))
+    }
+
+    fn forget(&self, seq: u64) {
+        self.session.forget(seq);
     }
 
     fn barrier(&self) -> BoxFuture<'_, Result<LogIndex, AgreementError>> {

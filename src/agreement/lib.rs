@@ -42,4 +42,5 @@ pub use network::Resolve;
 pub use options::{Options, Retention, Timing};
 pub use propose::propose_via;
 pub use serve::{member_payload, member_request, member_response};
+pub use session::{KeptSession, Resumed, SessionKeeper};
 pub use wire::COMMAND_BYTES_MAX;

@@ -3,7 +3,9 @@
 //! `volume.rs` is the door; `attributes`, `names`, `content`, `ranges` are families of calls; `ends` does later what nobody waits
 //! for; `synthetic` is the control tree. It knows no FUSE and no wire.
 
+mod again;
 mod attributes;
+mod call;
 mod content;
 mod ends;
 mod error;
