@@ -165,7 +165,7 @@ mod tests {
 
     const OFFER: Offer = Offer {
         minor: 45,
-        flags: 0x0001_0002_8000_0001,
+        flags: 0x0002_8000_0001,
         max_readahead: 131_072,
     };
 
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!((word(0), word(4)), (104, 26));
         assert_eq!((word(40), word(44), word(48)), (7, 45, 131_072));
         // FUSE_INIT_EXT is set, so that the upper half counts.
-        assert_eq!((word(52), word(56)), (0xc000_0001, 0x1_0002));
+        assert_eq!((word(52), word(56)), (0xc000_0001, 2));
         assert!(bytes[60..].iter().all(|byte| *byte == 0));
     }
 
@@ -193,8 +193,9 @@ mod tests {
     impl Filesystem for Shown {
         fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
             let most = config.set_max_readahead(u32::MAX).expect_err("a limit");
-            drop(self.0.set((config.capabilities().bits(), most)));
-            Ok(())
+            let shown = (config.capabilities().bits(), most);
+            let twice = |_| io::Error::other("INIT twice");
+            self.0.set(shown).map_err(twice)
         }
     }
 
