@@ -3,6 +3,7 @@
 use crate::{
     Caller, FileSystem, Request, ServeConfig,
     answer::{self, Reply, Shape},
+    catch_up::CatchingUp,
     convert::ino,
     dispatch::Dispatch,
 };
@@ -21,6 +22,10 @@ pub(crate) struct Adapter {
 
 impl Adapter {
     pub(crate) fn new(fs: Arc<dyn FileSystem>, runtime: Runtime, config: &ServeConfig) -> Self {
+        let catching_up = CatchingUp::new(match config.offer {
+            Some(_) => config.threads.max(1),
+            None => 0,
+        });
         let shape = Shape {
             attr_ttl: config.attr_ttl,
             entry_ttl: config.entry_ttl,
@@ -32,6 +37,7 @@ impl Adapter {
                 runtime,
                 config.in_flight,
                 config.op_timeout,
+                catching_up,
             )),
             shape,
             lock_timeout: config.lock_timeout,
@@ -84,6 +90,7 @@ pub(crate) fn caller(header: &Header) -> Caller {
         uid: header.uid(),
         gid: header.gid(),
         pid: header.pid(),
+        unique: header.unique().0,
     }
 }
 

@@ -11,6 +11,8 @@ pub struct Caller {
     pub uid: u32,
     pub gid: u32,
     pub pid: u32,
+    /// The kernel's number of the request, the same when it is sent again to another worker. 0: it never will be.
+    pub unique: u64,
 }
 
 /// An open file or directory of one mount: issued by the file system in `Opened`, handed back as it is.
@@ -381,6 +383,8 @@ pub enum FsError {
     Stale,
     #[error("bad handle")]
     BadHandle,
+    #[error("too many open files on this mount")]
+    TooManyOpen,
     #[error("not supported here: {0}")]
     NotSupported(String),
     #[error("locks are not served: {0}")]
@@ -424,6 +428,12 @@ pub trait FileSystem: Send + Sync + 'static {
     fn keep(&self, _entry: Option<(Ino, &[u8])>, _attr: &Attr) -> Keep {
         Keep::default()
     }
+    /// The kernel has sent this request. Called on the session thread, before it reads the next one.
+    fn arrived(&self, _unique: u64) {}
+    /// The kernel has its reply to this request: it will not be sent again.
+    fn replied(&self, _unique: u64) {}
+    /// The mount was taken over, and every request that the kernel sends again has been.
+    fn caught_up(&self) {}
     /// The answer where it is in memory and needs no wait: called on the session thread (saves two context switches).
     fn call_now(&self, _caller: Caller, _request: &Request) -> Option<Result<Answer, FsError>> {
         None

@@ -45,6 +45,7 @@ const ROOT: Caller = Caller {
     uid: 0,
     gid: 0,
     pid: 1,
+    unique: 0,
 };
 const READ: How = How {
     read: true,
@@ -90,7 +91,11 @@ impl Client {
 
     fn by(&self, uid: u32, gid: u32) -> Self {
         Self {
-            caller: Caller { uid, gid, pid: 1 },
+            caller: Caller {
+                uid,
+                gid,
+                ..self.caller
+            },
             ..self.clone()
         }
     }

@@ -4,6 +4,7 @@
 use crate::{
     Answer, Caller, Change, FileSystem, FsError, Request,
     answer::Reply,
+    catch_up::CatchingUp,
     privileges::{Known, Privileges, stripped},
 };
 use hydfs_types::{Attr, DirEntry, Ino};
@@ -29,6 +30,7 @@ pub(crate) struct Dispatch {
     deadline: Duration,
     privileges: Privileges,
     advice: mpsc::Sender<(Caller, Request)>,
+    catching_up: CatchingUp,
 }
 
 /// Callers that wait for locks at most.
@@ -58,6 +60,7 @@ impl Dispatch {
         runtime: Runtime,
         in_flight: usize,
         deadline: Duration,
+        catching_up: CatchingUp,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(in_flight));
         let (advice, inbox) = mpsc::channel(ADVICE_MAX);
@@ -70,6 +73,7 @@ impl Dispatch {
             deadline,
             privileges: Privileges::default(),
             advice,
+            catching_up,
         }
     }
 
@@ -86,6 +90,10 @@ impl Dispatch {
         strip: bool,
         reply: impl Reply,
     ) {
+        self.fs.arrived(caller.unique);
+        if self.catching_up.is_done_with(caller.unique) {
+            self.fs.caught_up();
+        }
         let strip = if strip {
             file_of(&request).filter(|ino| self.privileges.known(*ino) != Known::Plain)
         } else {
@@ -97,11 +105,15 @@ impl Dispatch {
             if let Err(error) = &outcome {
                 self.fs.failed(request.name(), request.about(), error);
             }
-            return reply(self.observed(outcome));
+            reply(self.observed(outcome));
+            return self.fs.replied(caller.unique);
         }
         let permit = match self.admit(&request) {
             Ok(permit) => permit,
-            Err(error) => return reply(Err(error)),
+            Err(error) => {
+                reply(Err(error));
+                return self.fs.replied(caller.unique);
+            }
         };
         let this = self.clone();
         self.runtime.spawn(async move {
@@ -116,6 +128,7 @@ impl Dispatch {
                 this.fs.failed(name, (ino, about.as_deref()), error);
             }
             reply(outcome);
+            this.fs.replied(caller.unique);
         });
     }
 
@@ -297,6 +310,7 @@ const ADAPTER: Caller = Caller {
     uid: 0,
     gid: 0,
     pid: 0,
+    unique: 0,
 };
 
 /// How long a request may wait for a lock.

@@ -23,6 +23,7 @@ pub fn errno(error: &FsError) -> i32 {
         // Path walks that meet ESTALE are repeated by the kernel with fresh lookups.
         FsError::Stale => libc::ESTALE,
         FsError::BadHandle => libc::EBADF,
+        FsError::TooManyOpen => libc::ENFILE,
         // Never ENOSYS: the kernel would take it for a property of the mount and not ask again.
         FsError::NotSupported(_) => libc::EOPNOTSUPP,
         FsError::NoLocks(_) => libc::ENOLCK,
@@ -91,6 +92,7 @@ mod tests {
         too_large: FsError::TooLarge => EFBIG;
         stale: FsError::Stale => ESTALE;
         bad_handle: FsError::BadHandle => EBADF;
+        too_many_open: FsError::TooManyOpen => ENFILE;
         not_supported: FsError::NotSupported(text()) => EOPNOTSUPP;
         no_locks: FsError::NoLocks(text()) => ENOLCK;
         no_data: FsError::NoData => ENXIO;

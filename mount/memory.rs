@@ -468,6 +468,7 @@ mod tests {
             uid: 0,
             gid: 0,
             pid: 0,
+            unique: 0,
         };
         let how = How {
             write: true,

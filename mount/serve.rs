@@ -1,10 +1,13 @@
 //! Serves a mount from its FUSE descriptor, in the worker.
 //!
-//! `serve` reads the first request it finds on the descriptor as the INIT: the kernel's own for the first
-//! worker. A worker that takes a mount over hands in a descriptor that carries an INIT of its own and asks
-//! the kernel to send again what was not answered; that part belongs to whoever hands over.
+//! Without an offer `serve` reads the first request it finds on the descriptor as the INIT. With one, INIT was answered
+//! before (`begin`, in the supervisor): the session is shown the offer as an INIT of its own making, and the kernel is asked
+//! to send again what the worker before left without an answer.
 
-use crate::{FileSystem, KernelCache, MountError, adapter::Adapter, notify::Kernel, supervise};
+use crate::{
+    FileSystem, KernelCache, MountError, adapter::Adapter, init, init::Offer, notify::Kernel,
+    supervise,
+};
 use fuser::{Session, SessionACL};
 use hydfs_types::BoxFuture;
 use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
@@ -33,6 +36,8 @@ pub struct ServeConfig {
     pub threads: usize,
     /// Where it is mounted, to raise the kernel's read-ahead; never touched otherwise.
     pub path: Option<PathBuf>,
+    /// What the kernel offered when the mount began, if that is over.
+    pub offer: Option<Offer>,
 }
 
 impl Default for ServeConfig {
@@ -47,6 +52,7 @@ impl Default for ServeConfig {
             block_bytes: 128 << 10,
             threads: 2,
             path: None,
+            offer: None,
         }
     }
 }
@@ -72,12 +78,11 @@ pub fn serve(
     // A cloned descriptor's requests die with the process that read them.
     options.clone_fd = false;
     let device = fd.try_clone().map_err(MountError::Session)?;
-    let session = Session::from_fd(
-        Adapter::new(fs, runtime, config),
-        fd,
-        SessionACL::All,
-        options,
-    )
+    let adapter = Adapter::new(fs, runtime, config);
+    let session = match &config.offer {
+        None => Session::from_fd(adapter, fd, SessionACL::All, options),
+        Some(offer) => init::take_over(adapter, fd, *offer, options),
+    }
     .map_err(MountError::Session)?;
     let longest = config.attr_ttl.max(config.entry_ttl).max(config.keep_max);
     let cache = Kernel::start(session.notifier(), device, longest).map_err(MountError::Thread)?;

@@ -1,11 +1,12 @@
-//! The system calls that std has no words for: mount(2), umount2(2), a descriptor received over a socket.
+//! The system calls that std has no words for: mount(2), umount2(2), dup3(2), a pair of packet sockets, a descriptor
+//! received over a socket.
 #![allow(unsafe_code)]
 
 use std::{
     ffi::{CStr, CString},
     io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::{ffi::OsStrExt, net::UnixStream},
     },
     path::Path,
@@ -55,6 +56,25 @@ pub(crate) fn unmount(path: &Path, detach: bool) -> io::Result<()> {
     let flags = libc::UMOUNT_NOFOLLOW | if detach { libc::MNT_DETACH } else { 0 };
     // SAFETY: the path is a string ended by NUL that lives until the call returns.
     check(unsafe { libc::umount2(path.as_ptr(), flags) })
+}
+
+/// Two sockets that keep the borders of what is written. Close-on-exec.
+pub(crate) fn packet_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds: [RawFd; 2] = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: the array has room for the two descriptors that the call makes.
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) })?;
+    // SAFETY: the call has made both for us alone.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// Lets the descriptor `old` mean what `new` means. Whoever owns `old` goes on to own it.
+pub(crate) fn replace_fd(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: both are open; what `old` meant is closed by the kernel in the same step.
+    match unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }
 
 /// Real user and group of this process.

@@ -27,7 +27,7 @@ pub const BARRIERS_MAX: usize = 16_384;
 const ROUND_DEADLINE: Duration = Duration::from_millis(1500);
 
 /// A barrier waits so long for the kernel to take notice of what changed; then it asks for no lease.
-const KEEPER_WAIT: Duration = Duration::from_millis(5);
+const ONLOOKER_WAIT: Duration = Duration::from_millis(5);
 
 /// Why a leader does not answer though it leads.
 pub(crate) const NOT_SHOWN: &str = "a member with a read lease has not applied it yet";
@@ -145,7 +145,7 @@ impl Group {
         let request = match self.session().life() {
             0 => Request::Barrier { millis },
             _ if self.held().is_over() => Request::Barrier { millis },
-            life => match self.told(LogIndex(0), Instant::now() + KEEPER_WAIT).await {
+            life => match self.told(LogIndex(0), Instant::now() + ONLOOKER_WAIT).await {
                 Err(_) => Request::Barrier { millis },
                 Ok(()) => Request::Lease {
                     member: self.me(),
@@ -172,7 +172,7 @@ impl Group {
     async fn ask_self(&self, deadline: Instant) -> Response {
         match self.session().life() {
             0 => self.serve_barrier(self.me(), deadline).await,
-            life => match self.told(LogIndex(0), Instant::now() + KEEPER_WAIT).await {
+            life => match self.told(LogIndex(0), Instant::now() + ONLOOKER_WAIT).await {
                 Err(_) => self.serve_barrier(self.me(), deadline).await,
                 Ok(()) => {
                     let told = self.told_through();

@@ -16,8 +16,8 @@ use crate::{
 };
 use hydfs_store::SyncMode;
 use hydfs_types::{
-    Agreement, AgreementError, AppliedWatch, BoxFuture, Clock, Command, Incarnation, LogIndex,
-    MemberId, Reply, SessionId, Time,
+    Agreement, AgreementError, AppliedWatch, BoxFuture, Clock, Command, CommandIdentity,
+    Incarnation, LogIndex, MemberId, Reply, SessionId, Time,
 };
 use openraft::async_runtime::WatchReceiver;
 use std::{
@@ -46,7 +46,7 @@ const APPLIED_DEADLINE: Duration = Duration::from_secs(10);
 pub type Leadership = (u64, Option<MemberId>);
 
 /// Keeps parts of the local copy for others to look at: the kernel of a mount.
-pub trait Keeper: Send + Sync + 'static {
+pub trait Onlooker: Send + Sync + 'static {
     /// Resolves when nothing is kept any more that an entry applied before this call has changed.
     fn settled(&self) -> BoxFuture<'static, ()>;
 }
@@ -67,8 +67,8 @@ pub struct Group {
     lease: Lease,
     holders: Holders,
     held: Held,
-    keeper: OnceLock<Arc<dyn Keeper>>,
-    /// Everything up to here is applied, and the keeper has been told.
+    onlooker: OnceLock<Arc<dyn Onlooker>>,
+    /// Everything up to here is applied, and the onlooker has been told.
     told: AtomicU64,
     this: Weak<Self>,
     incoming: Mutex<Incoming>,
@@ -116,13 +116,13 @@ impl Group {
             timing: options.timing,
             progress,
             leadership,
-            session: Session::new(options.session),
+            session: Session::new(options.session, options.kept),
             proposals: Semaphore::new(PROPOSALS_MAX),
             barriers,
             lease: Lease::new(threads),
             holders: Holders::new(options.planted),
             held: Held::default(),
-            keeper: OnceLock::new(),
+            onlooker: OnceLock::new(),
             told: AtomicU64::new(0),
             this: this.clone(),
             incoming: Mutex::default(),
@@ -220,12 +220,12 @@ impl Group {
     }
 
     /// Who keeps parts of the local copy from now on, under this member's read lease. Once.
-    pub fn set_keeper(&self, keeper: Arc<dyn Keeper>) {
-        drop(self.keeper.set(keeper));
+    pub fn set_onlooker(&self, onlooker: Arc<dyn Onlooker>) {
+        drop(self.onlooker.set(onlooker));
     }
 
-    pub(crate) fn keeper(&self) -> Option<&Arc<dyn Keeper>> {
-        self.keeper.get()
+    pub(crate) fn onlooker(&self) -> Option<&Arc<dyn Onlooker>> {
+        self.onlooker.get()
     }
 
     pub(crate) fn tell(&self, index: LogIndex) {
@@ -234,7 +234,7 @@ impl Group {
 
     /// Everything up to here is applied, and told to whoever keeps something of it.
     pub(crate) fn told_through(&self) -> LogIndex {
-        match self.keeper() {
+        match self.onlooker() {
             Some(_) => LogIndex(self.told.load(Ordering::Acquire)),
             None => self.progress.applied(),
         }
@@ -272,6 +272,19 @@ impl Drop for Group {
 impl Agreement for Group {
     fn propose(&self, command: Command) -> BoxFuture<'_, Result<Reply, AgreementError>> {
         Box::pin(self.propose_by(command, Instant::now() + self.timing.propose_deadline))
+    }
+
+    fn propose_kept<'a>(
+        &'a self,
+        command: Command,
+        identity: &'a dyn CommandIdentity,
+    ) -> BoxFuture<'a, Result<Reply, AgreementError>> {
+        let deadline = Instant::now() + self.timing.propose_deadline;
+        Box::pin(self.propose_as(command, Some(identity), deadline))
+    }
+
+    fn forget(&self, seq: u64) {
+        self.session.forget(seq);
     }
 
     fn barrier(&self) -> BoxFuture<'_, Result<LogIndex, AgreementError>> {

@@ -332,13 +332,13 @@ impl Group {
         deadline: Instant,
     ) -> Result<(), AgreementError> {
         self.progress().reached(index, deadline).await?;
-        let Some(keeper) = self.keeper() else {
+        let Some(onlooker) = self.onlooker() else {
             return Ok(());
         };
         let begun = Instant::now();
         // Read first: what these changed is among what is on its way now.
         let applied = self.progress().applied();
-        timeout_at(deadline, keeper.settled())
+        timeout_at(deadline, onlooker.settled())
             .await
             .map_err(|_| no_quorum(begun, "the kernel has not taken notice yet".into()))?;
         self.tell(applied);

@@ -1,6 +1,6 @@
 //! What a group is started with.
 
-use crate::network::Resolve;
+use crate::{network::Resolve, session::KeptSession};
 use hydfs_store::{Disk, LogOptions};
 use hydfs_types::{Clock, MemberId, Net, Planted, SessionId};
 use std::{sync::Arc, time::Duration};
@@ -21,6 +21,8 @@ pub struct Options {
     pub retention: Retention,
     /// This worker life as a client.
     pub session: SessionId,
+    /// Where the session is kept, if it outlives this worker.
+    pub kept: Option<KeptSession>,
     /// Election timeouts are drawn from it. It differs between members and, in production, between starts.
     pub seed: u64,
     /// A bug for the simulator to find; none otherwise.

@@ -8,7 +8,8 @@ use crate::{
 };
 use bytes::Bytes;
 use hydfs_types::{
-    AgreementError, Applied, Command, CommandError, Envelope, MemberId, Net, Reply, Time,
+    AgreementError, Applied, Command, CommandError, CommandIdentity, Envelope, MemberId, Net,
+    Reply, Time,
 };
 use openraft::errors::{ClientWriteError, RaftError};
 use std::{net::SocketAddr, time::Duration};
@@ -24,6 +25,15 @@ impl Group {
         command: Command,
         deadline: Instant,
     ) -> Result<Reply, AgreementError> {
+        self.propose_as(command, None, deadline).await
+    }
+
+    pub(crate) async fn propose_as(
+        &self,
+        command: Command,
+        identity: Option<&dyn CommandIdentity>,
+        deadline: Instant,
+    ) -> Result<Reply, AgreementError> {
         let begun = Instant::now();
         let Ok(Ok(_permit)) = timeout_at(deadline, self.proposals().acquire()).await else {
             return Err(no_quorum(
@@ -31,7 +41,10 @@ impl Group {
                 "too many commands of this member wait for the leader".into(),
             ));
         };
-        let ticket = self.session().begin();
+        let ticket = match identity {
+            Some(identity) => self.session().begin_kept(identity),
+            None => self.session().begin(),
+        };
         let envelope = Envelope {
             session: ticket.id,
             seq: ticket.seq,

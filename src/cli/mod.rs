@@ -16,7 +16,9 @@ mod show;
 mod supervisor;
 mod torture;
 mod transfer;
+mod upgrade;
 mod worker;
+mod workers;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -41,6 +43,8 @@ enum Command {
     /// Serve for a supervisor; started by `hydfs member` alone.
     #[command(hide = true)]
     Worker(worker::Args),
+    /// Replace the worker of a running member by one of another binary; the mount goes on.
+    Upgrade(upgrade::Args),
     /// Make the cluster's CA and its members' certificates.
     Certs(certs::Args),
     /// Check the data folder of a stopped member and explain what is found; changes nothing.
@@ -60,7 +64,8 @@ pub fn main() -> ExitCode {
     let ok = |()| ExitCode::SUCCESS;
     let done = match Cli::parse().command {
         Command::Member(args) => member::run(*args).map(ok),
-        Command::Worker(args) => worker::run(&args).map(ok),
+        Command::Worker(args) => worker::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args).map(ok),
         Command::Certs(args) => certs::run(args).map(ok),
         Command::Fsck(args) => fsck::run(&args),
         Command::Torture(args) => torture::run(&args),

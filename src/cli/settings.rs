@@ -247,6 +247,7 @@ impl Layer {
             bootstrap: layer.bootstrap.unwrap_or(false),
             certs: layer.certs.unwrap_or_else(|| CERTS_DEFAULT.into()),
             mount: None,
+            memory: None,
             copies: layer.copies.unwrap_or(COPIES_DEFAULT),
             zone: layer.zone.unwrap_or_else(|| ZONE_DEFAULT.into()),
             weight: layer.weight.unwrap_or(WEIGHT_DEFAULT),

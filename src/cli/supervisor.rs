@@ -1,22 +1,25 @@
-//! The supervisor: mounts, holds the mount's descriptor, runs the worker that serves it, and ends with it. It does
-//! nothing that could fail or block for long, so that the mount's life does not hang on the worker's.
+//! The supervisor: mounts, holds the mount's descriptor and the memory file, and runs the worker that serves. When the
+//! worker dies, or another binary shall serve, the next worker takes the mount over. It does nothing that could fail or
+//! block for long, so that the mount's life does not hang on the worker's.
 
 use super::{
     failure::{DIED, Failure},
     folder::SOURCE_PREFIX,
     process,
+    workers::Workers,
 };
 use hydfs_mount::{MountOptions, Mounted};
 use hydfs_node::Config;
 use std::{
+    ffi::OsString,
     fs::File,
-    os::fd::{AsRawFd, RawFd},
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     process::ExitStatus,
     time::Duration,
 };
 use tokio::{
-    process::{Child, Command},
+    process::Child,
     signal::unix::{Signal, SignalKind, signal},
     time::timeout,
 };
@@ -27,7 +30,11 @@ const STOP_WAIT: Duration = Duration::from_secs(10);
 const UNMOUNT_WAIT: Duration = Duration::from_secs(5);
 /// A second signal within so long of the first says nothing new.
 const PATIENCE: Duration = Duration::from_secs(1);
-const PID_FILE: &str = "supervisor.pid";
+/// How long a worker may take to hand on what it holds.
+const HAND_ON_WAIT: Duration = Duration::from_secs(5);
+pub const PID_FILE: &str = "supervisor.pid";
+/// The binary that the next worker shall run, in the data folder.
+pub const PROGRAM_FILE: &str = "worker.program";
 
 /// Runs a member until a signal or the worker's end.
 pub fn run(config: &Config, mount: Option<&Path>, lock: &File) -> Result<(), Failure> {
@@ -45,22 +52,16 @@ pub fn run(config: &Config, mount: Option<&Path>, lock: &File) -> Result<(), Fai
 async fn supervise(config: &Config, mount: Option<&Path>, lock: &File) -> Result<(), Failure> {
     // Before anything is mounted: a signal from here on finds somebody who cleans up.
     let mut stops = Stops::listen()?;
+    let mut upgrades = listen(SignalKind::user_defined1())?;
+    drop(std::fs::remove_file(config.data.join(PROGRAM_FILE)));
     let pid_file = config.data.join(PID_FILE);
     std::fs::write(&pid_file, std::process::id().to_string())
         .map_err(|error| Failure::new(format!("cannot write {}: {error}", pid_file.display())))?;
     let mounted = mount.map(|path| make_mount(config, path)).transpose()?;
     let path = mounted.as_ref().map(|m| m.path.clone());
-    let result = match start_worker(config, mounted.as_ref(), lock) {
-        Ok(mut worker) => {
-            let asked = tokio::select! {
-                biased;
-                () = stops.next() => true,
-                _ = worker.wait() => false,
-            };
-            match asked {
-                true => stop(&mut worker, path.as_deref(), &mut stops).await,
-                false => ended(&mut worker).await,
-            }
+    let result = match Workers::new(config, mounted.as_ref(), lock) {
+        Ok(workers) => {
+            run_workers(config, workers, path.as_deref(), &mut stops, &mut upgrades).await
         }
         Err(failure) => Err(failure),
     };
@@ -71,6 +72,64 @@ async fn supervise(config: &Config, mount: Option<&Path>, lock: &File) -> Result
     }
     drop(std::fs::remove_file(&pid_file));
     result
+}
+
+/// Runs one worker after the other until the member shall end.
+async fn run_workers(
+    config: &Config,
+    mut workers: Workers<'_>,
+    path: Option<&Path>,
+    stops: &mut Stops,
+    upgrades: &mut Signal,
+) -> Result<(), Failure> {
+    loop {
+        let ready_before = workers.ready().unwrap_or_default();
+        let mut worker = workers.start()?;
+        let upgrade = tokio::select! {
+            biased;
+            () = stops.next() => return stop(&mut worker, path, stops).await,
+            _ = upgrades.recv() => workers.can_go_on(),
+            _ = worker.wait() => false,
+        };
+        if upgrade {
+            if let Some(named) = program(config) {
+                workers.program = named;
+            }
+            tracing::info!(program = %workers.program.display(), "another worker takes over");
+            hand_on(&mut worker).await;
+            continue;
+        }
+        let status = worker.wait().await.map_err(|error| {
+            Failure::new(format!("lost track of the worker: {error}")).code(DIED)
+        })?;
+        if status.success() {
+            tracing::info!("the worker has ended: this member has left");
+            return Ok(());
+        }
+        let served = workers.ready().is_ok_and(|ready| ready > ready_before);
+        if !workers.died(status, served) {
+            return Err(died(status));
+        }
+        tracing::warn!(
+            how = reason(status),
+            "the worker died; another one takes the mount over"
+        );
+    }
+}
+
+/// The binary that `hydfs upgrade` has named.
+fn program(config: &Config) -> Option<PathBuf> {
+    let named = std::fs::read(config.data.join(PROGRAM_FILE)).ok()?;
+    Some(PathBuf::from(OsString::from_vec(named)))
+}
+
+/// Ends a worker for another one: it may hand on what others would wait for.
+async fn hand_on(worker: &mut Child) {
+    send(worker, libc::SIGUSR1);
+    if timeout(HAND_ON_WAIT, worker.wait()).await.is_err() {
+        send(worker, libc::SIGKILL);
+        let _gone = worker.wait().await;
+    }
 }
 
 fn make_mount(config: &Config, path: &Path) -> Result<Mounted, Failure> {
@@ -86,26 +145,6 @@ fn make_mount(config: &Config, path: &Path) -> Result<Mounted, Failure> {
         );
     }
     Ok(mounted)
-}
-
-fn start_worker(config: &Config, mounted: Option<&Mounted>, lock: &File) -> Result<Child, Failure> {
-    let failed = |error: std::io::Error| Failure::new(format!("cannot start the worker: {error}"));
-    let mut command = Command::new(std::env::current_exe().map_err(failed)?);
-    command.arg("worker").arg("--data").arg(&config.data);
-    let mut inherited: Vec<RawFd> = vec![lock.as_raw_fd()];
-    command.arg("--lock-fd").arg(lock.as_raw_fd().to_string());
-    if let Some(mounted) = mounted {
-        inherited.push(mounted.fd.as_raw_fd());
-        command
-            .arg("--fuse-fd")
-            .arg(mounted.fd.as_raw_fd().to_string());
-        command.arg("--mounted-at").arg(&mounted.path);
-    }
-    if config.bootstrap {
-        command.arg("--bootstrap");
-    }
-    process::tie(&mut command, inherited);
-    command.spawn().map_err(failed)
 }
 
 /// A clean stop: the mount goes while the worker can still take what the kernel writes back, then the worker.
@@ -137,20 +176,12 @@ async fn stop(worker: &mut Child, path: Option<&Path>, stops: &mut Stops) -> Res
     .code(DIED))
 }
 
-/// The worker ended by itself: after `hydfs leave` that is the end of the member, otherwise a death.
-async fn ended(worker: &mut Child) -> Result<(), Failure> {
-    match worker.wait().await {
-        Ok(status) if status.success() => {
-            tracing::info!("the worker has ended: this member has left");
-            Ok(())
-        }
-        Ok(status) => Err(Failure::new(format!(
-            "the worker died ({}); its log says why. The mount is gone, what was acknowledged is safe: start the member again",
-            reason(status)
-        ))
-        .code(DIED)),
-        Err(error) => Err(Failure::new(format!("lost track of the worker: {error}")).code(DIED)),
-    }
+fn died(status: ExitStatus) -> Failure {
+    Failure::new(format!(
+        "the worker died ({}); its log says why. The mount is gone, what was acknowledged is safe: start the member again",
+        reason(status)
+    ))
+    .code(DIED)
 }
 
 fn reason(status: ExitStatus) -> String {
@@ -181,6 +212,10 @@ async fn unmount(path: &Path) {
     }
 }
 
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|error| Failure::new(format!("cannot handle signals: {error}")))
+}
+
 /// SIGTERM and SIGINT.
 struct Stops {
     terminate: Signal,
@@ -189,12 +224,9 @@ struct Stops {
 
 impl Stops {
     fn listen() -> Result<Self, Failure> {
-        let of = |kind| {
-            signal(kind).map_err(|error| Failure::new(format!("cannot handle signals: {error}")))
-        };
         Ok(Self {
-            terminate: of(SignalKind::terminate())?,
-            interrupt: of(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
         })
     }
 

@@ -86,6 +86,7 @@ fn kind_of(error: &FsError) -> Kind {
         | FsError::TooManyLinks
         | FsError::Invalid(_)
         | FsError::BadHandle
+        | FsError::TooManyOpen
         | FsError::TooBig => Kind::Invalid,
         FsError::NotPermitted(_) | FsError::Denied => Kind::Denied,
         FsError::NoSpace(_) | FsError::TooLarge => Kind::NoSpace,

@@ -110,7 +110,12 @@ impl Staging {
                 let data = self.take(from, ticket).ok_or_else(|| {
                     Error::new(Kind::NotFound, "nothing is staged here any more: try again")
                 })?;
-                let caller = Caller { uid, gid, pid: 0 };
+                let caller = Caller {
+                    uid,
+                    gid,
+                    pid: 0,
+                    unique: 0,
+                };
                 let bytes = files::append_bytes(&*self.fs, caller, &path, data).await?;
                 Ok(PeerResponse::Appended { bytes })
             }

@@ -116,6 +116,7 @@ async fn serve(mut stream: UnixStream, member: Arc<dyn Member>) {
             uid: cred.uid(),
             gid: cred.gid(),
             pid: cred.pid().unwrap_or(0) as u32,
+            unique: 0,
         },
         Err(error) => {
             tracing::warn!(%error, "control socket: unknown caller refused");

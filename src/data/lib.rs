@@ -37,7 +37,7 @@ pub use reader::Reader;
 pub use replica::Replica;
 pub use scrub::SCRUB_BYTES_PER_S;
 pub use segment::Lane;
-pub use sender::{FileWriter, Queued, Target};
+pub use sender::{FileWriter, Note, Queued, Target};
 pub use throttle::{FLOOR_BYTES_PER_S, Throttle};
 
 use bytes::Bytes;

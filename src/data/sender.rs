@@ -50,8 +50,18 @@ pub enum Target {
     Tail,
 }
 
+/// Where the identity of a record is kept, if it outlives the process.
+pub trait Note: Send + Sync {
+    /// Before it may go out: under this writer and seq, towards this segment as things stand.
+    fn sent(&self, writer: WriterId, seq: Seq, segment: Option<SegmentId>);
+    /// It is received by every acting replica, or merged.
+    fn done(&self);
+    /// No replica has it, nor will under that identity.
+    fn withdrawn(&self);
+}
+
 /// A record that is not acknowledged yet.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Queued {
     pub seq: Seq,
     pub target: Target,
@@ -60,7 +70,16 @@ pub struct Queued {
     pub time: Time,
     /// Where its segment begins in the file.
     pub start: u64,
+    pub note: Option<Arc<dyn Note>>,
     crc: u32,
+}
+
+impl Queued {
+    fn set_done(&self) {
+        if let Some(note) = &self.note {
+            note.done();
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -130,7 +149,21 @@ impl FileWriter {
         time: Time,
         durable: bool,
     ) -> Result<Seq, DataError> {
+        self.push_noted(target, op, payload, time, durable, None)
+    }
+
+    /// As [`FileWriter::push`]; the record's identity is noted before it can go out.
+    pub fn push_noted(
+        &self,
+        target: Target,
+        op: Op,
+        payload: Bytes,
+        time: Time,
+        durable: bool,
+        note: Option<Arc<dyn Note>>,
+    ) -> Result<Seq, DataError> {
         let crc = crc32c::crc32c(&payload);
+        let towards = note.is_some().then(|| self.resolve(target).ok()).flatten();
         let start = match target {
             Target::Segment(segment) => {
                 self.ctx
@@ -154,6 +187,9 @@ impl FileWriter {
         if durable {
             inner.durable_wanted = seq;
         }
+        if let Some(note) = &note {
+            note.sent(self.writer, seq, towards);
+        }
         inner.queue.push_back(Queued {
             seq,
             target,
@@ -161,6 +197,7 @@ impl FileWriter {
             payload,
             time,
             start,
+            note,
             crc,
         });
         Ok(seq)
@@ -448,7 +485,9 @@ impl FileWriter {
         let through = self.merged_through(segment);
         let mut inner = self.inner();
         while inner.queue.front().is_some_and(|queued| queued.seq <= last) {
-            inner.queue.pop_front();
+            if let Some(queued) = inner.queue.pop_front() {
+                queued.set_done();
+            }
         }
         inner.acked = inner.acked.max(last);
         let lane = inner.lanes.entry(segment).or_default();
@@ -488,6 +527,7 @@ impl FileWriter {
             .is_some_and(|queued| queued.seq <= through && queued.target == Target::Tail)
         {
             if let Some(queued) = inner.queue.pop_front() {
+                queued.set_done();
                 last = queued.seq;
             }
         }
@@ -587,10 +627,13 @@ impl FileWriter {
             std::mem::take(&mut inner.queue)
         };
         let merged = self.merged_anywhere();
-        queue
-            .into_iter()
-            .filter(|queued| queued.seq > merged)
-            .collect()
+        let (taken, left): (Vec<Queued>, Vec<Queued>) =
+            queue.into_iter().partition(|queued| queued.seq <= merged);
+        taken.iter().for_each(Queued::set_done);
+        for note in left.iter().filter_map(|queued| queued.note.as_ref()) {
+            note.withdrawn();
+        }
+        left
     }
 
     /// File ranges of queued writes whose segments were retired.
@@ -611,6 +654,16 @@ impl FileWriter {
             .filter(cut_off)
             .filter_map(range)
             .collect()
+    }
+
+    /// Last seq of an ended writer that any segment of a file has merged, once every end is fixed: the caller has had the
+    /// segments looked at. `None` where the agreed state does not know any more.
+    pub fn merged_of(state: &State, ino: hydfs_types::Ino, writer: WriterId) -> Option<Seq> {
+        state.writer(writer)?;
+        let (_, file) = state.file(ino).ok()?;
+        let through = |segment: &SegmentId| state.segment(*segment)?.through.get(&writer).copied();
+        let merged = file.segments.values().filter_map(through).max();
+        Some(merged.unwrap_or_default())
     }
 
     /// Last seq that any segment of the file has merged. Of what is queued, all up to it is: nothing is sent before all

@@ -1,6 +1,7 @@
 //! Attributes: exact where the file is clean or this mount is its only writer, else after the slot leaders were asked.
 
 use crate::{
+    call::Call,
     error::of_command,
     volume::{Outcome, Volume},
 };
@@ -278,6 +279,7 @@ impl Volume {
 
     pub(crate) async fn set_xattr(
         &self,
+        call: &Call,
         ino: Ino,
         name: Vec<u8>,
         value: Vec<u8>,
@@ -293,21 +295,22 @@ impl Volume {
             (_, true) => SetXattrMode::Replace,
             _ => SetXattrMode::Any,
         };
-        self.propose(Command::SetXattr {
+        let command = Command::SetXattr {
             ino,
             name,
             value,
             mode,
-        })
-        .await
-        .map(|_| Answer::Done)
+        };
+        let done = self.propose_for(call, command).await;
+        done.map(|_| Answer::Done)
     }
 
-    pub(crate) async fn remove_xattr(&self, ino: Ino, name: Vec<u8>) -> Outcome {
+    pub(crate) async fn remove_xattr(&self, call: &Call, ino: Ino, name: Vec<u8>) -> Outcome {
         Self::settable(&name)?;
-        self.propose(Command::RemoveXattr { ino, name })
-            .await
-            .map(|_| Answer::Done)
+        let done = self
+            .propose_for(call, Command::RemoveXattr { ino, name })
+            .await;
+        done.map(|_| Answer::Done)
     }
 
     fn settable(name: &[u8]) -> Outcome<()> {

@@ -4,6 +4,7 @@
 //! the slot leader's order. Writes at offsets are cut at segment borders, each piece one record.
 
 use crate::{
+    call::Call,
     error::of_command,
     synthetic::{Node, Synthetic},
     table::Busy,
@@ -48,9 +49,21 @@ impl Volume {
         offset: u64,
         len: u32,
     ) -> Outcome<Bytes> {
-        let open = self.table.get(handle).ok_or(FsError::BadHandle)?;
-        if let Some(text) = &open.text {
-            return Ok(Self::slice(text, offset, len));
+        match self.table.get(handle) {
+            Some(open) => {
+                if let Some(text) = &open.text {
+                    return Ok(Self::slice(text, offset, len));
+                }
+            }
+            // Opened through an earlier worker: its text is made again.
+            None if Synthetic::is(ino) => {
+                let text = match self.control_of(ino)?.1 {
+                    Node::File(text) => text,
+                    Node::Directory(_) => return Err(FsError::IsDirectory),
+                };
+                return Ok(Self::slice(&text, offset, len));
+            }
+            None => return Err(FsError::BadHandle),
         }
         self.barrier().await?;
         self.read_at(ino, offset, len).await
@@ -191,15 +204,16 @@ impl Volume {
         offset: u64,
         data: Bytes,
         append: bool,
+        call: &Call,
     ) -> Outcome {
-        let open = self.table.get(handle).ok_or(FsError::BadHandle)?;
         let len = data.len() as u32;
         if Synthetic::is(ino) {
             self.put_control(ino, &data)?;
             return Ok(Answer::Written(len));
         }
+        let open = self.table.get(handle).ok_or(FsError::BadHandle)?;
         let at = if append { None } else { Some(offset) };
-        self.put(ino, at, data, open.how.sync).await?;
+        self.write_for(call, ino, at, data, open.how.sync).await?;
         Ok(Answer::Written(len))
     }
 
@@ -211,19 +225,32 @@ impl Volume {
         data: Bytes,
         durable: bool,
     ) -> Outcome<()> {
+        let call = Call::once();
+        self.put_for(&call, ino, offset, data, durable).await
+    }
+
+    pub(crate) async fn put_for(
+        &self,
+        call: &Call,
+        ino: Ino,
+        offset: Option<u64>,
+        data: Bytes,
+        durable: bool,
+    ) -> Outcome<()> {
         if data.is_empty() {
             return Ok(());
         }
         if offset.is_some_and(|offset| offset > OFFSET_MAX) {
             return Err(FsError::TooLarge);
         }
-        self.record(ino, offset, Content::Bytes(data), durable)
+        self.record(call, ino, offset, Content::Bytes(data), durable)
             .await
     }
 
     /// Makes records of a write and gets them acknowledged, under new writers where the cluster ended one.
     pub(crate) async fn record(
         &self,
+        call: &Call,
         ino: Ino,
         offset: Option<u64>,
         content: Content,
@@ -233,7 +260,9 @@ impl Volume {
         let outcome = loop {
             let writer = self.writer(ino).await?;
             // Until all of it is queued it is nobody's record: what another call salvages does not have it.
-            let queued = self.queue(&writer, offset, content.clone(), durable).await;
+            let queued = self
+                .queue(call, &writer, offset, content.clone(), durable)
+                .await;
             let done = match queued {
                 Ok(last) => writer.acknowledged(last).await,
                 Err(DataError::WriterEnded(_)) => {
@@ -272,6 +301,7 @@ impl Volume {
     /// Makes records of a write; the last one's seq.
     async fn queue(
         &self,
+        call: &Call,
         writer: &Arc<FileWriter>,
         offset: Option<u64>,
         content: Content,
@@ -279,8 +309,12 @@ impl Volume {
     ) -> Result<Seq, DataError> {
         let time = self.clock.now();
         match (offset, content) {
-            (None, Content::Bytes(data)) => self.push_append(writer, data, time, durable).await,
-            (Some(at), Content::Bytes(data)) => self.push_at(writer, at, data, time, durable).await,
+            (None, Content::Bytes(data)) => {
+                self.push_append(call, writer, data, time, durable).await
+            }
+            (Some(at), Content::Bytes(data)) => {
+                self.push_at(call, writer, at, data, time, durable).await
+            }
             (at, Content::Zeros(len)) => {
                 self.push_zeros(writer, at.unwrap_or_default(), len, time, durable)
             }
@@ -313,6 +347,7 @@ impl Volume {
 
     async fn push_append(
         &self,
+        call: &Call,
         writer: &Arc<FileWriter>,
         mut data: Bytes,
         time: hydfs_types::Time,
@@ -341,15 +376,20 @@ impl Volume {
         }
         writer.room(Some(Target::Tail))?;
         let mut last = Seq(0);
-        while !data.is_empty() {
+        for at in 0.. {
+            if data.is_empty() {
+                break;
+            }
             let piece = data.split_to(data.len().min(PAYLOAD_BYTES_MAX));
-            last = writer.push(Target::Tail, Op::Append, piece, time, durable)?;
+            let note = call.note(at, piece.len());
+            last = writer.push_noted(Target::Tail, Op::Append, piece, time, durable, note)?;
         }
         Ok(last)
     }
 
     async fn push_at(
         &self,
+        call: &Call,
         writer: &Arc<FileWriter>,
         mut offset: u64,
         mut data: Bytes,
@@ -357,19 +397,23 @@ impl Volume {
         durable: bool,
     ) -> Result<Seq, DataError> {
         let mut last = Seq(0);
-        while !data.is_empty() {
+        for piece in 0.. {
+            if data.is_empty() {
+                break;
+            }
             let (segment, at, room) = self.place(writer.ino, offset).await?;
             writer.room(Some(Target::Segment(segment)))?;
             let len = data
                 .len()
                 .min(PAYLOAD_BYTES_MAX)
                 .min(room.min(usize::MAX as u64) as usize);
-            last = writer.push(
+            last = writer.push_noted(
                 Target::Segment(segment),
                 Op::WriteAt(at),
                 data.split_to(len),
                 time,
                 durable,
+                call.note(piece, len),
             )?;
             offset += len as u64;
         }
@@ -501,6 +545,7 @@ impl Volume {
             mut payload,
             time,
             start,
+            note,
             ..
         } = queued;
         let gone = matches!(target, Target::Segment(segment) if self.ctx.state().segment(segment).is_none());
@@ -508,7 +553,11 @@ impl Volume {
             Op::WriteAt(at) if gone => at,
             // Nothing is there any more that could be zeroed.
             Op::Zero { .. } if gone => return Ok(()),
-            _ => return new.push(target, op, payload, time, false).map(drop),
+            _ => {
+                return new
+                    .push_noted(target, op, payload, time, false, note)
+                    .map(drop);
+            }
         };
         let mut offset = start + at;
         while !payload.is_empty() {
@@ -530,12 +579,16 @@ impl Volume {
                 });
             };
             let len = payload.len().min(room.min(usize::MAX as u64) as usize);
-            new.push(
+            let piece = payload.split_to(len);
+            // The last one stands for all: it is sent after the others.
+            let note = note.clone().filter(|_| payload.is_empty());
+            new.push_noted(
                 Target::Segment(segment),
                 Op::WriteAt(offset_in_segment),
-                payload.split_to(len),
+                piece,
                 time,
                 false,
+                note,
             )?;
             offset += len as u64;
         }

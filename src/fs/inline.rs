@@ -10,6 +10,7 @@
 //! before the state's, which cannot meet itself here: nobody but the core ever wants the state for writing.
 
 use crate::{
+    call::Call,
     content::{Piece, dirty_segments, padded},
     synthetic::Synthetic,
     volume::{Outcome, Volume, job_dir_name},
@@ -22,7 +23,8 @@ use std::sync::RwLockReadGuard;
 
 impl Volume {
     /// The answer to a request, if it is at hand.
-    pub(crate) fn at_hand(&self, request: &Request) -> Option<Outcome> {
+    /// `unique`: the kernel's number for it.
+    pub(crate) fn at_hand(&self, unique: u64, request: &Request) -> Option<Outcome> {
         match request {
             Request::Forget { .. } | Request::ReleaseDir { .. } => Some(Ok(Answer::Done)),
             Request::Flush { ino, owner, .. } => self.flush_at_hand(*ino, *owner),
@@ -37,12 +39,12 @@ impl Volume {
                 let files = self.ctx.state.try_read().ok()?.names.inodes.len();
                 Some(self.space_of(files as u64))
             }
-            other => plain(self.looked_up(other)?),
+            other => plain(self.looked_up(unique, other)?),
         }
     }
 
     /// What the state alone answers.
-    fn looked_up(&self, request: &Request) -> Option<Outcome> {
+    fn looked_up(&self, unique: u64, request: &Request) -> Option<Outcome> {
         match request {
             Request::Lookup { parent, name } if !Self::may_be_control(*parent, name) => {
                 let state = self.covered()?;
@@ -54,7 +56,7 @@ impl Volume {
             }
             Request::ReadLink { ino } => Some(Self::link_in(&*self.covered()?, *ino)),
             Request::Open { ino, how } if !Synthetic::is(*ino) && !how.truncate => {
-                self.open_at_hand(*ino, *how)
+                self.open_at_hand(unique, request, *ino, *how)
             }
             Request::OpenDir { ino } if !Synthetic::is(*ino) => {
                 Some(Self::dir_in(&*self.covered()?, *ino))
@@ -88,9 +90,15 @@ impl Volume {
         (visible >= state.index).then_some(state)
     }
 
-    fn open_at_hand(&self, ino: Ino, how: How) -> Option<Outcome> {
+    fn open_at_hand(&self, unique: u64, request: &Request, ino: Ino, how: How) -> Option<Outcome> {
         let state = self.covered()?;
-        Some(self.open_in(&state, ino, how).map(Answer::Opened))
+        let call = Call::of(self.table.memory(), unique, request).ok()?;
+        if call.sent_again().is_some() {
+            return None;
+        }
+        let opened = self.open_in(&state, &call, ino, how);
+        call.set_answered();
+        Some(opened.map(Answer::Opened))
     }
 
     /// A read of one piece, or of none behind the end, that is clean, held here, and in memory.

@@ -4,7 +4,7 @@
 //! - nothing is kept for longer than the lease lasts, and nothing of a file that is dirty, whose size no command tells;
 //! - what is kept is noted here under the state's lock, so that no later command misses it; each command that changes it
 //!   makes a notice, and this member says that it has applied a command only when the kernel has the notice
-//!   ([`hydfs_agreement::Keeper`]). So nobody is told of a change before no kernel answers as it was before.
+//!   (`Onlooker` of `hydfs-agreement`). So nobody is told of a change before no kernel answers as it was before.
 //!
 //! Cost: a lookup in two maps for each answer and each change. A change of an entry that the kernel keeps makes it look all
 //! of its entries up again: the notice for a single one needs the directory's lock, which two members that change the same
@@ -125,7 +125,7 @@ impl Noted {
 
 impl Volume {
     /// How long the kernel may keep what it is about to be answered: only what is in the agreed state now, as it is there.
-    pub(crate) fn keep(&self, entry: Option<(Ino, &[u8])>, attr: &Attr) -> Keep {
+    pub(crate) fn let_keep(&self, entry: Option<(Ino, &[u8])>, attr: &Attr) -> Keep {
         let none = Keep::default();
         let Some(kernel) = self.kernel.get().filter(|_| !Synthetic::is(attr.ino)) else {
             return none;

@@ -4,7 +4,9 @@
 //! for; `synthetic` is the control tree, `inline` what is answered at once, `kept` what the kernel may keep. It knows no FUSE
 //! and no wire.
 
+mod again;
 mod attributes;
+mod call;
 mod content;
 mod ends;
 mod error;

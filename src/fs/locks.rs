@@ -48,7 +48,7 @@ impl Volume {
     ) -> Outcome {
         lockable(ino)?;
         // Before it is taken: whatever the answer, it ends with the descriptor.
-        self.table.note_locker(ino, lock.owner, handle);
+        self.table.note_locker(ino, lock.owner, handle)?;
         let until = wait.map(|wait| Instant::now() + wait);
         loop {
             let mut freed = pin!(self.unlocked.notified());
@@ -102,14 +102,22 @@ impl Volume {
             return;
         }
         let command = self.unlocking(ino, owner, 0, u64::MAX);
-        if self.propose(command).await.is_err() {
-            self.clone().unlock_later(ino, owner);
+        match self.propose(command).await {
+            Ok(_) => self.table.unlocked(ino, owner),
+            Err(_) => self.clone().unlock_later(ino, owner),
         }
     }
 
     /// An open file is gone: what was locked through it goes.
     pub(crate) fn unlock_released(self: &Arc<Self>, ino: Ino, handle: Handle) {
         for owner in self.table.take_lockers_through(ino, handle) {
+            self.clone().unlock_later(ino, owner);
+        }
+    }
+
+    /// Gives back what an earlier worker could not any more: locks whose open file was closed.
+    pub fn unlock_left(self: &Arc<Self>) {
+        for (ino, owner) in self.table.take_lockers_left() {
             self.clone().unlock_later(ino, owner);
         }
     }
@@ -122,7 +130,8 @@ impl Volume {
                 let command = self.unlocking(ino, owner, 0, u64::MAX);
                 match self.ctx.agreement.propose(command).await {
                     Err(AgreementError::NoQuorum { .. }) => sleep(AGAIN).await,
-                    _ => return,
+                    Ok(_) => return self.table.unlocked(ino, owner),
+                    Err(_) => return,
                 }
             }
         });

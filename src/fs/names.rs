@@ -1,12 +1,13 @@
 //! Names: one command each, decided by the agreement group, so `O_EXCL` and rename have one winner.
 
 use crate::{
-    error::{of_agreement, of_command},
+    call::Call,
+    error::of_command,
     synthetic::{CLUSTER_DIR, JOBS_DIR, Synthetic, read_only},
     volume::{Outcome, Volume},
 };
 use hydfs_mount::{Answer, Caller, FsError, How};
-use hydfs_types::{AgreementError, Attr, Command, CommandError, FileKind, Ino, ROOT_INO, Reply};
+use hydfs_types::{Attr, Command, FileKind, Ino, ROOT_INO, Reply};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -22,6 +23,7 @@ impl Volume {
     #[allow(clippy::too_many_arguments)]
     pub(crate) async fn make(
         &self,
+        call: &Call,
         caller: Caller,
         parent: Ino,
         name: Vec<u8>,
@@ -42,12 +44,13 @@ impl Volume {
             target,
             grant: None,
         };
-        Self::attr_of(self.propose(command).await?).map(Answer::Attr)
+        Self::attr_of(self.propose_for(call, command).await?).map(Answer::Attr)
     }
 
     /// Makes and opens a regular file: one command gives name, inode, writer and first segment.
     pub(crate) async fn create(
         &self,
+        call: &Call,
         caller: Caller,
         parent: Ino,
         name: Vec<u8>,
@@ -71,47 +74,63 @@ impl Volume {
             grant,
         };
         let asked = Instant::now();
-        match self.ctx.agreement.propose(command).await {
+        match self.propose_for(call, command).await {
             Ok(Reply::Created(created)) => {
                 let ino = created.attr.ino;
                 self.recent.note(ino, created.attr.ctime, asked);
-                let handle = self.table.open(ino, how, None);
+                let handle = self.table.open(ino, how, None, call)?;
                 if let Some(granted) = created.grant {
-                    let writer = std::sync::Arc::new(self.data.writer(ino, granted.writer));
-                    self.table.with(ino, |used| used.writer = Some(writer));
+                    let writer = Arc::new(self.data.writer(ino, granted.writer));
+                    // Granted to an earlier worker it has ended with it.
+                    if writer.is_open() {
+                        self.table.with(ino, |used| used.writer = Some(writer));
+                    }
                 }
                 Ok(Answer::Created(created.attr, Self::opened(handle, how)))
             }
             Ok(other) => Err(FsError::Unreachable(format!(
                 "unexpected answer of the agreement group: {other:?}"
             ))),
-            Err(AgreementError::Refused(CommandError::Exists)) if !how.exclusive => {
+            Err(FsError::Exists) if !how.exclusive => {
                 let ino = self.ctx.state().lookup(parent, &name).map_err(of_command)?;
-                let opened = self.open(ino, how).await?;
+                let opened = self.open(call, ino, how).await?;
                 Ok(Answer::Created(self.peeked(ino).await?, opened))
             }
-            Err(error) => Err(of_agreement(error)),
+            Err(error) => Err(error),
         }
     }
 
-    pub(crate) async fn link(&self, ino: Ino, parent: Ino, name: Vec<u8>) -> Outcome {
+    pub(crate) async fn link(&self, call: &Call, ino: Ino, parent: Ino, name: Vec<u8>) -> Outcome {
         Self::writable(parent, &name)?;
         if Synthetic::is(ino) {
             return Err(FsError::NotPermitted("control files have one name".into()));
         }
-        self.propose(Command::Link { ino, parent, name }).await?;
+        let command = Command::Link { ino, parent, name };
+        self.propose_for(call, command).await?;
         self.peeked(ino).await.map(Answer::Attr)
     }
 
     /// The kernel's unlink or rmdir: it drops its entry itself.
-    pub(crate) async fn take_away(&self, parent: Ino, name: Vec<u8>, dir: bool) -> Outcome {
+    pub(crate) async fn take_away(
+        &self,
+        call: &Call,
+        parent: Ino,
+        name: Vec<u8>,
+        dir: bool,
+    ) -> Outcome {
         let mut going = self.going(parent, &name);
-        let done = self.unlink(parent, name, dir).await;
+        let done = self.unlink(call, parent, name, dir).await;
         going.gone = done.is_ok();
         done
     }
 
-    pub(crate) async fn unlink(&self, parent: Ino, name: Vec<u8>, dir: bool) -> Outcome {
+    pub(crate) async fn unlink(
+        &self,
+        call: &Call,
+        parent: Ino,
+        name: Vec<u8>,
+        dir: bool,
+    ) -> Outcome {
         if Synthetic::is(parent) && !dir {
             return self.remove_control(parent, &name).map(|()| Answer::Done);
         }
@@ -120,13 +139,15 @@ impl Volume {
             // The status of a job is made when it is read and goes with its directory: `rm -r` need not trip over it.
             return Ok(Answer::Done);
         }
-        self.propose(Command::Unlink { parent, name, dir })
+        self.propose_for(call, Command::Unlink { parent, name, dir })
             .await
             .map(|_| Answer::Done)
     }
 
+    #[allow(clippy::too_many_arguments)]
     pub(crate) async fn rename(
         self: &Arc<Self>,
+        call: &Call,
         parent: Ino,
         name: Vec<u8>,
         to_parent: Ino,
@@ -137,15 +158,15 @@ impl Volume {
         Self::writable(parent, &name)?;
         Self::writable(to_parent, &to_name)?;
         let target = (to_parent, to_name.clone());
-        self.propose(Command::Rename {
+        let command = Command::Rename {
             parent,
             name,
             to_parent,
             to_name,
             no_replace,
             exchange,
-        })
-        .await?;
+        };
+        self.propose_for(call, command).await?;
         let in_jobs = self
             .ctx
             .state()
@@ -189,7 +210,10 @@ impl Volume {
 
     /// Removes a name that is no directory.
     pub async fn remove(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
-        self.unlink(parent, name.to_vec(), false).await.map(|_| ())
+        let call = Call::once();
+        self.unlink(&call, parent, name.to_vec(), false)
+            .await
+            .map(|_| ())
     }
 
     /// All names of a directory that are text, with their agreed attributes.

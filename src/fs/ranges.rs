@@ -4,6 +4,7 @@
 //! written, also by punching, are data; they read the same.
 
 use crate::{
+    call::Call,
     content::{Content, OFFSET_MAX},
     synthetic::Synthetic,
     volume::{Outcome, Volume},
@@ -47,7 +48,7 @@ impl Volume {
         let size = self.fresh(at.ino).await?.size;
         if punch && at.offset < size {
             let zeros = Content::Zeros(end.min(size) - at.offset);
-            self.record(at.ino, Some(at.offset), zeros, open.how.sync)
+            self.record(&Call::once(), at.ino, Some(at.offset), zeros, open.how.sync)
                 .await?;
         }
         if !keep_size && end > size {

@@ -49,6 +49,13 @@ struct Paths {
     by_path: BTreeMap<String, u64>,
 }
 
+/// FNV-1a: the same in every worker, so that a number that the kernel remembers never comes to mean another file.
+fn hash(path: &str) -> u64 {
+    path.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
 /// Inode numbers of the control tree on this mount.
 #[derive(Default)]
 pub struct Synthetic(Mutex<Paths>);
@@ -76,9 +83,12 @@ impl Synthetic {
         if let Some(ino) = paths.by_path.get(path) {
             return Some(Ino(*ino));
         }
-        let ino = FIRST + paths.by_ino.len() as u64;
         if paths.by_ino.len() >= PATHS_MAX {
             return None;
+        }
+        let mut ino = FIRST | hash(path) >> 2;
+        while paths.by_ino.contains_key(&ino) {
+            ino = FIRST | (ino + 1);
         }
         paths.by_ino.insert(ino, path.to_owned());
         paths.by_path.insert(path.to_owned(), ino);

@@ -1,13 +1,15 @@
-//! Open files of this mount: handles, and per inode who uses it and its writer. Memory only: what must outlive the
-//! process is in the agreed state.
+//! Open files of this mount: handles, and per inode who uses it and its writer. Handles of the kernel and owners of locks are
+//! in the memory file as well, where there is one: the next worker begins with them. All else is in the agreed state.
 
+use crate::{call::Call, volume::Outcome};
 use bytes::Bytes;
 use hydfs_data::FileWriter;
-use hydfs_mount::{Handle, How};
+use hydfs_memory::{Locker, Memory, OpenFile};
+use hydfs_mount::{FsError, Handle, How};
 use hydfs_types::Ino;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, OnceLock},
 };
 use tokio::time::Instant;
 
@@ -58,32 +60,97 @@ struct Inner {
     lockers: BTreeMap<(Ino, u64), BTreeSet<Handle>>,
 }
 
+/// Handles that only this worker knows: of control files, and of callers other than the kernel.
+const VOLATILE: Handle = 1 << 63;
+
 /// The table.
 #[derive(Default)]
-pub struct Table(Mutex<Inner>);
+pub struct Table {
+    inner: Mutex<Inner>,
+    memory: OnceLock<Arc<Memory>>,
+}
 
-impl Table {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// A new handle.
-    pub fn open(&self, ino: Ino, how: How, text: Option<Bytes>) -> Handle {
-        let mut inner = self.inner();
-        inner.next += 1;
-        let handle = inner.next;
+impl Inner {
+    fn add(&mut self, handle: Handle, ino: Ino, how: How, text: Option<Bytes>) {
         if text.is_none() {
-            let used = inner.uses.entry(ino).or_default();
+            let used = self.uses.entry(ino).or_default();
             used.handles += 1;
             if how.write {
                 used.writing += 1;
                 used.idle_since = None;
             }
         }
-        inner.handles.insert(handle, OpenHandle { ino, how, text });
-        handle
+        self.handles.insert(handle, OpenHandle { ino, how, text });
+    }
+}
+
+/// How a file was opened, as the memory file keeps it. What counted only while it was opened is left out.
+fn bits_of(how: How) -> u64 {
+    let bits = [how.read, how.write, how.append, how.sync];
+    bits.iter()
+        .enumerate()
+        .map(|(at, set)| u64::from(*set) << at)
+        .sum()
+}
+
+fn how_of(bits: u64) -> How {
+    let set = |at: u32| bits & 1 << at != 0;
+    How {
+        read: set(0),
+        write: set(1),
+        append: set(2),
+        sync: set(3),
+        ..How::default()
+    }
+}
+
+impl Table {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// What outlives this worker; `None` where nothing does.
+    pub fn memory(&self) -> Option<&Arc<Memory>> {
+        self.memory.get()
+    }
+
+    /// Goes on with what an earlier worker left in a memory file. Once, before anything is opened.
+    pub fn keep(&self, memory: Arc<Memory>) {
+        let mut inner = self.inner();
+        for (handle, file) in memory.open_files() {
+            inner.add(handle, file.ino, how_of(file.how), None);
+        }
+        for one in memory.lockers() {
+            let through = inner.lockers.entry((one.ino, one.owner)).or_default();
+            through.insert(one.handle);
+        }
+        drop(self.memory.set(memory));
+    }
+
+    /// A new handle. For a request of the kernel it is kept in the memory file.
+    pub(crate) fn open(
+        &self,
+        ino: Ino,
+        how: How,
+        text: Option<Bytes>,
+        call: &Call,
+    ) -> Outcome<Handle> {
+        let mut inner = self.inner();
+        let handle = match (self.memory(), call.slot()) {
+            (Some(memory), Some(slot)) => {
+                let how = bits_of(how);
+                let opened = memory.open_file(OpenFile { ino, how }, Some(slot));
+                opened.map_err(|_| FsError::TooManyOpen)?
+            }
+            _ => {
+                inner.next += 1;
+                inner.next | VOLATILE
+            }
+        };
+        inner.add(handle, ino, how, text);
+        Ok(handle)
     }
 
     pub fn get(&self, handle: Handle) -> Option<OpenHandle> {
@@ -94,6 +161,11 @@ impl Table {
     pub fn close(&self, handle: Handle) -> Option<(OpenHandle, bool)> {
         let mut inner = self.inner();
         let closed = inner.handles.remove(&handle)?;
+        if let Some(memory) = self.memory()
+            && handle & VOLATILE == 0
+        {
+            memory.close_file(handle);
+        }
         if closed.text.is_some() {
             return Some((closed, false));
         }
@@ -138,6 +210,13 @@ impl Table {
             .uses
             .get(&ino)
             .is_some_and(|used| used.writing > 0)
+    }
+
+    /// Inodes with descriptors of this mount.
+    pub fn open_inodes(&self) -> Vec<Ino> {
+        let inner = self.inner();
+        let open = inner.uses.iter().filter(|(_, used)| used.handles > 0);
+        open.map(|(ino, _)| *ino).collect()
     }
 
     /// Gives an unlinked inode up, unless it is open. Until [`Table::released`] it is not opened again.
@@ -186,10 +265,48 @@ impl Table {
     }
 
     /// An owner asks for a lock through an open file.
-    pub fn note_locker(&self, ino: Ino, owner: u64, handle: Handle) {
+    pub fn note_locker(&self, ino: Ino, owner: u64, handle: Handle) -> Outcome<()> {
         let mut inner = self.inner();
+        if let Some(memory) = self.memory()
+            && handle & VOLATILE == 0
+        {
+            let one = Locker { ino, owner, handle };
+            let full = |_| FsError::NoLocks("too many owners of locks on this mount".into());
+            memory.add_locker(one).map_err(full)?;
+        }
         let through = inner.lockers.entry((ino, owner)).or_default();
         through.insert(handle);
+        Ok(())
+    }
+
+    /// The locks that an owner held are given back: the next worker need not do it. Not if it asked for one again meanwhile.
+    pub fn unlocked(&self, ino: Ino, owner: u64) {
+        let inner = self.inner();
+        let Some(memory) = self.memory() else { return };
+        let again = inner.lockers.get(&(ino, owner));
+        let gone = memory.lockers().into_iter().filter(|one| {
+            (one.ino, one.owner) == (ino, owner)
+                && again.is_none_or(|through| !through.contains(&one.handle))
+        });
+        gone.for_each(|one| memory.remove_locker(one));
+    }
+
+    /// Owners of locks whose open files are gone, and which of the owners named may still hold some: after a worker that
+    /// could not give them back any more.
+    pub fn take_lockers_left(&self) -> Vec<(Ino, u64)> {
+        let mut inner = self.inner();
+        let Inner {
+            handles, lockers, ..
+        } = &mut *inner;
+        let left =
+            |through: &BTreeSet<Handle>| through.iter().any(|one| !handles.contains_key(one));
+        let gone: Vec<(Ino, u64)> = lockers
+            .iter()
+            .filter(|(_, through)| left(through))
+            .map(|(owner, _)| *owner)
+            .collect();
+        lockers.retain(|_, through| !left(through));
+        gone
     }
 
     /// Whether the owner may hold locks.
@@ -267,5 +384,81 @@ impl Drop for Busy<'_> {
             }
         });
         self.table.forget_unused(self.ino);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use hydfs_mount::Request;
+
+    const APPEND: How = How {
+        read: false,
+        write: true,
+        append: true,
+        truncate: false,
+        exclusive: false,
+        sync: true,
+    };
+
+    fn worker(file: &std::fs::File) -> Table {
+        let table = Table::default();
+        table.keep(Memory::open(file.try_clone().unwrap().into()).unwrap());
+        table
+    }
+
+    /// Opens as a request of the kernel does.
+    fn open(table: &Table, unique: u64, ino: Ino) -> Handle {
+        let request = Request::Open { ino, how: APPEND };
+        let call = Call::of(table.memory(), unique, &request).unwrap();
+        table.open(ino, APPEND, None, &call).unwrap()
+    }
+
+    #[test]
+    fn the_next_worker_has_the_same_files_open() {
+        let file = hydfs_memory::create().unwrap();
+        let first = worker(&file);
+        let (a, b) = (open(&first, 2, Ino(5)), open(&first, 4, Ino(5)));
+        let mine = first.open(Ino(6), APPEND, None, &Call::once()).unwrap();
+        first.close(b);
+        let second = worker(&file);
+        let found = second.get(a).unwrap();
+        assert_eq!((found.ino, found.how), (Ino(5), APPEND));
+        assert!(second.is_open(Ino(5)) && second.is_written(Ino(5)));
+        assert!(second.get(b).is_none());
+        assert!(second.get(mine).is_none() && !second.is_open(Ino(6)));
+        assert!(!second.release(Ino(5)));
+        let (_, last) = second.close(a).unwrap();
+        assert!(last && !worker(&file).is_open(Ino(5)));
+    }
+
+    #[test]
+    fn locks_whose_file_was_closed_are_left_to_be_given_back() {
+        let file = hydfs_memory::create().unwrap();
+        let first = worker(&file);
+        let (a, b) = (open(&first, 2, Ino(5)), open(&first, 4, Ino(5)));
+        first.note_locker(Ino(5), 70, a).unwrap();
+        first.note_locker(Ino(5), 71, b).unwrap();
+        // Killed between the end of the file and that of its lock.
+        assert_eq!(first.take_lockers_through(Ino(5), b), vec![71]);
+        first.close(b);
+        let second = worker(&file);
+        assert!(second.is_locker(Ino(5), 70));
+        assert_eq!(second.take_lockers_left(), vec![(Ino(5), 71)]);
+        second.unlocked(Ino(5), 71);
+        assert!(worker(&file).take_lockers_left().is_empty());
+    }
+
+    #[test]
+    fn an_owner_that_locks_again_meanwhile_is_kept() {
+        let file = hydfs_memory::create().unwrap();
+        let first = worker(&file);
+        let a = open(&first, 2, Ino(5));
+        first.note_locker(Ino(5), 70, a).unwrap();
+        assert!(first.take_locker(Ino(5), 70));
+        first.note_locker(Ino(5), 70, a).unwrap();
+        first.unlocked(Ino(5), 70);
+        assert!(worker(&file).is_locker(Ino(5), 70));
     }
 }

@@ -4,6 +4,7 @@
 //! then holds everything acknowledged anywhere before the call, so no answer rests on a clock or a time-to-live.
 
 use crate::{
+    call::Call,
     error::{of_agreement, of_data},
     failures::Failures,
     kept::Kept,
@@ -14,6 +15,7 @@ use crate::{
 };
 use bytes::Bytes;
 use hydfs_data::{Context, Data};
+use hydfs_memory::{Memory, Slot};
 use hydfs_mount::{
     Answer, Caller, FileSystem, FsError, How, Keep, KernelCache, Opened, Request, StatFs,
 };
@@ -77,6 +79,27 @@ impl Volume {
         })
     }
 
+    /// What outlives this worker, and what the one before left. Once, before the mount is served.
+    pub fn keep(&self, memory: Arc<Memory>) {
+        self.table.keep(memory);
+    }
+
+    /// The kernel has sent again all that it will: what no request holds any more goes.
+    fn caught_up(&self) {
+        let Some(memory) = self.table.memory() else {
+            return;
+        };
+        let (seqs, handles) = memory.settle();
+        seqs.into_iter()
+            .for_each(|seq| self.ctx.agreement.forget(seq));
+        for handle in &handles {
+            self.table.close(*handle);
+        }
+        if !handles.is_empty() {
+            self.orphans.notify_one();
+        }
+    }
+
     /// Who writes the control tree. Once.
     pub fn set_control(&self, control: Arc<dyn Control>) {
         drop(self.control.set(control));
@@ -84,6 +107,10 @@ impl Volume {
 
     /// Whom to tell what changed elsewhere. Once.
     pub fn set_kernel(&self, kernel: Arc<dyn KernelCache>) {
+        // What changed while no worker served, nobody has told of.
+        for ino in self.table.open_inodes() {
+            drop(kernel.invalidate_pages(ino));
+        }
         drop(self.kernel.set(kernel));
     }
 
@@ -160,6 +187,11 @@ impl Volume {
     }
 
     async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
+        let call = Call::of(self.table.memory(), caller.unique, &request)?;
+        if let Some(handle) = call.sent_again().and_then(Slot::handle) {
+            // The earlier worker gave it to this request and told nobody.
+            self.table.close(handle);
+        }
         let read = match &request {
             Request::Lookup { parent: ino, .. }
             | Request::GetAttr { ino, .. }
@@ -173,7 +205,8 @@ impl Volume {
             | Request::GetLock { ino, .. } => Some(*ino),
             _ => None,
         };
-        let answer = self.clone().work(caller, request).await;
+        let answer = self.clone().work(&call, caller, request).await;
+        call.set_answered();
         let synthetic = |ino| {
             Synthetic::is(ino)
                 || matches!(&answer, Ok(Answer::Attr(attr)) if Synthetic::is(attr.ino))
@@ -190,7 +223,7 @@ impl Volume {
         }
     }
 
-    async fn work(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
+    async fn work(self: Arc<Self>, call: &Call, caller: Caller, request: Request) -> Outcome {
         match request {
             Request::Lookup { parent, name } => self.find(parent, &name).await.map(Answer::Attr),
             Request::Forget { .. } => Ok(Answer::Done),
@@ -205,12 +238,12 @@ impl Volume {
                 rdev,
                 target,
             } => {
-                self.make(caller, parent, name, kind, mode, rdev, target)
+                self.make(call, caller, parent, name, kind, mode, rdev, target)
                     .await
             }
-            Request::Link { ino, parent, name } => self.link(ino, parent, name).await,
-            Request::Unlink { parent, name } => self.take_away(parent, name, false).await,
-            Request::RemoveDir { parent, name } => self.take_away(parent, name, true).await,
+            Request::Link { ino, parent, name } => self.link(call, ino, parent, name).await,
+            Request::Unlink { parent, name } => self.take_away(call, parent, name, false).await,
+            Request::RemoveDir { parent, name } => self.take_away(call, parent, name, true).await,
             Request::Rename {
                 parent,
                 name,
@@ -220,16 +253,16 @@ impl Volume {
                 exchange,
             } => {
                 self.moving((parent, &name), (to_parent, &to_name));
-                self.rename(parent, name, to_parent, to_name, no_replace, exchange)
+                self.rename(call, parent, name, to_parent, to_name, no_replace, exchange)
                     .await
             }
-            Request::Open { ino, how } => self.open(ino, how).await.map(Answer::Opened),
+            Request::Open { ino, how } => self.open(call, ino, how).await.map(Answer::Opened),
             Request::Create {
                 parent,
                 name,
                 mode,
                 how,
-            } => self.create(caller, parent, name, mode, how).await,
+            } => self.create(call, caller, parent, name, mode, how).await,
             Request::Read {
                 ino,
                 handle,
@@ -242,7 +275,7 @@ impl Volume {
                 offset,
                 data,
                 append,
-            } => self.write(ino, handle, offset, data, append).await,
+            } => self.write(ino, handle, offset, data, append, call).await,
             Request::Flush { ino, owner, .. } => {
                 let flushed = self.flush(ino).await;
                 if let Some(owner) = owner {
@@ -282,8 +315,11 @@ impl Volume {
                 value,
                 create,
                 replace,
-            } => self.set_xattr(ino, name, value, create, replace).await,
-            Request::RemoveXattr { ino, name } => self.remove_xattr(ino, name).await,
+            } => {
+                self.set_xattr(call, ino, name, value, create, replace)
+                    .await
+            }
+            Request::RemoveXattr { ino, name } => self.remove_xattr(call, ino, name).await,
             Request::Allocate {
                 ino,
                 handle,
@@ -459,7 +495,7 @@ impl Volume {
         let attr = self.control_attr(&path)?;
         Ok(Answer::Created(
             attr,
-            self.opened_control(ino, how, Bytes::new()),
+            self.opened_control(ino, how, Bytes::new())?,
         ))
     }
 
@@ -468,13 +504,13 @@ impl Volume {
         self.control.get().ok_or(FsError::NotFound)?.remove(&path)
     }
 
-    fn opened_control(&self, ino: Ino, how: How, text: Bytes) -> Opened {
-        Opened {
-            handle: self.table.open(ino, how, Some(text)),
+    fn opened_control(&self, ino: Ino, how: How, text: Bytes) -> Outcome<Opened> {
+        Ok(Opened {
+            handle: self.table.open(ino, how, Some(text), &Call::once())?,
             direct: true,
             mappable: false,
             keep_cache: false,
-        }
+        })
     }
 
     /// Sets attributes in the control tree: what can be written can be cut, and nothing else changes.
@@ -616,7 +652,7 @@ impl Volume {
     }
 
     /// Opens an existing file.
-    pub async fn open(&self, ino: Ino, how: How) -> Outcome<Opened> {
+    pub(crate) async fn open(&self, call: &Call, ino: Ino, how: How) -> Outcome<Opened> {
         if Synthetic::is(ino) {
             let (_, node) = self.control_of(ino)?;
             let Node::File(text) = node else {
@@ -625,10 +661,10 @@ impl Volume {
             if how.write {
                 self.put_control(ino, &[]).map_err(|_| FsError::Denied)?;
             }
-            return Ok(self.opened_control(ino, how, text));
+            return self.opened_control(ino, how, text);
         }
         self.barrier().await?;
-        let opened = self.open_in(&self.ctx.state(), ino, how)?;
+        let opened = self.open_in(&self.ctx.state(), call, ino, how)?;
         if how.truncate
             && let Err(error) = self.truncate(ino, 0).await
         {
@@ -640,7 +676,13 @@ impl Volume {
 
     /// Opens an existing file as it is. The state is held until the handle is in the table: an unlinked file is not given
     /// up between the two looks at it.
-    pub(crate) fn open_in(&self, state: &State, ino: Ino, how: How) -> Outcome<Opened> {
+    pub(crate) fn open_in(
+        &self,
+        state: &State,
+        call: &Call,
+        ino: Ino,
+        how: How,
+    ) -> Outcome<Opened> {
         let inode = state.inode(ino).map_err(crate::error::of_command)?;
         match &inode.body {
             Body::File(_) => {}
@@ -655,7 +697,7 @@ impl Volume {
         {
             return Err(FsError::Stale);
         }
-        let handle = self.table.open(ino, how, None);
+        let handle = self.table.open(ino, how, None, call)?;
         if self.table.is_releasing(ino) {
             self.table.close(handle);
             return Err(FsError::Stale);
@@ -705,18 +747,39 @@ pub struct Mounted(pub Arc<Volume>);
 
 impl FileSystem for Mounted {
     fn keep(&self, entry: Option<(Ino, &[u8])>, attr: &Attr) -> Keep {
-        self.0.keep(entry, attr)
+        self.0.let_keep(entry, attr)
     }
 
     fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Outcome> {
         Box::pin(self.0.clone().answer(caller, request))
     }
 
+    fn arrived(&self, unique: u64) {
+        if let Some(memory) = self.0.table.memory() {
+            memory.claim(unique);
+        }
+    }
+
+    fn replied(&self, unique: u64) {
+        if let Some(seq) = self
+            .0
+            .table
+            .memory()
+            .and_then(|memory| memory.replied(unique))
+        {
+            self.0.ctx.agreement.forget(seq);
+        }
+    }
+
+    fn caught_up(&self) {
+        self.0.caught_up();
+    }
+
     fn failed(&self, operation: &'static str, about: (Ino, Option<&[u8]>), error: &FsError) {
         self.0.note_failure(operation, about, error);
     }
 
-    fn call_now(&self, _: Caller, request: &Request) -> Option<Outcome> {
-        self.0.at_hand(request)
+    fn call_now(&self, caller: Caller, request: &Request) -> Option<Outcome> {
+        self.0.at_hand(caller.unique, request)
     }
 }

@@ -1,6 +1,7 @@
 //! What a member is told at its start. The command line resolves flags, variables, file and defaults into this;
 //! nothing in here is read from anywhere else, so a test or the simulator can start a member with the same value.
 
+use hydfs_mount::Offer;
 use std::{
     net::SocketAddr,
     os::fd::RawFd,
@@ -45,6 +46,8 @@ pub struct Config {
     pub certs: PathBuf,
     /// The mount to serve; `None` for a member without one.
     pub mount: Option<MountPoint>,
+    /// Descriptor of the memory file, if the next worker is to go on where this one ends.
+    pub memory: Option<RawFd>,
     /// Copies of each file, 1 to 5. Set by the bootstrap for the whole cluster; others ignore it.
     pub copies: u8,
     /// Failure zone: copies are spread over different ones.
@@ -76,6 +79,8 @@ pub struct MountPoint {
     pub path: PathBuf,
     /// Descriptor of `/dev/fuse` behind it.
     pub fd: RawFd,
+    /// What the kernel offered when the mount began; `None` where it is still to be asked.
+    pub offer: Option<Offer>,
 }
 
 /// Timing of SWIM.

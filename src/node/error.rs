@@ -24,6 +24,8 @@ pub enum Error {
     Membership(#[from] hydfs_membership::MembershipError),
     #[error("mount: {0}")]
     Mount(#[from] hydfs_mount::MountError),
+    #[error(transparent)]
+    Memory(#[from] hydfs_memory::Error),
     #[error("control socket: {0}")]
     Control(#[from] hydfs_control::Error),
     /// The cluster's own decision about this data folder.

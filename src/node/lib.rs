@@ -8,7 +8,9 @@ mod control;
 mod error;
 mod faults;
 mod fsck;
+mod handover;
 mod join;
+mod kernel;
 mod machine;
 mod made_good;
 mod member;
@@ -47,8 +49,18 @@ use std::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs a member on this thread until SIGTERM, SIGINT, or until it has left the cluster.
-pub fn run(config: Config) -> Result<(), Error> {
+/// How a worker ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The member has stopped, or left.
+    Stopped,
+    /// Another worker is to go on.
+    HandedOn,
+}
+
+/// Runs a member on this thread until SIGTERM, SIGINT, or until it has left the cluster; until SIGUSR1 where another worker
+/// shall take its place.
+pub fn run(config: Config) -> Result<End, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .thread_name("hydfs-core")
         .enable_all()
@@ -56,14 +68,15 @@ pub fn run(config: Config) -> Result<(), Error> {
     runtime.block_on(serve(config))
 }
 
-async fn serve(config: Config) -> Result<(), Error> {
+async fn serve(config: Config) -> Result<End, Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hand_over = signal(SignalKind::user_defined1())?;
     let starting = Member::start(config);
     let member = tokio::select! {
         biased;
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(End::Stopped),
+        _ = interrupt.recv() => return Ok(End::Stopped),
         member = starting => member?,
     };
     let door = hydfs_control::Server::start(
@@ -82,26 +95,39 @@ async fn serve(config: Config) -> Result<(), Error> {
         biased;
         _ = terminate.recv() => tracing::info!("SIGTERM: leaving"),
         _ = interrupt.recv() => tracing::info!("SIGINT: leaving"),
+        _ = hand_over.recv() => {
+            member.hand_on().await;
+            return Ok(End::HandedOn);
+        }
         () = member.stop.notified() => tracing::info!("out of the cluster: stopping"),
         () = unmounted => tracing::info!("unmounted: stopping"),
     }
     member.shut_down().await;
     drop(door);
-    Ok(())
+    Ok(End::Stopped)
 }
 
 /// Serves the mount that the supervisor made, on this runtime.
 async fn mount(member: &Arc<Member>) -> Result<Option<hydfs_mount::Serving>, Error> {
     let Some(point) = member.config.mount.clone() else {
+        if let Some(memory) = &member.memory {
+            memory.set_ready();
+        }
         return Ok(None);
     };
     let config = ServeConfig {
         op_timeout: member.config.op_timeout,
         lock_timeout: member.config.lock_timeout,
         path: Some(point.path),
+        offer: point.offer,
+        keep_max: kernel::KEPT,
         ..ServeConfig::default()
     };
     let fd = own(point.fd);
+    if let Some(memory) = &member.memory {
+        // From here on there may be requests in hand that the next worker has to know of.
+        memory.set_ready();
+    }
     let fs = Arc::new(Mounted(member.volume.clone()));
     let runtime = tokio::runtime::Handle::current();
     // The first answers to the kernel come from this runtime: it must not be blocked while they are waited for.
@@ -110,25 +136,14 @@ async fn mount(member: &Arc<Member>) -> Result<Option<hydfs_mount::Serving>, Err
     let serving = serving.map_err(|error| Error::Runtime(std::io::Error::other(error)))??;
     let kernel = serving.notifier();
     // First: nothing is kept before the group waits for it.
-    member
-        .group
-        .set_keeper(Arc::new(KernelOfMount(kernel.clone())));
+    member.kernel.set(kernel.clone());
     member.volume.set_kernel(kernel);
     Ok(Some(serving))
 }
 
-/// The kernel keeps parts of the agreed state under this member's read lease.
-struct KernelOfMount(Arc<dyn KernelCache>);
-
-impl Keeper for KernelOfMount {
-    fn settled(&self) -> BoxFuture<'static, ()> {
-        self.0.settled()
-    }
-}
-
 /// Takes the descriptor that the supervisor passed over.
 #[allow(unsafe_code)]
-fn own(fd: std::os::fd::RawFd) -> OwnedFd {
+pub(crate) fn own(fd: std::os::fd::RawFd) -> OwnedFd {
     // SAFETY: the supervisor opened this descriptor for this process alone and said its number; nothing else here uses it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -3,7 +3,9 @@
 use crate::{
     Config, Error,
     faults::Faults,
+    handover,
     join::{self, enter},
+    kernel::Kernel,
     machine::{Followers, Machine},
     pace::Pace,
     planted,
@@ -17,11 +19,12 @@ use hydfs_control::Staging;
 use hydfs_data::{Context, Data, SharedState, Trial};
 use hydfs_fs::{JOBS_DIR, Mounted, Volume};
 use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
+use hydfs_memory::Memory;
 use hydfs_store::{FaultyDisk, Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
 use hydfs_types::{
     Admission, Admitted, Agreement, AgreementError, BootId, ClusterId, Command, CommandError,
-    FileKind, Incarnation, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock, WriterEnd,
+    FileKind, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
@@ -61,6 +64,10 @@ pub struct Member {
     streams: bool,
     /// Faults that were injected, where that is allowed.
     pub faults: Option<Arc<Faults>>,
+    /// What outlives this worker.
+    pub memory: Option<Arc<Memory>>,
+    /// The kernel of its mount, if it has one.
+    pub(crate) kernel: Arc<Kernel>,
     trial: Trial,
 }
 
@@ -108,6 +115,7 @@ impl Member {
             seed: rand::random(),
             streaming: true,
             faults: faults.clone(),
+            memory: config.memory.map(handover::open).transpose()?,
             trial: Trial::default(),
         };
         let member = Self::assemble(config, seams, router).await?;
@@ -198,6 +206,7 @@ impl Member {
             seed,
             streaming,
             faults,
+            memory,
             trial,
         } = seams;
         state
@@ -208,6 +217,7 @@ impl Member {
             let state = state.clone();
             Arc::new(move |id| state.read().ok()?.member(id).map(|member| member.said.addr))
         };
+        let life = session_of(place.member, folder.start_count(), trial);
         let group = Group::start(
             GroupOptions {
                 me: place.member,
@@ -219,7 +229,8 @@ impl Member {
                 clock: clock.clone(),
                 timing: Timing::default(),
                 retention: Retention::default(),
-                session: session_of(place.member, folder.start_count(), trial),
+                session: life,
+                kept: memory.as_ref().map(handover::session),
                 seed: part_seed(seed, Part::Group),
                 planted: trial.planted,
             },
@@ -229,10 +240,18 @@ impl Member {
             }),
         )
         .await?;
+        let takes_over = memory.as_ref().is_some_and(|memory| memory.takes_over());
+        let kernel = Kernel::new(takes_over);
+        if config.mount.is_some() {
+            group.set_onlooker(kernel.clone());
+        }
         let agreement = planted::agreement(group.clone(), trial);
         let ctx = Arc::new(Context::new(net.clone(), agreement, state, trial));
         let data = Data::open(ctx.clone(), folder.disk().clone(), log, folder.rebooted())?;
         let volume = Volume::new(data.clone(), clock, folder.disk().clone());
+        if let Some(memory) = &memory {
+            volume.keep(memory.clone());
+        }
         let staging = Staging::new(Arc::new(Mounted(volume.clone())));
         Ok(Arc::new(Self {
             config,
@@ -253,6 +272,8 @@ impl Member {
             seed,
             streams: streaming,
             faults,
+            memory,
+            kernel,
             trial,
         }))
     }
@@ -265,7 +286,7 @@ impl Member {
         }
         let admitted = match place.admitted {
             Some(admitted) => admitted,
-            None => self.ask_admission().await?,
+            None => self.ask_admission(self.takes_over()).await?,
         };
         self.become_incarnation(admitted);
         // Nothing is served before the state here is as new as this admission (R12).
@@ -320,10 +341,14 @@ impl Member {
     }
 
     /// Asks the group, through itself or any door, until it is admitted.
-    async fn ask_admission(&self) -> Result<Admitted, Error> {
+    async fn ask_admission(&self, takes_over: bool) -> Result<Admitted, Error> {
         let said = said(&self.config, &self.folder, self.trial);
+        let command = match takes_over {
+            true => Command::TakeOver(said.clone()),
+            false => Command::Admit(said.clone()),
+        };
         loop {
-            match self.group.propose(Command::Admit(said.clone())).await {
+            match self.group.propose(command.clone()).await {
                 Ok(Reply::Admitted(admitted)) => return Ok(admitted),
                 Ok(other) => tracing::error!(?other, "unexpected answer to an admission"),
                 Err(AgreementError::Refused(why)) => {
@@ -333,7 +358,8 @@ impl Member {
                     tracing::info!(%error, "not admitted yet: waiting for a majority of the voters")
                 }
             }
-            if !self.config.join.is_empty() {
+            // A door would let it in as somebody new.
+            if !takes_over && !self.config.join.is_empty() {
                 match enter(&*self.net, &self.config.join, &said, Duration::ZERO).await {
                     Ok((_, admitted)) => return Ok(admitted),
                     // A copied folder finds out here: the group's log goes to the member that it is a copy of.
@@ -347,6 +373,15 @@ impl Member {
 
     fn become_incarnation(&self, admitted: Admitted) {
         tracing::info!(member = %admitted.member, incarnation = %admitted.incarnation, resumed = admitted.resumed, "admitted");
+        if let Some(memory) = &self.memory {
+            if memory.incarnation() != admitted.incarnation {
+                // Whoever was the session's before has ended, and the answers with it.
+                let start_count = self.folder.start_count();
+                self.group
+                    .renew_session(session_of(admitted.member, start_count, self.trial));
+            }
+            memory.save_incarnation(admitted.incarnation);
+        }
         self.group.set_incarnation(admitted.incarnation);
         self.ctx.set_me(admitted.incarnation);
         self.net
@@ -381,6 +416,7 @@ impl Member {
         if self.folder.rebooted() {
             tokio::spawn(self.clone().note_made_good());
         }
+        self.volume.unlock_left();
         self.own_up().await;
         self.volume.set_control(crate::tree::Tree::new(self));
         if self.streams {
@@ -437,37 +473,6 @@ impl Member {
         );
     }
 
-    /// What this member's earlier lives had in flight is settled: says so, so that it need not be kept (R5).
-    async fn own_up(&self) {
-        let fenced: Vec<WriterEnd> = {
-            let state = self.ctx.state();
-            let id = self.id();
-            let mine = |incarnation: Incarnation| {
-                state
-                    .cluster
-                    .lives
-                    .get(&incarnation)
-                    .is_none_or(|life| life.member == id)
-            };
-            let left = state.names.writers.iter().filter(|(_, writer)| {
-                matches!(writer.phase, hydfs_state::WriterPhase::Fenced { .. })
-                    && mine(writer.incarnation)
-            });
-            left.map(|(writer, _)| WriterEnd {
-                writer: *writer,
-                last: Default::default(),
-                touched: Vec::new(),
-                mtime: None,
-            })
-            .collect()
-        };
-        if !fenced.is_empty()
-            && let Err(error) = self.group.propose(Command::End { ends: fenced }).await
-        {
-            tracing::info!(%error, "writers of an earlier life could not be settled");
-        }
-    }
-
     /// Follows the agreed members: feeds SWIM, and comes back when the cluster has ended this member (fault M8).
     async fn follow_members(self: Arc<Self>) {
         let mut changes = self.followers.members.subscribe();
@@ -518,7 +523,7 @@ impl Member {
         })?;
         self.group
             .renew_session(session_of(self.id(), start_count, self.trial));
-        let admitted = self.ask_admission().await?;
+        let admitted = self.ask_admission(false).await?;
         self.become_incarnation(admitted);
         Ok(())
     }
@@ -551,6 +556,13 @@ impl Member {
         self.net.close().await;
     }
 
+    /// Prepares for another worker to take over at once: nothing of this one shall be waited for. What is in hand stays so.
+    pub async fn hand_on(&self) {
+        tracing::info!("handing over to another worker");
+        drop(tokio::time::timeout(STOP, self.hand_over()).await);
+        self.group.release().await;
+    }
+
     /// Hands leadership to the voter that has most of the log.
     pub async fn hand_over(&self) {
         if !self.group.is_leader() {
@@ -573,6 +585,12 @@ impl Member {
         {
             tracing::info!(%error, "leadership was not handed over");
         }
+    }
+
+    /// Whether a worker before this one served the same mount.
+    fn takes_over(&self) -> bool {
+        let memory = self.memory.as_ref();
+        memory.is_some_and(|memory| memory.takes_over())
     }
 
     /// What another member would testify about one.

@@ -3,8 +3,8 @@
 use hydfs_agreement::Group;
 use hydfs_data::Trial;
 use hydfs_types::{
-    Agreement, AgreementError, AppliedWatch, BoxFuture, Command, Incarnation, LogIndex, MemberId,
-    Planted, Reply, SlotChange,
+    Agreement, AgreementError, AppliedWatch, BoxFuture, Command, CommandIdentity, Incarnation,
+    LogIndex, MemberId, Planted, Reply, SlotChange,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -22,6 +22,18 @@ struct Hasty(Arc<Group>);
 impl Agreement for Hasty {
     fn propose(&self, command: Command) -> BoxFuture<'_, Result<Reply, AgreementError>> {
         self.0.propose(command)
+    }
+
+    fn propose_kept<'a>(
+        &'a self,
+        command: Command,
+        identity: &'a dyn CommandIdentity,
+    ) -> BoxFuture<'a, Result<Reply, AgreementError>> {
+        self.0.propose_kept(command, identity)
+    }
+
+    fn forget(&self, seq: u64) {
+        self.0.forget(seq);
     }
 
     fn barrier(&self) -> BoxFuture<'_, Result<LogIndex, AgreementError>> {

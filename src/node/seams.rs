@@ -3,6 +3,7 @@
 
 use crate::faults::Faults;
 use hydfs_data::Trial;
+use hydfs_memory::Memory;
 use hydfs_store::{Folder, LogOptions};
 use hydfs_transport::{Counters, Quic, Who};
 use hydfs_types::{BoxFuture, Clock, ClusterId, Incarnation, MemberId, Net};
@@ -49,6 +50,8 @@ pub struct Seams {
     pub streaming: bool,
     /// Faults that may be injected; the network and the disk handed in ask it.
     pub faults: Option<Arc<Faults>>,
+    /// What outlives this worker, and what the one before left.
+    pub memory: Option<Arc<Memory>>,
     /// What only a simulated member has otherwise.
     pub trial: Trial,
 }

@@ -211,6 +211,7 @@ impl Host {
                         seed,
                         streaming: false,
                         faults: None,
+                        memory: None,
                         trial,
                     },
                     router,
@@ -262,6 +263,7 @@ impl Host {
             bootstrap: self.join.is_empty(),
             certs: PathBuf::new(),
             mount: None,
+            memory: None,
             copies: self.copies,
             zone: String::new(),
             weight: 100,
@@ -297,6 +299,7 @@ pub async fn call(member: &Member, request: Request) -> Result<Answer, FsError> 
         uid: 0,
         gid: 0,
         pid: 1,
+        unique: 0,
     };
     let fs = hydfs_fs::Mounted(member.volume.clone());
     // As a mount does: what is at hand takes no task.

@@ -6,15 +6,25 @@ use hydfs_types::{
 };
 use std::collections::BTreeSet;
 
+/// How a worker begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Whoever used the mount of the worker before is gone.
+    Anew,
+    /// The mount lives: locks are held, and calls wait for what became of their records.
+    TakesOver,
+}
+
 impl State {
     pub(crate) fn admit(
         &mut self,
         said: &Admission,
+        start: Start,
         events: &mut Vec<Event>,
     ) -> Result<Reply, CommandError> {
         let known = self.admissible(said)?;
         let admitted = match known {
-            Some(id) => self.admit_known(id, said, events),
+            Some(id) => self.admit_known(id, said, start, events),
             None => {
                 self.give_up_name(said);
                 let id = MemberId(issue(&mut self.cluster.next_member));
@@ -59,7 +69,13 @@ impl State {
         Ok(Some(member.id))
     }
 
-    fn admit_known(&mut self, id: MemberId, said: &Admission, events: &mut Vec<Event>) -> Admitted {
+    fn admit_known(
+        &mut self,
+        id: MemberId,
+        said: &Admission,
+        start: Start,
+        events: &mut Vec<Event>,
+    ) -> Admitted {
         let member = &self.cluster.members[&id];
         let (incarnation, alive) = (member.incarnation, member.alive);
         if alive && member.said == *said {
@@ -79,7 +95,9 @@ impl State {
         if alive && self.cluster.members[&id].said.boot == said.boot {
             self.member_mut(id).said = said.clone();
             self.map_changed();
-            self.give_up_unread(id, events);
+            if start == Start::Anew {
+                self.give_up_unread(id, events);
+            }
             let index = self.index;
             let life = self.cluster.lives.get_mut(&incarnation);
             life.expect("a live incarnation has a life").admitted = index;
@@ -89,7 +107,9 @@ impl State {
             });
             let held: BTreeSet<_> = held.map(|(id, _)| *id).collect();
             self.fence_writers(&held, events);
-            self.end_locks(|one| one == incarnation, events);
+            if start == Start::Anew {
+                self.end_locks(|one| one == incarnation, events);
+            }
             events.push(Event::Members);
             return Admitted {
                 member: id,

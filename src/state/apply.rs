@@ -2,6 +2,7 @@
 
 use crate::{
     Event, State,
+    admit::Start,
     namespace::{Make, Move},
 };
 use hydfs_types::{Command, CommandError, Envelope, Incarnation, LogIndex, Reply};
@@ -50,7 +51,8 @@ impl State {
     ) -> Result<Reply, CommandError> {
         match command {
             Command::Bootstrap { cluster, copies } => self.bootstrap(*cluster, *copies, events),
-            Command::Admit(said) => self.admit(said, events),
+            Command::Admit(said) => self.admit(said, Start::Anew, events),
+            Command::TakeOver(said) => self.admit(said, Start::TakesOver, events),
             Command::Expire {
                 incarnations,
                 why: _,

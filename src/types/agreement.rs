@@ -24,12 +24,29 @@ pub enum AgreementError {
 /// Index of the last entry applied to the local copy of the agreed state.
 pub type AppliedWatch = watch::Receiver<LogIndex>;
 
+/// The identity of one command, where it outlives the process that proposes it.
+pub trait CommandIdentity: Send + Sync {
+    /// The seq under which an earlier process may have proposed the command. Asked once.
+    fn before(&self) -> Option<u64>;
+    /// The command goes out under this seq now; says which one is given up for it.
+    fn note(&self, seq: u64) -> Option<u64>;
+}
+
 /// One member's handle on the agreement group. The local state handed to the state machine holds, when a
 /// call below returns, at least everything the call speaks of.
 pub trait Agreement: Send + Sync + 'static {
     /// Commits a command (exactly once: retries carry the same session and seq, R15) and waits until it is applied here too.
     /// Cost: one round to the leader, one group-committed round to the voters.
     fn propose(&self, command: Command) -> BoxFuture<'_, Result<Reply, AgreementError>>;
+    /// As `propose`, under an identity that is kept: it is answered until [`Agreement::forget`], also to a later process
+    /// that goes on with this one's session.
+    fn propose_kept<'a>(
+        &'a self,
+        command: Command,
+        identity: &'a dyn CommandIdentity,
+    ) -> BoxFuture<'a, Result<Reply, AgreementError>>;
+    /// Nobody will ask for the answer of a command with a kept identity any more.
+    fn forget(&self, seq: u64);
     /// Returns when the local state includes every command that was acknowledged anywhere before this call began.
     /// Cost: one round to the leader, none on the leader while its lease holds; concurrent callers share one.
     fn barrier(&self) -> BoxFuture<'_, Result<LogIndex, AgreementError>>;

@@ -175,6 +175,11 @@ pub enum Command {
         start: u64,
         end: u64,
     },
+
+    // ---- cluster ----
+    /// As `Admit`, by a worker that takes a living mount over from the one before: the locks of its incarnation stay, and
+    /// what became of the records that were in flight is kept until it says that it knows (R5).
+    TakeOver(Admission),
 }
 
 /// Wanted attribute changes; `None` leaves as is.

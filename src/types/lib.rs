@@ -21,7 +21,7 @@ mod planted;
 mod record;
 mod slot;
 
-pub use agreement::{Agreement, AgreementError, AppliedWatch};
+pub use agreement::{Agreement, AgreementError, AppliedWatch, CommandIdentity};
 pub use clock::{Clock, SystemClock, Time};
 pub use command::{
     Applied, Command, CommandError, Created, Envelope, Granted, MergeItem, MergeOutcome, Reply,

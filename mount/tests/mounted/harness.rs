@@ -1,7 +1,7 @@
 //! Mounts a file system for one test and unmounts it whatever happens.
 
 use hydfs_mount::{
-    FileSystem, MemoryFs, MountOptions, ServeConfig, Serving, mount, serve, unmount,
+    FileSystem, MemoryFs, MountOptions, ServeConfig, Serving, begin, mount, serve, unmount,
 };
 use std::{
     fs,
@@ -65,8 +65,11 @@ pub fn mounted(fs: Arc<dyn FileSystem>, config: ServeConfig) -> Option<Mount> {
         .expect("a runtime");
     let made = mount(folder.path(), &MountOptions::default()).expect("mounted");
     let path = made.path;
+    // As the supervisor does it. A kernel that may keep attributes is asked for more.
+    let offer = (config.attr_ttl.is_zero()).then(|| begin(&made.fd).expect("begun"));
     let config = ServeConfig {
         path: Some(path.clone()),
+        offer,
         ..config
     };
     let serving = serve(made.fd, fs, runtime.handle().clone(), &config).expect("served");

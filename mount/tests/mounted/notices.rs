@@ -14,6 +14,7 @@ const ELSEWHERE: Caller = Caller {
     uid: 0,
     gid: 0,
     pid: 0,
+    unique: 0,
 };
 
 #[test]

@@ -34,6 +34,7 @@ async fn start(disk: &Arc<RealDisk>, list: &List, life: u64) -> Arc<Group> {
             keep_entries: 10,
         },
         session: SessionId(life),
+        kept: None,
         seed: life,
         planted: None,
     };

@@ -34,6 +34,7 @@ fn config(folder: &Path, name: &str, join: &[SocketAddr]) -> Config {
         bootstrap: join.is_empty(),
         certs: folder.join("certs"),
         mount: None,
+        memory: None,
         copies: 3,
         zone: String::new(),
         weight: 100,

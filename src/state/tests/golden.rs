@@ -56,6 +56,10 @@ fn cluster_commands_keep_their_bytes() {
         "0100ac0202010480c49fd50c0501026e31007f000001d836017a64010101010101010101010101010101010202020202020202020202020202020203",
     );
     golden(
+        Command::TakeOver(admission()),
+        "0100ac0202010480c49fd50c051a026e31007f000001d836017a64010101010101010101010101010101010202020202020202020202020202020203",
+    );
+    golden(
         Command::Expire {
             incarnations: vec![Incarnation(7)],
             why: "lease".to_owned(),

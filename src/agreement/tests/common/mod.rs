@@ -305,6 +305,7 @@ impl Cluster {
             timing: Timing::default(),
             retention: self.retention,
             session: SessionId(id * 1000 + node.lives),
+            kept: None,
             seed: self.seed * 100 + id * 10 + node.lives,
             planted: None,
         };

@@ -435,6 +435,20 @@ fn a_worker_that_resumes_has_its_writers_fenced() {
     assert_ne!(bench.grant(ino, 1), writer);
 }
 
+/// Calls may still wait for what became of a record that was sent two workers ago.
+#[test]
+fn what_was_fenced_is_kept_until_a_worker_that_takes_over_says_that_it_knows() {
+    let mut bench = Bench::new(1);
+    let (_, writer, _) = bench.open_new("a", 1);
+    for start in 2..6 {
+        bench.ok(Command::TakeOver(admission("n1", 1, 1, start)));
+        assert!(bench.state.writer(writer).is_some(), "start {start}");
+    }
+    bench.end(writer, 0, &[]);
+    let known = bench.state.writer(writer).unwrap();
+    assert!(known.read);
+}
+
 #[test]
 fn a_frozen_slot_merges_nothing() {
     let mut bench = Bench::new(2);

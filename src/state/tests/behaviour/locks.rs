@@ -91,6 +91,24 @@ fn locks_end_with_their_holder_and_with_the_file() {
 }
 
 #[test]
+fn locks_stay_where_a_worker_takes_the_mount_over() {
+    let mut bench = Bench::new(2);
+    let file = bench.make(ROOT_INO, "f", FileKind::Regular);
+    bench.ok(lock(file, TWO, whole(5, true)));
+    let reply = bench.ok(Command::TakeOver(admission("n2", 2, 2, 2)));
+    assert!(matches!(reply, Reply::Admitted(admitted) if admitted.resumed));
+    assert_eq!(
+        bench.refused(lock(file, ONE, whole(5, true))),
+        CommandError::Locked
+    );
+    // One that was expired meanwhile has lost them, whoever uses its mount.
+    bench.expire(&[2]);
+    let reply = bench.ok(Command::TakeOver(admission("n2", 2, 2, 3)));
+    assert!(matches!(reply, Reply::Admitted(admitted) if !admitted.resumed));
+    bench.ok(lock(file, ONE, whole(5, true)));
+}
+
+#[test]
 fn a_file_has_a_limit_of_locks() {
     let mut bench = Bench::new(1);
     let file = bench.make(ROOT_INO, "f", FileKind::Regular);

@@ -1,0 +1,161 @@
+//! One request of the mount, with its place in the memory file: what it causes has an identity there, so that it is not
+//! caused twice when the kernel sends the request to the next worker.
+//!
+//! Only requests that may not take effect twice have a place. The others (reads, attributes, truncation, locks) may: what
+//! they do a second time is what they might have done the first time, as their caller still waits.
+
+use crate::{
+    error::of_agreement,
+    volume::{Outcome, Volume},
+};
+use hydfs_data::Note;
+use hydfs_memory::{Memory, Piece, Slot};
+use hydfs_mount::{FsError, Request};
+use hydfs_types::{Command, CommandIdentity, Reply, SegmentId, Seq, WriterId};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+};
+
+/// A request in hand.
+#[derive(Default)]
+pub(crate) struct Call {
+    slot: Option<Slot>,
+    /// The identity of an earlier worker's command was asked for.
+    asked: AtomicBool,
+    /// The first piece of a write that this worker makes.
+    first: AtomicUsize,
+}
+
+impl Call {
+    /// Of somebody who will not send it again.
+    pub(crate) fn once() -> Self {
+        Self::default()
+    }
+
+    /// Of the kernel, with its number for it.
+    pub(crate) fn of(
+        memory: Option<&Arc<Memory>>,
+        unique: u64,
+        request: &Request,
+    ) -> Outcome<Self> {
+        let Some(memory) = memory.filter(|_| unique != 0 && has_place(request)) else {
+            return Ok(Self::once());
+        };
+        let slot = memory.begin(unique).map_err(|_| FsError::TryAgain)?;
+        Ok(Self {
+            slot: Some(slot),
+            ..Self::default()
+        })
+    }
+
+    pub(crate) fn slot(&self) -> Option<&Slot> {
+        self.slot.as_ref()
+    }
+
+    /// The place of a request that an earlier worker had in hand.
+    pub(crate) fn sent_again(&self) -> Option<&Slot> {
+        self.slot().filter(|slot| slot.is_sent_again())
+    }
+
+    /// The answer goes to the kernel now.
+    pub(crate) fn set_answered(&self) {
+        if let Some(slot) = &self.slot {
+            slot.set_answered();
+        }
+    }
+
+    /// Pieces from this one on are this worker's.
+    pub(crate) fn begin_at(&self, piece: usize) {
+        self.first.store(piece, Relaxed);
+    }
+
+    /// Where the identity of a piece is kept.
+    pub(crate) fn note(&self, piece: usize, len: usize) -> Option<Arc<dyn Note>> {
+        let slot = self.slot.clone()?;
+        Some(Arc::new(PieceNote {
+            slot,
+            piece: self.first.load(Relaxed) + piece,
+            len: len as u64,
+        }))
+    }
+}
+
+/// Requests that must not take effect twice.
+fn has_place(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Make { .. }
+            | Request::Link { .. }
+            | Request::Unlink { .. }
+            | Request::RemoveDir { .. }
+            | Request::Rename { .. }
+            | Request::Open { .. }
+            | Request::Create { .. }
+            | Request::Write { .. }
+            | Request::SetXattr { .. }
+            | Request::RemoveXattr { .. }
+    )
+}
+
+impl CommandIdentity for Call {
+    fn before(&self) -> Option<u64> {
+        let first = !self.asked.swap(true, Relaxed);
+        self.sent_again().filter(|_| first)?.seq()
+    }
+
+    fn note(&self, seq: u64) -> Option<u64> {
+        let slot = self.slot.as_ref()?;
+        let given_up = slot.seq();
+        slot.note_seq(seq);
+        given_up
+    }
+}
+
+/// The place of one record of a write.
+struct PieceNote {
+    slot: Slot,
+    piece: usize,
+    len: u64,
+}
+
+impl Note for PieceNote {
+    fn sent(&self, writer: WriterId, seq: Seq, segment: Option<SegmentId>) {
+        let piece = Piece {
+            writer,
+            seq,
+            len: self.len,
+            segment: segment.unwrap_or_default(),
+        };
+        self.slot.note_piece(self.piece, piece);
+    }
+
+    fn done(&self) {
+        self.slot.set_done(self.piece);
+    }
+
+    fn withdrawn(&self) {
+        self.slot.withdraw(self.piece);
+    }
+}
+
+impl Volume {
+    /// Proposes the command of a request that has one, under the request's identity.
+    pub(crate) async fn propose_for(&self, call: &Call, command: Command) -> Outcome<Reply> {
+        let Some(slot) = call.slot() else {
+            return self.propose(command).await;
+        };
+        if slot.is_sent_again() && slot.is_lost() {
+            return Err(unknown());
+        }
+        let kept = self.ctx.agreement.propose_kept(command, call).await;
+        self.kernel_told().await;
+        kept.map_err(of_agreement)
+    }
+}
+
+/// A request of which nobody can tell whether it took effect.
+pub(crate) fn unknown() -> FsError {
+    let why = "the worker before this one had it in hand, and what became of it is not known any more: look before you repeat it";
+    FsError::TimedOut(why.into())
+}
