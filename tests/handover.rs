@@ -351,5 +351,63 @@ fn an_upgrade_keeps_what_is_open() {
 
     let bad = cluster.hydfs(1, &["upgrade", "--bin", "/bin/true"]);
     assert!(text(&bad.stderr).contains("/bin/true is no hydfs"));
+    // It says what it should and does not serve: the one before goes on.
+    let broken = cluster.dir().join("broken");
+    let script = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo hydfs 9.9.9\nexit 3\n";
+    fs::write(&broken, script).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&broken, mode).expect("a program");
+    let out = cluster.hydfs(1, &["upgrade", "--bin", path(&broken)]);
+    assert!(
+        text(&out.stderr).contains("the old one went on"),
+        "{}",
+        text(&out.stderr)
+    );
+    let runs = fs::read_link(format!("/proc/{}/exe", cluster.pid(1))).expect("it runs");
+    assert_eq!(runs, new);
     file.write_all(b" all").expect("written");
+}
+
+/// A worker that is killed before it serves has changed nothing for the one after it; too many of them end the member.
+#[test]
+fn workers_that_never_serve_end_the_member() {
+    let Some(cluster) = Cluster::up(1) else {
+        return;
+    };
+    let mut file = File::create(cluster.at(1, "file")).expect("made");
+    file.write_all(b"before ").expect("written");
+    let worker = cluster.data(1).join("worker.pid");
+    let now = || {
+        let text = fs::read_to_string(&worker).unwrap_or_default();
+        text.trim().parse::<u32>().unwrap_or(0)
+    };
+    // Two that begin, no more: then one serves.
+    for _ in 0..3 {
+        let before = now();
+        signal(before, libc::SIGKILL);
+        until("the next worker", SOON, || ![0, before].contains(&now()));
+    }
+    file.write_all(b"after").expect("written");
+    let content = fs::read_to_string(cluster.at(1, "file")).expect("read");
+    assert_eq!(content, "before after");
+
+    // No worker can start where its settings are not to be read.
+    let settings = cluster.data(1).join("member.toml");
+    fs::write(&settings, "no settings").expect("written");
+    signal(now(), libc::SIGKILL);
+    let mount = cluster.mount(1);
+    until("the member's end", SOON, || {
+        let mounts = fs::read_to_string("/proc/mounts").expect("read");
+        !mounts.contains(path(&mount))
+    });
+    assert!(
+        cluster
+            .log_text(1)
+            .contains("another one takes the mount over")
+    );
+    assert!(
+        cluster
+            .log_text(1)
+            .contains("the worker died (exit code 1)")
+    );
 }

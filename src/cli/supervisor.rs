@@ -92,10 +92,9 @@ async fn run_workers(
             _ = worker.wait() => false,
         };
         if upgrade {
-            if let Some(named) = program(config) {
-                workers.program = named;
-            }
-            tracing::info!(program = %workers.program.display(), "another worker takes over");
+            let served = workers.ready().is_ok_and(|ready| ready > ready_before);
+            workers.change(program(config), served);
+            tracing::info!(program = %workers.program().display(), "another worker takes over");
             hand_on(&mut worker).await;
             continue;
         }

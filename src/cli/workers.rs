@@ -4,7 +4,12 @@ use super::{failure::Failure, process};
 use hydfs_mount::{Mounted, Offer};
 use hydfs_node::Config;
 use std::{
-    collections::VecDeque, fs::File, io, os::fd::AsRawFd, path::PathBuf, process::ExitStatus,
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 use tokio::{
@@ -24,7 +29,7 @@ pub struct Workers<'a> {
     lock: &'a File,
     memory: File,
     /// What the next worker runs, and what is known to work.
-    pub program: PathBuf,
+    program: PathBuf,
     proven: PathBuf,
     deaths: Deaths,
 }
@@ -75,6 +80,21 @@ impl<'a> Workers<'a> {
         }
         process::tie(&mut command, inherited);
         command.spawn().map_err(cannot_start)
+    }
+
+    /// What the next one runs.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Another program is named for the next one; `served`: the one before was ready.
+    pub fn change(&mut self, named: Option<PathBuf>, served: bool) {
+        if served {
+            self.proven.clone_from(&self.program);
+        }
+        if let Some(named) = named {
+            self.program = named;
+        }
     }
 
     /// How many have served.
