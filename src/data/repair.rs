@@ -101,9 +101,18 @@ impl Repair {
         // Sources that are left alone for a moment.
         let mut resting: BTreeMap<Incarnation, Instant> = BTreeMap::new();
         let mut swept = Instant::now();
+        // Nothing is to be learned at this map: the configs of thousands of slots need not be looked at again before the next.
+        let mut done_at = None;
         loop {
             resting.retain(|_, until| *until > Instant::now());
-            for (source, slots) in self.wanted() {
+            let map = self.ctx.state().cluster.map;
+            let wanted = if done_at == Some(map) {
+                Wanted::new()
+            } else {
+                self.wanted()
+            };
+            done_at = (wanted.is_empty() && pulls.is_empty()).then_some(map);
+            for (source, slots) in wanted {
                 for some in slots.chunks(SLOTS_PER_PULL) {
                     if pulls.len() < PULLS_MAX && !resting.contains_key(&source) {
                         pulls.push(self.pull(source, self.hold(some), some.to_vec()));

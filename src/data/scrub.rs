@@ -17,6 +17,7 @@ use crate::{
     error::DataError,
     health::Lost,
     replica::Replica,
+    vouch::Compared,
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -60,23 +61,6 @@ struct Copy {
 
 /// Damaged blocks and the checksum that each should have, where that is known.
 pub(crate) type Bad = BTreeMap<u64, Option<u32>>;
-
-/// What a comparison with the other replicas said.
-#[derive(Default)]
-struct Compared {
-    /// Blocks that are other here than with most.
-    bad: Bad,
-    /// The first byte where they differ without a majority.
-    differs: Option<u64>,
-    /// How many others were heard.
-    heard: usize,
-}
-
-impl Compared {
-    fn is_equal(&self) -> bool {
-        self.bad.is_empty() && self.differs.is_none()
-    }
-}
 
 /// How an attempt to heal ended.
 enum Healed {
@@ -180,7 +164,11 @@ impl Scrub {
 
     /// After a power loss a base is vouched for once it is equal to another's, or where there are to be no others.
     async fn vouch(&self, segment: SegmentId, copy: Copy, compared: &Compared) {
-        let alone = self.ctx.state().cluster.copies == 1;
+        let alone = {
+            let state = self.ctx.state();
+            let stay = state.cluster.members.values().filter(|one| !one.left);
+            state.cluster.copies == 1 || stay.count() == 1
+        };
         if !self.replica.bases.doubts(segment) || !compared.is_equal() {
             return;
         }

@@ -30,6 +30,23 @@ use tokio::time::sleep;
 const TRIES: usize = 50;
 const AGAIN: Duration = Duration::from_millis(20);
 
+/// What a comparison with the other replicas said.
+#[derive(Default)]
+pub(crate) struct Compared {
+    /// Blocks that are other here than with most.
+    pub bad: Bad,
+    /// The first byte where they differ without a majority.
+    pub differs: Option<u64>,
+    /// How many others were heard.
+    pub heard: usize,
+}
+
+impl Compared {
+    pub fn is_equal(&self) -> bool {
+        self.bad.is_empty() && self.differs.is_none()
+    }
+}
+
 /// What the source says of a base.
 struct Said {
     version: SegmentVersion,

@@ -21,6 +21,8 @@ mod watch;
 mod world;
 
 #[cfg(test)]
+mod drain_tests;
+#[cfg(test)]
 mod net_tests;
 
 pub use chaos::{Faults, Kind};

@@ -296,7 +296,7 @@ fn records<'a>(log: &Log, text: &'a str, offset: usize) -> Result<Records<'a>, S
             ));
         }
         let before = log.read.get(writer);
-        let lane = fresh.entry(writer).or_insert_with(BTreeMap::new);
+        let lane = fresh.entry(writer).or_default();
         if lane.contains_key(&number) || before.is_some_and(|read| read.contains_key(&number)) {
             return Err(format!("record {number} of {writer} is there twice"));
         }

@@ -146,12 +146,22 @@ impl State {
         if cluster.lives.len() == cluster.alive.len() {
             return;
         }
+        // Few have ended, and there are thousands of slots: those few are crossed out, so that most looks find nobody.
+        let mut unnamed: BTreeSet<Incarnation> = cluster.lives.keys().copied().collect();
+        for member in cluster.members.values() {
+            unnamed.remove(&member.incarnation);
+        }
         let acting = cluster.slots.values().flat_map(|config| &config.acting);
-        let mut named: BTreeSet<_> = acting.map(|acting| acting.incarnation).collect();
-        named.extend(cluster.members.values().map(|member| member.incarnation));
-        named.extend(self.names.writers.values().map(|writer| writer.incarnation));
+        let acting = acting.map(|acting| acting.incarnation);
+        let writing = self.names.writers.values().map(|writer| writer.incarnation);
+        for named in acting.chain(writing) {
+            if unnamed.is_empty() {
+                return;
+            }
+            unnamed.remove(&named);
+        }
         cluster
             .lives
-            .retain(|incarnation, _| named.contains(incarnation));
+            .retain(|incarnation, _| !unnamed.contains(incarnation));
     }
 }

@@ -59,7 +59,16 @@ impl BaseFile {
         let sum_file = disk.open_file(&sum_path(path), true).map_err(failed)?;
         let sums = match Sums::load(&*sum_file).map_err(failed)? {
             // Sums without a base are what a power cut left: they are none of a new one's.
-            Some(sums) if !create => sums,
+            Some(sums) if !create => {
+                if !Sums::is_headed(&*sum_file).map_err(failed)? {
+                    tracing::warn!(
+                        path,
+                        "the header of a file of checksums was damaged; the checksums are kept"
+                    );
+                    sums.store_all(&*sum_file).map_err(failed)?;
+                }
+                sums
+            }
             _ => {
                 let sums = Sums::rebuild(&*base).map_err(failed)?;
                 sums.store_all(&*sum_file).map_err(failed)?;

@@ -483,9 +483,9 @@ fn sums_file(
     if Sums::is_headed(&*file).map_err(failed)? {
         return Ok(None);
     }
-    let what = "its file of checksums is empty or unreadable: its content cannot be checked here";
+    let what = "its file of checksums is empty or unreadable: its content may not be checked here";
     let remedy =
-        "start the member: it makes new ones and compares the copy with the other members'";
+        "start the member: it mends the file and compares the copy with the other members'";
     Ok(Some(judged(
         Finding::damage(disk.locate(&sums), what, remedy),
         rebooted,

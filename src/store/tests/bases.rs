@@ -261,6 +261,25 @@ fn fault_s8_a_flipped_bit_in_a_hole_or_a_sum_is_found() {
 }
 
 #[test]
+fn fault_s8_a_damaged_header_of_the_checksums_makes_nothing_good() {
+    let disk = MemDisk::new(1);
+    let bases = open(&disk);
+    bases.write(SEGMENT, 0, &pattern(100_000, 1)).unwrap();
+    bases.sync_now(SEGMENT).unwrap();
+    disk.crash(Crash::Kill);
+    let sums = format!("{FILE}.sum");
+    disk.flip_bit(&sums, 3, 1).unwrap();
+    open(&disk).verify(SEGMENT).unwrap();
+    disk.flip_bit(&sums, 3, 1).unwrap();
+    disk.flip_bit(FILE, 70_000, 1).unwrap();
+    disk.crash(Crash::Kill);
+    let damaged = open(&disk).verify(SEGMENT);
+    assert!(
+        matches!(damaged, Err(StoreError::Damaged { offset, .. }) if offset == SUM_BLOCK_BYTES)
+    );
+}
+
+#[test]
 fn fault_s13_a_crash_leaves_the_old_base_or_the_pulled_one() {
     for stop in 0..40 {
         for (seed, how) in [
