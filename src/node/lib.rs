@@ -39,7 +39,6 @@ pub use router::Router;
 pub use seams::{Seams, Wire};
 
 use control::Door;
-use hydfs_agreement::Keeper;
 use hydfs_fs::Mounted;
 use hydfs_mount::{KernelCache, ServeConfig};
 use hydfs_types::BoxFuture;
