@@ -40,8 +40,7 @@ pub use seams::{Seams, Wire};
 
 use control::Door;
 use hydfs_fs::Mounted;
-use hydfs_mount::{KernelCache, ServeConfig};
-use hydfs_types::BoxFuture;
+use hydfs_mount::ServeConfig;
 use std::{
     os::fd::{FromRawFd, OwnedFd},
     sync::Arc,
