@@ -92,15 +92,6 @@ fn fault_s8_a_bit_that_flips_while_a_member_is_down_is_not_taken_for_good() {
         let plan = ["--members", "5", "--seconds", "20", "--faults", "flip,kill"];
         passes(seed..seed + 1, &plan);
     }
-    let plan = [
-        "--members",
-        "5",
-        "--seconds",
-        "20",
-        "--faults",
-        "flip,kill,power",
-    ];
-    passes(1..4, &plan);
 }
 
 #[test]
