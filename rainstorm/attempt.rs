@@ -1,5 +1,6 @@
 //! One attempt of a job on one member: what its tasks share, their failure and their reports.
 
+use crate::cell::Cells;
 use crate::error::{Error, Result};
 use crate::inbox::Inbox;
 use crate::message::{Deploy, Report, Request, Response, TaskId};
@@ -25,6 +26,7 @@ pub struct Context {
     pub storage: Arc<dyn Storage>,
     pub cluster: Arc<dyn Cluster>,
     pub options: Arc<Options>,
+    pub cells: Arc<Cells>,
     pub info: JobInfo,
     pub plan: Plan,
     pub sources: Vec<Arc<Pinned>>,
@@ -56,6 +58,7 @@ impl Context {
         storage: Arc<dyn Storage>,
         cluster: Arc<dyn Cluster>,
         options: Arc<Options>,
+        cells: Arc<Cells>,
         deploy: Deploy,
     ) -> Result<Arc<Self>> {
         let Deploy {
@@ -120,6 +123,7 @@ impl Context {
             storage,
             cluster,
             options,
+            cells,
             info,
             plan,
             sources,

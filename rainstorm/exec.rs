@@ -80,7 +80,13 @@ impl Exec {
             Ok(text) => split(text, out),
             Err(why) if self.dead.is_some() => self.isolate(batch, why, out).await,
             Err(why) => {
-                let remedy = "mend the operator and save the spec again";
+                let refused = ["Permission denied", "not permitted", "PermissionError"];
+                let remedy = match refused.iter().any(|words| why.contains(words)) {
+                    true => {
+                        "it may write only where it stands, and use the network only with `network = true`: mend the operator or the spec and save it again"
+                    }
+                    false => "mend the operator and save the spec again",
+                };
                 Err(Error::Job(format!(
                     "operator {} failed {runs} times on one batch: {why}; {remedy}",
                     self.spec.path

@@ -1,5 +1,6 @@
 //! Settings of RainStorm on one member, with the defaults of production.
 
+use crate::kernel::Kernel;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct Options {
     pub scan_every: Duration,
     /// Attempts without a committed job epoch between them before a job fails.
     pub barren_attempts_max: u32,
+    /// What the kernel offers to confine executables. `None`: what it is found to offer; a test hands less in.
+    pub kernel: Option<Kernel>,
     /// Another number for each start of this member. Random by default; a simulation hands it in.
     pub life: u64,
 }
@@ -39,6 +42,7 @@ impl Options {
             member_timeout: Duration::from_secs(4),
             scan_every: Duration::from_secs(2),
             barren_attempts_max: 20,
+            kernel: None,
             life: RandomState::new().build_hasher().finish(),
         }
     }

@@ -161,6 +161,8 @@ pub struct Plan {
     pub epoch_ms: u64,
     pub receipt: bool,
     pub dead_letters: bool,
+    /// Executables run nowhere where they are not confined wholly.
+    pub sandbox_required: bool,
     pub sources: Vec<SourcePlan>,
     pub steps: Vec<Step>,
 }

@@ -1,7 +1,7 @@
 //! Processes of operators: started confined, fed and drained at once, killed with their whole group when dropped.
 
-use crate::sandbox::{self, Limits};
-use crate::seams::Owner;
+use crate::cell::Cell;
+use crate::sandbox;
 use crate::spec::ExecSpec;
 use bytes::Bytes;
 use std::ffi::OsStr;
@@ -23,10 +23,10 @@ pub const STDERR_BYTES: usize = 8 << 10;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// An executable that is ready to run.
-#[derive(Debug, Clone)]
 pub struct Program {
     pub path: PathBuf,
-    pub owner: Owner,
+    /// What its processes run in.
+    pub cell: Arc<Cell>,
     /// `HYDFS_…` variables that tell the process what it is part of.
     pub env: Vec<(&'static str, String)>,
 }
@@ -34,6 +34,10 @@ pub struct Program {
 /// A process.
 pub struct Running {
     child: Child,
+    pid: u32,
+    cell: Arc<Cell>,
+    /// What the cell's processes had been refused when it began.
+    refusals: (u64, u64),
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
     stderr: Arc<Mutex<Vec<u8>>>,
@@ -59,10 +63,12 @@ impl Program {
 
     fn spawn(&self, spec: &ExecSpec, argument: Option<&[u8]>) -> io::Result<Running> {
         let mut command = std::process::Command::new(&self.path);
-        command.args(&spec.args).env_clear().current_dir("/");
+        command.args(&spec.args).env_clear();
         command
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-            .env("LANG", "C.UTF-8");
+            .env("LANG", "C.UTF-8")
+            .env("HOME", self.cell.scratch())
+            .env("TMPDIR", self.cell.scratch());
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         let stdin = match argument {
             Some(argument) => {
@@ -75,12 +81,8 @@ impl Program {
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let limits = Limits {
-            memory_bytes: spec.memory_mb << 20,
-            open_files: 256,
-            processes: 1024,
-        };
-        sandbox::confine(&mut command, self.owner, limits);
+        self.cell.confine(&mut command)?;
+        let refusals = self.cell.refusals();
         let mut child = Command::from(command).kill_on_drop(true).spawn()?;
         let missing = || io::Error::other("a pipe of the process is missing");
         let stdout = child.stdout.take().ok_or_else(missing)?;
@@ -98,7 +100,10 @@ impl Program {
         });
         Ok(Running {
             stdin: child.stdin.take(),
+            pid: child.id().unwrap_or_default(),
             child,
+            cell: self.cell.clone(),
+            refusals,
             stdout,
             stderr,
             stderr_done: Some(stderr_done),
@@ -149,7 +154,10 @@ impl Running {
 
     /// The output of a process that should have ended well, or why it has not.
     pub async fn conclude(mut self, output: Result<Bytes, String>) -> Result<Bytes, String> {
-        let why = match (output, self.child.wait().await) {
+        let ended = self.child.wait().await;
+        // Whatever it left running: nothing outlives its batch.
+        sandbox::kill_group(self.pid);
+        let why = match (output, ended) {
             (Ok(bytes), Ok(status)) if status.success() => return Ok(bytes),
             (Err(why), _) => why,
             (Ok(_), Ok(status)) => status.to_string(),
@@ -165,6 +173,9 @@ impl Running {
             && !why.contains("exit status")
         {
             why = format!("{why} ({status})");
+        }
+        if let Some(what) = self.cell.ran_into(self.refusals) {
+            why = format!("{what}: {why}");
         }
         if let Some(done) = self.stderr_done.take() {
             // What its children still write is not waited for.
@@ -182,9 +193,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(pid) = self.child.id() {
-            sandbox::kill_group(pid);
+        if self.child.id().is_some() {
+            sandbox::kill_group(self.pid);
         }
+        self.cell.kill();
         if let Some(done) = &self.stderr_done {
             done.abort();
         }

@@ -99,6 +99,7 @@ impl Plan {
             epoch_ms: spec.epoch_ms,
             receipt: spec.receipt,
             dead_letters: spec.dead_letters,
+            sandbox_required: spec.sandbox_required,
             sources: plans,
             steps: builder.steps,
         })

@@ -25,6 +25,8 @@ pub struct Spec {
     pub receipt: bool,
     /// Lines on which an executable fails go to a file, and the job goes on.
     pub dead_letters: bool,
+    /// The job fails where the kernel cannot confine executables wholly.
+    pub sandbox_required: bool,
     pub sources: Vec<SourceSpec>,
     pub stages: Vec<StageSpec>,
     pub sinks: Vec<SinkSpec>,
@@ -172,6 +174,12 @@ pub struct ExecSpec {
     pub memory_mb: u64,
     /// Runs of a batch, the first included.
     pub max_attempts: u32,
+    /// Its processes reach the network.
+    pub network: bool,
+    /// Most processes at the same time.
+    pub processes: u64,
+    /// Most processor, in hundredths; 0: as much as is idle.
+    pub cpu_percent: u64,
 }
 
 /// What a stage does.
@@ -265,6 +273,7 @@ impl Spec {
             epoch_ms: job.epoch_ms,
             receipt: job.receipt,
             dead_letters: job.dead_letters,
+            sandbox_required: job.sandbox_required,
             sources: parts(&table, "source", source)?,
             stages: parts(&table, "stage", stage)?,
             sinks: parts(&table, "sink", sink)?,
@@ -292,6 +301,7 @@ struct JobSpec {
     epoch_ms: u64,
     receipt: bool,
     dead_letters: bool,
+    sandbox_required: bool,
 }
 
 fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
@@ -300,13 +310,20 @@ fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
             epoch_ms: 50,
             receipt: true,
             dead_letters: false,
+            sandbox_required: false,
         });
     };
-    let job = Table::of(node, "[job]", &["epoch_ms", "on_error", "receipt"])?;
+    let job = Table::of(
+        node,
+        "[job]",
+        &["epoch_ms", "on_error", "receipt", "sandbox"],
+    )?;
+    let sandbox = [("best", false), ("required", true)];
     Ok(JobSpec {
         epoch_ms: job.int("epoch_ms", 50, 5, 60_000)? as u64,
         receipt: job.get("receipt").is_none() || job.flag("receipt")?,
         dead_letters: word(&job, "on_error", &[("fail", false), ("dead", true)])?,
+        sandbox_required: word(&job, "sandbox", &sandbox)?,
     })
 }
 

@@ -191,6 +191,9 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
             "timeout_ms",
             "memory_mb",
             "max_attempts",
+            "network",
+            "processes",
+            "cpu_percent",
         ],
     )?;
     let (path, at) = table.need_text("path")?;
@@ -207,6 +210,12 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
         timeout_ms: table.int("timeout_ms", 30_000, 1, 3_600_000)? as u64,
         memory_mb: table.int("memory_mb", 2_048, 16, 1 << 20)? as u64,
         max_attempts: table.int("max_attempts", 4, 1, 20)? as u32,
+        network: table.flag("network")?,
+        processes: table.int("processes", 128, 1, 32_768)? as u64,
+        cpu_percent: match table.get("cpu_percent") {
+            Some(_) => table.int("cpu_percent", 100, 1, 100_000)? as u64,
+            None => 0,
+        },
     };
     if exec.args.iter().any(|arg| arg.contains('\0')) {
         return Err(Fault::new(at, "an argument holds a NUL byte", "remove it"));

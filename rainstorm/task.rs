@@ -2,6 +2,7 @@
 
 use crate::attempt::Context;
 use crate::batch::Batch;
+use crate::cell::Cell;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::exec::Exec;
@@ -16,8 +17,10 @@ use crate::position::TaskPosition;
 use crate::process::Program;
 use crate::receipt::Reads;
 use crate::sink::Mark;
+use crate::spec::ExecSpec;
 use crate::state_log::{self, StateLog};
 use crate::{cache, sandbox};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Largest executable in bytes.
@@ -180,7 +183,7 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
         (_, Some(operator)) => operator,
         (Op::Exec(spec), None) => Operator::Exec(Box::new(Exec::new(
             spec.clone(),
-            program(context, id, &spec.path).await?,
+            program(context, id, spec).await?,
             context.plan.dead_letters,
         ))),
         (Op::Lookup(spec), None) => {
@@ -195,8 +198,8 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
     Ok(operator)
 }
 
-async fn program(context: &Context, id: TaskId, path: &str) -> Result<Program> {
-    let owner = context.owner();
+async fn program(context: &Context, id: TaskId, spec: &ExecSpec) -> Result<Program> {
+    let (owner, path) = (context.owner(), &spec.path);
     if !sandbox::can_become(owner) {
         let what = format!(
             "operator {path}: this member cannot run programs as user {}",
@@ -223,8 +226,43 @@ async fn program(context: &Context, id: TaskId, path: &str) -> Result<Program> {
         ("HYDFS_TASK", id.task.to_string()),
     ];
     Ok(Program {
+        cell: cell(context, spec, &local).await?.into(),
         path: local,
-        owner,
         env,
     })
+}
+
+/// The cell that the task's processes run in. What it should have and this kernel lacks is said once in the job's log, or
+/// fails the job.
+async fn cell(context: &Context, spec: &ExecSpec, program: &Path) -> Result<Cell> {
+    let (cells, owner) = (context.cells.clone(), context.owner());
+    let (spec, program) = (spec.clone(), program.to_owned());
+    let made = tokio::task::spawn_blocking(move || {
+        let missing = cells.missing();
+        cells
+            .make(owner, &spec, &program)
+            .map(|cell| (cell, missing))
+    });
+    let failed = |why: String| Error::Attempt(format!("cannot confine an operator: {why}"));
+    let (cell, missing) = made
+        .await
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
+    if missing.is_empty() {
+        return Ok(cell);
+    }
+    let missing = missing.join("; ");
+    let member = context.cluster.me();
+    if context.plan.sandbox_required {
+        let what = format!("`sandbox = \"required\"`, but on member {member}: {missing}");
+        let remedy = "run it on other kernels, or leave `sandbox` out";
+        return Err(Error::Job(format!("{what}; {remedy}")));
+    }
+    if context.cells.tell_once(context.info.id) {
+        let line = format!("the sandbox of member {member} is not whole: {missing}\n");
+        let path = format!("/.jobs/{}/log", context.info.name);
+        let storage = &context.storage;
+        storage.append_text(&path, owner, line.into()).await?;
+    }
+    Ok(cell)
 }

@@ -3,6 +3,7 @@
 
 use crate::attempt::Context;
 use crate::batch::Batch;
+use crate::cell::Cells;
 use crate::inbox::{Item, Offer};
 use crate::message::{Deploy, Push, Request, Response};
 use crate::options::Options;
@@ -27,6 +28,7 @@ pub struct Worker {
     storage: Arc<dyn Storage>,
     cluster: Arc<dyn Cluster>,
     options: Arc<Options>,
+    cells: Arc<Cells>,
     attempts: Mutex<BTreeMap<JobId, Arc<Context>>>,
     /// The last attempt of each job that ever ran here in this life: none runs twice.
     seen: Mutex<BTreeMap<JobId, Attempt>>,
@@ -41,6 +43,7 @@ impl Worker {
         Self {
             storage,
             cluster,
+            cells: Arc::new(Cells::new(options.cache_dir.clone(), options.kernel)),
             options,
             attempts: Mutex::default(),
             seen: Mutex::default(),
@@ -131,6 +134,7 @@ impl Worker {
             self.storage.clone(),
             self.cluster.clone(),
             self.options.clone(),
+            self.cells.clone(),
             deploy,
         );
         let context = match context {

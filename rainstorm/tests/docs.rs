@@ -51,11 +51,17 @@ async fn the_examples_of_the_job_reference_run() {
     );
     world.write("/shop/orders.csv", b"at,id\n1,7\n2,8\n", 0);
     world.write("/shop/payments.csv", b"at,order\n3600,7\n3603,8\n", 0);
-    let [_, windows, join] = blocks("toml")[..] else {
+    let [_, windows, join, confined] = blocks("toml")[..] else {
         panic!("other examples than these");
     };
     world.spec("windows.toml", windows, 0);
     world.spec("join.toml", join, 0);
+    world.spec("confined.toml", confined, 0);
+    world.done("confined").await;
+    assert_eq!(
+        world.sorted("/.jobs/confined/output"),
+        ["X,1,Y", "Z,2,\"Q, R\""]
+    );
     world.done("windows").await;
     assert_eq!(
         world.sorted("/out/pages"),
