@@ -3,6 +3,7 @@
 
 use crate::batch::{BATCH_BYTES, Batch, Lines};
 use crate::csv;
+use crate::dead::Letters;
 use crate::decimal::Decimal;
 use crate::error::{Error, Result};
 use crate::key::{push_key, write_key};
@@ -170,8 +171,21 @@ impl Totals {
 }
 
 impl Stateful for Totals {
-    fn apply(&mut self, _input: usize, batch: Batch, _out: &mut Vec<Batch>) -> Result<()> {
-        for line in batch.lines() {
+    fn apply(
+        &mut self,
+        _input: usize,
+        batch: Batch,
+        _out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()> {
+        for (at, line) in batch.lines().enumerate() {
+            let one = match self.spec.one(line) {
+                Ok(one) => one,
+                Err(error) => {
+                    letters.blame(&batch, at, error)?;
+                    continue;
+                }
+            };
             self.spec.key(line, &mut self.key);
             if self.spec.kind == Kind::Distinct {
                 let len = self.key.len();
@@ -185,7 +199,6 @@ impl Stateful for Totals {
                     continue;
                 }
             }
-            let one = self.spec.one(line)?;
             let mut is_new = false;
             let total = self.totals.update(&self.key, || {
                 is_new = true;
@@ -254,7 +267,7 @@ pub fn number(line: &[u8], column: usize) -> Result<Decimal> {
     let value = csv::value(csv::field(line, column).unwrap_or_default());
     Decimal::parse(&value).ok_or_else(|| {
         let shown = String::from_utf8_lossy(&line[..line.len().min(200)]);
-        Error::Job(format!(
+        Error::Line(format!(
             "column {} of `{shown}` is not a number (digits, perhaps a point and up to nine more); filter such lines out",
             column + 1
         ))
@@ -279,7 +292,10 @@ mod tests {
 
     fn feed(totals: &mut Totals, text: &'static str) {
         let batch = Batch::from_lines(Bytes::from_static(text.as_bytes()));
-        totals.apply(0, batch, &mut Vec::new()).unwrap();
+        let mut letters = Letters::new(false);
+        totals
+            .apply(0, batch, &mut Vec::new(), &mut letters)
+            .unwrap();
     }
 
     fn result(mut totals: Totals) -> String {
@@ -346,7 +362,7 @@ mod tests {
         let batch = |text: &'static str| Batch::from_lines(Bytes::from_static(text.as_bytes()));
         let mut totals = Totals::new(spec(Kind::Sum, Some(1)));
         let error = totals
-            .apply(0, batch("k,one"), &mut Vec::new())
+            .apply(0, batch("k,one"), &mut Vec::new(), &mut Letters::new(false))
             .unwrap_err();
         assert!(
             error.is_final() && error.to_string().contains("column 2"),
@@ -354,7 +370,10 @@ mod tests {
         );
         let huge = "k,9999999999999999999999999999\n".repeat(20);
         let huge = Batch::from_text(Bytes::from(huge)).unwrap();
-        let error = totals.apply(0, huge, &mut Vec::new()).unwrap_err();
+        // What does not fit is no single line's fault.
+        let error = totals
+            .apply(0, huge, &mut Vec::new(), &mut Letters::new(true))
+            .unwrap_err();
         assert!(error.to_string().contains("key `k`"), "{error}");
         assert!(totals.restore(b"\x01\x00\xff").is_err());
     }

@@ -1,6 +1,7 @@
 //! Passes the first line of each key: for ever, or until the key was not seen for a while of event time.
 
 use crate::batch::{Batch, Lines};
+use crate::dead::Letters;
 use crate::error::Result;
 use crate::event_time::TimeFormat;
 use crate::key::write_key;
@@ -62,11 +63,19 @@ impl Dedup {
 type Saved = (i64, Delta<i64>);
 
 impl Stateful for Dedup {
-    fn apply(&mut self, _input: usize, batch: Batch, out: &mut Vec<Batch>) -> Result<()> {
+    fn apply(
+        &mut self,
+        _input: usize,
+        batch: Batch,
+        out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()> {
         let mut lines = Lines::default();
-        for line in batch.lines() {
-            if self.is_first(line)? {
-                lines.push(line);
+        for (at, line) in batch.lines().enumerate() {
+            match self.is_first(line) {
+                Ok(true) => lines.push(line),
+                Ok(false) => {}
+                Err(error) => letters.blame(&batch, at, error)?,
             }
         }
         out.extend(lines.take());
@@ -123,7 +132,8 @@ mod tests {
     fn feed(dedup: &mut Dedup, text: &'static str) -> String {
         let mut out = Vec::new();
         let batch = Batch::from_lines(Bytes::from_static(text.as_bytes()));
-        dedup.apply(0, batch, &mut out).unwrap();
+        let mut letters = Letters::new(false);
+        dedup.apply(0, batch, &mut out, &mut letters).unwrap();
         out.first().map_or(String::new(), |batch| {
             String::from_utf8(batch.bytes().to_vec()).unwrap()
         })

@@ -12,6 +12,9 @@ pub enum Error {
     /// The data or an operator is at fault: another attempt would fail alike.
     #[error("{0}")]
     Job(String),
+    /// One line is at fault: the job fails with it, or puts it aside.
+    #[error("{0}")]
+    Line(String),
     #[error(transparent)]
     Storage(#[from] StorageError),
     #[error(transparent)]
@@ -32,7 +35,7 @@ impl Error {
     /// Whether the job fails with it, rather than being tried again.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Spec(_) | Self::Job(_) => true,
+            Self::Spec(_) | Self::Job(_) | Self::Line(_) => true,
             Self::Storage(error) => !error.is_temporary(),
             Self::Call(_) | Self::Agreement(_) | Self::Frame(_) | Self::Over | Self::Attempt(_) => {
                 false

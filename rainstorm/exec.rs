@@ -5,11 +5,12 @@
 //! with the operator's last words (fault R4), or the lines at fault become dead letters.
 
 use crate::batch::{Batch, LINE_BYTES_MAX, Lines};
+use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::process::{Program, Running};
 use crate::spec::{Contract, ExecSpec};
 use bytes::Bytes;
-use memchr::{memchr, memchr_iter};
+use memchr::memchr;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -25,6 +26,12 @@ const OUTPUT_BATCH_BYTES: usize = 1 << 20;
 /// Begins the marker lines of the contract `lines`: ASCII "record separator".
 pub const MARK: u8 = 0x1e;
 
+/// What of a batch a contract can carry.
+enum Fit {
+    All,
+    Some(Batch),
+}
+
 /// An executable operator of one task.
 pub struct Exec {
     spec: ExecSpec,
@@ -33,26 +40,17 @@ pub struct Exec {
     running: Option<Running>,
     batches: u64,
     retries: u64,
-    /// Where lines go on which it fails; `None` if the job fails then.
-    dead: Option<Vec<Dead>>,
-}
-
-/// A line on which an executable failed, and how.
-pub struct Dead {
-    pub line: Bytes,
-    pub why: Arc<str>,
 }
 
 impl Exec {
     /// An operator that runs `program` as `spec` says.
-    pub fn new(spec: ExecSpec, program: Program, dead_letters: bool) -> Self {
+    pub fn new(spec: ExecSpec, program: Program) -> Self {
         Self {
             spec,
             program,
             running: None,
             batches: 0,
             retries: 0,
-            dead: dead_letters.then(Vec::new),
         }
     }
 
@@ -67,18 +65,32 @@ impl Exec {
         std::mem::take(&mut self.retries)
     }
 
-    /// Lines on which it failed since the last call.
-    pub fn take_dead(&mut self) -> Vec<Dead> {
-        self.dead.as_mut().map(std::mem::take).unwrap_or_default()
+    /// Works on a batch. Lines on which it fails go to `letters`, if the job says so.
+    pub async fn apply(
+        &mut self,
+        batch: &Batch,
+        out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()> {
+        match self.without_unfit(batch, letters)? {
+            Some(fit) => match fit {
+                Fit::All => self.work(batch, out, letters).await,
+                Fit::Some(rest) => self.work(&rest, out, letters).await,
+            },
+            None => Ok(()),
+        }
     }
 
-    /// Works on a batch.
-    pub async fn apply(&mut self, batch: &Batch, out: &mut Vec<Batch>) -> Result<()> {
-        self.check(batch)?;
+    async fn work(
+        &mut self,
+        batch: &Batch,
+        out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()> {
         let runs = self.spec.max_attempts;
         match self.attempt(batch, runs).await {
             Ok(text) => split(text, out),
-            Err(why) if self.dead.is_some() => self.isolate(batch, why, out).await,
+            Err(why) if letters.is_on() => self.isolate(batch, why, out, letters).await,
             Err(why) => {
                 let refused = ["Permission denied", "not permitted", "PermissionError"];
                 let remedy = match refused.iter().any(|words| why.contains(words)) {
@@ -96,7 +108,13 @@ impl Exec {
     }
 
     /// Runs a batch that failed in halves, to find the lines at fault. The others keep their order.
-    async fn isolate(&mut self, batch: &Batch, why: String, out: &mut Vec<Batch>) -> Result<()> {
+    async fn isolate(
+        &mut self,
+        batch: &Batch,
+        why: String,
+        out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()> {
         let mut runs = 0;
         // What is left, in order; with why it failed, if it did already.
         let mut left: VecDeque<(Range<usize>, Option<String>)> =
@@ -131,13 +149,7 @@ impl Exec {
                 "dead letters"
             );
             let why: Arc<str> = why.into();
-            let dead = range.map(|at| Dead {
-                line: batch.bytes().slice(batch.range(at)),
-                why: why.clone(),
-            });
-            if let Some(all) = &mut self.dead {
-                all.extend(dead);
-            }
+            range.for_each(|at| letters.put(batch, at, why.clone()));
         }
         Ok(())
     }
@@ -175,33 +187,47 @@ impl Exec {
         Err(why)
     }
 
-    fn check(&self, batch: &Batch) -> Result<()> {
-        let bytes = batch.bytes();
-        let fail = |what: &str| {
-            let remedy = "use `contract = \"batch\"`";
-            Err(Error::Job(format!(
-                "operator {}: {what}; {remedy}",
-                self.spec.path
-            )))
+    /// Why the contract cannot carry a line, if it cannot.
+    fn unfit(&self, line: &[u8]) -> Option<Error> {
+        let what = match self.spec.contract {
+            Contract::Lines if line.first() == Some(&MARK) => {
+                "a line begins with the byte 0x1e, which marks the end of a batch".to_owned()
+            }
+            Contract::Argv if memchr(0, line).is_some() => {
+                "a NUL byte cannot be in an argument".to_owned()
+            }
+            Contract::Argv if line.len() > ARGUMENT_BYTES_MAX => format!(
+                "a line longer than {ARGUMENT_BYTES_MAX} bytes does not fit into an argument"
+            ),
+            _ => return None,
         };
-        match self.spec.contract {
-            Contract::Batch => Ok(()),
-            Contract::Lines => match memchr_iter(MARK, bytes)
-                .any(|at| at == 0 || bytes[at - 1] == b'\n')
-            {
-                true => fail("a line begins with the byte 0x1e, which marks the end of a batch"),
-                false => Ok(()),
-            },
-            Contract::Argv => match memchr(0, bytes) {
-                Some(_) => fail("a NUL byte cannot be in an argument"),
-                None if batch.lines().any(|line| line.len() > ARGUMENT_BYTES_MAX) => {
-                    fail(&format!(
-                        "a line longer than {ARGUMENT_BYTES_MAX} bytes does not fit into an argument"
-                    ))
-                }
-                None => Ok(()),
-            },
+        let path = &self.spec.path;
+        let remedy = "use `contract = \"batch\"`";
+        Some(Error::Line(format!("operator {path}: {what}; {remedy}")))
+    }
+
+    /// The lines that the contract can carry; the others are put aside, or fail the job.
+    fn without_unfit(&self, batch: &Batch, letters: &mut Letters) -> Result<Option<Fit>> {
+        let suspect = match self.spec.contract {
+            Contract::Batch => false,
+            Contract::Lines => memchr(MARK, batch.bytes()).is_some(),
+            Contract::Argv => true,
+        };
+        if !suspect || batch.lines().all(|line| self.unfit(line).is_none()) {
+            return Ok(Some(Fit::All));
         }
+        let (mut lines, mut kept) = (Lines::default(), Vec::new());
+        for (at, line) in batch.lines().enumerate() {
+            match self.unfit(line) {
+                Some(error) => letters.blame(batch, at, error)?,
+                None => {
+                    lines.push(line);
+                    kept.push(at);
+                }
+            }
+        }
+        letters.origin = letters.origin.as_ref().map(|all| all.of(batch, &kept));
+        Ok(lines.take().map(Fit::Some))
     }
 
     /// One run; what it wrote, or why it failed.

@@ -97,6 +97,11 @@ impl Follow {
         self.positions.get(&ino).copied()
     }
 
+    /// The path of a file.
+    pub fn path(&self, ino: Ino) -> Option<&str> {
+        self.files.get(&ino).map(|file| &*file.path)
+    }
+
     /// The inodes of its files; `None` before it has looked for them.
     pub fn inodes(&self) -> Option<impl Iterator<Item = Ino>> {
         self.listed.then(|| self.files.keys().copied())

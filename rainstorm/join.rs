@@ -2,6 +2,7 @@
 //! says that no partner can come any more.
 
 use crate::batch::{BATCH_BYTES, Batch, Lines};
+use crate::dead::Letters;
 use crate::error::Result;
 use crate::event_time::TimeFormat;
 use crate::key::write_key;
@@ -159,10 +160,18 @@ fn placed(place: &[u8]) -> Option<(usize, i64, u64, &[u8])> {
 type Saved = (i64, u64, Delta<Vec<u8>>);
 
 impl Stateful for Join {
-    fn apply(&mut self, input: usize, batch: Batch, out: &mut Vec<Batch>) -> Result<()> {
+    fn apply(
+        &mut self,
+        input: usize,
+        batch: Batch,
+        out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()> {
         let mut lines = Lines::default();
-        for line in batch.lines() {
-            self.take(input.min(1), line, &mut lines)?;
+        for (at, line) in batch.lines().enumerate() {
+            if let Err(error) = self.take(input.min(1), line, &mut lines) {
+                letters.blame(&batch, at, error)?;
+            }
             if lines.bytes() >= BATCH_BYTES {
                 out.extend(lines.take());
             }
@@ -244,7 +253,8 @@ mod tests {
     fn feed(join: &mut Join, side: usize, line: &str) -> Vec<String> {
         let mut out = Vec::new();
         let batch = Batch::from_lines(Bytes::from(line.to_owned()));
-        join.apply(side, batch, &mut out).unwrap();
+        let mut letters = Letters::new(false);
+        join.apply(side, batch, &mut out, &mut letters).unwrap();
         let lines = out.iter().flat_map(Batch::lines);
         lines
             .map(|line| String::from_utf8(line.to_vec()).unwrap())

@@ -3,17 +3,23 @@
 
 use crate::batch::{Batch, Lines};
 use crate::csv;
+use crate::dead::Letters;
 use crate::error::{Error, Result};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// The lines of a batch as CSV; empty lines are left out.
-pub fn to_csv(names: &[String], batch: &Batch) -> Result<Option<Batch>> {
+/// The lines of a batch as CSV, and which they are; empty lines are left out, others that are no objects go to `letters`.
+pub fn to_csv(
+    names: &[String],
+    batch: &Batch,
+    letters: &mut Letters,
+) -> Result<Option<(Batch, Vec<usize>)>> {
     let mut lines = Lines::default();
+    let mut kept = Vec::new();
     let mut values: Vec<Option<&RawValue>> = Vec::new();
-    for line in batch.lines() {
+    for (at, line) in batch.lines().enumerate() {
         if line.trim_ascii().is_empty() {
             continue;
         }
@@ -27,10 +33,13 @@ pub fn to_csv(names: &[String], batch: &Batch) -> Result<Option<Batch>> {
         let read = reader.deserialize_map(members).and_then(|()| reader.end());
         if let Err(error) = read {
             let shown = String::from_utf8_lossy(&line[..line.len().min(200)]);
-            return Err(Error::Job(format!(
+            let error = Error::Line(format!(
                 "`{shown}` is not a JSON object: {error}; mend the source, or read it as `format = \"lines\"` and filter"
-            )));
+            ));
+            letters.blame(batch, at, error)?;
+            continue;
         }
+        kept.push(at);
         lines.push_with(|to| {
             for (at, value) in values.iter().enumerate() {
                 if at > 0 {
@@ -42,7 +51,7 @@ pub fn to_csv(names: &[String], batch: &Batch) -> Result<Option<Batch>> {
             }
         });
     }
-    Ok(lines.take())
+    Ok(lines.take().map(|lines| (lines, kept)))
 }
 
 fn push(json: &str, to: &mut Vec<u8>) {
@@ -97,14 +106,17 @@ mod tests {
 
 {"none": null, "n": true, "n": -2}"#;
         let batch = Batch::from_lines(Bytes::from(text));
-        let csv = to_csv(&names, &batch).unwrap().unwrap();
+        let mut letters = Letters::new(false);
+        let (csv, kept) = to_csv(&names, &batch, &mut letters).unwrap().unwrap();
+        assert_eq!(kept.len(), csv.count());
         let lines: Vec<_> = csv.lines().map(String::from_utf8_lossy).collect();
         assert_eq!(
             lines,
             [r#""a, ""b"" c",1.50,"{""k"": ""v, w""}","#, ",-2,,"]
         );
         for wrong in ["[1]", "{\"a\":", "{} {}", "plain"] {
-            let error = to_csv(&names, &Batch::from_lines(Bytes::from(wrong))).unwrap_err();
+            let batch = Batch::from_lines(Bytes::from(wrong));
+            let error = to_csv(&names, &batch, &mut letters).unwrap_err();
             assert!(error.to_string().contains(wrong), "{error}");
         }
     }

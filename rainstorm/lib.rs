@@ -16,6 +16,7 @@ mod columns;
 mod control;
 mod coordinator;
 mod csv;
+mod dead;
 mod decimal;
 mod dedup;
 mod driver;

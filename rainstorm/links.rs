@@ -5,9 +5,9 @@
 
 use crate::attempt::Context;
 use crate::batch::{BATCH_BYTES, Batch, LINE_BYTES_MAX, Lines};
+use crate::dead::Dead;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
-use crate::exec::Dead;
 use crate::inbox::{Inbox, Item, Offer, window};
 use crate::key::write_key;
 use crate::message::{Push, Request, Response, TaskId};
@@ -93,7 +93,7 @@ impl Links {
             }
             outputs.push((sink.late, output));
         }
-        let path = format!("/.jobs/{}/dead/{}", context.info.name, step.name);
+        let path = format!("/.jobs/{}/dead/{}", context.info.name, step.stage());
         Ok(Self {
             edges,
             outputs,
@@ -117,10 +117,11 @@ impl Links {
     /// Writes dead letters, one JSON object a line.
     pub async fn bury(&mut self, dead: Vec<Dead>) -> Result<()> {
         let mut lines = Lines::default();
-        let stage = &self.context.step(self.me.node).name;
-        for Dead { line, why } in dead {
+        let step = self.context.step(self.me.node);
+        let stage = step.stage();
+        for Dead { line, why, origin } in dead {
             let kept = &line[..line.len().min(DEAD_LINE_BYTES)];
-            let letter = serde_json::json!({
+            let mut letter = serde_json::json!({
                 "stage": stage,
                 "task": self.me.task,
                 "attempt": self.context.info.attempt.0,
@@ -128,6 +129,14 @@ impl Links {
                 "bytes": line.len(),
                 "line": String::from_utf8_lossy(kept),
             });
+            match origin {
+                Some((path, offset)) => {
+                    letter["source"] = (*path).into();
+                    letter["offset"] = offset.into();
+                }
+                // Lines of several tasks are mixed on their way: only the sources are known.
+                None => letter["source"] = self.context.plan.origins(step).into(),
+            }
             lines.push(letter.to_string().as_bytes());
         }
         match lines.take() {

@@ -3,6 +3,7 @@
 use crate::attempt::Context;
 use crate::batch::{BATCH_BYTES, Batch, LINE_BYTES_MAX, Lines};
 use crate::csv;
+use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::key::write_key;
 use crate::plan::{Lookup, PinnedFile};
@@ -48,11 +49,11 @@ impl Index {
     }
 
     /// Each line with each of its records.
-    pub fn apply(&self, batch: &Batch, out: &mut Vec<Batch>) -> Result<()> {
+    pub fn apply(&self, batch: &Batch, out: &mut Vec<Batch>, letters: &mut Letters) -> Result<()> {
         let mut lines = Lines::default();
         let mut key = Vec::new();
         let none = [vec![b','; self.spec.add.len()].into_boxed_slice()];
-        for line in batch.lines() {
+        for (at, line) in batch.lines().enumerate() {
             key.clear();
             write_key(line, &self.spec.on, &mut key);
             let records = match self.added.get(&key[..]) {
@@ -61,11 +62,14 @@ impl Index {
                 None => continue,
             };
             let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let longest = records.iter().map(|fields| fields.len()).max();
+            if line.len() + longest.unwrap_or(0) > LINE_BYTES_MAX {
+                let what = "a joined line is longer than a line may be";
+                let error = Error::Line(format!("{what}: {LINE_BYTES_MAX} bytes"));
+                letters.blame(batch, at, error)?;
+                continue;
+            }
             for fields in records {
-                if line.len() + fields.len() > LINE_BYTES_MAX {
-                    let what = "a joined line is longer than a line may be";
-                    return Err(Error::Job(format!("{what}: {LINE_BYTES_MAX} bytes")));
-                }
                 lines.push_with(|to| {
                     to.extend_from_slice(line);
                     to.extend_from_slice(fields);

@@ -3,9 +3,10 @@
 use crate::aggregate::Totals;
 use crate::batch::{Batch, Lines};
 use crate::csv;
+use crate::dead::Letters;
 use crate::dedup::Dedup;
 use crate::error::Result;
-use crate::exec::{Dead, Exec};
+use crate::exec::Exec;
 use crate::filter::Filter;
 use crate::join::Join;
 use crate::lookup::Index;
@@ -64,7 +65,13 @@ impl Operator {
     }
 
     /// Works on a batch of input number `input`; what comes out goes to `out`.
-    pub async fn apply(&mut self, input: usize, batch: Batch, out: &mut Vec<Batch>) -> Result<()> {
+    pub async fn apply(
+        &mut self,
+        input: usize,
+        batch: Batch,
+        out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()> {
         match self {
             Self::Pass => out.push(batch),
             Self::Filter(filter) => out.extend(filter.apply(batch)),
@@ -76,9 +83,9 @@ impl Operator {
                 out.extend(each(&batch, |line, to| map(*column, mapping, line, to)))
             }
             Self::Split { column, pieces } => out.extend(split::split(*column, pieces, &batch)),
-            Self::Stateful(state) => state.apply(input, batch, out)?,
-            Self::Lookup(index) => index.apply(&batch, out)?,
-            Self::Exec(exec) => exec.apply(&batch, out).await?,
+            Self::Stateful(state) => state.apply(input, batch, out, letters)?,
+            Self::Lookup(index) => index.apply(&batch, out, letters)?,
+            Self::Exec(exec) => exec.apply(&batch, out, letters).await?,
         }
         Ok(())
     }
@@ -96,14 +103,6 @@ impl Operator {
         match self {
             Self::Stateful(state) => state.finish(out),
             _ => Ok(()),
-        }
-    }
-
-    /// Lines on which an executable failed since the last call.
-    pub fn take_dead(&mut self) -> Vec<Dead> {
-        match self {
-            Self::Exec(exec) => exec.take_dead(),
-            _ => Vec::new(),
         }
     }
 
@@ -220,7 +219,9 @@ mod tests {
         let mut operator = Operator::built_in(&op).unwrap();
         let mut out = Vec::new();
         let batch = Batch::from_text(Bytes::from_static(text.as_bytes())).unwrap();
-        operator.apply(0, batch, &mut out).await.unwrap();
+        let mut letters = Letters::new(false);
+        let done = operator.apply(0, batch, &mut out, &mut letters).await;
+        done.unwrap();
         operator.finish(&mut out).unwrap();
         let text: Vec<String> = out
             .iter()

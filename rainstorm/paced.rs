@@ -3,6 +3,7 @@
 use crate::attempt::Context;
 use crate::batch::Batch;
 use crate::clock::Clock;
+use crate::dead::{Letters, Origin, Starts};
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::follow::Follow;
@@ -35,8 +36,21 @@ pub struct Paced {
     bytes_max: u64,
     /// The file that was read last: its number, or its inode.
     file: u64,
+    /// Its path, and where the lines that were read last stand in it; only of use where lines may be put aside.
+    path: Option<Arc<str>>,
+    origin: Option<Origin>,
     /// What was read since the last barrier: of the whole source, or by file.
     reads: BTreeMap<Option<Ino>, Reads>,
+}
+
+/// Lines of the file at `path` that begin at `start`. `known`: the path of the last file.
+fn origin(known: &mut Option<Arc<str>>, path: &str, start: u64) -> Option<Origin> {
+    let path = match known {
+        Some(same) if **same == *path => same.clone(),
+        _ => known.insert(path.into()).clone(),
+    };
+    let starts = Starts::Piece(start);
+    Some(Origin { path, starts })
 }
 
 enum From {
@@ -89,6 +103,8 @@ impl Paced {
             bytes: 0,
             bytes_max: context.options.uncommitted_bytes_max,
             file: 0,
+            path: None,
+            origin: None,
             reads: BTreeMap::new(),
         })
     }
@@ -109,7 +125,7 @@ impl Paced {
     }
 
     /// Lines, or a barrier.
-    pub async fn next(&mut self, counters: &mut Counters) -> Result<Item> {
+    pub async fn next(&mut self, counters: &mut Counters, letters: &mut Letters) -> Result<Item> {
         loop {
             let done = matches!(&self.reader, From::Whole(reader) if reader.is_done());
             // Too much uncommitted input waits for the barrier: memory and pending output stay bounded (fault R6).
@@ -134,8 +150,16 @@ impl Paced {
                 self.bytes += bytes;
                 counters.bytes_in += bytes;
                 counters.rows_in += batch.count() as u64;
+                letters.origin = self.origin.take();
                 let batch = match &self.json {
-                    Some(names) => json_lines::to_csv(names, &batch)?,
+                    Some(names) => {
+                        let read = json_lines::to_csv(names, &batch, letters)?;
+                        read.map(|(lines, kept)| {
+                            let whole = letters.origin.as_ref();
+                            letters.origin = whole.map(|all| all.of(&batch, &kept));
+                            lines
+                        })
+                    }
                     None => Some(batch),
                 };
                 if let Some(batch) = batch {
@@ -157,6 +181,8 @@ impl Paced {
                 reads.to = reader.position();
                 if let Some(batch) = &batch {
                     reads.add(reader.position(), batch);
+                    let file = self.file as usize;
+                    self.origin = origin(&mut self.path, reader.path(file), reader.start());
                 }
                 Ok(batch)
             }
@@ -171,6 +197,8 @@ impl Paced {
                             .entry(Some(ino))
                             .or_insert_with(|| Reads::begin(Some(ino), position.generation, from));
                         reads.add(position.at, &batch);
+                        let path = follow.path(ino).unwrap_or_default();
+                        self.origin = origin(&mut self.path, path, from);
                     }
                     return Ok(Some(batch));
                 }

@@ -153,6 +153,15 @@ pub struct Step {
     pub input: Input,
     pub next: Vec<Next>,
     pub sinks: Vec<SinkPlan>,
+    /// Numbers of the sources that its lines come from.
+    pub origins: Vec<usize>,
+}
+
+impl Step {
+    /// The stage that it is part of. Names of stages hold no points.
+    pub fn stage(&self) -> &str {
+        self.name.split('.').next().unwrap_or_default()
+    }
 }
 
 /// The graph. A node's inputs come before it.
@@ -173,6 +182,13 @@ impl Plan {
         self.steps
             .iter()
             .flat_map(|step| step.sinks.iter().map(|sink| sink.path.as_str()))
+    }
+
+    /// The paths of the sources that a node's lines come from, as the spec has them.
+    pub fn origins(&self, step: &Step) -> String {
+        let paths = step.origins.iter().filter_map(|&at| self.sources.get(at));
+        let paths: Vec<&str> = paths.map(|source| &*source.path).collect();
+        paths.join(", ")
     }
 
     /// Tasks that feed task `task` of node `node`: none if it reads a source.

@@ -16,6 +16,9 @@ use tokio::task::JoinHandle;
 /// Read beyond a chunk in the same call, for the line that crosses its end.
 const OVERLAP_BYTES: u64 = 16 << 10;
 
+/// Lines, and where the first of them begins in its file.
+type Placed = (u64, Batch);
+
 /// Reader of one task.
 pub struct Reader {
     storage: Arc<dyn Storage>,
@@ -27,7 +30,9 @@ pub struct Reader {
     /// Next chunk to hand out.
     chunk: u64,
     /// That chunk, being read ahead.
-    ahead: Option<JoinHandle<Result<Option<Batch>>>>,
+    ahead: Option<JoinHandle<Result<Option<Placed>>>>,
+    /// Where the lines that were handed out last begin, in the file that they are of.
+    start: u64,
 }
 
 impl Reader {
@@ -58,6 +63,7 @@ impl Reader {
             tasks: tasks.max(1).into(),
             chunk,
             ahead: None,
+            start: 0,
         }
     }
 
@@ -99,10 +105,23 @@ impl Reader {
             .await
             .map_err(|error| Error::Attempt(format!("a reader stopped: {error}")))??;
         self.chunk = after;
-        Ok(batch)
+        Ok(batch.map(|(start, batch)| {
+            self.start = start;
+            batch
+        }))
     }
 
-    fn spawn(&self, chunk: u64) -> JoinHandle<Result<Option<Batch>>> {
+    /// Where the lines that were handed out last begin, in the file that they are of.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// The path of a file, by its number.
+    pub fn path(&self, file: usize) -> &str {
+        self.pinned.files.get(file).map_or("", |file| &file.path)
+    }
+
+    fn spawn(&self, chunk: u64) -> JoinHandle<Result<Option<Placed>>> {
         let (storage, pinned) = (self.storage.clone(), self.pinned.clone());
         let at = self.firsts.partition_point(|&first| first <= chunk) - 1;
         let (chunk, bytes) = (chunk - self.firsts[at], self.chunk_bytes);
@@ -123,13 +142,13 @@ impl Drop for Reader {
     }
 }
 
-/// The lines whose first byte is in `start..end`.
+/// The lines whose first byte is in `start..end`, and where they begin.
 async fn read_chunk(
     storage: &dyn Storage,
     pinned: &PinnedFile,
     start: u64,
     end: u64,
-) -> Result<Option<Batch>> {
+) -> Result<Option<Placed>> {
     let len = pinned.source.len;
     let end = end.min(len);
     // One byte before the chunk tells whether a line begins at its first byte.
@@ -170,7 +189,8 @@ async fn read_chunk(
         joined.extend_from_slice(&more);
         bytes = joined.freeze();
     };
-    Ok(Some(Batch::from_lines(bytes.slice(first..last))))
+    let lines = Batch::from_lines(bytes.slice(first..last));
+    Ok(Some((from + first as u64, lines)))
 }
 
 async fn read(storage: &dyn Storage, pinned: &PinnedFile, offset: u64, len: u64) -> Result<Bytes> {

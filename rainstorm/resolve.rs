@@ -189,7 +189,9 @@ impl<'a> Builder<'a> {
         self.check_clocks(stage, &origins)?;
         let (mut op, after) = self.operator(stage, columns.as_deref(), right.as_deref())?;
         let mut routes = self.routes(stage, columns.as_deref(), right.as_deref())?;
-        if stage.tasks > 1 && !self.late_is_used(&stage.name) {
+        // A line that is put aside is shown whole.
+        let whole = self.late_is_used(&stage.name) || self.spec.dead_letters;
+        if stage.tasks > 1 && !whole {
             project(&mut op, &mut routes);
         }
         let has_late = match &op {
@@ -420,6 +422,7 @@ impl<'a> Builder<'a> {
             input,
             next: Vec::new(),
             sinks: Vec::new(),
+            origins: origins.iter().copied().collect(),
         });
         self.columns.push(columns);
         self.origins.push(origins);

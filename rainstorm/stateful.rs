@@ -2,13 +2,21 @@
 //! with each job epoch, so that a kill at any moment loses and doubles nothing.
 
 use crate::batch::Batch;
+use crate::dead::Letters;
 use crate::error::Result;
 use bytes::Bytes;
 
 /// An operator of one task that remembers something.
 pub trait Stateful: Send {
-    /// Takes lines of input number `input` (in the order of the stage's `from`).
-    fn apply(&mut self, input: usize, batch: Batch, out: &mut Vec<Batch>) -> Result<()>;
+    /// Takes lines of input number `input` (in the order of the stage's `from`). Lines that cannot be read go to `letters`,
+    /// and change nothing.
+    fn apply(
+        &mut self,
+        input: usize,
+        batch: Batch,
+        out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()>;
 
     /// A job epoch ends; no line before `mark` is to be expected from any input. Called before `save`.
     fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<()>;

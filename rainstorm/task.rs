@@ -3,6 +3,7 @@
 use crate::attempt::Context;
 use crate::batch::Batch;
 use crate::cell::Cell;
+use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::exec::Exec;
@@ -37,6 +38,7 @@ pub async fn run(context: Arc<Context>, id: TaskId, start: TaskPosition) -> Resu
     };
     let links = Links::open(context.clone(), id).await?;
     let task = Task {
+        letters: Letters::new(context.plan.dead_letters),
         context,
         id,
         operator,
@@ -56,6 +58,7 @@ struct Task {
     links: Links,
     position: TaskPosition,
     counters: Counters,
+    letters: Letters,
 }
 
 enum In {
@@ -69,7 +72,10 @@ impl Task {
         let mut out = Vec::new();
         loop {
             let (number, item) = match &mut input {
-                In::Source(paced) => (0, paced.next(&mut self.counters).await?),
+                In::Source(paced) => {
+                    let next = paced.next(&mut self.counters, &mut self.letters);
+                    (0, next.await?)
+                }
                 In::Tasks(inbox, nodes) => {
                     let (from, item) = inbox.next().await.map_err(Error::Attempt)?;
                     let number = nodes.iter().position(|&node| node == from);
@@ -78,7 +84,9 @@ impl Task {
             };
             match item {
                 Item::Lines(batch) => {
-                    self.operator.apply(number, batch, &mut out).await?;
+                    let letters = &mut self.letters;
+                    let applied = self.operator.apply(number, batch, &mut out, letters);
+                    applied.await?;
                     self.pass(&mut out).await?;
                 }
                 Item::Barrier { id, last, mark } => {
@@ -111,7 +119,7 @@ impl Task {
         for batch in out.drain(..) {
             self.links.send(batch).await?;
         }
-        let dead = self.operator.take_dead();
+        let dead = self.letters.take();
         if !dead.is_empty() {
             self.counters.dead += dead.len() as u64;
             self.links.bury(dead).await?;
@@ -184,7 +192,6 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
         (Op::Exec(spec), None) => Operator::Exec(Box::new(Exec::new(
             spec.clone(),
             program(context, id, spec).await?,
-            context.plan.dead_letters,
         ))),
         (Op::Lookup(spec), None) => {
             Operator::Lookup(Box::new(Index::load(context, spec.clone()).await?))

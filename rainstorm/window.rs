@@ -7,6 +7,7 @@
 use crate::aggregate::{Aggregate, Kind, Total, keep_best};
 use crate::batch::{BATCH_BYTES, Batch, Lines};
 use crate::csv;
+use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::event_time::TimeFormat;
 use crate::key::push_key;
@@ -296,7 +297,7 @@ pub fn read_time(line: &[u8], column: usize, format: TimeFormat) -> Result<i64> 
         .filter(|time| time.unsigned_abs() < 1 << 60);
     time.ok_or_else(|| {
         let shown = String::from_utf8_lossy(&line[..line.len().min(200)]);
-        Error::Job(format!(
+        Error::Line(format!(
             "column {} of `{shown}` is not a time as `time_format` says; filter such lines out or mend it",
             column + 1
         ))
@@ -306,10 +307,18 @@ pub fn read_time(line: &[u8], column: usize, format: TimeFormat) -> Result<i64> 
 type Saved = (i64, Delta<Vec<Open>>, Delta<()>);
 
 impl Stateful for Windows {
-    fn apply(&mut self, _input: usize, batch: Batch, _out: &mut Vec<Batch>) -> Result<()> {
-        for line in batch.lines() {
-            if !self.take(line)? {
-                self.late.push(line);
+    fn apply(
+        &mut self,
+        _input: usize,
+        batch: Batch,
+        _out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()> {
+        for (at, line) in batch.lines().enumerate() {
+            match self.take(line) {
+                Ok(true) => {}
+                Ok(false) => self.late.push(line),
+                Err(error) => letters.blame(&batch, at, error)?,
             }
         }
         check_size(self.bytes(), self.open.len() + self.pairs.len())
@@ -383,7 +392,10 @@ mod tests {
 
     fn feed(windows: &mut Windows, text: &str) {
         let batch = Batch::from_lines(Bytes::from(text.to_owned()));
-        windows.apply(0, batch, &mut Vec::new()).unwrap();
+        let mut letters = Letters::new(false);
+        windows
+            .apply(0, batch, &mut Vec::new(), &mut letters)
+            .unwrap();
     }
 
     fn text(out: Vec<Batch>) -> String {
