@@ -7,6 +7,7 @@ use crate::message::{Deploy, Report, Request, Response, TaskId};
 use crate::options::Options;
 use crate::plan::{NodeId, Pinned, Plan, Step};
 use crate::position::{TaskPosition, state_prefix};
+use crate::rate::{self, Shares};
 use crate::seams::{Cluster, Owner, Storage};
 use crate::sink::Target;
 use crate::spec::Spec;
@@ -38,6 +39,7 @@ pub struct Context {
     /// Tasks of this member that have not ended in an earlier attempt.
     tasks: BTreeMap<TaskId, TaskPosition>,
     asked: watch::Sender<u64>,
+    shares: watch::Sender<Shares>,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -111,6 +113,7 @@ impl Context {
                 );
             }
         }
+        let shares = rate::equal_shares(&plan, &positions);
         let sources = positions.sources.into_iter().map(Arc::new).collect();
         let state = State {
             running: Some(JoinSet::new()),
@@ -133,6 +136,7 @@ impl Context {
             inboxes,
             tasks,
             asked: watch::Sender::new(0),
+            shares: watch::Sender::new(shares),
             state: Mutex::new(state),
             changed: Notify::new(),
         }))
@@ -259,6 +263,16 @@ impl Context {
     /// Barriers asked for.
     pub fn asked(&self) -> watch::Receiver<u64> {
         self.asked.subscribe()
+    }
+
+    /// What each task may read, where there is a rate.
+    pub fn shares(&self) -> watch::Receiver<Shares> {
+        self.shares.subscribe()
+    }
+
+    /// From now on.
+    pub fn set_shares(&self, shares: Shares) {
+        self.shares.send_replace(shares);
     }
 
     pub fn step(&self, node: NodeId) -> &Step {

@@ -2,15 +2,22 @@
 //! file; one that dies in between leaves it to its successor, to whom the same words mean the same.
 
 use crate::driver::Driver;
+use crate::position::Positions;
 use crate::prepare::job_name;
+use crate::rate::{self, RateOrder};
 use crate::seams::{Entry, Owner};
 use hydfs_types::{JobCommand, JobId, JobInfo, JobPhase};
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Duration;
-use tokio::time;
+use tokio::time::{self, Instant};
 
 /// Most bytes of one order.
 const ORDER_BYTES_MAX: usize = 4 << 10;
+/// The orders there are.
+const ORDERS: &str = "`pause`, `resume`, `cancel`, `rate=1000/s` or `rate=off`";
+/// How long the job epoch that brings a new rate is waited for, before the order is read again.
+const RATE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one look for an order may take.
 const LOOK_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -96,17 +103,63 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
                 set(driver, &job, JobPhase::Cancelled, how).await;
             }
             ("pause" | "resume" | "cancel", _) => {}
-            _ => {
-                let short: String = word.chars().take(80).collect();
-                let line =
-                    format!("control: `{short}` is no order; write `pause`, `resume` or `cancel`");
-                driver.log(&job, &line).await;
-            }
+            _ => match (rate_order(word), job.phase) {
+                (Some(order), JobPhase::Running) => {
+                    if !set_rate(driver, &job, order).await {
+                        // The order stays, and the next scan obeys it.
+                        return;
+                    }
+                }
+                (Some(_), JobPhase::Paused) => {
+                    let line = format!("control: `{word}`: the job is paused; resume it first");
+                    driver.log(&job, &line).await;
+                }
+                (Some(_), _) => {}
+                (None, _) => {
+                    let short: String = word.chars().take(80).collect();
+                    let line = format!("control: `{short}` is no order; write {ORDERS}");
+                    driver.log(&job, &line).await;
+                }
+            },
         }
     }
     if let Err(error) = storage.remove(path, Some(entry.ino)).await {
         tracing::warn!(path, %error, "cannot remove an order that was obeyed; it is obeyed again");
     }
+}
+
+/// `rate=N/s` or `rate=off`.
+fn rate_order(word: &str) -> Option<RateOrder> {
+    match word
+        .strip_prefix("rate")?
+        .trim_start()
+        .strip_prefix('=')?
+        .trim()
+    {
+        "off" => Some(RateOrder::Off),
+        rate => rate::parse(rate).map(RateOrder::Lines),
+    }
+}
+
+/// Hands a rate to the job's driver, and waits until a job epoch has it: then any leader knows it. Whether one has.
+async fn set_rate(driver: &Driver, job: &JobInfo, order: RateOrder) -> bool {
+    let has_it = || {
+        let now = driver.job(job.id)?;
+        let goes_on = now.phase == JobPhase::Running;
+        let positions = Positions::decode(&now.positions).ok();
+        (!goes_on || positions.is_some_and(|positions| positions.rate == Some(order))).then_some(())
+    };
+    let rates = || driver.rates.lock().unwrap_or_else(PoisonError::into_inner);
+    rates().insert(job.id, order);
+    let mut changes = driver.cluster.changes();
+    let limit = Instant::now() + RATE_DEADLINE;
+    while has_it().is_none() {
+        if !matches!(time::timeout_at(limit, changes.changed()).await, Ok(Ok(()))) {
+            break;
+        }
+    }
+    rates().remove(&job.id);
+    has_it().is_some()
 }
 
 async fn set(driver: &Driver, job: &JobInfo, phase: JobPhase, message: &str) {

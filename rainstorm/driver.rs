@@ -7,6 +7,7 @@ use crate::options::Options;
 use crate::plan::Plan;
 use crate::position::{Positions, Progress, state_prefix};
 use crate::prepare::{SpecFile, prepare};
+use crate::rate::{RateOrder, Rates};
 use crate::receipt::receipt_path;
 use crate::run::{End, Run, places};
 use crate::seams::{Cluster, Owner, Storage};
@@ -15,7 +16,7 @@ use crate::spec::Spec;
 use crate::worker::Worker;
 use hydfs_types::{AgreementError, Attempt, JobCommand, JobId, JobInfo, JobPhase, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time;
 
@@ -26,6 +27,8 @@ pub struct Driver {
     pub cluster: Arc<dyn Cluster>,
     pub options: Arc<Options>,
     pub worker: Arc<Worker>,
+    /// Rates that `control` asked for and no job epoch has yet.
+    pub rates: Arc<Mutex<BTreeMap<JobId, RateOrder>>>,
 }
 
 impl Driver {
@@ -167,7 +170,7 @@ impl Driver {
             Some(positions) => positions,
             None if info.positions.is_empty() => self.prepare_again(info).await?,
             None => {
-                hydfs_types::decode(&info.positions).map_err(|error| broken(error.to_string()))?
+                Positions::decode(&info.positions).map_err(|error| broken(error.to_string()))?
             }
         };
         let progress = match info.progress.is_empty() {
@@ -201,6 +204,7 @@ impl Driver {
         });
         Ok(Run {
             info: info.clone(),
+            rates: Rates::new(&plan, &positions),
             receipt,
             plan,
             positions,

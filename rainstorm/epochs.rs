@@ -5,14 +5,16 @@ use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::message::{Deploy, Report, Request, Response};
 use crate::position::Positions;
+use crate::rate::{RateOrder, Shares};
 use crate::receipt;
 use crate::run::{End, Run, refused};
 use futures_util::future::try_join_all;
 use hydfs_types::{
-    AgreementError, JobCommand, JobCommit, JobEpoch, JobInfo, MemberId, PAYLOAD_BYTES_MAX, Reply,
-    Seq, WriterId,
+    AgreementError, JobCommand, JobCommit, JobEpoch, JobId, JobInfo, MemberId, PAYLOAD_BYTES_MAX,
+    Reply, Seq, WriterId,
 };
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
@@ -37,6 +39,8 @@ impl Driver {
             let reports: Vec<Report> = try_join_all(asked).await?.into_iter().flatten().collect();
             let old = run.positions.clone();
             let mut watermarks = run.merge(&reports);
+            let order = self.rate_order(run.info.id);
+            run.positions.rate = order.or(run.positions.rate);
             let done = run.positions.tasks.iter().flatten().all(|task| task.ended);
             if done || !watermarks.is_empty() || run.positions != old {
                 watermarks.extend(self.write_receipt(run, &reports).await?);
@@ -46,8 +50,41 @@ impl Driver {
             if done {
                 return Ok(());
             }
+            let rows = reports
+                .iter()
+                .map(|report| (report.id, report.counters.rows_in));
+            if let Some(shares) = run.rates.barrier(&run.plan, &run.positions, rows) {
+                self.tell_shares(run, shares).await?;
+            }
         }
         Ok(())
+    }
+
+    fn rate_order(&self, job: JobId) -> Option<RateOrder> {
+        let rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        rates.get(&job).copied()
+    }
+
+    async fn tell_shares(&self, run: &Run, shares: Shares) -> Result<(), End> {
+        let (job, attempt, coordinator) = (run.info.id, run.info.attempt, self.options.life);
+        let request = Request::Shares {
+            job,
+            attempt,
+            coordinator,
+            shares,
+        };
+        let to = |member| {
+            let request = request.clone();
+            async move {
+                match self.insist(member, request).await? {
+                    Response::Done => Ok(()),
+                    other => Err(refused(member, other)),
+                }
+            }
+        };
+        try_join_all(run.members_running().into_iter().map(to))
+            .await
+            .map(drop)
     }
 
     async fn deploy(&self, run: &Run) -> Result<(), End> {

@@ -3,6 +3,7 @@
 use crate::event_time::EventMark;
 use crate::plan::NodeId;
 use crate::position::{Positions, TaskPosition};
+use crate::rate::Shares;
 use crate::receipt::{Reads, Writes};
 use hydfs_types::{Attempt, JobId, JobInfo, MemberId, Seq, WriterId};
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,14 @@ pub enum Request {
     SpecClosed { path: String },
     /// Which life of the member is this? Answer: `Life`.
     Hello,
+    /// From now on your tasks read so much, where they are named, and without a limit elsewhere. Idempotent, and repeated
+    /// with each change. Answer: `Done`, `Unknown` or `Over`.
+    Shares {
+        job: JobId,
+        attempt: Attempt,
+        coordinator: u64,
+        shares: Shares,
+    },
 }
 
 /// What a push carries.

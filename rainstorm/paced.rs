@@ -3,24 +3,25 @@
 use crate::attempt::Context;
 use crate::batch::Batch;
 use crate::clock::Clock;
-use crate::dead::{Letters, Origin, Starts};
+use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::follow::Follow;
+use crate::held::{AllReads, File, Held};
 use crate::inbox::Item;
 use crate::json_lines;
 use crate::message::{Counters, TaskId};
-use crate::position::TaskPosition;
+use crate::position::{FilePosition, TaskPosition};
+use crate::rate::{Bucket, Shares};
 use crate::reader::Reader;
 use crate::receipt::Reads;
-use hydfs_types::Ino;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
-/// A reader that lets barriers through.
+/// A reader that lets barriers through, and no more lines than the source's rate says.
 pub struct Paced {
     reader: From,
     clock: Option<Clock>,
@@ -31,26 +32,20 @@ pub struct Paced {
     passed: u64,
     at: Instant,
     epoch: Duration,
-    /// Bytes read since.
+    /// Bytes passed on since.
     bytes: u64,
     bytes_max: u64,
-    /// The file that was read last: its number, or its inode.
+    /// What was read and is not passed on yet.
+    held: Option<Held>,
+    /// Of a pinned source: the byte where the chunk that is read first goes on.
+    go_on_at: Option<u64>,
+    /// The file that lines were passed on of last: its number, or its inode, and its path.
     file: u64,
-    /// Its path, and where the lines that were read last stand in it; only of use where lines may be put aside.
-    path: Option<Arc<str>>,
-    origin: Option<Origin>,
-    /// What was read since the last barrier: of the whole source, or by file.
-    reads: BTreeMap<Option<Ino>, Reads>,
-}
-
-/// Lines of the file at `path` that begin at `start`. `known`: the path of the last file.
-fn origin(known: &mut Option<Arc<str>>, path: &str, start: u64) -> Option<Origin> {
-    let path = match known {
-        Some(same) if **same == *path => same.clone(),
-        _ => known.insert(path.into()).clone(),
-    };
-    let starts = Starts::Piece(start);
-    Some(Origin { path, starts })
+    path: Arc<str>,
+    reads: AllReads,
+    me: TaskId,
+    shares: watch::Receiver<Shares>,
+    bucket: Bucket,
 }
 
 enum From {
@@ -92,6 +87,10 @@ impl Paced {
                 &start.files,
             ))),
         };
+        let go_on_at = match plan.follow {
+            false => start.files.first().map(|file| file.at),
+            true => None,
+        };
         Ok(Self {
             reader,
             clock: plan.clock.map(Clock::new),
@@ -102,18 +101,44 @@ impl Paced {
             epoch: Duration::from_millis(context.plan.epoch_ms),
             bytes: 0,
             bytes_max: context.options.uncommitted_bytes_max,
+            held: None,
+            go_on_at,
             file: 0,
-            path: None,
-            origin: None,
+            path: "".into(),
             reads: BTreeMap::new(),
+            me: id,
+            shares: context.shares(),
+            bucket: Bucket::new(),
         })
     }
 
     /// Writes down where it stands.
     pub fn save(&self, position: &mut TaskPosition) {
         match &self.reader {
-            From::Whole(reader) => position.chunk = reader.position(),
-            From::Growing(follow) => position.files = follow.positions(),
+            From::Whole(reader) => {
+                let held = self.held.as_ref();
+                let chunk = held.and_then(Held::chunk);
+                position.chunk = chunk.unwrap_or_else(|| reader.position());
+                let begun = held.filter(|held| held.is_begun());
+                position.files = begun.map(Held::position).into_iter().collect();
+                // A chunk that was begun before and is not read again yet.
+                if let (None, Some(at)) = (held, self.go_on_at) {
+                    position.files = vec![FilePosition {
+                        at,
+                        ..FilePosition::NONE
+                    }];
+                }
+            }
+            From::Growing(follow) => {
+                position.files = follow.positions();
+                let Some(at) = self.held.as_ref().map(Held::position) else {
+                    return;
+                };
+                let mut files = position.files.iter_mut();
+                if let Some(file) = files.find(|file| file.ino == at.ino) {
+                    file.at = at.at;
+                }
+            }
         }
     }
 
@@ -124,10 +149,11 @@ impl Paced {
         reads
     }
 
-    /// Lines, or a barrier.
+    /// Lines, or a barrier. Lines that are none of the source's format go to `letters`.
     pub async fn next(&mut self, counters: &mut Counters, letters: &mut Letters) -> Result<Item> {
         loop {
-            let done = matches!(&self.reader, From::Whole(reader) if reader.is_done());
+            let ended = matches!(&self.reader, From::Whole(reader) if reader.is_done());
+            let done = ended && self.held.is_none();
             // Too much uncommitted input waits for the barrier: memory and pending output stay bounded (fault R6).
             let must_wait = done || self.bytes >= self.bytes_max;
             let asked = *self.asked.borrow_and_update();
@@ -145,75 +171,120 @@ impl Paced {
                 self.asked.changed().await.map_err(|_| Error::Over)?;
                 continue;
             }
-            if let Some(batch) = self.read(asked > self.passed).await? {
-                let bytes = batch.bytes().len() as u64 + 1;
-                self.bytes += bytes;
-                counters.bytes_in += bytes;
-                counters.rows_in += batch.count() as u64;
-                letters.origin = self.origin.take();
-                let batch = match &self.json {
-                    Some(names) => {
-                        let read = json_lines::to_csv(names, &batch, letters)?;
-                        read.map(|(lines, kept)| {
-                            let whole = letters.origin.as_ref();
-                            letters.origin = whole.map(|all| all.of(&batch, &kept));
-                            lines
-                        })
+            let share = self.shares.borrow_and_update().get(&self.me).copied();
+            self.bucket.set(share);
+            let lines = match self.bucket.ready() {
+                Ok(lines) => lines,
+                Err(until) => {
+                    // Nobody is silent who is held back.
+                    if let Some(clock) = &mut self.clock {
+                        clock.keep_awake();
                     }
-                    None => Some(batch),
-                };
-                if let Some(batch) = batch {
-                    return Ok(Item::Lines(self.seen(batch)));
+                    self.rest(until, asked > self.passed).await?;
+                    continue;
                 }
+            };
+            if self.held.is_none() {
+                self.held = self.read(asked > self.passed).await?;
+            }
+            if let Some(batch) = self.release(lines, counters, letters)? {
+                return Ok(Item::Lines(batch));
             }
         }
     }
 
+    /// Passes on what is held, so many lines at most; `None` if that is nothing.
+    fn release(
+        &mut self,
+        lines: usize,
+        counters: &mut Counters,
+        letters: &mut Letters,
+    ) -> Result<Option<Batch>> {
+        let Some(held) = self.held.take() else {
+            return Ok(None);
+        };
+        if held.is_empty() {
+            held.conclude(&mut self.reads);
+            return Ok(None);
+        }
+        self.file = held.file;
+        let (batch, origin, rest) = held.release(lines, &mut self.reads);
+        self.held = rest;
+        self.bucket.spend(batch.count());
+        let bytes = batch.bytes().len() as u64 + 1;
+        self.bytes += bytes;
+        counters.bytes_in += bytes;
+        counters.rows_in += batch.count() as u64;
+        letters.origin = Some(origin);
+        let batch = match &self.json {
+            Some(names) => {
+                let read = json_lines::to_csv(names, &batch, letters)?;
+                read.map(|(lines, kept)| {
+                    let whole = letters.origin.as_ref();
+                    letters.origin = whole.map(|all| all.of(&batch, &kept));
+                    lines
+                })
+            }
+            None => Some(batch),
+        };
+        Ok(batch.map(|batch| self.seen(batch)))
+    }
+
+    /// Waits until then, or until it is time to look at barriers or shares again.
+    async fn rest(&mut self, mut until: Instant, barrier_waits: bool) -> Result<()> {
+        if barrier_waits {
+            until = until.min(self.at + self.epoch);
+        }
+        tokio::select! {
+            biased;
+            changed = self.asked.changed() => changed.map_err(|_| Error::Over),
+            changed = self.shares.changed() => changed.map_err(|_| Error::Over),
+            () = time::sleep_until(until) => Ok(()),
+        }
+    }
+
     /// The next lines, or `None` when it is time to look at barriers again.
-    async fn read(&mut self, barrier_waits: bool) -> Result<Option<Batch>> {
-        match &mut self.reader {
+    async fn read(&mut self, barrier_waits: bool) -> Result<Option<Held>> {
+        let until = match &mut self.reader {
             From::Whole(reader) => {
-                self.file = reader.file() as u64;
-                let from = reader.position();
+                let (number, from) = (reader.file(), reader.position());
                 let batch = reader.next().await?;
-                let reads = self.reads.entry(None);
-                let reads = reads.or_insert_with(|| Reads::begin(None, 0, from));
-                reads.to = reader.position();
-                if let Some(batch) = &batch {
-                    reads.add(reader.position(), batch);
-                    let file = self.file as usize;
-                    self.origin = origin(&mut self.path, reader.path(file), reader.start());
+                let Some(batch) = batch else {
+                    let begin = || Reads::begin(None, 0, from);
+                    self.reads.entry(None).or_insert_with(begin).to = reader.position();
+                    return Ok(None);
+                };
+                let pinned = reader.pinned(number).ok_or(Error::Over)?;
+                let file = File {
+                    number: number as u64,
+                    path: same_path(&mut self.path, &pinned.path),
+                    ino: pinned.source.ino,
+                    generation: pinned.source.generation,
+                };
+                let chunk = (from, reader.position());
+                let mut held = Held::new(batch, file, reader.start(), Some(chunk));
+                if let Some(at) = self.go_on_at.take() {
+                    held.skip_to(at);
                 }
-                Ok(batch)
+                return Ok(Some(held));
             }
             From::Growing(follow) => {
                 if let Some((ino, batch)) = follow.next().await? {
-                    self.file = ino.0;
-                    if let Some(position) = follow.position(ino) {
-                        let len = batch.bytes().len() as u64 + 1;
-                        let from = position.at - len;
-                        let reads = self
-                            .reads
-                            .entry(Some(ino))
-                            .or_insert_with(|| Reads::begin(Some(ino), position.generation, from));
-                        reads.add(position.at, &batch);
-                        let path = follow.path(ino).unwrap_or_default();
-                        self.origin = origin(&mut self.path, path, from);
-                    }
-                    return Ok(Some(batch));
+                    let position = follow.position(ino).ok_or(Error::Over)?;
+                    let start = position.at - (batch.bytes().len() as u64 + 1);
+                    let file = File {
+                        number: ino.0,
+                        path: same_path(&mut self.path, follow.path(ino).unwrap_or_default()),
+                        ino,
+                        generation: position.generation,
+                    };
+                    return Ok(Some(Held::new(batch, file, start, None)));
                 }
-                let mut until = follow.look_at();
-                if barrier_waits {
-                    until = until.min(self.at + self.epoch);
-                }
-                tokio::select! {
-                    biased;
-                    changed = self.asked.changed() => changed.map_err(|_| Error::Over)?,
-                    () = time::sleep_until(until) => {}
-                }
-                Ok(None)
+                follow.look_at()
             }
-        }
+        };
+        self.rest(until, barrier_waits).await?;
+        Ok(None)
     }
 
     fn seen(&mut self, batch: Batch) -> Batch {
@@ -230,9 +301,11 @@ impl Paced {
         };
         match &self.reader {
             From::Whole(reader) => {
-                clock.keep(|file| file >= reader.file() as u64);
-                clock.expect(reader.file() as u64);
-                match reader.is_last_file() {
+                let held = self.held.as_ref().map(|held| held.file as usize);
+                let now = held.unwrap_or_else(|| reader.file());
+                clock.keep(|file| file >= now as u64);
+                clock.expect(now as u64);
+                match reader.is_last_file(now) {
                     true => clock.mark(false),
                     false => EventMark::Live(i64::MIN),
                 }
@@ -248,4 +321,12 @@ impl Paced {
             }
         }
     }
+}
+
+/// The path as it is known already, or anew.
+fn same_path(known: &mut Arc<str>, path: &str) -> Arc<str> {
+    if **known != *path {
+        *known = path.into();
+    }
+    known.clone()
 }

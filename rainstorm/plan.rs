@@ -49,6 +49,8 @@ pub struct SourcePlan {
     pub json: Option<Vec<String>>,
     pub follow: bool,
     pub at_end: bool,
+    /// Lines a second.
+    pub rate: Option<u64>,
     pub clock: Option<ClockPlan>,
 }
 

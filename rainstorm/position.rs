@@ -2,7 +2,8 @@
 //! Stored opaquely in the agreed job table, with a version in front (`hydfs_types::encode`).
 
 use crate::plan::{NodeId, Pinned};
-use hydfs_types::{Attempt, Ino, JobInfo};
+use crate::rate::RateOrder;
+use hydfs_types::{Attempt, FrameError, Ino, JobInfo};
 use serde::{Deserialize, Serialize};
 
 /// Positions of a job epoch.
@@ -17,6 +18,15 @@ pub struct Positions {
     pub chunk_bytes: u32,
     /// Per node, per task.
     pub tasks: Vec<Vec<TaskPosition>>,
+    /// What `control` said about rates. Earlier versions end before it.
+    pub rate: Option<RateOrder>,
+}
+
+impl Positions {
+    /// As a job epoch has them. What an earlier version wrote lacks `rate`: the byte behind it stands for none.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        hydfs_types::decode(&[bytes, &[0]].concat())
+    }
 }
 
 /// Where one task stands.
@@ -27,7 +37,8 @@ pub struct TaskPosition {
     /// All its input is worked off and all its output passed on: it never runs again.
     pub ended: bool,
     pub state: Option<StateFile>,
-    /// Files of a followed source that belong to the task.
+    /// Of a followed source: the files that belong to the task. Of another: where its next chunk goes on, if part of it was
+    /// passed on.
     pub files: Vec<FilePosition>,
 }
 
@@ -48,6 +59,15 @@ pub struct StateFile {
     /// Counts the files of one task in one attempt.
     pub number: u32,
     pub bytes: u64,
+}
+
+impl FilePosition {
+    /// Of no file.
+    pub const NONE: Self = Self {
+        ino: Ino(0),
+        generation: 0,
+        at: 0,
+    };
 }
 
 impl StateFile {

@@ -136,6 +136,7 @@ pub async fn check(
             sources,
             chunk_bytes: options.chunk_bytes,
             tasks,
+            rate: None,
         },
         plan,
     ))

@@ -82,12 +82,10 @@ impl Reader {
         self.firsts.partition_point(|&first| first <= self.chunk) - 1
     }
 
-    /// No other file has chunks behind the next one.
-    pub fn is_last_file(&self) -> bool {
+    /// No other file has chunks behind file number `file`.
+    pub fn is_last_file(&self, file: usize) -> bool {
         let all = self.firsts.last().copied().unwrap_or_default();
-        self.firsts
-            .get(self.file() + 1)
-            .is_none_or(|&end| end == all)
+        self.firsts.get(file + 1).is_none_or(|&end| end == all)
     }
 
     fn is_chunk(&self, chunk: u64) -> bool {
@@ -116,9 +114,9 @@ impl Reader {
         self.start
     }
 
-    /// The path of a file, by its number.
-    pub fn path(&self, file: usize) -> &str {
-        self.pinned.files.get(file).map_or("", |file| &file.path)
+    /// A file, by its number.
+    pub fn pinned(&self, file: usize) -> Option<&PinnedFile> {
+        self.pinned.files.get(file)
     }
 
     fn spawn(&self, chunk: u64) -> JoinHandle<Result<Option<Placed>>> {

@@ -77,6 +77,7 @@ impl Plan {
                 },
                 follow: source.follow,
                 at_end: source.at_end,
+                rate: source.rate,
                 clock,
             });
         }

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::message::{Report, Response};
 use crate::plan::{Input, Pinned, Plan};
 use crate::position::{Positions, Progress};
+use crate::rate::Rates;
 use crate::sink::Writer;
 use hydfs_types::{JobId, JobInfo, MemberId, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,8 @@ pub struct Run {
     pub watermarks: BTreeMap<WriterId, Seq>,
     /// Of the receipt, where there is one.
     pub receipt: Option<Writer>,
+    /// Of sources with a rate.
+    pub rates: Rates,
 }
 
 impl Run {

@@ -45,6 +45,7 @@ impl Rainstorm {
         ));
         let (closed, notices) = mpsc::channel(NOTICES_MAX);
         let driver = Driver {
+            rates: Arc::default(),
             storage: storage.clone(),
             cluster: cluster.clone(),
             options: options.clone(),

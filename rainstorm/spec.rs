@@ -66,6 +66,8 @@ pub struct SourceSpec {
     pub follow: bool,
     /// Only what comes after the job's start.
     pub at_end: bool,
+    /// Most lines a second that a stage reads.
+    pub rate: Option<u64>,
     pub clock: Option<ClockSpec>,
 }
 
@@ -355,6 +357,7 @@ fn source(node: &Node) -> Result<SourceSpec, Fault> {
         "time_format",
         "out_of_order_ms",
         "idle_ms",
+        "rate",
     ];
     let table = Table::of(node, "[[source]]", &keys)?;
     let (path, path_at) = table.need_text("path")?;
@@ -399,8 +402,23 @@ fn source(node: &Node) -> Result<SourceSpec, Fault> {
         columns,
         follow,
         at_end,
+        rate: rate(&table)?,
         clock: clock(&table)?,
     })
+}
+
+fn rate(table: &Table<'_>) -> Result<Option<u64>, Fault> {
+    let Some((text, at)) = table.text("rate")? else {
+        return Ok(None);
+    };
+    match crate::rate::parse(&text) {
+        Some(rate) => Ok(Some(rate)),
+        None => Err(Fault::new(
+            at,
+            format!("`rate = \"{text}\"` is no rate"),
+            "write lines a second, as in \"10000/s\"",
+        )),
+    }
 }
 
 fn clock(table: &Table<'_>) -> Result<Option<ClockSpec>, Fault> {

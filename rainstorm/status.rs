@@ -1,7 +1,10 @@
 //! Texts of `/.jobs/NAME/status` and `progress`, made from the agreed job table alone.
 
-use crate::position::Progress;
+use crate::position::{Positions, Progress};
+use crate::rate;
+use crate::spec::{SourceSpec, Spec};
 use hydfs_types::{JobInfo, JobPhase};
+use std::collections::BTreeMap;
 
 /// The word for a phase.
 pub fn phase_word(phase: JobPhase) -> &'static str {
@@ -57,6 +60,7 @@ pub fn status_json(job: &JobInfo) -> String {
         "tasks": counters.tasks,
         "tasks_ended": counters.tasks_ended,
         "dead": counters.dead,
+        "rates": rates(job).into_iter().collect::<BTreeMap<_, _>>(),
     });
     format!("{value}\n")
 }
@@ -82,8 +86,27 @@ pub fn progress_text(job: &JobInfo) -> String {
         .min(100);
     format!(
         "percent = {percent}\nrows_in = {rows_in}\nrows_out = {rows_out}\nbytes_in = {bytes_in}\n\
-         bytes_total = {bytes_total}\nretries = {retries}\ntasks = {tasks}\ntasks_ended = {tasks_ended}\ndead = {dead}\n"
+         bytes_total = {bytes_total}\nretries = {retries}\ntasks = {tasks}\ntasks_ended = {tasks_ended}\ndead = {dead}\n{}",
+        rates(job)
+            .into_iter()
+            .map(|(source, rate)| format!("rate.{source} = {rate}/s\n"))
+            .collect::<String>()
     )
+}
+
+/// The rates of sources that have one, as of the last committed job epoch.
+fn rates(job: &JobInfo) -> Vec<(String, u64)> {
+    let Ok(positions) = Positions::decode(&job.positions) else {
+        return Vec::new();
+    };
+    let Ok(spec) = Spec::parse(&positions.spec, positions.json) else {
+        return Vec::new();
+    };
+    let rate = |source: SourceSpec| {
+        let rate = rate::effective(source.rate, positions.rate)?;
+        Some((source.name, rate))
+    };
+    spec.sources.into_iter().filter_map(rate).collect()
 }
 
 /// Counters of the last committed job epoch; `None` before the first.

@@ -105,6 +105,19 @@ impl Worker {
                 }
             }
             Request::SpecClosed { .. } => Response::Done,
+            Request::Shares {
+                job,
+                attempt,
+                coordinator,
+                shares,
+            } => match self.attempt(job, attempt) {
+                Some(context) if context.coordinator != coordinator => Response::Over,
+                Some(context) => {
+                    context.set_shares(shares);
+                    Response::Done
+                }
+                None => Response::Unknown,
+            },
             Request::Hello => Response::Life(self.options.life),
         }
     }

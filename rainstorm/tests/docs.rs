@@ -51,7 +51,7 @@ async fn the_examples_of_the_job_reference_run() {
     );
     world.write("/shop/orders.csv", b"at,id\n1,7\n2,8\n", 0);
     world.write("/shop/payments.csv", b"at,order\n3600,7\n3603,8\n", 0);
-    let [_, windows, join, confined, dead] = blocks("toml")[..] else {
+    let [_, paced, windows, join, confined, dead] = blocks("toml")[..] else {
         panic!("other examples than these");
     };
     world.spec("windows.toml", windows, 0);
@@ -62,6 +62,10 @@ async fn the_examples_of_the_job_reference_run() {
         world.sorted("/.jobs/confined/output"),
         ["X,1,Y", "Z,2,\"Q, R\""]
     );
+    world.write("/clicks", b"a\nb\na\n", 0);
+    world.spec("paced.toml", paced, 0);
+    world.done("paced").await;
+    assert_eq!(world.sorted("/.jobs/paced/output"), ["a", "b"]);
     world.write("/bills.csv", b"customer,amount\nx,1.50\ny,much\nx,2\n", 0);
     world.spec("dead.toml", dead, 0);
     world.done("dead").await;

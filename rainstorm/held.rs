@@ -1,0 +1,182 @@
+//! Lines that were read and not all passed on yet: a source with a rate passes them on in portions. A position between
+//! two portions names the byte that comes next, so that a restart in the middle of a chunk doubles nothing.
+
+use crate::batch::Batch;
+use crate::dead::{Origin, Starts};
+use crate::position::FilePosition;
+use crate::receipt::Reads;
+use hydfs_types::Ino;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What was read since the last barrier: of the whole source, or by file.
+pub type AllReads = BTreeMap<Option<Ino>, Reads>;
+
+/// Lines of one read.
+pub struct Held {
+    pub batch: Batch,
+    /// The first line that was not passed on.
+    next: usize,
+    /// The file's number (of a source that is pinned) or inode (of one that is followed).
+    pub file: u64,
+    /// Where the first line stands in the file.
+    start: u64,
+    path: Arc<str>,
+    ino: Ino,
+    generation: u64,
+    /// Of a pinned source: the chunk, and the one after it.
+    chunk: Option<(u64, u64)>,
+}
+
+/// The file that lines are of.
+pub struct File {
+    pub number: u64,
+    pub path: Arc<str>,
+    pub ino: Ino,
+    pub generation: u64,
+}
+
+impl Held {
+    /// Lines of chunk `chunk.0` of a pinned source, or of a followed file, that begin at byte `start`.
+    pub fn new(batch: Batch, file: File, start: u64, chunk: Option<(u64, u64)>) -> Self {
+        Self {
+            batch,
+            next: 0,
+            file: file.number,
+            start,
+            path: file.path,
+            ino: file.ino,
+            generation: file.generation,
+            chunk,
+        }
+    }
+
+    /// Leaves out the lines that begin before byte `at`: they were passed on before.
+    pub fn skip_to(&mut self, at: u64) {
+        while self.next < self.batch.count() && self.byte(self.next) < at {
+            self.next += 1;
+        }
+    }
+
+    fn byte(&self, line: usize) -> u64 {
+        self.start + self.batch.range(line).start as u64
+    }
+
+    /// The chunk that is not passed on wholly.
+    pub fn chunk(&self) -> Option<u64> {
+        self.chunk.map(|(chunk, _)| chunk)
+    }
+
+    /// Where a restart goes on in it.
+    pub fn position(&self) -> FilePosition {
+        FilePosition {
+            ino: self.ino,
+            generation: self.generation,
+            at: self.byte(self.next),
+        }
+    }
+
+    /// Whether some of it was passed on.
+    pub fn is_begun(&self) -> bool {
+        self.next > 0
+    }
+
+    /// The next lines, `most` at most, and where they come from; what is left of it, if anything. Reads are noted by file as
+    /// they are passed on, by chunk once the whole chunk is.
+    pub fn release(mut self, most: usize, reads: &mut AllReads) -> (Batch, Origin, Option<Self>) {
+        let (from, count) = (self.next, self.batch.count());
+        let to = from.saturating_add(most.max(1)).min(count);
+        let whole = from == 0 && to == count;
+        let start = self.byte(from);
+        let piece = match whole {
+            true => self.batch.clone(),
+            false => {
+                let bytes = self.batch.range(from).start..self.batch.range(to - 1).end;
+                Batch::from_lines(self.batch.bytes().slice(bytes))
+            }
+        };
+        let ended = to == count;
+        match self.chunk {
+            Some((chunk, after)) if ended => {
+                let begin = || Reads::begin(None, 0, chunk);
+                reads
+                    .entry(None)
+                    .or_insert_with(begin)
+                    .add(after, &self.batch);
+            }
+            Some(_) => {}
+            None => {
+                let (ino, generation) = (Some(self.ino), self.generation);
+                let begin = || Reads::begin(ino, generation, start);
+                let end = start + piece.bytes().len() as u64 + 1;
+                reads.entry(ino).or_insert_with(begin).add(end, &piece);
+            }
+        }
+        let origin = Origin {
+            path: self.path.clone(),
+            starts: Starts::Piece(start),
+        };
+        self.next = to;
+        (piece, origin, (!ended).then_some(self))
+    }
+
+    /// Nothing is left to be passed on.
+    pub fn is_empty(&self) -> bool {
+        self.next >= self.batch.count()
+    }
+
+    /// An empty rest still counts as read.
+    pub fn conclude(self, reads: &mut AllReads) {
+        if let Some((chunk, after)) = self.chunk {
+            let begin = || Reads::begin(None, 0, chunk);
+            reads
+                .entry(None)
+                .or_insert_with(begin)
+                .add(after, &self.batch);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn portions_are_the_lines_and_a_restart_goes_on_between_them() {
+        let text = "a\n\nccc\nd";
+        let held = || {
+            let file = File {
+                number: 0,
+                path: "/in".into(),
+                ino: Ino(7),
+                generation: 3,
+            };
+            Held::new(
+                Batch::from_lines(Bytes::from_static(text.as_bytes())),
+                file,
+                100,
+                Some((4, 6)),
+            )
+        };
+        let mut reads = AllReads::new();
+        let (piece, origin, rest) = held().release(2, &mut reads);
+        assert_eq!(
+            (&piece.bytes()[..], origin.start(&piece, 1)),
+            (&b"a\n"[..], 102)
+        );
+        assert!(reads.is_empty());
+        let at = rest.unwrap().position().at;
+        assert_eq!(at, 103);
+        let mut again = held();
+        again.skip_to(at);
+        let (piece, origin, rest) = again.release(9, &mut reads);
+        assert_eq!(
+            (&piece.bytes()[..], origin.start(&piece, 1)),
+            (&b"ccc\nd"[..], 107)
+        );
+        assert!(rest.is_none());
+        let read = &reads[&None];
+        assert_eq!((read.from, read.to, read.lines, read.bytes), (4, 6, 4, 9));
+    }
+}
