@@ -39,6 +39,7 @@ mod lookup;
 mod message;
 mod operator;
 mod options;
+mod outlet;
 mod paced;
 mod plan;
 mod position;

@@ -12,7 +12,8 @@ use crate::inbox::{Inbox, Item, Offer, window};
 use crate::key::write_key;
 use crate::message::{Push, Request, Response, TaskId};
 use crate::operator::select;
-use crate::plan::Route;
+use crate::outlet::{Folder, Outlet};
+use crate::plan::{Parts, Route, SinkPlan};
 use crate::receipt::Writes;
 use crate::sink::{Mark, Output};
 use bytes::Bytes;
@@ -35,7 +36,7 @@ pub struct Links {
     me: TaskId,
     edges: Vec<Edge>,
     /// Each with whether it takes what came too late.
-    outputs: Vec<(bool, Output)>,
+    outputs: Vec<(bool, Outlet)>,
     /// The file of dead letters, made with the first of them.
     dead: Output,
     pub rows_out: u64,
@@ -87,11 +88,7 @@ impl Links {
         }
         let mut outputs = Vec::new();
         for sink in &step.sinks {
-            let mut output = Output::new(context.target(sink.path.clone()), sink.alone);
-            if me.task == 0 {
-                output.open().await?;
-            }
-            outputs.push((sink.late, output));
+            outputs.push((sink.late, outlet(&context, me, sink).await?));
         }
         let path = format!("/.jobs/{}/dead/{}", context.info.name, step.stage());
         Ok(Self {
@@ -198,6 +195,16 @@ impl Links {
         outputs.map(|(_, output)| output.take_writes()).collect()
     }
 
+    /// What was written to each file of the step's folders since the last call, by the number of their sink.
+    pub fn take_files(&mut self) -> Vec<(u16, String, Writes)> {
+        let mut files = Vec::new();
+        for (at, (_, outlet)) in (0..).zip(&mut self.outputs) {
+            let of_sink = outlet.take_files().into_iter();
+            files.extend(of_sink.map(|(path, writes)| (at, path, writes)));
+        }
+        files
+    }
+
     pub async fn close(self) {
         for (_, output) in self.outputs {
             output.close().await;
@@ -287,6 +294,23 @@ pub fn hash(key: &[u8]) -> u64 {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash ^ hash >> 33
+}
+
+/// A sink of task `me`. A file is made even if nothing is ever written: by one task, if several share it.
+async fn outlet(context: &Arc<Context>, me: TaskId, sink: &SinkPlan) -> Result<Outlet> {
+    let path = match sink.parts {
+        Parts::Values(column) => {
+            let target = context.target(sink.path.clone());
+            return Ok(Outlet::Folder(Folder::new(target, column)));
+        }
+        Parts::Tasks => sink.task_path(context.step(me.node), me.task),
+        Parts::One => sink.path.clone(),
+    };
+    let mut output = Output::new(context.target(path), sink.alone);
+    if me.task == 0 || sink.parts == Parts::Tasks {
+        output.open().await?;
+    }
+    Ok(Outlet::File(Box::new(output)))
 }
 
 fn channel(context: &Arc<Context>, me: TaskId, to: TaskId) -> Result<Channel> {

@@ -125,6 +125,8 @@ pub struct Report {
     pub writes: Vec<Writes>,
     /// SHA-256 of its executable.
     pub program: Option<String>,
+    /// Since its report before: what it wrote to each file of a sink that is a folder, by the sink's number.
+    pub files: Vec<(u16, String, Writes)>,
 }
 
 /// Work of a task.

@@ -144,6 +144,26 @@ pub struct SinkPlan {
     pub late: bool,
     /// One task writes it, and nobody else of the job.
     pub alone: bool,
+    pub parts: Parts,
+}
+
+impl SinkPlan {
+    /// The file of a task in a folder with one for each.
+    pub fn task_path(&self, step: &Step, task: u32) -> String {
+        let late = if self.late { ".late" } else { "" };
+        format!("{}/{}{late}-{task}", self.path, step.stage())
+    }
+}
+
+/// What a sink's path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// A file.
+    One,
+    /// A folder with a file for each task.
+    Tasks,
+    /// A folder with a file for each value of this column.
+    Values(usize),
 }
 
 /// A node.

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::message::{Report, TaskId};
-use crate::plan::{Input, Plan};
+use crate::plan::{Input, Parts, Plan};
 use crate::position::Positions;
 use crate::seams::Source;
 use hydfs_types::{Ino, JobInfo, MemberId};
@@ -169,12 +169,17 @@ pub fn line(
                     reads: reads.clone(),
                 }));
         }
-        for (sink, writes) in step.sinks.iter().zip(&report.writes) {
+        let files = step.sinks.iter().zip(&report.writes).map(|(sink, writes)| {
+            let path = match sink.parts {
+                Parts::Tasks => sink.task_path(step, task),
+                _ => sink.path.clone(),
+            };
+            (path, writes)
+        });
+        let parts = report.files.iter();
+        for (path, writes) in files.chain(parts.map(|(_, path, writes)| (path.clone(), writes))) {
             if writes.lines > 0 {
-                line.outputs
-                    .entry(sink.path.clone())
-                    .or_default()
-                    .join(*writes);
+                line.outputs.entry(path).or_default().join(*writes);
             }
         }
         if let Some(program) = &report.program {

@@ -4,8 +4,8 @@ use crate::aggregate::{Aggregate, Kind};
 use crate::columns::{Columns, number, numbers, operator, select_names};
 use crate::join::{JoinSpec, Side};
 use crate::plan::{
-    ClockPlan, Input, Lookup, Next, NodeId, Op, Pinned, Plan, Route, SinkPlan, SourcePlan, Step,
-    default_output,
+    ClockPlan, Input, Lookup, Next, NodeId, Op, Parts, Pinned, Plan, Route, SinkPlan, SourcePlan,
+    Step, default_output,
 };
 use crate::receipt::receipt_path;
 use crate::spec::{
@@ -447,11 +447,28 @@ impl<'a> Builder<'a> {
         let mut taken: BTreeSet<String> =
             self.spec.sources.iter().map(|s| s.path.clone()).collect();
         taken.insert(receipt_path(name));
+        let mut folders: BTreeSet<String> = BTreeSet::new();
         for sink in &self.spec.sinks {
             let path = sink.path.clone().unwrap_or_else(|| default_output(name));
-            if !taken.insert(path.clone()) {
-                let what = format!("`{path}` is a source or another sink of this job");
+            let inside = |outer: &str, inner: &str| {
+                let rest = inner.strip_prefix(outer);
+                rest.is_some_and(|rest| rest.starts_with('/'))
+            };
+            let holds = |other: &String| sink.folder && inside(&path, other);
+            if taken.contains(&path)
+                || taken.iter().any(holds)
+                || folders.iter().any(|folder| inside(folder, &path))
+            {
+                let how = match taken.contains(&path) {
+                    true => "is",
+                    false => "holds, or is in,",
+                };
+                let what = format!("`{path}` {how} a source or another sink of this job");
                 return Err(Fault::new(sink.at, what, "give each its own file"));
+            }
+            taken.insert(path.clone());
+            if sink.folder {
+                folders.insert(path.clone());
             }
             self.sink(sink, path)?;
         }
@@ -464,7 +481,7 @@ impl<'a> Builder<'a> {
                 let at = self.spec.stages.last().map_or(0, |stage| stage.at);
                 return Err(Fault::new(at, what, "add a [[sink]] for each"));
             };
-            self.write(end, default_output(name), false);
+            self.write(end, default_output(name), false, Parts::One);
         }
         self.mark_alone();
         let loose = self.steps.iter().find(|step| {
@@ -490,29 +507,39 @@ impl<'a> Builder<'a> {
             }
         }
         let sinks = self.steps.iter_mut().flat_map(|step| &mut step.sinks);
-        sinks.for_each(|sink| sink.alone = writers[&sink.path] == 1);
+        sinks.for_each(|sink| {
+            sink.alone = writers[&sink.path] == 1 || sink.parts == Parts::Tasks;
+        });
     }
 
-    fn write(&mut self, node: NodeId, path: String, late: bool) {
+    fn write(&mut self, node: NodeId, path: String, late: bool, parts: Parts) {
         let sink = SinkPlan {
             path,
             late,
             alone: false,
+            parts,
         };
         self.steps[node as usize].sinks.push(sink);
     }
 
     fn sink(&mut self, sink: &SinkSpec, path: String) -> Result<(), Fault> {
         let mut nodes = Vec::new();
+        let mut parts = Vec::new();
         for from in &sink.from {
-            match self.feed(from)?.input {
+            let feed = self.feed(from)?;
+            match feed.input {
                 FeedInput::Node(node, late) => nodes.push((node, late)),
                 FeedInput::Source(_) => return Err(self.unknown(from)),
             }
+            parts.push(match (&sink.by, sink.folder) {
+                (Some(by), _) => Parts::Values(number(by, feed.columns.as_deref())?),
+                (None, true) => Parts::Tasks,
+                (None, false) => Parts::One,
+            });
         }
         if !sink.json {
-            for (node, late) in nodes {
-                self.write(node, path.clone(), late);
+            for ((node, late), parts) in nodes.into_iter().zip(parts) {
+                self.write(node, path.clone(), late, parts);
             }
             return Ok(());
         }
@@ -544,7 +571,7 @@ impl<'a> Builder<'a> {
         let origins = self.origins[node as usize].clone();
         let input = Input::Nodes(vec![node]);
         let gather = self.add(&name, Op::Aggregate(gather), 1, input, origins, None);
-        self.write(gather, path, false);
+        self.write(gather, path, false, Parts::One);
         self.link(node, gather, Route::Straight, false);
         Ok(())
     }

@@ -170,7 +170,18 @@ impl Output {
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<()> {
+    /// Bytes that wait for their record.
+    pub fn waiting(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Gives the memory of the buffer back.
+    pub fn shrink(&mut self) {
+        self.buffer = Vec::new();
+    }
+
+    /// Makes a record of what waits.
+    pub async fn flush(&mut self) -> Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }

@@ -105,6 +105,10 @@ pub struct SinkSpec {
     pub path: Option<String>,
     /// One JSON document instead of lines.
     pub json: bool,
+    /// The path ends with `/`: a folder.
+    pub folder: bool,
+    /// A file of the folder for each value of this column; else for each task.
+    pub by: Option<Column>,
 }
 
 /// A column by name, or by number from 1.
@@ -567,18 +571,34 @@ fn same(a: &[Column], b: &[Column]) -> bool {
 }
 
 fn sink(node: &Node) -> Result<SinkSpec, Fault> {
-    let table = Table::of(node, "[[sink]]", &["from", "path", "format"])?;
+    let table = Table::of(node, "[[sink]]", &["from", "path", "format", "by"])?;
     let from = from(&table)?;
-    let path = table
-        .text("path")?
-        .map(|(path, at)| clean_path(&path, at))
-        .transpose()?;
+    let text = table.text("path")?;
+    let folder = text.as_ref().is_some_and(|(path, _)| path.ends_with('/'));
+    let path = text.map(|(path, at)| clean_path(&path, at)).transpose()?;
     let json = word(&table, "format", &[("lines", false), ("json", true)])?;
+    let by = table.get("by").map(column).transpose()?;
+    match &by {
+        Some(by) if !folder => {
+            let what = "`by` of a sink that is no folder";
+            let remedy = "end its `path` with `/`, or leave `by` out";
+            return Err(Fault::new(by.at, what, remedy));
+        }
+        _ if folder && json => {
+            let at = table.get("format").map_or(node.at, |node| node.at);
+            let what = "`format = \"json\"` of a sink that is a folder";
+            let remedy = "a document is one file: end `path` without `/`, or use \"lines\"";
+            return Err(Fault::new(at, what, remedy));
+        }
+        _ => {}
+    }
     Ok(SinkSpec {
         at: node.at,
         from,
         path,
         json,
+        folder,
+        by,
     })
 }
 

@@ -165,6 +165,7 @@ impl Task {
             counters,
             reads,
             writes: self.links.take_writes(),
+            files: self.links.take_files(),
             program: match &self.operator {
                 Operator::Exec(exec) => exec.digest(),
                 _ => None,

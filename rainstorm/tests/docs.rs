@@ -51,7 +51,7 @@ async fn the_examples_of_the_job_reference_run() {
     );
     world.write("/shop/orders.csv", b"at,id\n1,7\n2,8\n", 0);
     world.write("/shop/payments.csv", b"at,order\n3600,7\n3603,8\n", 0);
-    let [_, paced, windows, join, confined, dead] = blocks("toml")[..] else {
+    let [_, paced, folder, windows, join, confined, dead] = blocks("toml")[..] else {
         panic!("other examples than these");
     };
     world.spec("windows.toml", windows, 0);
@@ -61,6 +61,15 @@ async fn the_examples_of_the_job_reference_run() {
     assert_eq!(
         world.sorted("/.jobs/confined/output"),
         ["X,1,Y", "Z,2,\"Q, R\""]
+    );
+    world.spec("folder.toml", folder, 0);
+    world.done("folder").await;
+    let speed = world.lines("/out/by-category/Speed Limit");
+    assert!(speed.iter().all(|line| line.starts_with("Speed Limit,")));
+    assert!(
+        world
+            .read("/out/by-category/Warning, %22Curve%22")
+            .is_some()
     );
     world.write("/clicks", b"a\nb\na\n", 0);
     world.spec("paced.toml", paced, 0);
