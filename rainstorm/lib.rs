@@ -56,6 +56,7 @@ mod seams;
 mod service;
 mod sink;
 mod spec;
+mod spec_ends;
 mod spec_keyed;
 mod spec_op;
 mod spec_tree;
