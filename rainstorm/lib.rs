@@ -45,6 +45,7 @@ mod plan;
 mod position;
 mod prepare;
 mod process;
+mod range;
 mod rate;
 mod reach;
 mod reader;

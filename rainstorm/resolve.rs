@@ -269,6 +269,10 @@ impl<'a> Builder<'a> {
                 keep: None,
             },
             Partition::Broadcast => Route::Broadcast,
+            Partition::Range(key, ranges) => Route::Range {
+                column: number(key, columns)?,
+                ranges: ranges.clone(),
+            },
             _ => Route::Straight,
         };
         let mut routes = vec![route; stage.from.len()];
@@ -284,7 +288,7 @@ impl<'a> Builder<'a> {
     /// Reads its source itself, or is fed by nodes that do.
     fn input(&mut self, stage: &StageSpec, feeds: &[Feed]) -> Input {
         let spread = stage.tasks > 1 && matches!(stage.partition, Partition::Key(_))
-            || matches!(stage.partition, Partition::Broadcast);
+            || matches!(stage.partition, Partition::Broadcast | Partition::Range(..));
         if let (
             [
                 Feed {

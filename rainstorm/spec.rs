@@ -4,6 +4,7 @@
 use crate::aggregate::Kind;
 use crate::decimal::Decimal;
 use crate::event_time::TimeFormat;
+use crate::range::{self, Ranges};
 use crate::spec_ends::{sink, source};
 use crate::spec_op::operation;
 use crate::spec_tree::{Fault, Node, Table, Value, nearest, parse_json, parse_toml};
@@ -86,6 +87,7 @@ pub enum Partition {
     RoundRobin,
     Broadcast,
     Key(Vec<Column>),
+    Range(Column, Ranges),
 }
 
 #[derive(Debug, Clone)]
@@ -140,7 +142,7 @@ pub enum Order {
 }
 
 /// What it is compared with. A value that is no number is neither above nor below one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bound {
     Number(Decimal),
     Text(Vec<u8>),
@@ -398,7 +400,7 @@ fn stage(node: &Node) -> Result<StageSpec, Fault> {
     let table = Table::of(
         node,
         "[[stage]]",
-        &["name", "from", "op", "tasks", "partition", "key"],
+        &["name", "from", "op", "tasks", "partition", "key", "bounds"],
     )?;
     let from = from(&table)?;
     let Some(op) = table.get("op") else {
@@ -410,11 +412,15 @@ fn stage(node: &Node) -> Result<StageSpec, Fault> {
     };
     let op = operation(op)?;
     let tasks = table.int("tasks", 1, 1, TASKS_MAX)? as u32;
+    let partition = match range::partition(node, &table, &op, tasks)? {
+        Some(range) => range,
+        None => partition(node, &table, &op)?,
+    };
     Ok(StageSpec {
         at: node.at,
         name: name(&table)?,
         from,
-        partition: partition(node, &table, &op)?,
+        partition,
         op,
         tasks,
     })
@@ -431,6 +437,8 @@ fn partition(node: &Node, table: &Table<'_>, op: &OpSpec) -> Result<Partition, F
         ("round-robin", Word::RoundRobin),
         ("key", Word::Key),
         ("broadcast", Word::Broadcast),
+        // Read by `range` already; here it is a word that others are near to.
+        ("range", Word::Key),
     ];
     let word = word(table, "partition", &words)?;
     let key = table.get("key").map(columns).transpose()?;
