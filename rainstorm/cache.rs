@@ -7,8 +7,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
+/// Held while a file is looked for and made. Tasks that begin together must not replace each other's: what a process may run
+/// is bound to the file itself (`reach`), not to its name.
+static PUBLISHING: Mutex<()> = Mutex::new(());
 
 /// The path of an executable file with this content below `dir`, made if missing. Blocks on the disk.
 pub fn publish(dir: &Path, content: &[u8]) -> io::Result<PathBuf> {
@@ -17,6 +21,7 @@ pub fn publish(dir: &Path, content: &[u8]) -> io::Result<PathBuf> {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let path = dir.join(&name);
+    let _alone = PUBLISHING.lock().unwrap_or_else(PoisonError::into_inner);
     if fs::read(&path).is_ok_and(|held| held == content) {
         return Ok(path);
     }
@@ -44,6 +49,27 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tasks_that_begin_together_run_the_same_file() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let content = format!("#!/bin/sh\necho {round}\n");
+            let start = std::sync::Barrier::new(8);
+            let one = || {
+                start.wait();
+                let path = publish(dir.path(), content.as_bytes()).unwrap();
+                fs::metadata(path).unwrap().ino()
+            };
+            let all = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
+                let inodes = threads.into_iter().map(|thread| thread.join().unwrap());
+                inodes.collect::<std::collections::BTreeSet<u64>>()
+            });
+            assert_eq!(all.len(), 1, "round {round}");
+        }
+    }
 
     #[test]
     fn fault_r11_a_changed_or_broken_executable_is_never_reused() {

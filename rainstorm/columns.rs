@@ -1,9 +1,12 @@
-//! Names of columns as numbers, and the operators that need nothing else to be resolved.
+//! Names of columns as numbers, and the operators that need little else to be resolved.
 
+use crate::aggregate::{Aggregate, Kind};
 use crate::dedup::DedupSpec;
-use crate::plan::Op;
-use crate::spec::{Column, Mapping, OpSpec};
+use crate::plan::{Op, Route};
+use crate::spec::{AggregateSpec, Column, Mapping, OpSpec};
 use crate::spec_tree::{Fault, nearest};
+use crate::window::WindowSpec;
+use std::collections::BTreeSet;
 
 /// Names of columns, where they are known.
 pub type Columns = Option<Vec<String>>;
@@ -148,4 +151,63 @@ pub fn select_names(numbers: &[usize], columns: Option<&[String]>) -> Columns {
     let all = columns?;
     let name = |&at: &usize| all.get(at).cloned().unwrap_or_default();
     Some(numbers.iter().map(name).collect())
+}
+
+/// An aggregate, and the columns of what it puts out.
+pub fn aggregate(spec: &AggregateSpec, columns: Option<&[String]>) -> Result<(Op, Columns), Fault> {
+    let label = match spec.kind {
+        Kind::Count => "count",
+        Kind::Sum => "sum",
+        Kind::Min => "min",
+        Kind::Max => "max",
+        Kind::Avg => "avg",
+        Kind::Distinct => "distinct",
+    };
+    let window = match &spec.window {
+        Some((cut, time, lateness_ms)) => Some(WindowSpec {
+            cut: *cut,
+            time: number(&time.column, columns)?,
+            format: time.format,
+            lateness_ms: *lateness_ms,
+        }),
+        None => None,
+    };
+    let mut after = Vec::new();
+    if window.is_some() {
+        after.extend(["start".to_owned(), "end".to_owned()]);
+    }
+    let names = spec.by.iter().map(|by| by.name.clone());
+    after.extend(names.map(|name| name.unwrap_or_else(|at| at.to_string())));
+    after.push(label.to_owned());
+    let aggregate = Aggregate {
+        kind: spec.kind,
+        by: numbers(&spec.by, columns)?,
+        of: spec.of.as_ref().map(|of| number(of, columns)).transpose()?,
+        best: spec.best,
+        window,
+        json: false,
+        changelog: spec.changelog,
+    };
+    Ok((Op::Aggregate(aggregate), Some(after)))
+}
+
+/// An aggregate that is fed by key gets the columns that it reads, and no others (fault R15).
+pub fn project(op: &mut Op, routes: &mut [Route]) {
+    let Op::Aggregate(spec) = op else { return };
+    let mut used: BTreeSet<usize> = spec.by.iter().copied().collect();
+    used.extend(spec.of);
+    used.extend(spec.window.as_ref().map(|window| window.time));
+    let used: Vec<usize> = used.into_iter().collect();
+    let place = |column: usize| used.binary_search(&column).unwrap_or_default();
+    spec.by.iter_mut().for_each(|by| *by = place(*by));
+    spec.of = spec.of.map(place);
+    if let Some(window) = &mut spec.window {
+        window.time = place(window.time);
+    }
+    for route in routes {
+        if let Route::Key { by, keep } = route {
+            by.iter_mut().for_each(|by| *by = place(*by));
+            *keep = Some(used.clone());
+        }
+    }
 }

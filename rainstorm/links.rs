@@ -5,6 +5,7 @@
 
 use crate::attempt::Context;
 use crate::batch::{BATCH_BYTES, Batch, LINE_BYTES_MAX, Lines};
+use crate::csv;
 use crate::dead::Dead;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
@@ -149,7 +150,9 @@ impl Links {
         }
         for edge in self.edges.iter_mut().filter(|edge| edge.late == late) {
             match &edge.route {
-                Route::Key { .. } => edge.scatter(&self.context, self.me, &batch).await?,
+                Route::Key { .. } | Route::Range { .. } => {
+                    edge.scatter(&self.context, self.me, &batch).await?
+                }
                 Route::Straight | Route::RoundRobin => {
                     let turn = edge.turn;
                     edge.turn = (turn + 1) % edge.channels.len();
@@ -230,23 +233,27 @@ impl Edge {
     }
 
     async fn scatter(&mut self, context: &Arc<Context>, me: TaskId, batch: &Batch) -> Result<()> {
-        let Route::Key { by, keep } = &self.route else {
-            return Ok(());
-        };
         let enough = (BATCH_BYTES * 4 / self.channels.len()).min(BATCH_BYTES);
         let (mut kept, mut key) = (Vec::new(), Vec::new());
         for whole in batch.lines() {
-            let line = match keep {
-                Some(columns) => {
-                    kept.clear();
-                    select(columns, whole, &mut kept);
-                    &kept[..]
+            let mut line = whole;
+            let at = match &self.route {
+                Route::Key { by, keep } => {
+                    if let Some(columns) = keep {
+                        kept.clear();
+                        select(columns, whole, &mut kept);
+                        line = &kept[..];
+                    }
+                    key.clear();
+                    write_key(line, by, &mut key);
+                    (hash(&key) % self.channels.len() as u64) as usize
                 }
-                None => whole,
+                Route::Range { column, ranges } => {
+                    let raw = csv::field(line, *column).unwrap_or_default();
+                    ranges.task_of(&csv::value(raw))
+                }
+                Route::Straight | Route::RoundRobin | Route::Broadcast => return Ok(()),
             };
-            key.clear();
-            write_key(line, by, &mut key);
-            let at = (hash(&key) % self.channels.len() as u64) as usize;
             self.pending[at].push(line);
             if self.pending[at].bytes() >= enough
                 && let Some(batch) = self.pending[at].take()

@@ -5,6 +5,7 @@ use crate::aggregate::Aggregate;
 use crate::dedup::DedupSpec;
 use crate::event_time::TimeFormat;
 use crate::join::JoinSpec;
+use crate::range::Ranges;
 use crate::seams::Source;
 use crate::spec::{ExecSpec, Mapping, Test};
 use crate::split;
@@ -126,6 +127,8 @@ pub enum Route {
         by: Vec<usize>,
         keep: Option<Vec<usize>>,
     },
+    /// Lines go by where the value of a column lies.
+    Range { column: usize, ranges: Ranges },
 }
 
 /// An edge.

@@ -1,16 +1,14 @@
 //! Makes the plan of a spec: names become nodes, columns numbers, stages by key get edges by key.
 
 use crate::aggregate::{Aggregate, Kind};
-use crate::columns::{Columns, number, numbers, operator, select_names};
+use crate::columns::{Columns, aggregate, number, numbers, operator, project, select_names};
 use crate::join::{JoinSpec, Side};
 use crate::plan::{
     ClockPlan, Input, Lookup, Next, NodeId, Op, Parts, Pinned, Plan, Route, SinkPlan, SourcePlan,
     Step, default_output,
 };
 use crate::receipt::receipt_path;
-use crate::spec::{
-    AggregateSpec, Format, From, LookupSpec, OpSpec, Partition, SinkSpec, Spec, StageSpec,
-};
+use crate::spec::{Format, From, LookupSpec, OpSpec, Partition, SinkSpec, Spec, StageSpec};
 use crate::spec_tree::{Fault, nearest};
 use crate::window::{Cut, WindowSpec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -271,6 +269,10 @@ impl<'a> Builder<'a> {
                 keep: None,
             },
             Partition::Broadcast => Route::Broadcast,
+            Partition::Range(key, ranges) => Route::Range {
+                column: number(key, columns)?,
+                ranges: ranges.clone(),
+            },
             _ => Route::Straight,
         };
         let mut routes = vec![route; stage.from.len()];
@@ -286,7 +288,7 @@ impl<'a> Builder<'a> {
     /// Reads its source itself, or is fed by nodes that do.
     fn input(&mut self, stage: &StageSpec, feeds: &[Feed]) -> Input {
         let spread = stage.tasks > 1 && matches!(stage.partition, Partition::Key(_))
-            || matches!(stage.partition, Partition::Broadcast);
+            || matches!(stage.partition, Partition::Broadcast | Partition::Range(..));
         if let (
             [
                 Feed {
@@ -459,9 +461,12 @@ impl<'a> Builder<'a> {
                 || taken.iter().any(holds)
                 || folders.iter().any(|folder| inside(folder, &path))
             {
-                let what =
-                    format!("`{path}` is, holds or is in a source or another sink of this job");
-                return Err(Fault::new(sink.at, what, "give each its own place"));
+                let how = match taken.contains(&path) {
+                    true => "is",
+                    false => "holds, or is in,",
+                };
+                let what = format!("`{path}` {how} a source or another sink of this job");
+                return Err(Fault::new(sink.at, what, "give each its own file"));
             }
             taken.insert(path.clone());
             if sink.folder {
@@ -582,63 +587,5 @@ impl<'a> Builder<'a> {
             from.name
         );
         Fault::new(from.at, what, remedy)
-    }
-}
-
-fn aggregate(spec: &AggregateSpec, columns: Option<&[String]>) -> Result<(Op, Columns), Fault> {
-    let label = match spec.kind {
-        Kind::Count => "count",
-        Kind::Sum => "sum",
-        Kind::Min => "min",
-        Kind::Max => "max",
-        Kind::Avg => "avg",
-        Kind::Distinct => "distinct",
-    };
-    let window = match &spec.window {
-        Some((cut, time, lateness_ms)) => Some(WindowSpec {
-            cut: *cut,
-            time: number(&time.column, columns)?,
-            format: time.format,
-            lateness_ms: *lateness_ms,
-        }),
-        None => None,
-    };
-    let mut after = Vec::new();
-    if window.is_some() {
-        after.extend(["start".to_owned(), "end".to_owned()]);
-    }
-    let names = spec.by.iter().map(|by| by.name.clone());
-    after.extend(names.map(|name| name.unwrap_or_else(|at| at.to_string())));
-    after.push(label.to_owned());
-    let aggregate = Aggregate {
-        kind: spec.kind,
-        by: numbers(&spec.by, columns)?,
-        of: spec.of.as_ref().map(|of| number(of, columns)).transpose()?,
-        best: spec.best,
-        window,
-        json: false,
-        changelog: spec.changelog,
-    };
-    Ok((Op::Aggregate(aggregate), Some(after)))
-}
-
-/// An aggregate that is fed by key gets the columns that it reads, and no others (fault R15).
-fn project(op: &mut Op, routes: &mut [Route]) {
-    let Op::Aggregate(spec) = op else { return };
-    let mut used: BTreeSet<usize> = spec.by.iter().copied().collect();
-    used.extend(spec.of);
-    used.extend(spec.window.as_ref().map(|window| window.time));
-    let used: Vec<usize> = used.into_iter().collect();
-    let place = |column: usize| used.binary_search(&column).unwrap_or_default();
-    spec.by.iter_mut().for_each(|by| *by = place(*by));
-    spec.of = spec.of.map(place);
-    if let Some(window) = &mut spec.window {
-        window.time = place(window.time);
-    }
-    for route in routes {
-        if let Route::Key { by, keep } = route {
-            by.iter_mut().for_each(|by| *by = place(*by));
-            *keep = Some(used.clone());
-        }
     }
 }

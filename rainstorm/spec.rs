@@ -4,6 +4,8 @@
 use crate::aggregate::Kind;
 use crate::decimal::Decimal;
 use crate::event_time::TimeFormat;
+use crate::range::{self, Ranges};
+use crate::spec_ends::{sink, source};
 use crate::spec_op::operation;
 use crate::spec_tree::{Fault, Node, Table, Value, nearest, parse_json, parse_toml};
 
@@ -85,6 +87,7 @@ pub enum Partition {
     RoundRobin,
     Broadcast,
     Key(Vec<Column>),
+    Range(Column, Ranges),
 }
 
 #[derive(Debug, Clone)]
@@ -139,7 +142,7 @@ pub enum Order {
 }
 
 /// What it is compared with. A value that is no number is neither above nor below one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bound {
     Number(Decimal),
     Text(Vec<u8>),
@@ -349,103 +352,6 @@ fn parts<T>(
     items.iter().map(read).collect()
 }
 
-fn source(node: &Node) -> Result<SourceSpec, Fault> {
-    let keys = [
-        "name",
-        "path",
-        "format",
-        "columns",
-        "follow",
-        "start",
-        "time",
-        "time_format",
-        "out_of_order_ms",
-        "idle_ms",
-        "rate",
-    ];
-    let table = Table::of(node, "[[source]]", &keys)?;
-    let (path, path_at) = table.need_text("path")?;
-    let formats = [
-        ("lines", Format::Lines),
-        ("csv", Format::Csv),
-        ("json", Format::Json),
-    ];
-    let format = word(&table, "format", &formats)?;
-    let columns = table.texts("columns")?;
-    match (format, &columns) {
-        (Format::Json, None) => {
-            return Err(Fault::new(
-                node.at,
-                "`format = \"json\"` without `columns`",
-                "name the members to be read: `columns = [\"a\", \"b\"]`",
-            ));
-        }
-        (Format::Csv, Some(_)) => {
-            let at = table.get("columns").map_or(node.at, |node| node.at);
-            let what = "`columns` of a CSV source, whose first line names them";
-            return Err(Fault::new(
-                at,
-                what,
-                "leave it out, or use `format = \"lines\"`",
-            ));
-        }
-        _ => {}
-    }
-    let follow = table.flag("follow")?;
-    let at_end = word(&table, "start", &[("beginning", false), ("end", true)])?;
-    if at_end && !follow {
-        let at = table.get("start").map_or(node.at, |node| node.at);
-        let what = "`start = \"end\"` of a source that is not followed reads nothing";
-        return Err(Fault::new(at, what, "add `follow = true`"));
-    }
-    Ok(SourceSpec {
-        at: path_at,
-        name: name(&table)?,
-        path: clean_path(&path, path_at)?,
-        format,
-        columns,
-        follow,
-        at_end,
-        rate: rate(&table)?,
-        clock: clock(&table)?,
-    })
-}
-
-fn rate(table: &Table<'_>) -> Result<Option<u64>, Fault> {
-    let Some((text, at)) = table.text("rate")? else {
-        return Ok(None);
-    };
-    match crate::rate::parse(&text) {
-        Some(rate) => Ok(Some(rate)),
-        None => Err(Fault::new(
-            at,
-            format!("`rate = \"{text}\"` is no rate"),
-            "write lines a second, as in \"10000/s\"",
-        )),
-    }
-}
-
-fn clock(table: &Table<'_>) -> Result<Option<ClockSpec>, Fault> {
-    let Some(node) = table.get("time") else {
-        for key in ["time_format", "out_of_order_ms", "idle_ms"] {
-            if let Some(node) = table.get(key) {
-                return Err(Fault::new(
-                    node.at,
-                    format!("`{key}` without `time`"),
-                    "add `time = \"column\"`",
-                ));
-            }
-        }
-        return Ok(None);
-    };
-    Ok(Some(ClockSpec {
-        column: column(node)?,
-        format: time_format(table, "time_format")?,
-        out_of_order_ms: table.int("out_of_order_ms", 0, 0, SPAN_MS_MAX)?,
-        idle_ms: table.int("idle_ms", 10_000, 10, SPAN_MS_MAX)? as u64,
-    }))
-}
-
 /// How a column writes its time; RFC 3339 if not said.
 pub fn time_format(table: &Table<'_>, key: &str) -> Result<TimeFormat, Fault> {
     let formats = [
@@ -458,7 +364,7 @@ pub fn time_format(table: &Table<'_>, key: &str) -> Result<TimeFormat, Fault> {
 }
 
 /// `from`: one name or several; `NAME.late` is what came too late for a stage.
-fn from(table: &Table<'_>) -> Result<Vec<From>, Fault> {
+pub fn from(table: &Table<'_>) -> Result<Vec<From>, Fault> {
     let one = |node: &Node| match &node.value {
         Value::Text(text) => {
             let (name, late) = match text.strip_suffix(".late") {
@@ -494,7 +400,7 @@ fn stage(node: &Node) -> Result<StageSpec, Fault> {
     let table = Table::of(
         node,
         "[[stage]]",
-        &["name", "from", "op", "tasks", "partition", "key"],
+        &["name", "from", "op", "tasks", "partition", "key", "bounds"],
     )?;
     let from = from(&table)?;
     let Some(op) = table.get("op") else {
@@ -506,11 +412,15 @@ fn stage(node: &Node) -> Result<StageSpec, Fault> {
     };
     let op = operation(op)?;
     let tasks = table.int("tasks", 1, 1, TASKS_MAX)? as u32;
+    let partition = match range::partition(node, &table, &op, tasks)? {
+        Some(range) => range,
+        None => partition(node, &table, &op)?,
+    };
     Ok(StageSpec {
         at: node.at,
         name: name(&table)?,
         from,
-        partition: partition(node, &table, &op)?,
+        partition,
         op,
         tasks,
     })
@@ -527,6 +437,8 @@ fn partition(node: &Node, table: &Table<'_>, op: &OpSpec) -> Result<Partition, F
         ("round-robin", Word::RoundRobin),
         ("key", Word::Key),
         ("broadcast", Word::Broadcast),
+        // Read by `range` already; here it is a word that others are near to.
+        ("range", Word::Key),
     ];
     let word = word(table, "partition", &words)?;
     let key = table.get("key").map(columns).transpose()?;
@@ -568,38 +480,6 @@ fn partition(node: &Node, table: &Table<'_>, op: &OpSpec) -> Result<Partition, F
 
 fn same(a: &[Column], b: &[Column]) -> bool {
     a.iter().map(|c| &c.name).eq(b.iter().map(|c| &c.name))
-}
-
-fn sink(node: &Node) -> Result<SinkSpec, Fault> {
-    let table = Table::of(node, "[[sink]]", &["from", "path", "format", "by"])?;
-    let from = from(&table)?;
-    let text = table.text("path")?;
-    let folder = text.as_ref().is_some_and(|(path, _)| path.ends_with('/'));
-    let path = text.map(|(path, at)| clean_path(&path, at)).transpose()?;
-    let json = word(&table, "format", &[("lines", false), ("json", true)])?;
-    let by = table.get("by").map(column).transpose()?;
-    match &by {
-        Some(by) if !folder => {
-            let what = "`by` of a sink that is no folder";
-            let remedy = "end its `path` with `/`, or leave `by` out";
-            return Err(Fault::new(by.at, what, remedy));
-        }
-        _ if folder && json => {
-            let at = table.get("format").map_or(node.at, |node| node.at);
-            let what = "`format = \"json\"` of a sink that is a folder";
-            let remedy = "a document is one file: end `path` without `/`, or use \"lines\"";
-            return Err(Fault::new(at, what, remedy));
-        }
-        _ => {}
-    }
-    Ok(SinkSpec {
-        at: node.at,
-        from,
-        path,
-        json,
-        folder,
-        by,
-    })
 }
 
 /// A column, or a list of columns.
@@ -646,7 +526,8 @@ pub fn word<T: Clone>(table: &Table<'_>, key: &str, words: &[(&str, T)]) -> Resu
     }
 }
 
-fn name(table: &Table<'_>) -> Result<String, Fault> {
+/// A name of a source or stage.
+pub fn name(table: &Table<'_>) -> Result<String, Fault> {
     let (name, at) = table.need_text("name")?;
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.len() > 64 || !name.chars().all(good) {

@@ -58,7 +58,8 @@ fn filter(node: &Node) -> Result<OpSpec, Fault> {
     })
 }
 
-fn bound(node: &Node) -> Result<Bound, Fault> {
+/// What values are compared with.
+pub fn bound(node: &Node) -> Result<Bound, Fault> {
     let number = match &node.value {
         Value::Text(text) => return Ok(Bound::Text(text.clone().into_bytes())),
         Value::Int(number) => Some(Decimal::whole(*number)),

@@ -209,16 +209,76 @@ async fn folders_that_cannot_be_are_refused_where_they_stand() {
         (
             "inside",
             sink("path = \"/out/x/\"") + &sink("path = \"/out/x/y\""),
-            "is, holds or is in a source or another sink",
+            "holds, or is in, a source or another sink",
         ),
         (
             "outside",
             sink("path = \"/out/x/y\"") + &sink("path = \"/out/x/\""),
-            "is, holds or is in a source or another sink",
+            "holds, or is in, a source or another sink",
         ),
     ] {
         world.spec(&format!("{name}.toml"), &spec("", "", &sinks), 0);
         let message = failed(&world, name).await.message;
         assert!(message.contains(words), "{name}: {message}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_by_range_sorts_lines_out_by_value() {
+    let world = World::start(3, |options| {
+        options.chunk_bytes = 512;
+        options.uncommitted_bytes_max = 2 << 10;
+    })
+    .await;
+    let input: String = (0..2_000)
+        .map(|n| format!("d,{}\n", n * 37 % 2_000))
+        .collect();
+    world.write("/in", input.as_bytes(), 0);
+    let stage = "tasks = 3\npartition = \"range\"\nkey = \"n\"\nbounds = [500, 1500.5]";
+    let sink = "[[sink]]\nfrom = \"all\"\npath = \"/out/ranges/\"\n";
+    world.knobs.read_delay_ms.store(2, Relaxed);
+    world.spec("range.toml", &spec("", stage, sink), 0);
+    world.kill_until_ended(&["range"]).await;
+    world.done("range").await;
+    let got = files(&world, "/out/ranges/");
+    let numbers = |name: &str| {
+        let mut numbers: Vec<u64> = got[name].iter().map(|l| l[2..].parse().unwrap()).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert!(numbers("all-0") == (0..500).collect::<Vec<_>>());
+    assert!(numbers("all-1") == (500..1_501).collect::<Vec<_>>());
+    assert!(numbers("all-2") == (1_501..2_000).collect::<Vec<_>>());
+    for (name, stage, words) in [
+        (
+            "tasks",
+            stage.replace("tasks = 3", "tasks = 2"),
+            "10:9: 2 bounds make 3 ranges for 2 tasks; write `tasks = 3`",
+        ),
+        (
+            "order",
+            stage.replace("500, 1500.5", "500, 500"),
+            "13:10: `bounds` do not ascend",
+        ),
+        (
+            "mixed",
+            stage.replace("1500.5", "\"x\""),
+            "`bounds` do not ascend",
+        ),
+        (
+            "none",
+            stage.replace("bounds = [500, 1500.5]", ""),
+            "without `key` or `bounds`",
+        ),
+        (
+            "other",
+            stage.replace("range", "key"),
+            "13:10: `bounds` without `partition = \"range\"`",
+        ),
+    ] {
+        world.spec(&format!("{name}.toml"), &spec("", &stage, sink), 0);
+        let message = failed(&world, name).await.message;
+        assert!(message.contains(words), "{name}: {message}");
+    }
+    world.check();
 }

@@ -1,0 +1,138 @@
+//! The ends of a job as written: sources and sinks.
+
+use crate::spec::{
+    ClockSpec, Format, SPAN_MS_MAX, SinkSpec, SourceSpec, clean_path, column, from, name,
+    time_format, word,
+};
+use crate::spec_tree::{Fault, Node, Table};
+
+/// Reads a `[[source]]`.
+pub fn source(node: &Node) -> Result<SourceSpec, Fault> {
+    let keys = [
+        "name",
+        "path",
+        "format",
+        "columns",
+        "follow",
+        "start",
+        "time",
+        "time_format",
+        "out_of_order_ms",
+        "idle_ms",
+        "rate",
+    ];
+    let table = Table::of(node, "[[source]]", &keys)?;
+    let (path, path_at) = table.need_text("path")?;
+    let formats = [
+        ("lines", Format::Lines),
+        ("csv", Format::Csv),
+        ("json", Format::Json),
+    ];
+    let format = word(&table, "format", &formats)?;
+    let columns = table.texts("columns")?;
+    match (format, &columns) {
+        (Format::Json, None) => {
+            return Err(Fault::new(
+                node.at,
+                "`format = \"json\"` without `columns`",
+                "name the members to be read: `columns = [\"a\", \"b\"]`",
+            ));
+        }
+        (Format::Csv, Some(_)) => {
+            let at = table.get("columns").map_or(node.at, |node| node.at);
+            let what = "`columns` of a CSV source, whose first line names them";
+            return Err(Fault::new(
+                at,
+                what,
+                "leave it out, or use `format = \"lines\"`",
+            ));
+        }
+        _ => {}
+    }
+    let follow = table.flag("follow")?;
+    let at_end = word(&table, "start", &[("beginning", false), ("end", true)])?;
+    if at_end && !follow {
+        let at = table.get("start").map_or(node.at, |node| node.at);
+        let what = "`start = \"end\"` of a source that is not followed reads nothing";
+        return Err(Fault::new(at, what, "add `follow = true`"));
+    }
+    Ok(SourceSpec {
+        at: path_at,
+        name: name(&table)?,
+        path: clean_path(&path, path_at)?,
+        format,
+        columns,
+        follow,
+        at_end,
+        rate: rate(&table)?,
+        clock: clock(&table)?,
+    })
+}
+
+fn rate(table: &Table<'_>) -> Result<Option<u64>, Fault> {
+    let Some((text, at)) = table.text("rate")? else {
+        return Ok(None);
+    };
+    match crate::rate::parse(&text) {
+        Some(rate) => Ok(Some(rate)),
+        None => Err(Fault::new(
+            at,
+            format!("`rate = \"{text}\"` is no rate"),
+            "write lines a second, as in \"10000/s\"",
+        )),
+    }
+}
+
+fn clock(table: &Table<'_>) -> Result<Option<ClockSpec>, Fault> {
+    let Some(node) = table.get("time") else {
+        for key in ["time_format", "out_of_order_ms", "idle_ms"] {
+            if let Some(node) = table.get(key) {
+                return Err(Fault::new(
+                    node.at,
+                    format!("`{key}` without `time`"),
+                    "add `time = \"column\"`",
+                ));
+            }
+        }
+        return Ok(None);
+    };
+    Ok(Some(ClockSpec {
+        column: column(node)?,
+        format: time_format(table, "time_format")?,
+        out_of_order_ms: table.int("out_of_order_ms", 0, 0, SPAN_MS_MAX)?,
+        idle_ms: table.int("idle_ms", 10_000, 10, SPAN_MS_MAX)? as u64,
+    }))
+}
+
+/// Reads a `[[sink]]`.
+pub fn sink(node: &Node) -> Result<SinkSpec, Fault> {
+    let table = Table::of(node, "[[sink]]", &["from", "path", "format", "by"])?;
+    let from = from(&table)?;
+    let text = table.text("path")?;
+    let folder = text.as_ref().is_some_and(|(path, _)| path.ends_with('/'));
+    let path = text.map(|(path, at)| clean_path(&path, at)).transpose()?;
+    let json = word(&table, "format", &[("lines", false), ("json", true)])?;
+    let by = table.get("by").map(column).transpose()?;
+    match &by {
+        Some(by) if !folder => {
+            let what = "`by` of a sink that is no folder";
+            let remedy = "end its `path` with `/`, or leave `by` out";
+            return Err(Fault::new(by.at, what, remedy));
+        }
+        _ if folder && json => {
+            let at = table.get("format").map_or(node.at, |node| node.at);
+            let what = "`format = \"json\"` of a sink that is a folder";
+            let remedy = "a document is one file: end `path` without `/`, or use \"lines\"";
+            return Err(Fault::new(at, what, remedy));
+        }
+        _ => {}
+    }
+    Ok(SinkSpec {
+        at: node.at,
+        from,
+        path,
+        json,
+        folder,
+        by,
+    })
+}
