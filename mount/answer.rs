@@ -35,19 +35,9 @@ fn refuse(name: &'static str, outcome: Outcome) -> Errno {
     }
 }
 
+/// An entry that was just made.
 pub(crate) fn entry(name: &'static str, shape: Shape, reply: ReplyEntry) -> impl Reply {
-    move |outcome| match outcome {
-        Ok(Answer::Attr(attr)) => {
-            let attr = convert::attr(&attr, shape.block_bytes);
-            reply.entry_with_ttls(
-                &shape.attr_ttl,
-                &shape.entry_ttl,
-                &attr,
-                convert::GENERATION,
-            );
-        }
-        other => reply.error(refuse(name, other)),
-    }
+    looked_up(name, shape, |_| Keep::default(), reply)
 }
 
 /// An entry that was looked up, for the kernel to keep as long as `keep` says of its attributes.
