@@ -36,7 +36,8 @@ fn a_cut_that_was_not_prepared_is_found() {
 
 #[test]
 fn a_prepare_that_is_not_on_disk_is_found() {
-    found("prepared-unsynced", "chaos", 1..10, &CHAOS);
+    let power = [&CHAOS[..], &["--faults", "power,blackout"]].concat();
+    found("prepared-unsynced", "chaos", 1..10, &power);
 }
 
 #[test]
