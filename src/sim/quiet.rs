@@ -20,6 +20,10 @@ impl World {
     /// What must hold when nobody writes: every mount reads the same, with everything acknowledged in it; replicas and
     /// agreed states are equal (I12).
     pub async fn check_quiet(&mut self) {
+        // A member reads what it alone writes without a merge (R7): writers end before the last read.
+        for member in self.members() {
+            member.volume.end_all().await;
+        }
         let mut contents = Vec::new();
         for host in &self.hosts {
             let Some(member) = host.member() else {
