@@ -60,11 +60,16 @@ fn the_kernel_forgets_what_it_is_told_to() {
     assert_eq!(fs::metadata(mount.at("f")).unwrap().len(), 3);
     assert_eq!(fs::read(mount.at("f")).unwrap(), b"con");
 
+    // Renamed, not removed: its attributes may be asked for while the name is kept.
     fs.apply(
         ELSEWHERE,
-        &Request::Unlink {
+        &Request::Rename {
             parent: ROOT_INO,
             name: b"f".to_vec(),
+            to_parent: ROOT_INO,
+            to_name: b"g".to_vec(),
+            no_replace: false,
+            exchange: false,
         },
     )
     .unwrap();
