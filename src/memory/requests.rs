@@ -65,7 +65,9 @@ impl Asked {
 struct Index {
     by_unique: HashMap<u64, usize>,
     free: Vec<usize>,
-    /// Left by an earlier worker and not sent again yet.
+    /// Places of requests that an earlier worker had in hand.
+    earlier: BTreeSet<usize>,
+    /// Of these, the ones that were not sent again yet.
     left: BTreeSet<usize>,
 }
 
@@ -90,8 +92,9 @@ impl Requests {
             if !good || index.by_unique.insert(unique, at).is_some() {
                 return Err(Error::Damaged("a request"));
             }
-            index.left.insert(at);
+            index.earlier.insert(at);
         }
+        index.left = index.earlier.clone();
         Ok(Self(Mutex::new(index)))
     }
 
@@ -131,6 +134,20 @@ impl Memory {
         })
     }
 
+    /// The place of a request that an earlier worker had in hand, if it still has one. Does not claim it: if the kernel does
+    /// not send the request again, [`Memory::settle`] frees the place.
+    pub fn slot_left(self: &Arc<Self>, unique: u64) -> Option<Slot> {
+        let unique = unique & !SENT_AGAIN;
+        let index = self.requests.lock();
+        let at = *index.by_unique.get(&unique)?;
+        index.earlier.contains(&at).then(|| Slot {
+            memory: self.clone(),
+            at,
+            unique,
+            sent_again: true,
+        })
+    }
+
     /// The kernel has sent this request again: its place is not left any more.
     pub fn claim(&self, unique: u64) {
         let mut index = self.requests.lock();
@@ -153,6 +170,7 @@ impl Memory {
         let record = &self.words()[request(at)];
         let seq = record[SEQ].load(SeqCst);
         record[UNIQUE].store(0, SeqCst);
+        index.earlier.remove(&at);
         index.free.push(at);
         seq
     }
@@ -403,6 +421,36 @@ mod tests {
         assert_eq!(memory.settle(), (vec![], vec![unknown]));
         assert!(!memory.has_left());
         assert_eq!(memory.seqs(), BTreeSet::from([5]));
+    }
+
+    #[test]
+    fn a_request_that_was_left_can_be_looked_at_and_is_still_left() {
+        let file = create().unwrap();
+        worker(&file).begin(2).unwrap().note_seq(3);
+        let memory = worker(&file);
+        memory.begin(4).unwrap();
+        let slot = memory.slot_left(2 | SENT_AGAIN).unwrap();
+        assert!(slot.is_sent_again());
+        assert_eq!(slot.seq(), Some(3));
+        for not_left in [4, 6] {
+            assert!(memory.slot_left(not_left).is_none());
+        }
+        assert_eq!(memory.settle(), (vec![3], vec![]));
+        assert!(memory.slot_left(2).is_none());
+        // Its place is another request's now, which nobody left.
+        assert_eq!(memory.begin(8).unwrap().at, slot.at);
+        assert!(memory.slot_left(8).is_none());
+    }
+
+    #[test]
+    fn a_request_that_was_sent_again_is_found_until_its_reply() {
+        let file = create().unwrap();
+        worker(&file).begin(2).unwrap();
+        let memory = worker(&file);
+        memory.claim(2);
+        assert!(memory.slot_left(2).is_some());
+        memory.replied(2);
+        assert!(memory.slot_left(2).is_none());
     }
 
     #[test]
