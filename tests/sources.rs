@@ -6,7 +6,7 @@ use std::{
 };
 
 /// The only places that may go around the compiler's rules: thin wrappers of system calls, without shared memory but for
-/// that of the memory file, which is atomic integers.
+/// that of the memory file, which is atomic integers, and pages of bytes that have one owner each.
 const WRAPPERS: [&str; 7] = [
     "mount/sys.rs",
     "rainstorm/sandbox.rs",

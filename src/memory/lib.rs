@@ -1,12 +1,15 @@
 //! The memory file: what a worker has in hand, kept by the supervisor for the worker after it.
 //!
 //! A file in memory (memfd) that the supervisor makes and holds and every worker maps. It has the member's session with the
-//! agreement group, the requests in flight with the identities of what they caused, the open handles, and who asked for
-//! locks through them. It outlives the worker, not the supervisor and not the machine.
+//! agreement group, the requests in flight with the identities of what they caused, the open handles, who asked for locks
+//! through them, and writes that were answered before every replica had them. It outlives the worker, not the supervisor and not the machine.
 //!
 //! A record becomes true with the store of its first word, after all others: a worker that is killed between two stores
 //! leaves the record as it was. Content of another version, size or shape is refused whole, never repaired.
 
+mod behind;
+#[cfg(test)]
+mod behind_tests;
 mod handles;
 mod layout;
 mod lockers;
@@ -14,8 +17,11 @@ mod map;
 mod memory;
 mod requests;
 
+pub use behind::{Behind, Kept, Left};
 pub use handles::OpenFile;
-pub use layout::{HANDLES_MAX, LOCKERS_MAX, PIECES_MAX, REQUESTS_MAX, VERSION};
+pub use layout::{
+    BEHIND_BYTES, BEHIND_MAX, HANDLES_MAX, LOCKERS_MAX, PIECES_MAX, REQUESTS_MAX, VERSION,
+};
 pub use lockers::Locker;
 pub use memory::{KeptSession, Memory, begun, create, ready};
 pub use requests::{Asked, Piece, Slot};

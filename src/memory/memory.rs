@@ -1,6 +1,14 @@
 //! The file as a whole: made and looked at by the supervisor, opened by workers; and the session in its header.
 
-use crate::{Error, handles::Handles, layout::*, lockers::Lockers, map, requests::Requests};
+use crate::{
+    Error,
+    behind::Backlog,
+    handles::Handles,
+    layout::*,
+    lockers::Lockers,
+    map::{self, Mapped},
+    requests::Requests,
+};
 use hydfs_types::{Incarnation, SessionId};
 use std::{
     fs::File,
@@ -62,6 +70,7 @@ pub struct Memory {
     pub(crate) requests: Requests,
     pub(crate) handles: Handles,
     pub(crate) lockers: Lockers,
+    pub(crate) behind: Backlog,
     takes_over: bool,
 }
 
@@ -69,7 +78,7 @@ impl Memory {
     /// Maps a memory file, as the worker that serves from now on.
     pub fn open(fd: OwnedFd) -> Result<Arc<Self>, Error> {
         let file = File::from(fd);
-        let words = map::map(&file).map_err(|error| match error.kind() {
+        let Mapped { words, chunks } = map::map(&file).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData => Error::Foreign("it has another size"),
             _ => Error::Map(error),
         })?;
@@ -91,6 +100,7 @@ impl Memory {
             requests: Requests::restore(words)?,
             handles: Handles::restore(words)?,
             lockers: Lockers::restore(words)?,
+            behind: Backlog::restore(words, chunks)?,
             takes_over,
             words,
         }))
@@ -149,18 +159,18 @@ impl Memory {
 pub(crate) mod tests {
     use super::*;
     use crate::{OpenFile, Piece};
-    use hydfs_types::{Ino, SegmentId, Seq, WriterId};
+    use hydfs_types::{Ino, SegmentId, Seq, Time, WriterId};
 
     /// A worker on this file.
     pub(crate) fn worker(file: &File) -> Arc<Memory> {
         Memory::open(file.try_clone().unwrap().into()).unwrap()
     }
 
-    fn refused(file: &File) -> Error {
+    pub(crate) fn refused(file: &File) -> Error {
         Memory::open(file.try_clone().unwrap().into()).unwrap_err()
     }
 
-    fn poke(file: &File, word: usize, value: u64) {
+    pub(crate) fn poke(file: &File, word: usize, value: u64) {
         let bytes = value.to_ne_bytes();
         file.write_all_at(&bytes, (word * bytes.len()) as u64)
             .unwrap();
@@ -191,6 +201,8 @@ pub(crate) mod tests {
             how: 3,
         };
         let handle = first.open_file(opened, Some(&slot)).unwrap();
+        let write = first.keep_behind(68, Ino(11), Some(3), Time::default(), b"bytes");
+        write.unwrap().note_sent(piece);
         first.set_ready();
         drop(first);
 
@@ -200,6 +212,10 @@ pub(crate) mod tests {
         assert_eq!(second.session().unwrap().last, 4);
         assert_eq!(second.incarnation(), Incarnation(3));
         assert_eq!(second.open_files(), vec![(handle, opened)]);
+        let left = second.left_behind();
+        assert_eq!(left.len(), 1);
+        assert_eq!((left[0].behind.unique, left[0].sent), (68, Some(piece)));
+        assert_eq!(left[0].behind.bytes, "bytes");
         let again = second.begin(70).unwrap();
         assert!(again.is_sent_again());
         assert_eq!(again.seq(), Some(5));
@@ -230,17 +246,24 @@ pub(crate) mod tests {
 
     #[test]
     fn a_damaged_file_is_refused_whole() {
-        let bad: [(usize, u64); 5] = [
+        let bad: [(usize, u64); 9] = [
             (AT_CHECKSUM, 1),
             (request(3).start + 1, 99),
             (request(3).start + 5, 3),
             (handle(5).start, 7 << 16 | 4),
             (locker(5).start, 1),
+            (behind(0).start, 9),
+            (behind(0).start + 8, 1 << 40),
+            (link(0), 1),
+            (CHUNKS_AT, 1),
         ];
         for (word, value) in bad {
             let file = create().unwrap();
-            // A request that is there: only then its other words count.
+            // A request and a write that are there: only then their other words count.
             poke(&file, request(3).start, 40);
+            let memory = worker(&file);
+            let write = memory.keep_behind(40, Ino(5), None, Time::default(), b"bytes");
+            write.unwrap();
             poke(&file, word, value);
             assert!(matches!(refused(&file), Error::Damaged(_)), "word {word}");
         }

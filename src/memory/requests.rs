@@ -18,7 +18,8 @@ const FLAGS: usize = 1;
 const SEQ: usize = 2;
 const HANDLE: usize = 3;
 const PIECES: usize = 5;
-const PIECE_WORDS: usize = 5;
+/// What of it, then where it went.
+const PIECE_WORDS: usize = 1 + Piece::WORDS;
 
 const ANSWERED: u64 = 1;
 /// A command was proposed, under an identity that nobody can ask for any more.
@@ -31,7 +32,7 @@ const SENT: u64 = 1;
 const DONE: u64 = 2;
 
 /// Set by the kernel in the number of a request that it sends again.
-const SENT_AGAIN: u64 = 1 << 63;
+pub(crate) const SENT_AGAIN: u64 = 1 << 63;
 
 /// A record that a write request made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,27 @@ pub struct Piece {
     pub len: u64,
     /// Where it was to go when it was made.
     pub segment: SegmentId,
+}
+
+impl Piece {
+    pub(crate) const WORDS: usize = 4;
+
+    pub(crate) fn load(words: &[AtomicU64]) -> Self {
+        let word = |at: usize| words[at].load(SeqCst);
+        Self {
+            writer: WriterId(word(0)),
+            seq: Seq(word(1)),
+            len: word(2),
+            segment: SegmentId(word(3)),
+        }
+    }
+
+    pub(crate) fn store(&self, words: &[AtomicU64]) {
+        let content = [self.writer.0, self.seq.0, self.len, self.segment.0];
+        for (word, value) in words.iter().zip(content) {
+            word.store(value, SeqCst);
+        }
+    }
 }
 
 /// What became of a piece, as far as the memory file knows.
@@ -209,16 +231,17 @@ impl Memory {
         seqs.filter(|seq| *seq != 0 && *seq != LOST).collect()
     }
 
-    /// Writers that requests in flight have sent records under, of which it is not known what became.
+    /// Writers that requests in flight, and writes that were answered early, have sent records under, of which it is not
+    /// known what became.
     pub fn writers(&self) -> BTreeSet<WriterId> {
+        let mut writers = self.writers_behind();
         let index = self.requests.lock();
-        let mut writers = BTreeSet::new();
         for at in index.by_unique.values() {
             let record = &self.words()[request(*at)];
             for i in 0..PIECES_MAX {
                 let piece = &record[piece_words(i)];
                 if piece[0].load(SeqCst) == SENT {
-                    writers.insert(WriterId(piece[1].load(SeqCst)));
+                    writers.insert(Piece::load(&piece[1..]).writer);
                 }
             }
         }
@@ -306,14 +329,8 @@ impl Slot {
         }
         let asked = (0..PIECES_MAX).map_while(|i| {
             let words = &record[piece_words(i)];
-            let word = |at: usize| words[at].load(SeqCst);
-            let piece = Piece {
-                writer: WriterId(word(1)),
-                seq: Seq(word(2)),
-                len: word(3),
-                segment: SegmentId(word(4)),
-            };
-            match word(0) {
+            let piece = Piece::load(&words[1..]);
+            match words[0].load(SeqCst) {
                 SENT => Some(Asked::Sent(piece)),
                 DONE => Some(Asked::Done(piece)),
                 _ => None,
@@ -330,10 +347,7 @@ impl Slot {
             }
             let words = &record[piece_words(i)];
             words[0].store(NOTHING, SeqCst);
-            let content = [piece.writer.0, piece.seq.0, piece.len, piece.segment.0];
-            for (word, value) in words[1..].iter().zip(content) {
-                word.store(value, SeqCst);
-            }
+            piece.store(&words[1..]);
             words[0].store(SENT, SeqCst);
         });
     }
