@@ -5,7 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 
 ((EUID == 0)) && [[ -w /dev/fuse ]] || { echo "needs root and /dev/fuse" && exit 77; }
 bin=${HYDFS_BIN:-$PWD/${CARGO_TARGET_DIR:-target}/release/hydfs}
-[[ -x $bin ]] || { echo "there is no $bin: cargo build --release" && exit 1; }
+[[ -x $bin ]] || { echo "there is no $bin: cargo build --release --workspace --bin hydfs" && exit 1; }
 export HYDFS_BIN=$bin
 unset HYDFS_DATA HYDFS_NAME HYDFS_JOIN HYDFS_CONFIG
 
