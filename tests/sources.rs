@@ -10,7 +10,7 @@ use std::{
 const WRAPPERS: [&str; 7] = [
     "mount/sys.rs",
     "rainstorm/sandbox.rs",
-    "src/agreement/suspend.rs",
+    "src/types/suspend.rs",
     "src/cli/process.rs",
     "src/memory/map.rs",
     "src/sim/chance.rs",

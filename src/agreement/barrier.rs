@@ -6,11 +6,10 @@
 use crate::{
     group::{BACKOFF_MAX, BACKOFF_MIN, Group},
     propose::no_quorum,
-    suspend,
     wire::{self, Request, Response},
 };
 use bytes::Bytes;
-use hydfs_types::{AgreementError, LogIndex, MemberId};
+use hydfs_types::{AgreementError, LogIndex, MemberId, suspend};
 use openraft::LinearizerOption;
 use std::{
     sync::{Mutex, PoisonError, Weak},

@@ -79,57 +79,62 @@ impl Group {
     /// Starts this member's part: loads the last snapshot, applies what is known to be committed, and waits to hear from a
     /// leader (or, the only voter, leads at once). A folder that never was part of a group waits for [`Group::bootstrap`]
     /// or for a leader that adds it.
-    pub async fn start(options: Options, state: Box<dyn StateMachine>) -> Result<Arc<Self>, Error> {
-        let config = options
-            .timing
-            .config(&options.retention)
-            .map_err(|error| Error::Timing(error.to_string()))?;
-        let threads = options.log.sync == SyncMode::Thread;
-        let snapshots = Arc::new(Snapshots::open(
-            options.disk.clone(),
-            &options.dir,
-            threads,
-        )?);
-        let storage = Storage::open(options.disk, &options.dir, options.log)?;
-        let progress = Arc::new(Progress::new());
-        let peers = Peers::new(options.net, options.resolve);
-        let machine = Machine::new(state, progress.clone(), snapshots);
-        let starting = Raft::new(
-            options.me.0,
-            Arc::new(config),
-            peers.clone(),
-            storage.clone(),
-            machine,
-        );
-        let raft = Runtime::scope(options.seed, starting)
-            .await
-            .map_err(|error| Error::Start(error.to_string()))?;
-        let (leadership_changed, leadership) = watch::channel((0, None));
-        let (barriers, asked) = mpsc::channel(BARRIERS_MAX);
-        let group = Arc::new_cyclic(|this| Self {
-            me: options.me,
-            monitor: tokio::spawn(monitor(raft.clone(), leadership_changed, progress.clone())),
-            raft,
-            storage,
-            peers,
-            clock: options.clock,
-            timing: options.timing,
-            progress,
-            leadership,
-            session: Session::new(options.session, options.kept),
-            proposals: Semaphore::new(PROPOSALS_MAX),
-            barriers,
-            lease: Lease::new(threads),
-            holders: Holders::new(options.planted),
-            held: Held::default(),
-            onlooker: OnceLock::new(),
-            told: AtomicU64::new(0),
-            this: this.clone(),
-            incoming: Mutex::default(),
-        });
-        tokio::spawn(barrier::run(Arc::downgrade(&group), asked));
-        tokio::spawn(leases::renew(Arc::downgrade(&group)));
-        Ok(group)
+    pub fn start(
+        options: Options,
+        state: Box<dyn StateMachine>,
+    ) -> BoxFuture<'static, Result<Arc<Self>, Error>> {
+        Box::pin(async move {
+            let config = options
+                .timing
+                .config(&options.retention)
+                .map_err(|error| Error::Timing(error.to_string()))?;
+            let threads = options.log.sync == SyncMode::Thread;
+            let snapshots = Arc::new(Snapshots::open(
+                options.disk.clone(),
+                &options.dir,
+                threads,
+            )?);
+            let storage = Storage::open(options.disk, &options.dir, options.log)?;
+            let progress = Arc::new(Progress::new());
+            let peers = Peers::new(options.net, options.resolve);
+            let machine = Machine::new(state, progress.clone(), snapshots);
+            let starting = Raft::new(
+                options.me.0,
+                Arc::new(config),
+                peers.clone(),
+                storage.clone(),
+                machine,
+            );
+            let raft = Runtime::scope(options.seed, starting)
+                .await
+                .map_err(|error| Error::Start(error.to_string()))?;
+            let (leadership_changed, leadership) = watch::channel((0, None));
+            let (barriers, asked) = mpsc::channel(BARRIERS_MAX);
+            let group = Arc::new_cyclic(|this| Self {
+                me: options.me,
+                monitor: tokio::spawn(monitor(raft.clone(), leadership_changed, progress.clone())),
+                raft,
+                storage,
+                peers,
+                clock: options.clock,
+                timing: options.timing,
+                progress,
+                leadership,
+                session: Session::new(options.session, options.kept),
+                proposals: Semaphore::new(PROPOSALS_MAX),
+                barriers,
+                lease: Lease::new(threads),
+                holders: Holders::new(options.planted),
+                held: Held::default(),
+                onlooker: OnceLock::new(),
+                told: AtomicU64::new(0),
+                this: this.clone(),
+                incoming: Mutex::default(),
+            });
+            tokio::spawn(barrier::run(Arc::downgrade(&group), asked));
+            tokio::spawn(leases::renew(Arc::downgrade(&group)));
+            Ok(group)
+        })
     }
 
     /// What this member's commands are asked as from now on; `Incarnation(0)` until it is admitted.
@@ -162,13 +167,15 @@ impl Group {
     }
 
     /// Stops taking part, with everything written on disk. Callers that still wait are told that it stopped.
-    pub async fn shutdown(&self) -> Result<(), Error> {
-        self.release().await;
-        self.progress.stop("shut down".into());
-        if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(%error, "the agreement group did not stop in order");
-        }
-        self.storage.sync().await
+    pub fn shutdown(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            self.release().await;
+            self.progress.stop("shut down".into());
+            if let Err(error) = self.raft.shutdown().await {
+                tracing::warn!(%error, "the agreement group did not stop in order");
+            }
+            self.storage.sync().await
+        })
     }
 
     pub(crate) fn me(&self) -> MemberId {

@@ -15,11 +15,10 @@
 use crate::{
     group::Group,
     propose::no_quorum,
-    suspend,
     wire::{self, Request, Response},
 };
 use bytes::Bytes;
-use hydfs_types::{AgreementError, LogIndex, MemberId, Planted};
+use hydfs_types::{AgreementError, BoxFuture, LogIndex, MemberId, Planted, suspend};
 use openraft::async_runtime::WatchReceiver;
 use std::{
     collections::BTreeMap,
@@ -373,25 +372,27 @@ impl Group {
 
     /// Gives the lease back, for good: this member stops, and no command shall wait for it. Whoever led before hands on
     /// leadership first: the new leader takes it for a holder.
-    pub async fn release(&self) {
-        self.held().end();
-        let (Some(leader), Some(addr)) = self.leader_addr() else {
-            return;
-        };
-        if leader == self.me() {
-            return;
-        }
-        let request = Request::Release {
-            member: self.me(),
-            life: self.session().life(),
-        };
-        let asked = self.peers().net.call(
-            addr,
-            wire::request(&request, Bytes::new()),
-            RELEASE_DEADLINE,
-        );
-        // Otherwise it ends by itself.
-        drop(timeout(RELEASE_DEADLINE, asked).await);
+    pub fn release(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.held().end();
+            let (Some(leader), Some(addr)) = self.leader_addr() else {
+                return;
+            };
+            if leader == self.me() {
+                return;
+            }
+            let request = Request::Release {
+                member: self.me(),
+                life: self.session().life(),
+            };
+            let asked = self.peers().net.call(
+                addr,
+                wire::request(&request, Bytes::new()),
+                RELEASE_DEADLINE,
+            );
+            // Otherwise it ends by itself.
+            drop(timeout(RELEASE_DEADLINE, asked).await);
+        })
     }
 }
 

@@ -29,7 +29,6 @@ mod session;
 mod snapshots;
 #[cfg(test)]
 mod storage_tests;
-mod suspend;
 mod wire;
 
 pub use barrier::BARRIERS_MAX;

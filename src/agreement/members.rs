@@ -5,7 +5,7 @@ use crate::{
     raft::{Membership, Raft},
     wire::Address,
 };
-use hydfs_types::{LogIndex, MemberId};
+use hydfs_types::{BoxFuture, LogIndex, MemberId};
 use openraft::{
     ChangeMembers, Instant as _,
     async_runtime::WatchReceiver,
@@ -66,115 +66,133 @@ pub struct Metrics {
 
 impl Group {
     /// Makes a new group of which this member is the only voter. On a folder that is part of a group this is refused.
-    pub async fn bootstrap(&self) -> Result<(), ChangeError> {
-        let only = BTreeMap::from([(self.me().0, Address(self.peers().net.local_addr()))]);
-        self.raft()
-            .initialize(only)
-            .await
-            .map_err(|error| match error {
-                RaftError::APIError(error) => ChangeError::Refused(error.to_string()),
-                RaftError::Fatal(error) => ChangeError::Stopped(error.to_string()),
-            })
+    pub fn bootstrap(&self) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(async move {
+            let only = BTreeMap::from([(self.me().0, Address(self.peers().net.local_addr()))]);
+            self.raft()
+                .initialize(only)
+                .await
+                .map_err(|error| match error {
+                    RaftError::APIError(error) => ChangeError::Refused(error.to_string()),
+                    RaftError::Fatal(error) => ChangeError::Stopped(error.to_string()),
+                })
+        })
     }
 
     /// Whether this folder is or was part of a group.
-    pub async fn has_log(&self) -> Result<bool, ChangeError> {
-        self.raft()
-            .is_initialized()
-            .await
-            .map_err(|error| ChangeError::Stopped(error.to_string()))
+    pub fn has_log(&self) -> BoxFuture<'_, Result<bool, ChangeError>> {
+        Box::pin(async move {
+            self.raft()
+                .is_initialized()
+                .await
+                .map_err(|error| ChangeError::Stopped(error.to_string()))
+        })
     }
 
     /// Has the leader send the log to a member, which gets no vote by it. Does nothing if that is so; a new address is noted.
-    pub async fn add_learner(&self, member: MemberId, addr: SocketAddr) -> Result<(), ChangeError> {
-        let node = BTreeMap::from([(member.0, Address(addr))]);
-        match self.membership().get_node(&member.0).copied() {
-            Some(Address(known)) if known == addr => Ok(()),
-            Some(_) => self.change(ChangeMembers::SetNodes(node), true).await,
-            None => self.change(ChangeMembers::AddNodes(node), true).await,
-        }
+    pub fn add_learner(
+        &self,
+        member: MemberId,
+        addr: SocketAddr,
+    ) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(async move {
+            let node = BTreeMap::from([(member.0, Address(addr))]);
+            match self.membership().get_node(&member.0).copied() {
+                Some(Address(known)) if known == addr => Ok(()),
+                Some(_) => self.change(ChangeMembers::SetNodes(node), true).await,
+                None => self.change(ChangeMembers::AddNodes(node), true).await,
+            }
+        })
     }
 
     /// Makes these members, learners until now, the voters; who is none any more stays a learner. Choose members that have
     /// caught up ([`Metrics::matched`]): entries commit only with a majority of the new voters.
-    pub async fn set_voters(&self, voters: BTreeSet<MemberId>) -> Result<(), ChangeError> {
-        if voters.is_empty() {
-            return Err(ChangeError::Refused("a group needs a voter".into()));
-        }
-        let voters: BTreeSet<u64> = voters.into_iter().map(|member| member.0).collect();
-        if *self.membership().get_joint_config() == [voters.clone()] {
-            return Ok(());
-        }
-        self.change(ChangeMembers::ReplaceAllVoters(voters), true)
-            .await
+    pub fn set_voters(&self, voters: BTreeSet<MemberId>) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(async move {
+            if voters.is_empty() {
+                return Err(ChangeError::Refused("a group needs a voter".into()));
+            }
+            let voters: BTreeSet<u64> = voters.into_iter().map(|member| member.0).collect();
+            if *self.membership().get_joint_config() == [voters.clone()] {
+                return Ok(());
+            }
+            self.change(ChangeMembers::ReplaceAllVoters(voters), true)
+                .await
+        })
     }
 
     /// Takes a member out of the group, its vote first. A leader transfers its leadership before it is removed.
-    pub async fn remove(&self, member: MemberId) -> Result<(), ChangeError> {
-        if member == self.me() && self.is_leader() {
-            return Err(ChangeError::Refused(
-                "the leader cannot remove itself: transfer leadership first".into(),
-            ));
-        }
-        let voters: BTreeSet<MemberId> = self.membership().voter_ids().map(MemberId).collect();
-        if voters.contains(&member) {
-            self.set_voters(
-                voters
-                    .into_iter()
-                    .filter(|voter| *voter != member)
-                    .collect(),
+    pub fn remove(&self, member: MemberId) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(async move {
+            if member == self.me() && self.is_leader() {
+                return Err(ChangeError::Refused(
+                    "the leader cannot remove itself: transfer leadership first".into(),
+                ));
+            }
+            let voters: BTreeSet<MemberId> = self.membership().voter_ids().map(MemberId).collect();
+            if voters.contains(&member) {
+                self.set_voters(
+                    voters
+                        .into_iter()
+                        .filter(|voter| *voter != member)
+                        .collect(),
+                )
+                .await?;
+            }
+            if self.membership().get_node(&member.0).is_none() {
+                return Ok(());
+            }
+            self.change(
+                ChangeMembers::RemoveNodes(BTreeSet::from([member.0])),
+                false,
             )
-            .await?;
-        }
-        if self.membership().get_node(&member.0).is_none() {
-            return Ok(());
-        }
-        self.change(
-            ChangeMembers::RemoveNodes(BTreeSet::from([member.0])),
-            false,
-        )
-        .await
+            .await
+        })
     }
 
     /// Hands leadership to a voter and waits until this member has given it up.
-    pub async fn transfer_leader(&self, to: MemberId) -> Result<(), ChangeError> {
-        let metrics = self.metrics();
-        if !self.is_leader() {
-            return Err(ChangeError::NotLeader(metrics.leader));
-        }
-        // openraft leads no more once it began, so somebody who cannot take over is not asked.
-        let heard = metrics
-            .heard
-            .get(&to)
-            .copied()
-            .flatten()
-            .is_some_and(|age| age <= HEARD_WITHIN);
-        if !metrics.voters.contains(&to) || !heard {
-            return Err(ChangeError::Refused(format!(
-                "{to} is no voter that answers"
-            )));
-        }
-        let begun = self.raft().trigger().transfer_leader(to.0).await;
-        begun.map_err(|error| ChangeError::Stopped(error.to_string()))?;
-        let mut leadership = self.watch_leader();
-        let given_up =
-            leadership.wait_for(|(_, leader)| leader.is_some_and(|leader| leader != self.me()));
-        match timeout(TRANSFER_DEADLINE, given_up).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(ChangeError::Stopped("shut down".into())),
-            Err(_) => Err(ChangeError::NoQuorum {
-                millis: TRANSFER_DEADLINE.as_millis() as u64,
-            }),
-        }
+    pub fn transfer_leader(&self, to: MemberId) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(async move {
+            let metrics = self.metrics();
+            if !self.is_leader() {
+                return Err(ChangeError::NotLeader(metrics.leader));
+            }
+            // openraft leads no more once it began, so somebody who cannot take over is not asked.
+            let heard = metrics
+                .heard
+                .get(&to)
+                .copied()
+                .flatten()
+                .is_some_and(|age| age <= HEARD_WITHIN);
+            if !metrics.voters.contains(&to) || !heard {
+                return Err(ChangeError::Refused(format!(
+                    "{to} is no voter that answers"
+                )));
+            }
+            let begun = self.raft().trigger().transfer_leader(to.0).await;
+            begun.map_err(|error| ChangeError::Stopped(error.to_string()))?;
+            let mut leadership = self.watch_leader();
+            let given_up =
+                leadership.wait_for(|(_, leader)| leader.is_some_and(|leader| leader != self.me()));
+            match timeout(TRANSFER_DEADLINE, given_up).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(_)) => Err(ChangeError::Stopped("shut down".into())),
+                Err(_) => Err(ChangeError::NoQuorum {
+                    millis: TRANSFER_DEADLINE.as_millis() as u64,
+                }),
+            }
+        })
     }
 
     /// Takes a snapshot of the local state now and drops the log behind it.
-    pub async fn trigger_snapshot(&self) -> Result<(), ChangeError> {
-        self.raft()
-            .trigger()
-            .snapshot()
-            .await
-            .map_err(|error| ChangeError::Stopped(error.to_string()))
+    pub fn trigger_snapshot(&self) -> BoxFuture<'_, Result<(), ChangeError>> {
+        Box::pin(async move {
+            self.raft()
+                .trigger()
+                .snapshot()
+                .await
+                .map_err(|error| ChangeError::Stopped(error.to_string()))
+        })
     }
 
     /// The group as this member sees it.

@@ -7,7 +7,7 @@ use crate::{
     wire::{self, Append, AppendAnswer, Malformed, Piece, Propose, Request, Response, Transfer},
 };
 use bytes::{Bytes, BytesMut};
-use hydfs_types::{Frame, MemberId, Peer, Service};
+use hydfs_types::{BoxFuture, Frame, MemberId, Peer, Service};
 use openraft::{
     async_runtime::WatchReceiver,
     raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteResponse},
@@ -58,14 +58,16 @@ pub fn member_response(payload: Bytes) -> Frame {
 
 impl Group {
     /// Answers a frame of `Service::Agreement`. Frames for which [`member_payload`] gives something are the member's to answer.
-    pub async fn serve(&self, frame: Frame, _from: Peer) -> Frame {
-        let answer = match frame.message() {
-            Ok(request) => self.answer(request, frame.body).await,
-            Err(error) => Err(Malformed(error.to_string())),
-        };
-        wire::response(&answer.unwrap_or_else(|error| Response::Unavailable {
-            why: error.to_string(),
-        }))
+    pub fn serve(&self, frame: Frame, _from: Peer) -> BoxFuture<'_, Frame> {
+        Box::pin(async move {
+            let answer = match frame.message() {
+                Ok(request) => self.answer(request, frame.body).await,
+                Err(error) => Err(Malformed(error.to_string())),
+            };
+            wire::response(&answer.unwrap_or_else(|error| Response::Unavailable {
+                why: error.to_string(),
+            }))
+        })
     }
 
     async fn answer(&self, request: Request, body: Bytes) -> Result<Response, Malformed> {

@@ -23,8 +23,8 @@ use hydfs_memory::Memory;
 use hydfs_store::{FaultyDisk, Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
 use hydfs_types::{
-    Admission, Admitted, Agreement, AgreementError, BootId, ClusterId, Command, CommandError,
-    FileKind, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock,
+    Admission, Admitted, Agreement, AgreementError, BootId, BoxFuture, ClusterId, Command,
+    CommandError, FileKind, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
@@ -80,50 +80,52 @@ struct Place {
 
 impl Member {
     /// Starts a member on the current runtime and returns once it is admitted and its state is current.
-    pub async fn start(config: Config) -> Result<Arc<Self>, Error> {
-        let faults = config.allow_faults.then(|| Arc::new(Faults::default()));
-        let folder = Folder::open_through(&config.data, &config.name, |disk| match &faults {
-            Some(faults) => {
-                let faults = faults.clone();
-                Arc::new(FaultyDisk::new(disk, Arc::new(move || faults.on_disk())))
+    pub fn start(config: Config) -> BoxFuture<'static, Result<Arc<Self>, Error>> {
+        Box::pin(async move {
+            let faults = config.allow_faults.then(|| Arc::new(Faults::default()));
+            let folder = Folder::open_through(&config.data, &config.name, |disk| match &faults {
+                Some(faults) => {
+                    let faults = faults.clone();
+                    Arc::new(FaultyDisk::new(disk, Arc::new(move || faults.on_disk())))
+                }
+                None => disk,
+            })
+            .map_err(|source| Error::Folder {
+                path: config.data.clone(),
+                source,
+            })?;
+            if let Err(error) = crate::privacy::close(&config.data) {
+                tracing::warn!(%error, "modes of the data folder cannot be set: others may read it, or jobs' executables may not start");
             }
-            None => disk,
+            let identity = Identity::load(&config.certs, &config.name)?;
+            let router = Arc::new(Router::default());
+            let mut options = hydfs_transport::Options::new(config.listen, identity);
+            options.advertise = Some(config.advertise);
+            options.who = Who {
+                cluster: folder.cluster(),
+                member: folder.member(),
+                incarnation: None,
+            };
+            let net = Quic::bind(options, router.clone())?;
+            let log = LogOptions::new(folder.salt());
+            let seams = Seams {
+                folder,
+                net: net.clone(),
+                log,
+                clock: Arc::new(SystemClock),
+                seed: rand::random(),
+                streaming: true,
+                faults: faults.clone(),
+                memory: config.memory.map(handover::open).transpose()?,
+                trial: Trial::default(),
+            };
+            let member = Self::assemble(config, seams, router).await?;
+            if let Some(faults) = faults {
+                tracing::warn!("faults may be injected through .cluster/faults: for tests only");
+                member.hook_faults(&net, &faults);
+            }
+            Ok(member)
         })
-        .map_err(|source| Error::Folder {
-            path: config.data.clone(),
-            source,
-        })?;
-        if let Err(error) = crate::privacy::close(&config.data) {
-            tracing::warn!(%error, "modes of the data folder cannot be set: others may read it, or jobs' executables may not start");
-        }
-        let identity = Identity::load(&config.certs, &config.name)?;
-        let router = Arc::new(Router::default());
-        let mut options = hydfs_transport::Options::new(config.listen, identity);
-        options.advertise = Some(config.advertise);
-        options.who = Who {
-            cluster: folder.cluster(),
-            member: folder.member(),
-            incarnation: None,
-        };
-        let net = Quic::bind(options, router.clone())?;
-        let log = LogOptions::new(folder.salt());
-        let seams = Seams {
-            folder,
-            net: net.clone(),
-            log,
-            clock: Arc::new(SystemClock),
-            seed: rand::random(),
-            streaming: true,
-            faults: faults.clone(),
-            memory: config.memory.map(handover::open).transpose()?,
-            trial: Trial::default(),
-        };
-        let member = Self::assemble(config, seams, router).await?;
-        if let Some(faults) = faults {
-            tracing::warn!("faults may be injected through .cluster/faults: for tests only");
-            member.hook_faults(&net, &faults);
-        }
-        Ok(member)
     }
 
     /// Has the network ask for faults by the name of the other member.
@@ -146,17 +148,19 @@ impl Member {
     }
 
     /// As [`Member::start`], from parts that are handed in; `router` is what the network hands frames to.
-    pub async fn assemble(
+    pub fn assemble(
         config: Config,
         seams: Seams,
         router: Arc<Router>,
-    ) -> Result<Arc<Self>, Error> {
-        let place = Self::place(&config, &seams).await?;
-        let member = Self::parts(config, seams, &place).await?;
-        router.set(&member);
-        member.enter_group(place).await?;
-        member.run().await?;
-        Ok(member)
+    ) -> BoxFuture<'static, Result<Arc<Self>, Error>> {
+        Box::pin(async move {
+            let place = Self::place(&config, &seams).await?;
+            let member = Self::parts(config, seams, &place).await?;
+            router.set(&member);
+            member.enter_group(place).await?;
+            member.run().await?;
+            Ok(member)
+        })
     }
 
     /// Finds out who this member is: from its folder, by making a cluster, or by asking to be let in.
@@ -529,31 +533,33 @@ impl Member {
     }
 
     /// Stops cleanly: what was written is out, leadership is handed on, the cluster need not find out.
-    pub async fn shut_down(self: &Arc<Self>) {
-        self.stopping.store(true, Ordering::Release);
-        if let Some(streaming) = self.streaming.get() {
-            streaming.shut_down().await;
-        }
-        drop(tokio::time::timeout(STOP, self.volume.end_all()).await);
-        self.hand_over().await;
-        drop(tokio::time::timeout(STOP, self.volume.keep_nothing()).await);
-        self.group.release().await;
-        let leave = Command::Leave {
-            incarnation: self.ctx.me(),
-            forever: false,
-        };
-        match tokio::time::timeout(STOP, self.group.propose(leave)).await {
-            Ok(Ok(_)) => tracing::info!("left"),
-            Ok(Err(error)) => tracing::info!(%error, "left without saying so"),
-            Err(_) => tracing::info!("left without saying so: no majority"),
-        }
-        if let Some(swim) = self.swim.get() {
-            swim.leave();
-        }
-        if let Err(error) = self.group.shutdown().await {
-            tracing::warn!(%error, "the agreement log did not stop cleanly");
-        }
-        self.net.close().await;
+    pub fn shut_down(self: &Arc<Self>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.stopping.store(true, Ordering::Release);
+            if let Some(streaming) = self.streaming.get() {
+                streaming.shut_down().await;
+            }
+            drop(tokio::time::timeout(STOP, self.volume.end_all()).await);
+            self.hand_over().await;
+            drop(tokio::time::timeout(STOP, self.volume.keep_nothing()).await);
+            self.group.release().await;
+            let leave = Command::Leave {
+                incarnation: self.ctx.me(),
+                forever: false,
+            };
+            match tokio::time::timeout(STOP, self.group.propose(leave)).await {
+                Ok(Ok(_)) => tracing::info!("left"),
+                Ok(Err(error)) => tracing::info!(%error, "left without saying so"),
+                Err(_) => tracing::info!("left without saying so: no majority"),
+            }
+            if let Some(swim) = self.swim.get() {
+                swim.leave();
+            }
+            if let Err(error) = self.group.shutdown().await {
+                tracing::warn!(%error, "the agreement log did not stop cleanly");
+            }
+            self.net.close().await;
+        })
     }
 
     /// Prepares for another worker to take over at once: nothing of this one shall be waited for. What is in hand stays so.

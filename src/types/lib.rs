@@ -20,6 +20,7 @@ mod net;
 mod planted;
 mod record;
 mod slot;
+pub mod suspend;
 
 pub use agreement::{Agreement, AgreementError, AppliedWatch, CommandIdentity};
 pub use clock::{Clock, SystemClock, Time};

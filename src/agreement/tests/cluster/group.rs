@@ -1,8 +1,6 @@
 //! A few members over a network in memory: commands and barriers from anywhere, through crashes, cuts and restarts.
 
-mod common;
-
-use common::{APPEND, Cluster, LEASE, PIECE, PROPOSE, addr, set};
+use crate::common::{APPEND, Cluster, LEASE, PIECE, PROPOSE, addr, set};
 use hydfs_agreement::{ChangeError, Retention, propose_via};
 use hydfs_store::Crash;
 use hydfs_types::{
@@ -410,7 +408,7 @@ async fn members_come_and_go() {
 #[tokio::test(start_paused = true)]
 async fn a_stranger_has_its_command_proposed_by_any_member() {
     let cluster = Cluster::start(3, 14).await;
-    let net = common::MemNet {
+    let net = crate::common::MemNet {
         me: addr(9),
         wires: cluster.wires.clone(),
     };

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{List, MemNet, addr, set};
+use crate::common::{List, MemNet, addr, set};
 use hydfs_agreement::{Group, Options, Retention, Timing};
 use hydfs_store::{LogOptions, RealDisk};
 use hydfs_types::{Agreement, Incarnation, LogIndex, MemberId, SessionId, SystemClock};

@@ -3,9 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{Cluster, set};
+use crate::common::{Cluster, set};
 use hydfs_agreement::Retention;
 use hydfs_store::Crash;
 use hydfs_types::Agreement;

@@ -2,9 +2,7 @@
 //! delay commands no longer than a lease lasts. `HYDFS_SEED=n HYDFS_SEEDS=count` runs other seeds.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
-use common::{Cluster, LEASE, set};
+use crate::common::{Cluster, LEASE, set};
 use hydfs_store::Crash;
 use hydfs_types::{Agreement, MemberId};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
