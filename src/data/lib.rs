@@ -90,6 +90,7 @@ impl Data {
             replica::Index::default(),
         ));
         blocking(|| replica.recover(entries, redo))?;
+        replica.bases.redone();
         let leader = SlotLeader::start(replica.clone());
         let repair = Arc::new(Repair::new(ctx.clone(), replica.clone()));
         let source = Source::new(ctx.clone(), replica.clone(), leader.clone());

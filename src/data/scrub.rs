@@ -532,13 +532,15 @@ impl Replica {
         let Ok(_turn) = turn.try_lock() else {
             return Err(Refusal::Behind);
         };
-        let copy = {
+        if !synced {
+            return Err(Refusal::NotActing);
+        }
+        // Nothing here is the copy of a segment that nobody has written to.
+        let (version, len) = {
             let index = self.index();
             let local = index.segments.get(&wanted.segment);
-            local.map(|local| (local.version, local.len))
-        };
-        let Some((version, len)) = copy.filter(|_| synced) else {
-            return Err(Refusal::NotActing);
+            let copy = local.map(|local| (local.version, local.len));
+            copy.unwrap_or_default()
         };
         let sums = self.bases.block_sums(wanted.segment, len).map_err(
             |error: hydfs_store::StoreError| {

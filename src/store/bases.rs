@@ -55,6 +55,8 @@ struct State {
     dirty: BTreeSet<SegmentId>,
     /// The machine lost power before this life.
     torn: bool,
+    /// Steps of the journal are done again.
+    redoing: bool,
     /// Sums and content fit, or it is damaged.
     trusted: BTreeSet<SegmentId>,
     /// Changed in this life where something did not match its sum.
@@ -154,8 +156,15 @@ impl Bases {
     }
 
     /// The machine lost power since these bases were written: whatever they hold has to be compared.
+    /// What is done again from here on is done to what was found.
     pub fn after_power_loss(&self) {
-        self.state().torn = true;
+        let mut state = self.state();
+        (state.torn, state.redoing) = (true, true);
+    }
+
+    /// All that the journal says is done again.
+    pub fn redone(&self) {
+        self.state().redoing = false;
     }
 
     /// Whether the base may hold bytes that nobody vouches for, though they match their checksums.
@@ -435,7 +444,10 @@ impl Bases {
         let file = match BaseFile::open(&*self.disk, &path, false)? {
             None if create => {
                 state.durable_dirs.remove(&folder(segment));
-                state.trusted.insert(segment);
+                // One that is missing when its steps are done again may have held more than they bring.
+                if !state.redoing {
+                    state.trusted.insert(segment);
+                }
                 BaseFile::open(&*self.disk, &path, true)?
             }
             other => other,

@@ -282,6 +282,7 @@ fn fault_s8_a_damaged_header_of_the_checksums_makes_nothing_good() {
 #[test]
 fn fault_s13_a_crash_leaves_the_old_base_or_the_pulled_one() {
     for stop in 0..40 {
+        let mut finished = true;
         for (seed, how) in [
             (1, Crash::Kill),
             (2, Crash::PowerCut),
@@ -308,12 +309,44 @@ fn fault_s13_a_crash_leaves_the_old_base_or_the_pulled_one() {
             );
             assert_eq!(bases.list().unwrap(), [SEGMENT]);
             assert!(disk.attach().list("base/tmp").unwrap().is_empty());
-            if adopted.is_ok() {
-                return assert!(stop > 5, "the pull was interrupted {stop} times");
-            }
+            finished &= adopted.is_ok();
+        }
+        if finished {
+            return assert!(stop > 5, "the pull was interrupted {stop} times");
         }
     }
     panic!("the pull never finished");
+}
+
+/// Its name too, also where the folder was synced before.
+#[test]
+fn fault_s13_a_pulled_base_is_there_after_a_power_cut() {
+    let other = SegmentId(SEGMENT.0 + 256);
+    for seed in 0..8 {
+        let disk = MemDisk::new(seed);
+        let bases = open(&disk);
+        bases.write(other, 0, b"in the same folder").unwrap();
+        bases.sync_now(other).unwrap();
+        let new = pattern(100_000, 1);
+        pull(&bases, &new).unwrap();
+        drop(bases);
+        disk.crash(Crash::PowerCut);
+        let bases = open(&disk);
+        bases.verify(SEGMENT).unwrap();
+        assert_eq!(everything(&bases), new);
+    }
+}
+
+/// What its steps bring again may not be all that it held: it has to be compared.
+#[test]
+fn a_base_that_is_missing_after_a_power_loss_is_in_doubt() {
+    let disk = MemDisk::new(1);
+    let bases = open(&disk);
+    bases.after_power_loss();
+    bases.write(SEGMENT, 10, b"redone").unwrap();
+    bases.redone();
+    bases.write(SegmentId(99), 0, b"new").unwrap();
+    assert!(bases.doubts(SEGMENT) && !bases.doubts(SegmentId(99)));
 }
 
 fn pull(bases: &Bases, bytes: &[u8]) -> Result<(), StoreError> {
