@@ -100,15 +100,23 @@ fn read_uncached(path: &Path) -> Vec<u8> {
     out.stdout
 }
 
-#[test]
-fn an_append_to_an_open_file_is_one_parallel_round() {
-    let Some(c) = cluster() else { return };
+/// Opens a file on a mount to append to it, and appends the first line.
+fn opened(c: &Cluster, mount: usize, first: &str) -> fs::File {
     let mut file = fs::OpenOptions::new()
         .append(true)
         .create(true)
-        .open(c.at(1, "f"))
+        .open(c.at(mount, "f"))
         .unwrap();
-    file.write_all(b"first\n").unwrap();
+    file.write_all(first.as_bytes()).unwrap();
+    file
+}
+
+/// Where two mounts write nothing is answered early.
+#[test]
+fn an_append_beside_another_writer_is_one_parallel_round() {
+    let Some(c) = cluster() else { return };
+    let mut file = opened(&c, 1, "first\n");
+    let _other = opened(&c, 2, "second\n");
     let before = quiet(&c);
     for n in 0..APPENDS {
         file.write_all(format!("line {n}\n").as_bytes()).unwrap();
@@ -133,6 +141,30 @@ fn an_append_to_an_open_file_is_one_parallel_round() {
         (2 * APPENDS, 2, 0),
         "fsync is one round more and no agreement"
     );
+}
+
+#[test]
+fn appends_that_nobody_waits_for_share_rounds_and_records() {
+    let Some(c) = cluster() else { return };
+    let mut file = opened(&c, 1, "first\n");
+    let counted = || {
+        let of = |name: &str| c.metric(1, name);
+        let behind = of("hydfs_data_writes_behind_total");
+        (behind, of("hydfs_data_records_total"))
+    };
+    let (before, start) = (quiet(&c), counted());
+    for n in 0..APPENDS {
+        file.write_all(format!("line {n}\n").as_bytes()).unwrap();
+    }
+    file.sync_all().unwrap();
+    let (cost, end) = (Costs::now(&c).since(before), counted());
+    let (behind, records) = (end.0 - start.0, end.1 - start.1);
+    println!("{APPENDS} appends: {behind} answered early, {records} records, {cost:?}");
+    // All of them unless a lease had just run out; and two rounds to each of the other replicas take far more than that.
+    assert!(behind >= APPENDS / 2, "{behind} of {APPENDS}");
+    assert!(records < APPENDS && cost.appends < 2 * APPENDS, "{cost:?}");
+    assert_eq!((cost.log, cost.looks, cost.prepares), (0, 0, 0), "{cost:?}");
+    assert!(cost.syncs <= 2, "{cost:?}");
 }
 
 #[test]

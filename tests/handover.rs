@@ -10,7 +10,7 @@ use lines::Log;
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
@@ -263,6 +263,22 @@ fn a_lock_ends_with_its_file_after_a_kill() {
 /// A replica is paused, so that writes wait for it; the writer's worker is killed meanwhile. Each write is there once.
 #[test]
 fn a_write_in_flight_is_there_exactly_once() {
+    in_flight(
+        libc::O_SYNC,
+        "a write that the worker before had in hand is there",
+    );
+}
+
+/// The same of writes whose callers have their answer.
+#[test]
+fn a_write_that_was_answered_early_is_there_exactly_once() {
+    in_flight(
+        0,
+        "what the worker before had answered early is on its replicas",
+    );
+}
+
+fn in_flight(flags: i32, said: &str) {
     let Some(cluster) = Cluster::up(3) else {
         return;
     };
@@ -277,15 +293,12 @@ fn a_write_in_flight_is_there_exactly_once() {
         options
             .append(true)
             .create(true)
+            .custom_flags(flags)
             .open(path)
             .expect("opened")
     };
     let mut files: Vec<File> = paths.iter().map(open).collect();
-    let found = || {
-        let log = cluster.log_text(1);
-        log.matches("a write that the worker before had in hand is there")
-            .count()
-    };
+    let found = || cluster.log_text(1).matches(said).count();
     let mut rounds = 0;
     while rounds < ROUNDS || found() == 0 && rounds < 3 * ROUNDS {
         // Each file has its writer: the next write is a record and nothing else.
@@ -319,7 +332,7 @@ fn a_write_in_flight_is_there_exactly_once() {
             assert!(found == wanted, "{} after round {rounds}", path.display());
         }
     }
-    println!("{} writes of {} were there", found(), 4 * rounds);
+    println!("{said}: {} times in {rounds} rounds", found());
     assert!(
         found() > 0,
         "no write was in flight when its worker was killed"

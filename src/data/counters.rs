@@ -22,6 +22,9 @@ counters! {
     sync_rounds, "hydfs_data_sync_calls_total", "sync requests sent to replicas";
     prepare_rounds, "hydfs_data_prepare_calls_total", "prepare requests sent to replicas";
     look_rounds, "hydfs_data_look_calls_total", "looks sent to slot leaders";
+    recall_rounds, "hydfs_data_recall_calls_total", "members asked for what they have answered early";
+    behind, "hydfs_data_writes_behind_total", "writes answered here before replicas had them";
+    gathered, "hydfs_data_writes_gathered_total", "writes answered early that became part of another's record";
     read_rounds, "hydfs_data_read_calls_total", "reads sent to replicas";
     repair_rounds, "hydfs_data_repair_calls_total", "pulls and fetches sent to replicas";
     records, "hydfs_data_records_total", "records journaled here";
@@ -59,6 +62,7 @@ impl Counters {
             DataRequest::Look(_) | DataRequest::Cutoff(_) | DataRequest::Peek(_) => {
                 &self.look_rounds
             }
+            DataRequest::Recall { .. } => &self.recall_rounds,
             DataRequest::ReadBase(_) => &self.read_rounds,
             DataRequest::PullBase(_)
             | DataRequest::Fetch { .. }

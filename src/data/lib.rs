@@ -4,6 +4,7 @@
 //! members through `Net`, to the agreement group through `Agreement`, and never carries file data through the latter.
 
 mod apply;
+mod behind;
 mod checkpoint;
 mod context;
 mod counters;
@@ -28,6 +29,7 @@ mod throttle;
 mod vouch;
 
 pub use apply::Standing;
+pub use behind::{Pushed, TRUSTED, WriteBehind};
 pub use context::{Context, SharedState, Trial};
 pub use counters::Counters;
 pub use error::DataError;
@@ -37,7 +39,7 @@ pub use reader::Reader;
 pub use replica::Replica;
 pub use scrub::SCRUB_BYTES_PER_S;
 pub use segment::Lane;
-pub use sender::{FileWriter, Note, Queued, Target};
+pub use sender::{Draft, FileWriter, Note, Queued, Target};
 pub use throttle::{FLOOR_BYTES_PER_S, Throttle};
 
 use bytes::Bytes;
@@ -52,8 +54,13 @@ use merge::SlotLeader;
 use repair::Repair;
 use scrub::Scrub;
 use source::Source;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
 
+/// Longest that a member may take to send what it has answered early.
+const RECALL: Duration = Duration::from_secs(16);
 /// How often a slot leader looks for segments that have too much pending.
 const OVERDUE_EVERY: Duration = Duration::from_millis(100);
 
@@ -65,6 +72,7 @@ pub struct Data {
     leader: Arc<SlotLeader>,
     repair: Arc<Repair>,
     source: Source,
+    behind: OnceLock<Weak<dyn WriteBehind>>,
 }
 
 impl Data {
@@ -102,6 +110,7 @@ impl Data {
             leader,
             repair,
             source,
+            behind: OnceLock::new(),
         }))
     }
 
@@ -137,6 +146,34 @@ impl Data {
         {
             self.ctx.members.notify_waiters();
         }
+    }
+
+    /// Who answers writes early here. Once.
+    pub fn set_write_behind(&self, behind: Weak<dyn WriteBehind>) {
+        drop(self.behind.set(behind));
+    }
+
+    /// Has a member send what these writers of a file have answered early; they answer nothing early any more.
+    pub async fn recall(
+        &self,
+        member: Incarnation,
+        ino: Ino,
+        writers: Vec<WriterId>,
+    ) -> Result<(), DataError> {
+        let request = DataRequest::Recall { ino, writers };
+        let call = self.ctx.call(member, &request, Bytes::new(), RECALL);
+        sender::expect(call.await?.0, |answer| {
+            matches!(answer, DataResponse::Recalled).then_some(())
+        })
+    }
+
+    /// Where nobody answers early there is nothing to recall.
+    async fn recalled(&self, ino: Ino, writers: Vec<WriterId>) -> Result<(), Refusal> {
+        let Some(behind) = self.behind.get().and_then(Weak::upgrade) else {
+            return Ok(());
+        };
+        let recalled = behind.recall(ino, writers).await;
+        recalled.map_err(|error| Refusal::NotSent(error.to_string()))
     }
 
     /// A writer of a file on this member.
@@ -217,6 +254,10 @@ impl Data {
             DataRequest::PullSlots(pull) => DataResponse::Pulled(self.source.pulled(pull).await?),
             DataRequest::Promote { map, from, slots } => {
                 DataResponse::Promoted(self.source.promote(map, from, slots).await?)
+            }
+            DataRequest::Recall { ino, writers } => {
+                self.recalled(ino, writers).await?;
+                DataResponse::Recalled
             }
             other => return self.replica.serve(other, body).await,
         };

@@ -133,7 +133,8 @@ impl Replica {
             | DataRequest::Peek(_)
             | DataRequest::Cutoff(_)
             | DataRequest::PullSlots(_)
-            | DataRequest::Promote { .. } => Err(Refusal::NotLeader),
+            | DataRequest::Promote { .. }
+            | DataRequest::Recall { .. } => Err(Refusal::NotLeader),
         }
     }
 

@@ -7,7 +7,9 @@
 //! Cost: one parallel round; no copy of a payload that travels alone; no agreement.
 
 use crate::{
+    behind::Behind,
     context::{Context, ROUND},
+    counters::Counters,
     error::DataError,
     own::Own,
     replica::Replica,
@@ -58,6 +60,49 @@ pub trait Note: Send + Sync {
     fn done(&self);
     /// No replica has it, nor will under that identity.
     fn withdrawn(&self);
+    /// It was given up: nobody will send it again.
+    fn given_up(&self);
+}
+
+/// A record that is to be made of a write.
+pub struct Draft {
+    pub target: Target,
+    pub op: Op,
+    pub payload: Bytes,
+    pub time: Time,
+    /// Acknowledged only when it is on disk.
+    pub durable: bool,
+    /// Told of its identity before it can go out.
+    pub note: Option<Arc<dyn Note>>,
+    /// Its write is answered when it is queued.
+    pub behind: bool,
+}
+
+impl Draft {
+    /// Of a write that is answered when every acting replica has it.
+    pub fn new(target: Target, op: Op, payload: Bytes, time: Time) -> Self {
+        Self {
+            target,
+            op,
+            payload,
+            time,
+            durable: false,
+            note: None,
+            behind: false,
+        }
+    }
+
+    pub fn durable(self, durable: bool) -> Self {
+        Self { durable, ..self }
+    }
+
+    pub fn noted(self, note: Option<Arc<dyn Note>>) -> Self {
+        Self { note, ..self }
+    }
+
+    pub fn behind(self, behind: bool) -> Self {
+        Self { behind, ..self }
+    }
 }
 
 /// A record that is not acknowledged yet.
@@ -71,7 +116,11 @@ pub struct Queued {
     /// Where its segment begins in the file.
     pub start: u64,
     pub note: Option<Arc<dyn Note>>,
-    crc: u32,
+    /// Its write was answered when it was queued.
+    pub behind: bool,
+    /// Writes that it is of.
+    pub(crate) writes: usize,
+    pub(crate) crc: u32,
 }
 
 impl Queued {
@@ -93,28 +142,31 @@ pub(crate) struct Lane {
 
 #[derive(Default)]
 pub(crate) struct Inner {
-    last: Seq,
-    acked: Seq,
+    pub(crate) last: Seq,
+    pub(crate) acked: Seq,
     /// Last seq that was sent to anybody.
-    sent: Seq,
+    pub(crate) sent: Seq,
     durable_wanted: Seq,
-    queue: VecDeque<Queued>,
+    pub(crate) queue: VecDeque<Queued>,
+    pub(crate) behind: Behind,
     pub(crate) lanes: BTreeMap<SegmentId, Lane>,
     /// The segment that the last round to the file's end went to, answered or not.
     tail: Option<SegmentId>,
     mtime: Option<Time>,
-    ended: bool,
+    pub(crate) ended: bool,
     given_up: bool,
 }
 
 /// A live writer of one file on this member.
 pub struct FileWriter {
-    ctx: Arc<Context>,
+    pub(crate) ctx: Arc<Context>,
     replica: Arc<Replica>,
     pub ino: hydfs_types::Ino,
     pub writer: WriterId,
-    inner: Mutex<Inner>,
+    pub(crate) inner: Mutex<Inner>,
     turn: tokio::sync::Mutex<()>,
+    /// Rung whenever the queue became shorter.
+    pub(crate) shortened: tokio::sync::Notify,
 }
 
 impl FileWriter {
@@ -131,6 +183,7 @@ impl FileWriter {
             writer,
             inner: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            shortened: tokio::sync::Notify::new(),
         }
     }
 
@@ -141,30 +194,18 @@ impl FileWriter {
     }
 
     /// Queues a record. Its seq is its place among this writer's records for ever.
-    pub fn push(
-        &self,
-        target: Target,
-        op: Op,
-        payload: Bytes,
-        time: Time,
-        durable: bool,
-    ) -> Result<Seq, DataError> {
-        self.push_noted(target, op, payload, time, durable, None)
+    pub fn push(&self, draft: Draft) -> Result<Seq, DataError> {
+        let crc = crc32c::crc32c(&draft.payload);
+        let (towards, start) = self.place_of(&draft)?;
+        let mut inner = self.inner();
+        self.enqueue(&mut inner, draft, (towards, start), crc)
     }
 
-    /// As [`FileWriter::push`]; the record's identity is noted before it can go out.
-    pub fn push_noted(
-        &self,
-        target: Target,
-        op: Op,
-        payload: Bytes,
-        time: Time,
-        durable: bool,
-        note: Option<Arc<dyn Note>>,
-    ) -> Result<Seq, DataError> {
-        let crc = crc32c::crc32c(&payload);
-        let towards = note.is_some().then(|| self.resolve(target).ok()).flatten();
-        let start = match target {
+    /// Where a record is to go as things stand, for its note, and where its segment begins in the file.
+    pub(crate) fn place_of(&self, draft: &Draft) -> Result<(Option<SegmentId>, u64), DataError> {
+        let noted = draft.note.is_some();
+        let towards = noted.then(|| self.resolve(draft.target).ok()).flatten();
+        let start = match draft.target {
             Target::Segment(segment) => {
                 self.ctx
                     .state()
@@ -174,7 +215,16 @@ impl FileWriter {
             }
             Target::Tail => 0,
         };
-        let mut inner = self.inner();
+        Ok((towards, start))
+    }
+
+    pub(crate) fn enqueue(
+        &self,
+        inner: &mut Inner,
+        draft: Draft,
+        (towards, start): (Option<SegmentId>, u64),
+        crc: u32,
+    ) -> Result<Seq, DataError> {
         if inner.ended {
             return Err(DataError::WriterEnded(self.writer));
         }
@@ -183,23 +233,26 @@ impl FileWriter {
         }
         let seq = inner.last.next();
         inner.last = seq;
-        inner.mtime = Some(time);
-        if durable {
+        inner.mtime = Some(draft.time);
+        if draft.durable {
             inner.durable_wanted = seq;
         }
-        if let Some(note) = &note {
+        if let Some(note) = &draft.note {
             note.sent(self.writer, seq, towards);
         }
         inner.queue.push_back(Queued {
             seq,
-            target,
-            op,
-            payload,
-            time,
+            target: draft.target,
+            op: draft.op,
+            payload: draft.payload,
+            time: draft.time,
             start,
-            note,
+            note: draft.note,
+            behind: draft.behind,
+            writes: 1,
             crc,
         });
+        inner.joined();
         Ok(seq)
     }
 
@@ -316,6 +369,8 @@ impl FileWriter {
     /// The longest prefix of the queue that goes to one segment.
     fn next_batch(&self) -> Result<Option<(SegmentId, Vec<RecordHead>, Bytes, bool)>, DataError> {
         let mut inner = self.inner();
+        let gathered = inner.gather();
+        Counters::add(&self.ctx.counters.gathered, gathered);
         let Some(first) = inner.queue.front() else {
             return Ok(None);
         };
@@ -367,7 +422,7 @@ impl FileWriter {
     }
 
     /// The segment that a target means now.
-    fn resolve(&self, target: Target) -> Result<SegmentId, DataError> {
+    pub(crate) fn resolve(&self, target: Target) -> Result<SegmentId, DataError> {
         match target {
             Target::Segment(segment) => Ok(segment),
             Target::Tail => {
@@ -485,10 +540,11 @@ impl FileWriter {
         let through = self.merged_through(segment);
         let mut inner = self.inner();
         while inner.queue.front().is_some_and(|queued| queued.seq <= last) {
-            if let Some(queued) = inner.queue.pop_front() {
+            if let Some(queued) = inner.pop_front() {
                 queued.set_done();
             }
         }
+        self.shortened.notify_waiters();
         inner.acked = inner.acked.max(last);
         let lane = inner.lanes.entry(segment).or_default();
         lane.last = last;
@@ -526,11 +582,12 @@ impl FileWriter {
             .front()
             .is_some_and(|queued| queued.seq <= through && queued.target == Target::Tail)
         {
-            if let Some(queued) = inner.queue.pop_front() {
+            if let Some(queued) = inner.pop_front() {
                 queued.set_done();
                 last = queued.seq;
             }
         }
+        self.shortened.notify_waiters();
         inner.acked = inner.acked.max(last);
         let lane = inner.lanes.entry(segment).or_default();
         lane.last = lane.last.max(last);
@@ -613,9 +670,10 @@ impl FileWriter {
         inner.sent <= inner.acked && !inner.ended && !inner.given_up
     }
 
-    /// Last seq given out.
-    pub fn last(&self) -> Seq {
-        self.inner().last
+    /// Last seq that was sent to anybody: what is behind it may still become part of a record under a later one.
+    pub fn last_sent(&self) -> Seq {
+        let inner = self.inner();
+        inner.sent.max(inner.acked)
     }
 
     /// Records that a fenced writer could not get acknowledged, for a new writer to send again (R5). Those whose fate
@@ -745,11 +803,15 @@ impl FileWriter {
 
     /// Gives up what is not acknowledged: that ends the writer (R5). Nothing of it is merged later, unless it was already.
     pub fn give_up(&self) -> WriterEnd {
-        {
+        let left = {
             let mut inner = self.inner();
             inner.given_up = true;
-            inner.queue.clear();
+            std::mem::take(&mut inner.queue)
+        };
+        for note in left.iter().filter_map(|queued| queued.note.as_ref()) {
+            note.given_up();
         }
+        self.shortened.notify_waiters();
         self.finish(false)
     }
 

@@ -43,7 +43,7 @@ impl Volume {
     }
 
     /// Sees to it that the agreed state knows what of these writers' records counts.
-    async fn fix_ends(&self, ino: Ino, writers: &BTreeSet<WriterId>) -> Outcome<()> {
+    pub(crate) async fn fix_ends(&self, ino: Ino, writers: &BTreeSet<WriterId>) -> Outcome<()> {
         self.barrier().await?;
         for writer in writers {
             let open = self
@@ -64,7 +64,7 @@ impl Volume {
         looked.map_err(Self::data_error).map(drop)
     }
 
-    fn is_merged(&self, ino: Ino, piece: &Piece) -> Outcome<bool> {
+    pub(crate) fn is_merged(&self, ino: Ino, piece: &Piece) -> Outcome<bool> {
         let state = self.ctx.state();
         let (_, file) = state.file(ino).map_err(of_command)?;
         let merged = FileWriter::merged_of(&state, ino, piece.writer).ok_or_else(unknown)?;

@@ -26,6 +26,8 @@ impl Volume {
     /// Attributes as of now. The caller has passed the barrier.
     /// Cost: clean, or written here alone: nothing. Else one round to the slot leaders in doubt.
     pub(crate) async fn fresh(&self, ino: Ino) -> Outcome<Attr> {
+        self.send_behind(ino).await?;
+        self.recall(ino).await?;
         let doubt = self.doubt(&self.ctx.state(), ino)?;
         if !doubt.look.is_empty() {
             self.data
@@ -40,6 +42,8 @@ impl Volume {
     /// As [`Volume::fresh`], and what others have appended stays pending: `stat` and the checks of an open merge nothing
     /// unless content changed that was readable before.
     pub(crate) async fn peeked(&self, ino: Ino) -> Outcome<Attr> {
+        self.send_behind(ino).await?;
+        self.recall(ino).await?;
         let doubt = self.doubt(&self.ctx.state(), ino)?;
         if doubt.look.is_empty() {
             return self.with_mine(&self.ctx.state(), ino, doubt.mine.as_deref());
@@ -102,6 +106,9 @@ impl Volume {
 
     /// Attributes where nobody has to be asked; `None` where slot leaders may know more.
     pub(crate) fn attr_at_hand(&self, state: &State, ino: Ino) -> Option<Outcome<Attr>> {
+        if self.is_behind(ino) {
+            return None;
+        }
         match self.doubt(state, ino) {
             Ok(doubt) if doubt.look.is_empty() => {
                 Some(self.with_mine(state, ino, doubt.mine.as_deref()))
@@ -210,8 +217,8 @@ impl Volume {
             && let Some(writer) = self.table.writer(ino)
         {
             // Merging what was written before must not move the time that is set now.
-            writer.flush().await.map_err(Self::data_error)?;
-            set.settled = Some((writer.writer, writer.last()));
+            self.drain(ino).await?;
+            set.settled = Some((writer.writer, writer.last_sent()));
             writer.forget_time();
         }
         if change.mtime.is_some() {

@@ -9,7 +9,7 @@ use crate::{
     volume::{Outcome, Volume},
 };
 use hydfs_data::Note;
-use hydfs_memory::{Memory, Piece, Slot};
+use hydfs_memory::{Kept, Memory, Piece, Slot};
 use hydfs_mount::{FsError, Request};
 use hydfs_types::{Command, CommandIdentity, Reply, SegmentId, Seq, WriterId};
 use std::sync::{
@@ -21,6 +21,8 @@ use std::sync::{
 #[derive(Default)]
 pub(crate) struct Call {
     slot: Option<Slot>,
+    /// Where its bytes are kept, if an earlier worker has answered it.
+    kept: Option<Arc<Kept>>,
     /// The identity of an earlier worker's command was asked for.
     asked: AtomicBool,
     /// The first piece of a write that this worker makes.
@@ -49,6 +51,27 @@ impl Call {
         })
     }
 
+    /// A write that an earlier worker has answered, with the place of its request if that may be sent again.
+    pub(crate) fn left(slot: Option<Slot>, kept: Arc<Kept>) -> Self {
+        Self {
+            slot,
+            kept: Some(kept),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it was answered before it was made.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// All of an answered write is known to be merged.
+    pub(crate) fn set_made(&self, len: usize) {
+        if let Some(note) = self.note(0, len) {
+            note.done();
+        }
+    }
+
     pub(crate) fn slot(&self) -> Option<&Slot> {
         self.slot.as_ref()
     }
@@ -72,9 +95,21 @@ impl Call {
 
     /// Where the identity of a piece is kept.
     pub(crate) fn note(&self, piece: usize, len: usize) -> Option<Arc<dyn Note>> {
-        let slot = self.slot.clone()?;
+        self.noted(piece, len, self.kept.clone())
+    }
+
+    /// The same of a write that is answered early, whose bytes are kept there.
+    pub(crate) fn note_kept(&self, len: usize, kept: Option<Arc<Kept>>) -> Option<Arc<dyn Note>> {
+        self.noted(0, len, kept)
+    }
+
+    fn noted(&self, piece: usize, len: usize, kept: Option<Arc<Kept>>) -> Option<Arc<dyn Note>> {
+        if self.slot.is_none() && kept.is_none() {
+            return None;
+        }
         Some(Arc::new(PieceNote {
-            slot,
+            slot: self.slot.clone(),
+            kept,
             piece: self.first.load(Relaxed) + piece,
             len: len as u64,
         }))
@@ -112,9 +147,10 @@ impl CommandIdentity for Call {
     }
 }
 
-/// The place of one record of a write.
+/// Where one record of a write is known.
 struct PieceNote {
-    slot: Slot,
+    slot: Option<Slot>,
+    kept: Option<Arc<Kept>>,
     piece: usize,
     len: u64,
 }
@@ -127,15 +163,37 @@ impl Note for PieceNote {
             len: self.len,
             segment: segment.unwrap_or_default(),
         };
-        self.slot.note_piece(self.piece, piece);
+        if let Some(slot) = &self.slot {
+            slot.note_piece(self.piece, piece);
+        }
+        if let Some(kept) = &self.kept {
+            kept.note_sent(piece);
+        }
     }
 
     fn done(&self) {
-        self.slot.set_done(self.piece);
+        // In this order: whoever finds neither place asks for nothing.
+        if let Some(slot) = &self.slot {
+            slot.set_done(self.piece);
+        }
+        if let Some(kept) = &self.kept {
+            kept.free();
+        }
     }
 
     fn withdrawn(&self) {
-        self.slot.withdraw(self.piece);
+        if let Some(slot) = &self.slot {
+            slot.withdraw(self.piece);
+        }
+        if let Some(kept) = &self.kept {
+            kept.withdraw();
+        }
+    }
+
+    fn given_up(&self) {
+        if let Some(kept) = &self.kept {
+            kept.free();
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     volume::{Outcome, Volume},
 };
 use bytes::{Bytes, BytesMut};
-use hydfs_data::{DataError, FileWriter, Queued, Target};
+use hydfs_data::{DataError, Draft, FileWriter, Queued, Target};
 use hydfs_mount::{Answer, FsError, Handle};
 use hydfs_state::{Place, State};
 use hydfs_types::{
@@ -90,6 +90,7 @@ impl Volume {
 
     /// As [`Volume::read`], without a handle; the caller has passed the barrier.
     pub async fn read_at(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
+        self.send_behind(ino).await?;
         if let Some(bytes) = self.read_own(ino, offset, len).await {
             return Ok(bytes);
         }
@@ -99,6 +100,8 @@ impl Volume {
 
     /// What is pending in a range is merged: the agreed state tells its content and the file's size after it.
     pub(crate) async fn settle_range(&self, ino: Ino, offset: u64, len: u64) -> Outcome<()> {
+        self.send_behind(ino).await?;
+        self.recall(ino).await?;
         let dirty = dirty_segments(&self.ctx.state(), ino, offset, len)?;
         if dirty.is_empty() {
             return Ok(());
@@ -213,6 +216,12 @@ impl Volume {
         }
         let open = self.table.get(handle).ok_or(FsError::BadHandle)?;
         let at = if append { None } else { Some(offset) };
+        if let Some(written) = self
+            .write_when_uncrowded(call, ino, at, &data, open.how)
+            .await
+        {
+            return written;
+        }
         self.write_for(call, ino, at, data, open.how.sync).await?;
         Ok(Answer::Written(len))
     }
@@ -257,8 +266,12 @@ impl Volume {
         durable: bool,
     ) -> Outcome<()> {
         let busy = Busy::new(&self.table, ino);
+        if let Some(lost) = self.take_lost(ino) {
+            return Err(lost);
+        }
         let outcome = loop {
             let writer = self.writer(ino).await?;
+            self.recall(ino).await?;
             // Until all of it is queued it is nobody's record: what another call salvages does not have it.
             let queued = self
                 .queue(call, &writer, offset, content.clone(), durable)
@@ -299,7 +312,7 @@ impl Volume {
     }
 
     /// Makes records of a write; the last one's seq.
-    async fn queue(
+    pub(crate) async fn queue(
         &self,
         call: &Call,
         writer: &Arc<FileWriter>,
@@ -340,7 +353,7 @@ impl Volume {
                 extend: false,
             };
             let target = Target::Segment(segment);
-            last = writer.push(target, op, Bytes::new(), time, durable)?;
+            last = writer.push(Draft::new(target, op, Bytes::new(), time).durable(durable))?;
         }
         Ok(last)
     }
@@ -354,17 +367,8 @@ impl Volume {
         durable: bool,
     ) -> Result<Seq, DataError> {
         self.table.with(writer.ino, |used| used.appended = true);
-        let gap = {
-            let state = self.ctx.state();
-            let (_, file) = state.file(writer.ino).map_err(gone)?;
-            let end = file
-                .segments
-                .iter()
-                .next_back()
-                .and_then(|(start, id)| state.segment(*id).map(|known| start + known.len));
-            // A size grown by truncate: the end of the file is past its last segment.
-            (file.size_min > end.unwrap_or_default() && file.size_min > 0).then_some(file.size_min)
-        };
+        let gap = Self::gap(&self.ctx.state(), writer.ino);
+        let gap = gap.map_err(|_| DataError::Agreement(CommandError::NotFound.into()))?;
         if let Some(start) = gap {
             self.ctx
                 .agreement
@@ -382,7 +386,9 @@ impl Volume {
             }
             let piece = data.split_to(data.len().min(PAYLOAD_BYTES_MAX));
             let note = call.note(at, piece.len());
-            last = writer.push_noted(Target::Tail, Op::Append, piece, time, durable, note)?;
+            let draft = Draft::new(Target::Tail, Op::Append, piece, time);
+            let draft = draft.durable(durable).noted(note);
+            last = writer.push(draft.behind(call.is_answered()))?;
         }
         Ok(last)
     }
@@ -407,14 +413,10 @@ impl Volume {
                 .len()
                 .min(PAYLOAD_BYTES_MAX)
                 .min(room.min(usize::MAX as u64) as usize);
-            last = writer.push_noted(
-                Target::Segment(segment),
-                Op::WriteAt(at),
-                data.split_to(len),
-                time,
-                durable,
-                call.note(piece, len),
-            )?;
+            let (target, op) = (Target::Segment(segment), Op::WriteAt(at));
+            let draft = Draft::new(target, op, data.split_to(len), time);
+            let draft = draft.durable(durable).noted(call.note(piece, len));
+            last = writer.push(draft.behind(call.is_answered()))?;
             offset += len as u64;
         }
         Ok(last)
@@ -449,7 +451,7 @@ impl Volume {
     }
 
     /// This mount's live writer of a file; a grant where there is none (one command).
-    async fn writer(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
+    pub(crate) async fn writer(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
         let gate = self.table.with(ino, |used| used.gate.clone());
         let _turn = gate.lock().await;
         if let Some(writer) = self.table.writer(ino) {
@@ -460,7 +462,7 @@ impl Volume {
 
     async fn granted(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
         let writer = self.grant(ino).await?;
-        self.take_up(&writer);
+        self.table.take_up(&writer);
         Ok(writer)
     }
 
@@ -480,16 +482,9 @@ impl Volume {
         }
     }
 
-    fn take_up(&self, writer: &Arc<FileWriter>) {
-        self.table.with(writer.ino, |used| {
-            used.writer = Some(writer.clone());
-            used.appended = false;
-        });
-    }
-
     /// Takes a new writer for one that was ended and gives it what the old one could not get acknowledged. Says whether
     /// the caller's record is among it (or was merged); an error means that its fate is unknown.
-    async fn replace_writer(&self, ino: Ino, old: &Arc<FileWriter>) -> Outcome<bool> {
+    pub(crate) async fn replace_writer(&self, ino: Ino, old: &Arc<FileWriter>) -> Outcome<bool> {
         let gate = self.table.with(ino, |used| used.gate.clone());
         let _turn = gate.lock().await;
         if self
@@ -515,8 +510,18 @@ impl Volume {
             .await
             .map_err(Self::data_error)?;
         if !old.is_idle() && !old.fate_is_known() {
-            self.table.with(ino, |used| used.writer = None);
-            return Err(FsError::TimedOut("the cluster ended this writer and no longer knows whether its last write was merged".into()));
+            let why = "the cluster ended this writer and no longer knows whether its last write was merged";
+            let lost = DataError::TimedOut {
+                millis: 0,
+                why: why.into(),
+            };
+            self.table.with(ino, |used| {
+                used.writer = None;
+                if old.has_behind() {
+                    used.lost = Some(lost);
+                }
+            });
+            return Err(FsError::TimedOut(why.into()));
         }
         // First grant and segments: what is taken from the old writer has to go somewhere, its callers wait for it there.
         let new = self.grant(ino).await?;
@@ -526,7 +531,7 @@ impl Volume {
             }
         }
         let left = old.salvage();
-        self.take_up(&new);
+        self.table.take_up(&new);
         let appends = left.iter().any(|queued| queued.target == Target::Tail);
         self.table.with(ino, |used| used.appended |= appends);
         for queued in left {
@@ -546,6 +551,7 @@ impl Volume {
             time,
             start,
             note,
+            behind,
             ..
         } = queued;
         let gone = matches!(target, Target::Segment(segment) if self.ctx.state().segment(segment).is_none());
@@ -554,9 +560,8 @@ impl Volume {
             // Nothing is there any more that could be zeroed.
             Op::Zero { .. } if gone => return Ok(()),
             _ => {
-                return new
-                    .push_noted(target, op, payload, time, false, note)
-                    .map(drop);
+                let draft = Draft::new(target, op, payload, time);
+                return new.push(draft.noted(note).behind(behind)).map(drop);
             }
         };
         let mut offset = start + at;
@@ -582,14 +587,9 @@ impl Volume {
             let piece = payload.split_to(len);
             // The last one stands for all: it is sent after the others.
             let note = note.clone().filter(|_| payload.is_empty());
-            new.push_noted(
-                Target::Segment(segment),
-                Op::WriteAt(offset_in_segment),
-                piece,
-                time,
-                false,
-                note,
-            )?;
+            let (target, op) = (Target::Segment(segment), Op::WriteAt(offset_in_segment));
+            let draft = Draft::new(target, op, piece, time);
+            new.push(draft.noted(note).behind(behind))?;
             offset += len as u64;
         }
         Ok(())
@@ -607,7 +607,7 @@ impl Volume {
 
     /// A write was refused for want of space: its writer ends with what is acknowledged, so that nothing of the refused
     /// write turns up later. The next write gets a writer once that end is agreed.
-    async fn give_up(&self, ino: Ino, writer: &Arc<FileWriter>) {
+    pub(crate) async fn give_up(&self, ino: Ino, writer: &Arc<FileWriter>) {
         let gate = self.table.with(ino, |used| used.gate.clone());
         let turn = gate.lock_owned().await;
         if writer.is_idle()
@@ -618,8 +618,14 @@ impl Volume {
         {
             return;
         }
+        let behind = writer.has_behind();
         let ends = vec![writer.give_up()];
-        self.table.with(ino, |used| used.writer = None);
+        self.table.with(ino, |used| {
+            used.writer = None;
+            if behind {
+                used.lost = Some(DataError::NoSpace);
+            }
+        });
         let agreement = self.ctx.agreement.clone();
         // Also when whoever wrote has stopped waiting.
         let ended = tokio::spawn(async move {
@@ -636,10 +642,11 @@ impl Volume {
     }
 
     pub(crate) async fn flush(&self, ino: Ino) -> Outcome {
-        if let Some(writer) = self.table.writer(ino) {
-            writer.flush().await.map_err(Self::data_error)?;
+        let flushed = self.drain(ino).await;
+        if let Some(lost) = self.take_lost(ino) {
+            return Err(lost);
         }
-        Ok(Answer::Done)
+        flushed.map(|()| Answer::Done)
     }
 
     /// fsync: everything written to the file so far is on disk on every acting replica; names are so already.
@@ -648,6 +655,8 @@ impl Volume {
             return Ok(Answer::Done);
         }
         let _busy = Busy::new(&self.table, ino);
+        self.flush(ino).await?;
+        self.recall(ino).await?;
         let synced = match self.table.writer(ino) {
             Some(writer) => writer.sync_written().await.map_err(Self::data_error)?,
             None => Vec::new(),
@@ -704,10 +713,9 @@ impl Volume {
         }
         let _busy = Busy::new(&self.table, ino);
         for _ in 0..TRUNCATE_TRIES {
-            if let Some(writer) = self.table.writer(ino) {
-                writer.flush().await.map_err(Self::data_error)?;
-            }
+            self.drain(ino).await?;
             self.barrier().await?;
+            self.recall(ino).await?;
             let (mut command, boundary) = self.truncate_command(ino, size)?;
             if let Some(segment) = boundary.filter(|_| size > 0 && self.table.writer(ino).is_some())
             {
@@ -755,7 +763,7 @@ impl Volume {
             .table
             .writer(ino)
             .filter(|writer| writer.is_open())
-            .map(|writer| (writer.writer, writer.last()));
+            .map(|writer| (writer.writer, writer.last_sent()));
         let state = self.ctx.state();
         let (_, file) = state.file(ino).map_err(of_command)?;
         let boundary = file
@@ -838,15 +846,8 @@ impl Volume {
             len: 0,
             extend: true,
         };
-        let seq = writer
-            .push(
-                Target::Segment(segment),
-                op,
-                Bytes::new(),
-                self.clock.now(),
-                false,
-            )
-            .map_err(Self::data_error)?;
+        let draft = Draft::new(Target::Segment(segment), op, Bytes::new(), self.clock.now());
+        let seq = writer.push(draft).map_err(Self::data_error)?;
         writer.acknowledged(seq).await.map_err(Self::data_error)
     }
 

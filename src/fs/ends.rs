@@ -108,6 +108,10 @@ impl Volume {
             )
         });
         let writer = writer?;
+        if writer.has_behind() && !writer.is_open() {
+            // Whoever sends it in the background takes a new one.
+            return None;
+        }
         if writer.is_open() {
             let settled = if appended {
                 writer.flush().await

@@ -25,6 +25,9 @@ impl Volume {
     /// The answer to a request, if it is at hand.
     /// `unique`: the kernel's number for it.
     pub(crate) fn at_hand(&self, unique: u64, request: &Request) -> Option<Outcome> {
+        if self.has_left() {
+            return None;
+        }
         match request {
             Request::Forget { .. } | Request::ReleaseDir { .. } => Some(Ok(Answer::Done)),
             Request::Flush { ino, owner, .. } => self.flush_at_hand(*ino, *owner),
@@ -35,6 +38,13 @@ impl Volume {
                 offset,
                 len,
             } => self.read_at_hand(*ino, *handle, *offset, *len),
+            Request::Write {
+                ino,
+                handle,
+                offset,
+                data,
+                append,
+            } => self.write_at_hand(unique, request, (*ino, *handle), (*offset, data, *append)),
             Request::StatFs => {
                 let files = self.ctx.state.try_read().ok()?.names.inodes.len();
                 Some(self.space_of(files as u64))
@@ -48,7 +58,11 @@ impl Volume {
         match request {
             Request::Lookup { parent, name } if !Self::may_be_control(*parent, name) => {
                 let state = self.covered()?;
-                Some(self.find_in(&state, *parent, name).map(Answer::Attr))
+                let found = self.find_in(&state, *parent, name);
+                if found.as_ref().is_ok_and(|attr| self.is_behind(attr.ino)) {
+                    return None;
+                }
+                Some(found.map(Answer::Attr))
             }
             Request::GetAttr { ino, .. } if !Synthetic::is(*ino) => {
                 let state = self.covered()?;
@@ -84,7 +98,7 @@ impl Volume {
     }
 
     /// The state, if a look at it now is covered by a read lease.
-    fn covered(&self) -> Option<RwLockReadGuard<'_, State>> {
+    pub(crate) fn covered(&self) -> Option<RwLockReadGuard<'_, State>> {
         let state = self.ctx.state.try_read().ok()?;
         let visible = self.ctx.agreement.leased()?;
         (visible >= state.index).then_some(state)

@@ -6,6 +6,7 @@
 
 mod again;
 mod attributes;
+mod behind;
 mod call;
 mod content;
 mod ends;

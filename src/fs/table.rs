@@ -3,10 +3,10 @@
 
 use crate::{call::Call, volume::Outcome};
 use bytes::Bytes;
-use hydfs_data::FileWriter;
+use hydfs_data::{DataError, FileWriter};
 use hydfs_memory::{Locker, Memory, OpenFile};
 use hydfs_mount::{FsError, Handle, How};
-use hydfs_types::Ino;
+use hydfs_types::{Ino, WriterId};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, OnceLock},
@@ -36,6 +36,8 @@ pub struct Use {
     pub gate: Arc<tokio::sync::Mutex<()>>,
     /// Descriptor operations under way: a writer is not ended below them.
     pub busy: usize,
+    /// Why writes that were answered early are lost, until somebody was told.
+    pub lost: Option<DataError>,
 }
 
 impl Use {
@@ -54,6 +56,8 @@ struct Inner {
     next: Handle,
     handles: BTreeMap<Handle, OpenHandle>,
     uses: BTreeMap<Ino, Use>,
+    /// Writers that were recalled before they were taken up.
+    recalled: BTreeSet<WriterId>,
     /// Unlinked inodes that this mount is giving up: they cannot be opened any more.
     releasing: BTreeSet<Ino>,
     /// Owners that asked for locks, and through which open files.
@@ -194,6 +198,48 @@ impl Table {
     /// The live writer of an inode on this mount.
     pub fn writer(&self, ino: Ino) -> Option<Arc<FileWriter>> {
         self.inner().uses.get(&ino)?.writer.clone()
+    }
+
+    /// A granted writer is the inode's from now on.
+    pub fn take_up(&self, writer: &Arc<FileWriter>) {
+        let mut inner = self.inner();
+        if inner.recalled.remove(&writer.writer) {
+            writer.set_recalled();
+        }
+        let used = inner.uses.entry(writer.ino).or_default();
+        used.writer = Some(writer.clone());
+        used.appended = false;
+    }
+
+    /// These writers of an inode answer nothing early any more, also those that are still to be taken up.
+    pub fn recall(&self, ino: Ino, writers: Vec<WriterId>) {
+        let mut inner = self.inner();
+        let now = inner.uses.get(&ino).and_then(|used| used.writer.clone());
+        for id in writers {
+            match &now {
+                Some(writer) if writer.writer == id => writer.set_recalled(),
+                _ => drop(inner.recalled.insert(id)),
+            }
+        }
+    }
+
+    /// Forgets recalls of writers that are none any more, once there are so many.
+    pub fn forget_recalled(&self, at: usize, is_one: impl Fn(WriterId) -> bool) {
+        let mut inner = self.inner();
+        if inner.recalled.len() > at {
+            inner.recalled.retain(|writer| is_one(*writer));
+        }
+    }
+
+    /// Why writes to an inode that were answered are lost.
+    pub fn take_lost(&self, ino: Ino) -> Option<DataError> {
+        self.inner().uses.get_mut(&ino)?.lost.take()
+    }
+
+    /// Whether somebody has to be told of that.
+    pub fn has_lost(&self, ino: Ino) -> bool {
+        let inner = self.inner();
+        inner.uses.get(&ino).is_some_and(|used| used.lost.is_some())
     }
 
     /// Whether any descriptor of this mount is on the inode.

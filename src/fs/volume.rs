@@ -4,6 +4,7 @@
 //! then holds everything acknowledged anywhere before the call, so no answer rests on a clock or a time-to-live.
 
 use crate::{
+    behind::Behind,
     call::Call,
     error::{of_agreement, of_data},
     failures::Failures,
@@ -14,7 +15,7 @@ use crate::{
     table::Table,
 };
 use bytes::Bytes;
-use hydfs_data::{Context, Data};
+use hydfs_data::{Context, Data, WriteBehind};
 use hydfs_memory::{Memory, Slot};
 use hydfs_mount::{
     Answer, Caller, FileSystem, FsError, How, Keep, KernelCache, Opened, Request, StatFs,
@@ -54,6 +55,7 @@ pub struct Volume {
     pub(crate) job_hook: OnceLock<JobHook>,
     pub(crate) failures: Failures,
     pub(crate) recent: Recent,
+    pub(crate) behind: Behind,
 }
 
 /// Called with the path of a file in the directory of jobs that was closed after writing, or renamed there.
@@ -61,7 +63,7 @@ pub type JobHook = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl Volume {
     pub fn new(data: Arc<Data>, clock: Arc<dyn Clock>, disk: Arc<dyn Disk>) -> Arc<Self> {
-        Arc::new(Self {
+        let volume = Arc::new(Self {
             ctx: data.ctx.clone(),
             data,
             clock,
@@ -76,11 +78,16 @@ impl Volume {
             job_hook: OnceLock::new(),
             failures: Failures::default(),
             recent: Recent::default(),
-        })
+            behind: Behind::default(),
+        });
+        let early: Arc<dyn WriteBehind> = volume.clone();
+        volume.data.set_write_behind(Arc::downgrade(&early));
+        volume
     }
 
     /// What outlives this worker, and what the one before left. Once, before the mount is served.
     pub fn keep(&self, memory: Arc<Memory>) {
+        self.keep_left(memory.left_behind());
         self.table.keep(memory);
     }
 
@@ -187,6 +194,7 @@ impl Volume {
     }
 
     async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
+        self.left_is_sent(&request).await;
         let call = Call::of(self.table.memory(), caller.unique, &request)?;
         if let Some(handle) = call.sent_again().and_then(Slot::handle) {
             // The earlier worker gave it to this request and told nobody.
@@ -389,6 +397,10 @@ impl Volume {
             return self.control_attr(&path);
         }
         self.barrier().await?;
+        let found = self.ctx.state().lookup(parent, name);
+        if let Ok(ino) = found {
+            self.send_behind(ino).await?;
+        }
         self.find_in(&self.ctx.state(), parent, name)
     }
 

@@ -286,6 +286,11 @@ impl Slot {
         }
     }
 
+    /// The kernel's number of the request.
+    pub fn unique(&self) -> u64 {
+        self.unique
+    }
+
     /// Whether an earlier worker had this request in hand.
     pub fn is_sent_again(&self) -> bool {
         self.sent_again

@@ -413,6 +413,7 @@ impl Member {
         self.data
             .start(config.scrub_bytes_per_s, config.repair_bytes_per_s);
         self.start_swim()?;
+        tokio::spawn(self.volume.clone().write_behind());
         tokio::spawn(self.volume.clone().end_writers());
         tokio::spawn(self.volume.clone().release_orphans());
         tokio::spawn(Steward::new(self.clone()).run());

@@ -5,7 +5,7 @@
 
 use crate::{Error, member::Member};
 use bytes::Bytes;
-use hydfs_data::{FileWriter, Target};
+use hydfs_data::{Draft, FileWriter, Target};
 use hydfs_fs::Volume;
 use hydfs_mount::FsError;
 use hydfs_state::Body;
@@ -566,7 +566,12 @@ impl Storage for Files {
         self.on_core(async move {
             let writer = writer.ok_or(StorageError::Ended)?;
             let seq = writer
-                .push(Target::Tail, Op::Append, payload, SystemClock.now(), false)
+                .push(Draft::new(
+                    Target::Tail,
+                    Op::Append,
+                    payload,
+                    SystemClock.now(),
+                ))
                 .map_err(of_data)?;
             writer.acknowledged(seq).await.map_err(of_data)?;
             Ok(seq)

@@ -146,9 +146,17 @@ impl Blocks {
             data: Bytes::from(tag.to_le_bytes().repeat(BLOCK_BYTES / 8)),
             append: false,
         };
+        let by = member.ctx.me();
         call(member, request).await?;
+        self.log().blocks[block].answered(number);
         call(member, Request::Sync { ino, handle }).await?;
-        self.log().blocks[block].end(number, Call::Write(tag));
+        // What was answered counts from then on, unless its member was expired meanwhile: then others may have missed it (R10).
+        let mut log = self.log();
+        if member.ctx.me() == by {
+            log.blocks[block].confirm(number);
+        } else {
+            log.blocks[block].end(number, Call::Write(tag));
+        }
         Ok(())
     }
 

@@ -79,6 +79,7 @@ pub async fn write_lines(
         };
         loop {
             let number = oracle.attempt(&name);
+            let by = member.ctx.me();
             let data = Bytes::from(line(&name, number, rng.random_range(0..=habits.padding)));
             match call(
                 &member,
@@ -92,7 +93,7 @@ pub async fn write_lines(
             )
             .await
             {
-                Ok(_) => oracle.acknowledged(&name, number),
+                Ok(_) => oracle.acknowledged(&name, number, by),
                 Err(error) => {
                     tracing::debug!(name, number, %error, "a write failed");
                     oracle.unknown();
@@ -103,6 +104,7 @@ pub async fn write_lines(
                 && call(&member, Request::Sync { ino, handle }).await.is_ok()
             {
                 oracle.durable(&name, number);
+                oracle.settled(&name, number);
             }
             sleep(Duration::from_millis(
                 rng.random_range(0..=habits.pause_millis),
@@ -112,16 +114,14 @@ pub async fn write_lines(
                 break;
             }
         }
-        call(
-            &member,
-            Request::Flush {
-                ino,
-                handle,
-                owner: None,
-            },
-        )
-        .await
-        .ok();
+        let flush = Request::Flush {
+            ino,
+            handle,
+            owner: None,
+        };
+        if call(&member, flush).await.is_ok() {
+            oracle.settled(&name, oracle.attempted(&name));
+        }
         call(&member, Request::Release { ino, handle }).await.ok();
     }
 }
@@ -151,7 +151,13 @@ pub async fn read_once(member: &Member, name: &str, oracle: &Oracle) -> Result<V
     let mut promised = oracle.promised();
     let read = read_file(member, FILE, || promised = oracle.promised()).await;
     match &read {
-        Ok(content) => oracle.read(name, content, &promised),
+        Ok(content) => {
+            let state = member.ctx.state();
+            let alive = &state.cluster.alive;
+            let newest = alive.keys().next_back().copied().unwrap_or_default();
+            oracle.forget_unsettled(|by| alive.contains_key(&by) || by > newest);
+            oracle.read(name, content, &promised);
+        }
         Err(FsError::NotFound) if promised.is_empty() => {}
         Err(error) => {
             tracing::debug!(name, %error, "a read failed");

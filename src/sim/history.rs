@@ -28,6 +28,7 @@ pub trait Object {
 
 enum Event {
     Began(u64),
+    Answered(u64),
     Ended(u64),
 }
 
@@ -35,6 +36,7 @@ enum Event {
 pub struct History<C> {
     calls: BTreeMap<u64, C>,
     events: Vec<Event>,
+    confirmed: BTreeSet<u64>,
     next: u64,
 }
 
@@ -43,6 +45,7 @@ impl<C> Default for History<C> {
         Self {
             calls: BTreeMap::new(),
             events: Vec::new(),
+            confirmed: BTreeSet::new(),
             next: 0,
         }
     }
@@ -66,6 +69,16 @@ impl<C> History<C> {
         self.calls.insert(number, call);
         self.events.push(Event::Began(number));
         number
+    }
+
+    /// It was answered; whether that counts is known later.
+    pub fn answered(&mut self, number: u64) {
+        self.events.push(Event::Answered(number));
+    }
+
+    /// The answer counts: it ended then.
+    pub fn confirm(&mut self, number: u64) {
+        self.confirmed.insert(number);
     }
 
     /// It was answered, and this is the call with its answer.
@@ -96,6 +109,7 @@ impl<C> History<C> {
     {
         let ended = |event: &Event| match event {
             Event::Ended(number) => Some(*number),
+            Event::Answered(number) => Some(*number).filter(|one| self.confirmed.contains(one)),
             Event::Began(_) => None,
         };
         let ended: BTreeSet<u64> = self.events.iter().filter_map(ended).collect();
@@ -114,9 +128,10 @@ impl<C> History<C> {
                         return Finding::GivenUp;
                     }
                 }
+                Event::Answered(number) if !self.confirmed.contains(number) => {}
                 // It has happened in every state already.
-                Event::Ended(number) if open.bit(*number) == 0 => {}
-                Event::Ended(number) => {
+                Event::Ended(number) | Event::Answered(number) if open.bit(*number) == 0 => {}
+                Event::Ended(number) | Event::Answered(number) => {
                     let Some(after) = self.through(object, &states, &open, *number) else {
                         return Finding::GivenUp;
                     };

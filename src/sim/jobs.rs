@@ -5,7 +5,7 @@
 
 use crate::{client::read_file, host::call, oracle::Oracle};
 use bytes::Bytes;
-use hydfs_data::{FileWriter, Target};
+use hydfs_data::{Draft, FileWriter, Target};
 use hydfs_mount::{Answer, FsError, How, Request};
 use hydfs_node::Member;
 use hydfs_types::{
@@ -294,7 +294,7 @@ async fn open(member: Arc<Member>, ino: Ino, job: JobId, attempt: Attempt) -> Re
 
 async fn append(task: &Task, line: Bytes) -> Result<Seq, Broken> {
     let writer = &task.writer;
-    let pushed = writer.push(Target::Tail, Op::Append, line, Time::default(), false);
+    let pushed = writer.push(Draft::new(Target::Tail, Op::Append, line, Time::default()));
     let seq = pushed.map_err(|error| error.to_string())?;
     let sent = timeout(STEP, writer.acknowledged(seq)).await;
     sent.map_err(|e| e.to_string())?

@@ -1,8 +1,10 @@
 //! What callers of the file system were promised, and whether they get it (I1, I3, I4, I5, I8 as a user sees them).
 //!
 //! It knows only what writers were told and what readers read; never how the cluster does it. A write whose fate is
-//! unknown (an error, a crash of its machine) may appear once or not at all, in its writer's order.
+//! unknown (an error, a crash of its machine) may appear once or not at all, in its writer's order. So it is with one that
+//! was neither closed nor synced when its member's incarnation ended (R10): until then every reader sees it.
 
+use hydfs_types::Incarnation;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -16,6 +18,8 @@ struct Log {
     attempted: BTreeMap<WriterName, u64>,
     acknowledged: BTreeMap<WriterName, BTreeSet<u64>>,
     durable: BTreeMap<WriterName, BTreeSet<u64>>,
+    /// Acknowledged, neither closed nor synced since, and by whom: unknown once that incarnation has ended.
+    unsettled: BTreeMap<WriterName, BTreeMap<u64, Incarnation>>,
     /// The longest content read so far and found good: every other read is a prefix of it, or extends it.
     longest: Vec<u8>,
     /// The records in it, and where each ends.
@@ -90,10 +94,21 @@ impl Oracle {
         *number
     }
 
-    /// The write answered well.
-    pub fn acknowledged(&self, writer: &str, number: u64) {
+    /// The number of its last record.
+    pub fn attempted(&self, writer: &str) -> u64 {
+        self.log()
+            .attempted
+            .get(writer)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// The write answered well; `by` is what its member was before it.
+    pub fn acknowledged(&self, writer: &str, number: u64, by: Incarnation) {
         let mut guard = self.log();
         let log = &mut *guard;
+        let unsettled = log.unsettled.entry(writer.to_owned()).or_default();
+        unsettled.insert(number, by);
         let known = log.acknowledged.entry(writer.to_owned()).or_default();
         known.insert(number);
         match log.read.get(writer).and_then(|read| read.get(&number)) {
@@ -108,6 +123,37 @@ impl Oracle {
     /// The write answered with an error: nobody knows what became of it.
     pub fn unknown(&self) {
         self.log().failed_writes += 1;
+    }
+
+    /// A close or fsync that began when everything up to here was acknowledged answered well.
+    pub fn settled(&self, writer: &str, through: u64) {
+        if let Some(unsettled) = self.log().unsettled.get_mut(writer) {
+            *unsettled = unsettled.split_off(&(through + 1));
+        }
+    }
+
+    /// Incarnations that have not ended are told by `lives`: what the others have not settled is unknown.
+    pub fn forget_unsettled(&self, lives: impl Fn(Incarnation) -> bool) {
+        let mut guard = self.log();
+        let log = &mut *guard;
+        for (writer, unsettled) in &mut log.unsettled {
+            let read = log.read.get(writer);
+            let mut gone = |number: &u64| {
+                if read.is_some_and(|read| read.contains_key(number)) {
+                    return;
+                }
+                for known in [&mut log.acknowledged, &mut log.unread] {
+                    known.get_mut(writer).map(|numbers| numbers.remove(number));
+                }
+            };
+            unsettled.retain(|number, by| {
+                let keeps = lives(*by);
+                if !keeps {
+                    gone(number);
+                }
+                keeps
+            });
+        }
     }
 
     /// An fsync that began when everything up to here was acknowledged answered well.
@@ -162,9 +208,23 @@ impl Oracle {
         let mut guard = self.log();
         let log = &mut *guard;
         log.reads += 1;
-        match judge(log, content, promised) {
+        let mut promised = promised.clone();
+        for (writer, numbers) in &mut promised.unread {
+            // Some may be unknown since the read began.
+            let still = log.unread.get(writer);
+            let read = log.read.get(writer);
+            numbers.retain(|number| {
+                still.is_some_and(|still| still.contains(number))
+                    || read.is_some_and(|read| read.contains_key(number))
+            });
+        }
+        match judge(log, content, &promised) {
             Ok(fresh) => log.take(content, fresh),
-            Err(what) => log.violations.push(format!("{reader}: {what}")),
+            Err(what) => {
+                // Here for whoever follows the log.
+                tracing::info!(reader, what, "a broken promise");
+                log.violations.push(format!("{reader}: {what}"));
+            }
         }
     }
 
@@ -326,7 +386,7 @@ mod tests {
         let oracle = Oracle::default();
         for _ in 0..2 {
             let number = oracle.attempt("w");
-            oracle.acknowledged("w", number);
+            oracle.acknowledged("w", number, Incarnation(1));
         }
         oracle
     }
@@ -340,6 +400,22 @@ mod tests {
     fn what_was_written_in_order_is_fine() {
         let content = [line("w", 1, 3), line("w", 2, 3)].concat();
         assert_eq!(judged(&two_written(), &content), None);
+    }
+
+    #[test]
+    fn what_was_not_settled_may_go_with_its_incarnation_and_not_before() {
+        let one = line("w", 1, 3);
+        let oracle = two_written();
+        oracle.settled("w", 1);
+        let promised = oracle.promised();
+        oracle.forget_unsettled(|by| by == Incarnation(1));
+        assert!(judged(&oracle, &one).unwrap().contains("record 2 of w"));
+        let oracle = two_written();
+        oracle.settled("w", 1);
+        oracle.forget_unsettled(|_| false);
+        oracle.read("r", &one, &promised);
+        assert_eq!(oracle.violations(), [""; 0]);
+        assert!(judged(&oracle, b"").unwrap().contains("record 1 of w"));
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! one that is asked at an older epoch refuses (R3). Payloads travel in the frame's body, records back to back.
 
 use crate::{
-    Digest, Incarnation, MapVersion, RecordHead, Run, SegmentId, SegmentVersion, Seq, SlotConfig,
-    SlotEpoch, SlotId, Then, Time, WriterId,
+    Digest, Incarnation, Ino, MapVersion, RecordHead, Run, SegmentId, SegmentVersion, Seq,
+    SlotConfig, SlotEpoch, SlotId, Then, Time, WriterId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,12 @@ pub enum DataRequest {
     Sums(ReadSums),
     /// As `ReadBase`, for a learner: the source serves it at the pace of repair, and says `Overloaded` where that would take long.
     PullBase(ReadBase),
+    /// R10: asks the member of these writers of a file for what it has answered early. It answers once every acting
+    /// replica has that, and these writers answer nothing early any more.
+    Recall {
+        ino: Ino,
+        writers: Vec<WriterId>,
+    },
 }
 
 /// Records of one writer for one segment, `prev` chained; answered cumulatively per lane.
@@ -218,6 +224,7 @@ pub enum DataResponse {
         len: u64,
         sums: Vec<u32>,
     },
+    Recalled,
 }
 
 /// Why a replica refuses. None of them has stored anything of the request, except records before a `Gap`.
@@ -259,4 +266,7 @@ pub enum Refusal {
     NoMerge(String),
     #[error("the segment is at {0} by now")]
     Moved(SegmentVersion),
+    /// What was answered early could not be sent yet.
+    #[error("what was answered early is not on its replicas yet: {0}")]
+    NotSent(String),
 }

@@ -36,11 +36,13 @@ pub enum Planted {
     RolledAboveWatermark,
     /// R8, R11: copies that the config does not name are deleted before those that it names are complete.
     DeletedByAbsence,
+    /// R10: whoever reads a file that another mount writes does not ask for what was answered early there.
+    RecallSkipped,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::FenceForgotten,
         Self::KeptAfterPowerLoss,
         Self::ProposedUnprepared,
@@ -57,6 +59,7 @@ impl Planted {
         Self::DeletedByAbsence,
         Self::ToldEarly,
         Self::RolledAboveWatermark,
+        Self::RecallSkipped,
     ];
 
     /// Its name on the simulator's command line.
@@ -78,6 +81,7 @@ impl Planted {
             Self::DeletedByAbsence => "deleted-by-absence",
             Self::ToldEarly => "told-early",
             Self::RolledAboveWatermark => "rolled-above-watermark",
+            Self::RecallSkipped => "recall-skipped",
         }
     }
 

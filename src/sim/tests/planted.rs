@@ -71,6 +71,11 @@ fn a_roll_without_a_fence_is_found() {
 }
 
 #[test]
+fn a_reader_that_recalls_nobody_is_found() {
+    found("recall-skipped", "chaos", 1..10, &CHAOS);
+}
+
+#[test]
 fn an_fsync_that_is_answered_from_memory_is_found() {
     let blackouts = ["--members", "5", "--seconds", "5", "--faults", "blackout"];
     found("committed-in-memory", "chaos", 11..25, &blackouts);

@@ -1,0 +1,539 @@
+//! Writes that are answered before any replica has them (R10), as the mount sees them; `hydfs_data` has the queue.
+//!
+//! Who may see what, and when: a write is answered early under a read lease, by the only writer of its file. Whoever asks
+//! for the file elsewhere, later, sees in the agreed state that it has a writer, and recalls it before it looks. So does
+//! whoever gets a grant beside it, before the first record; neither of them answers early while both are there. On this
+//! mount everything that looks at content or size sends first what is queued.
+//!
+//! What may be lost: a member that dies or is expired takes along what was neither closed nor synced, some milliseconds'
+//! worth. One that is expired alive sends it again under a new writer, so it turns up later than others' reads. A worker's
+//! death loses nothing: bytes and identities are in the memory file, and the next worker sends them before it answers
+//! anything about the file. What fails after its answer is told to the next write, fsync or close of the file here.
+
+use crate::{
+    call::Call,
+    content::{Content, OFFSET_MAX},
+    error::of_command,
+    synthetic::Synthetic,
+    volume::{Outcome, Volume},
+};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use hydfs_data::{DataError, Draft, FileWriter, Pushed, TRUSTED, Target, WriteBehind};
+use hydfs_memory::{Kept, Left};
+use hydfs_mount::{Answer, FsError, Handle, How, Request};
+use hydfs_state::{Place, State};
+use hydfs_types::{
+    BoxFuture, Incarnation, Ino, Op, PAYLOAD_BYTES_MAX, Planted, ROOT_INO, WriterId, suspend,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+
+/// Longest that a recall tries.
+const RECALL: Duration = Duration::from_secs(20);
+/// Longest that the next worker tries to send what the one before has answered.
+const LEFT: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(100);
+/// A round waits this long for more to go with it; nobody waits for the round.
+const GATHER: Duration = Duration::from_millis(1);
+/// Writers remembered before those that are none any more are forgotten.
+const REMEMBERED: usize = 1024;
+
+/// What a volume knows of writes that are answered early.
+pub(crate) struct Behind {
+    /// Files with something to send in the background.
+    wanted: mpsc::UnboundedSender<Ino>,
+    asked: Mutex<Option<mpsc::UnboundedReceiver<Ino>>>,
+    /// Somebody sends in the background.
+    started: AtomicBool,
+    /// Writers elsewhere that answer nothing early for now.
+    recalled: Mutex<BTreeMap<WriterId, Trust>>,
+    /// What an earlier worker left.
+    left: Mutex<Vec<Left>>,
+    has_left: AtomicBool,
+    left_is_sent: Notify,
+}
+
+/// How long a recall need not be repeated.
+#[derive(Clone, Copy)]
+struct Trust {
+    until: Instant,
+    /// How long this machine had been suspended when it recalled.
+    suspended: Duration,
+}
+
+impl Trust {
+    /// Counted from before the recall was sent.
+    fn begin() -> Self {
+        Self {
+            until: Instant::now() + TRUSTED,
+            suspended: suspend::suspended(),
+        }
+    }
+
+    fn lasts(&self, now: Instant) -> bool {
+        now < self.until && suspend::ran_on(self.suspended, suspend::suspended())
+    }
+}
+
+impl Default for Behind {
+    fn default() -> Self {
+        let (wanted, asked) = mpsc::unbounded_channel();
+        Self {
+            wanted,
+            asked: Mutex::new(Some(asked)),
+            started: AtomicBool::new(false),
+            recalled: Mutex::default(),
+            left: Mutex::default(),
+            has_left: AtomicBool::new(false),
+            left_is_sent: Notify::new(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Volume {
+    /// Sends what is answered early, for ever; first what an earlier worker left. One task per mount runs it.
+    pub async fn write_behind(self: Arc<Self>) {
+        self.send_left().await;
+        let asked = lock(&self.behind.asked).take();
+        let Some(mut asked) = asked else { return };
+        self.behind.started.store(true, SeqCst);
+        while let Some(ino) = asked.recv().await {
+            tokio::spawn(self.clone().send(ino));
+        }
+    }
+
+    async fn send(self: Arc<Self>, ino: Ino) {
+        loop {
+            if self
+                .table
+                .writer(ino)
+                .is_some_and(|writer| writer.has_little())
+            {
+                tokio::time::sleep(GATHER).await;
+            }
+            if let Err(error) = self.drain(ino).await {
+                tracing::info!(%ino, %error, "what was answered early is not on its replicas yet");
+                tokio::time::sleep(AGAIN).await;
+            }
+            let writer = self.table.writer(ino);
+            if writer.is_none_or(|writer| writer.stop_sending()) {
+                return;
+            }
+        }
+    }
+
+    /// A write that is answered on the thread that asks. `None`: to be written the usual way.
+    pub(crate) fn write_at_hand(
+        &self,
+        unique: u64,
+        request: &Request,
+        (ino, handle): (Ino, Handle),
+        (offset, data, append): (u64, &Bytes, bool),
+    ) -> Option<Outcome> {
+        let how = self.table.get(handle)?.how;
+        let at = (!append).then_some(offset);
+        let early = self.early(ino, at, data, how)?;
+        if early.writer.is_crowded(data.len()) {
+            return None;
+        }
+        let memory = self.table.memory();
+        let call = Call::of(memory, unique, request).ok()?;
+        if call.sent_again().is_some() {
+            return None;
+        }
+        let written = self.write_early(&call, early, at, data);
+        if written.is_none()
+            && let Some(memory) = memory
+        {
+            // The usual way begins anew.
+            memory.replied(unique);
+        }
+        written
+    }
+
+    /// The same where only the queue was too long: once it is shorter.
+    pub(crate) async fn write_when_uncrowded(
+        &self,
+        call: &Call,
+        ino: Ino,
+        at: Option<u64>,
+        data: &Bytes,
+        how: How,
+    ) -> Option<Outcome> {
+        let begun = call.slot().is_some() || self.table.memory().is_none();
+        if !begun || call.sent_again().is_some() {
+            return None;
+        }
+        let early = self.early(ino, at, data, how)?;
+        if early.writer.is_crowded(data.len()) {
+            early.writer.uncrowded().await;
+        }
+        let early = self.early(ino, at, data, how)?;
+        self.write_early(call, early, at, data)
+    }
+
+    /// Who writes and where, if a write may be answered early.
+    fn early(&self, ino: Ino, at: Option<u64>, data: &Bytes, how: How) -> Option<Early> {
+        let fits = !data.is_empty()
+            && data.len() <= PAYLOAD_BYTES_MAX
+            && at.is_none_or(|at| at <= OFFSET_MAX);
+        if !fits || how.sync || Synthetic::is(ino) || !self.behind.started.load(SeqCst) {
+            return None;
+        }
+        let state = self.covered()?;
+        let writer = self.table.writer(ino)?;
+        if !self.is_only_writer(&state, &writer) || self.table.has_lost(ino) {
+            return None;
+        }
+        let (target, op) = match at {
+            None if Self::gap(&state, ino).ok()?.is_some() => return None,
+            None => (Target::Tail, Op::Append),
+            Some(at) => match state.place(ino, at).ok()? {
+                Place::In {
+                    segment,
+                    offset_in_segment,
+                    room,
+                    ..
+                } if data.len() as u64 <= room => {
+                    (Target::Segment(segment), Op::WriteAt(offset_in_segment))
+                }
+                _ => return None,
+            },
+        };
+        drop(state);
+        writer.room(Some(target)).ok()?;
+        Some(Early { writer, target, op })
+    }
+
+    fn write_early(
+        &self,
+        call: &Call,
+        early: Early,
+        at: Option<u64>,
+        data: &Bytes,
+    ) -> Option<Outcome> {
+        let Early { writer, target, op } = early;
+        let (ino, time, len) = (writer.ino, self.clock.now(), data.len());
+        let kept = match (self.table.memory(), call.slot()) {
+            (Some(memory), Some(slot)) => {
+                let kept = memory.keep_behind(slot.unique(), ino, at, time, data);
+                Some(Arc::new(kept.ok()?))
+            }
+            _ => None,
+        };
+        if at.is_none() {
+            self.table.with(ino, |used| used.appended = true);
+        }
+        let note = call.note_kept(len, kept.clone());
+        let draft = Draft::new(target, op, data.clone(), time).noted(note);
+        let Ok(Pushed::Behind { first }) = writer.push_behind(draft) else {
+            kept.as_deref().map(Kept::free);
+            return None;
+        };
+        if first {
+            self.behind.wanted.send(ino).ok();
+        }
+        call.set_answered();
+        Some(Ok(Answer::Written(len as u32)))
+    }
+
+    /// Whether this mount's writer is the only one that the file has.
+    pub(crate) fn is_only_writer(&self, state: &State, writer: &FileWriter) -> bool {
+        let only = state.file(writer.ino).is_ok_and(|(_, file)| {
+            file.writers.len() == 1 && file.writers.contains(&writer.writer)
+        });
+        only && writer.is_live_in(state)
+    }
+
+    /// Whether writes to a file were answered here that are not acknowledged.
+    pub(crate) fn is_behind(&self, ino: Ino) -> bool {
+        let writer = self.table.writer(ino);
+        writer.is_some_and(|writer| writer.may_have_behind())
+    }
+
+    /// What this mount has answered early of a file is acknowledged. Cost: nothing where there is none.
+    pub(crate) async fn send_behind(&self, ino: Ino) -> Outcome<()> {
+        if self.is_behind(ino) {
+            return self.drain(ino).await;
+        }
+        Ok(())
+    }
+
+    /// Everything queued is acknowledged, under new writers where the cluster ended one.
+    pub(crate) async fn drain(&self, ino: Ino) -> Outcome<()> {
+        loop {
+            let Some(writer) = self.table.writer(ino) else {
+                return Ok(());
+            };
+            match writer.flush().await {
+                Err(DataError::Retired(_)) if self.ctx.state().inode(ino).is_err() => return Ok(()),
+                Err(DataError::WriterEnded(_) | DataError::Retired(_)) => {
+                    self.replace_writer(ino, &writer).await?;
+                }
+                Err(DataError::NoSpace) => {
+                    self.give_up(ino, &writer).await;
+                    return Err(Self::data_error(DataError::NoSpace));
+                }
+                flushed => return flushed.map_err(Self::data_error),
+            }
+        }
+    }
+
+    /// Why writes to a file that were answered are lost; told once.
+    pub(crate) fn take_lost(&self, ino: Ino) -> Option<FsError> {
+        self.table.take_lost(ino).map(Self::data_error)
+    }
+}
+
+/// Where a write goes that may be answered early.
+struct Early {
+    writer: Arc<FileWriter>,
+    target: Target,
+    op: Op,
+}
+
+impl Volume {
+    /// What other mounts have answered early of a file is on its replicas, and they answer nothing of it early for a while.
+    /// The caller has passed the barrier. Cost: one round to the members that write the file, every few seconds at most.
+    pub(crate) async fn recall(&self, ino: Ino) -> Outcome<()> {
+        let deadline = Instant::now() + RECALL;
+        loop {
+            let asked = self.writers_elsewhere(ino);
+            if asked.is_empty() || self.ctx.has(Planted::RecallSkipped) {
+                return Ok(());
+            }
+            let trust = Trust::begin();
+            let recalls = asked.into_iter().map(|(member, writers)| async move {
+                let recalled = self.data.recall(member, ino, writers.clone()).await;
+                recalled.map(|()| writers)
+            });
+            let mut failed = None;
+            for recalled in join_all(recalls).await {
+                match recalled {
+                    Ok(writers) => {
+                        let known = writers.into_iter().map(|writer| (writer, trust));
+                        lock(&self.behind.recalled).extend(known);
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            }
+            if let Some(error) = failed {
+                if Instant::now() >= deadline {
+                    return Err(Self::data_error(error));
+                }
+                // It was expired, or will be; or it takes its time.
+                tokio::time::sleep(AGAIN).await;
+                self.barrier().await?;
+            }
+        }
+    }
+
+    /// Members with live writers of a file that may answer early.
+    fn writers_elsewhere(&self, ino: Ino) -> BTreeMap<Incarnation, Vec<WriterId>> {
+        let mut elsewhere: BTreeMap<Incarnation, Vec<WriterId>> = BTreeMap::new();
+        let state = self.ctx.state();
+        let Ok((_, file)) = state.file(ino) else {
+            return elsewhere;
+        };
+        if file.writers.is_empty() {
+            return elsewhere;
+        }
+        let now = Instant::now();
+        let mut recalled = lock(&self.behind.recalled);
+        for id in &file.writers {
+            let early = state.writer(*id).filter(|writer| {
+                writer.job.is_none()
+                    && writer.incarnation != self.ctx.me()
+                    && writer.phase == hydfs_state::WriterPhase::Open
+            });
+            let trusted = recalled.get(id).is_some_and(|trust| trust.lasts(now));
+            if let Some(writer) = early.filter(|_| !trusted) {
+                elsewhere.entry(writer.incarnation).or_default().push(*id);
+            }
+        }
+        if recalled.len() > REMEMBERED {
+            recalled.retain(|_, trust| trust.lasts(now));
+        }
+        elsewhere
+    }
+
+    async fn recalled(&self, ino: Ino, writers: Vec<WriterId>) -> Result<(), DataError> {
+        self.table.recall(ino, writers);
+        self.table
+            .forget_recalled(REMEMBERED, |id| self.ctx.state().writer(id).is_some());
+        self.drain(ino).await.map_err(|error| DataError::TimedOut {
+            millis: 0,
+            why: error.to_string(),
+        })
+    }
+}
+
+impl WriteBehind for Volume {
+    fn recall(&self, ino: Ino, writers: Vec<WriterId>) -> BoxFuture<'_, Result<(), DataError>> {
+        Box::pin(self.recalled(ino, writers))
+    }
+}
+
+impl Volume {
+    /// Takes over what an earlier worker has answered early. Nothing about files is answered before it is sent.
+    pub(crate) fn keep_left(&self, left: Vec<Left>) {
+        self.behind.has_left.store(!left.is_empty(), SeqCst);
+        *lock(&self.behind.left) = left;
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.behind.has_left.load(SeqCst)
+    }
+
+    /// Waits until what an earlier worker has answered early is sent, if the request is about a file.
+    pub(crate) async fn left_is_sent(&self, request: &Request) {
+        while self.has_left() && !self.is_about_control(request) {
+            let mut rung = std::pin::pin!(self.behind.left_is_sent.notified());
+            rung.as_mut().enable();
+            if self.has_left() {
+                rung.await;
+            }
+        }
+    }
+
+    /// The control tree and the way to it answer whatever else does not.
+    fn is_about_control(&self, request: &Request) -> bool {
+        match request {
+            Request::Lookup { parent, name } => Self::may_be_control(*parent, name),
+            Request::GetAttr { ino, .. } if *ino == ROOT_INO => true,
+            Request::GetAttr { ino, .. }
+            | Request::Open { ino, .. }
+            | Request::Read { ino, .. }
+            | Request::Write { ino, .. }
+            | Request::Release { ino, .. }
+            | Request::ReadDir { ino, .. } => Synthetic::is(*ino),
+            Request::Forget { .. } | Request::StatFs => true,
+            _ => false,
+        }
+    }
+
+    async fn send_left(&self) {
+        let mut files: BTreeMap<Ino, Vec<Left>> = BTreeMap::new();
+        for left in std::mem::take(&mut *lock(&self.behind.left)) {
+            files.entry(left.behind.ino).or_default().push(left);
+        }
+        let sent = files
+            .into_iter()
+            .map(|(ino, left)| self.send_left_of(ino, left));
+        join_all(sent).await;
+        self.behind.has_left.store(false, SeqCst);
+        self.behind.left_is_sent.notify_waiters();
+    }
+
+    /// Sends what was answered of one file and is not merged, in its order.
+    async fn send_left_of(&self, ino: Ino, left: Vec<Left>) {
+        let sent = left.iter().filter_map(|one| one.sent.as_ref());
+        let writers: BTreeSet<WriterId> = sent.map(|piece| piece.writer).collect();
+        let count = left.len();
+        let mut outcome = self.try_for_left(|| self.fix_ends(ino, &writers)).await;
+        for one in left {
+            let kept = Arc::new(one.kept);
+            if outcome.is_ok() {
+                outcome = self.queue_left(one.behind, one.sent, &kept).await;
+            }
+            if outcome.is_err() {
+                kept.free();
+            }
+        }
+        if outcome.is_ok() {
+            outcome = self.try_for_left(|| self.drain(ino)).await;
+        }
+        match outcome {
+            Ok(()) => {
+                tracing::info!(%ino, writes = count, "what the worker before had answered early is on its replicas");
+            }
+            // It was unlinked, and nobody has it open.
+            Err(FsError::NotFound | FsError::Stale) => {}
+            Err(error) => {
+                tracing::error!(%ino, %error, "writes that the worker before had answered may be lost");
+                let why = error.to_string();
+                let lost = DataError::TimedOut { millis: 0, why };
+                self.table.with(ino, |used| used.lost = Some(lost));
+                self.behind.wanted.send(ino).ok();
+            }
+        }
+    }
+
+    /// Queues one write that was answered, unless it is merged.
+    async fn queue_left(
+        &self,
+        behind: hydfs_memory::Behind,
+        sent: Option<hydfs_memory::Piece>,
+        kept: &Arc<Kept>,
+    ) -> Outcome<()> {
+        let ino = behind.ino;
+        let memory = self.table.memory();
+        let slot = memory.and_then(|memory| memory.slot_left(behind.unique));
+        let call = Call::left(slot, kept.clone());
+        if let Some(piece) = sent
+            && self.is_merged(ino, &piece)?
+        {
+            call.set_made(behind.bytes.len());
+            return Ok(());
+        }
+        let queued = || async {
+            let writer = self.writer(ino).await?;
+            let content = Content::Bytes(behind.bytes.clone());
+            match self.queue(&call, &writer, behind.at, content, false).await {
+                Ok(_) => Ok(()),
+                Err(DataError::WriterEnded(_)) => {
+                    self.replace_writer(ino, &writer).await?;
+                    Err(FsError::TryAgain)
+                }
+                // Its segment went before it was queued.
+                Err(DataError::Retired(_)) => Err(FsError::TryAgain),
+                Err(error) => Err(Self::data_error(error)),
+            }
+        };
+        self.try_for_left(queued).await
+    }
+
+    /// Tries until it is done, or cannot be.
+    async fn try_for_left<F: Future<Output = Outcome<()>>>(
+        &self,
+        work: impl Fn() -> F,
+    ) -> Outcome<()> {
+        let deadline = Instant::now() + LEFT;
+        loop {
+            match work().await {
+                Err(FsError::Unreachable(_) | FsError::ReadOnly(_) | FsError::TryAgain)
+                    if Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(AGAIN).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Where appends go past the end that the file's segments have: a size grown by truncate.
+    pub(crate) fn gap(state: &State, ino: Ino) -> Outcome<Option<u64>> {
+        let (_, file) = state.file(ino).map_err(of_command)?;
+        let end = file
+            .segments
+            .iter()
+            .next_back()
+            .and_then(|(start, id)| state.segment(*id).map(|known| start + known.len));
+        Ok((file.size_min > end.unwrap_or_default() && file.size_min > 0).then_some(file.size_min))
+    }
+}
