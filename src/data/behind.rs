@@ -31,9 +31,9 @@ const GATHERED_BYTES: usize = 256 << 10;
 /// Writes up to this size are gathered.
 const SMALL_BYTES: usize = 64 << 10;
 /// So long nothing is answered early after a recall.
-const RECALLED: Duration = Duration::from_secs(10);
+const RECALLED: Duration = Duration::from_secs(20);
 /// So long whoever recalled need not do it again: well within that, as clocks of two members run.
-pub const TRUSTED: Duration = Duration::from_secs(4);
+pub const TRUSTED: Duration = Duration::from_secs(15);
 /// Longest wait for a shorter queue.
 const CROWDED: Duration = Duration::from_secs(2);
 
