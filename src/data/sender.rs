@@ -694,6 +694,14 @@ impl FileWriter {
         left
     }
 
+    /// The file is gone, and what is queued with it.
+    pub fn forget(&self) {
+        let left = self.salvage();
+        for note in left.iter().filter_map(|queued| queued.note.as_ref()) {
+            note.given_up();
+        }
+    }
+
     /// File ranges of queued writes whose segments were retired.
     pub fn cut_off_ranges(&self) -> Vec<(u64, u64)> {
         let state = self.ctx.state();

@@ -127,7 +127,7 @@ impl Volume {
                 tokio::time::sleep(GATHER).await;
             }
             if let Err(error) = self.drain(ino).await {
-                tracing::info!(%ino, %error, "what was answered early is not on its replicas yet");
+                tracing::debug!(%ino, %error, "what was answered early is not on its replicas yet");
                 tokio::time::sleep(AGAIN).await;
             }
             let writer = self.table.writer(ino);
@@ -281,7 +281,13 @@ impl Volume {
                 return Ok(());
             };
             match writer.flush().await {
-                Err(DataError::Retired(_)) if self.ctx.state().inode(ino).is_err() => return Ok(()),
+                Err(DataError::WriterEnded(_) | DataError::Retired(_))
+                    if self.ctx.state().inode(ino).is_err() =>
+                {
+                    writer.forget();
+                    self.table.with(ino, |used| used.writer = None);
+                    return Ok(());
+                }
                 Err(DataError::WriterEnded(_) | DataError::Retired(_)) => {
                     self.replace_writer(ino, &writer).await?;
                 }

@@ -17,6 +17,8 @@ impl Volume {
     /// Cost: a clean file: the barrier alone. Else one round to the slot leaders, and their merges.
     pub async fn settle(&self, ino: Ino) -> Outcome<Settled> {
         self.barrier().await?;
+        self.send_behind(ino).await?;
+        self.recall(ino).await?;
         let pending: Vec<SegmentId> = {
             let state = self.state();
             let (_, file) = state.file(ino).map_err(crate::error::of_command)?;
