@@ -21,7 +21,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 
 const BLOCKS: usize = 4;
 const BLOCK_BYTES: usize = 64;
@@ -80,6 +80,8 @@ pub enum Part {
 pub struct Blocks {
     name: String,
     log: Arc<Mutex<Log>>,
+    /// Rung when a write is answered: whoever reads then sees it, or it was answered too early.
+    written: Arc<Notify>,
 }
 
 /// An open file.
@@ -95,6 +97,7 @@ impl Blocks {
         Self {
             name,
             log: Arc::default(),
+            written: Arc::default(),
         }
     }
 
@@ -149,6 +152,7 @@ impl Blocks {
         let by = member.ctx.me();
         call(member, request).await?;
         self.log().blocks[block].answered(number);
+        self.written.notify_waiters();
         call(member, Request::Sync { ino, handle }).await?;
         // What was answered counts from then on, unless its member was expired meanwhile: then others may have missed it (R10).
         let mut log = self.log();
@@ -270,7 +274,15 @@ pub async fn use_blocks(
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            sleep(Duration::from_millis(rng.random_range(0..=pause_millis))).await;
+            let pause = sleep(Duration::from_millis(rng.random_range(0..=pause_millis)));
+            if part == Part::Reads {
+                tokio::select! {
+                    () = blocks.written.notified() => {}
+                    () = pause => {}
+                }
+            } else {
+                pause.await;
+            }
             let done = match (part, rng.random_range(0..24)) {
                 (Part::Everything, 0..8) | (Part::Writes, 0..14) => {
                     blocks.write(&member, file, &mut rng).await
