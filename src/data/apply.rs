@@ -162,12 +162,12 @@ impl Replica {
                 self.drop_segment(segment)?;
                 return Ok(Standing::NotHeld);
             };
-            let Some(local) = self.index().segments.get(&segment).cloned() else {
-                return Ok(if target.version == SegmentVersion(0) {
-                    Standing::Current
-                } else {
-                    Standing::Missing
-                });
+            let held = self.index().segments.get(&segment).cloned();
+            let local = match held {
+                Some(local) => local,
+                None if target.version == SegmentVersion(0) => return Ok(Standing::Current),
+                // Nothing is the copy of what nobody has written to: its length may have been set since.
+                None => LocalSegment::new(target.slot),
             };
             if local.version >= target.version {
                 self.settle(segment, &target);
@@ -176,6 +176,10 @@ impl Replica {
             let Some(step) = next_step(&local, &target) else {
                 return Ok(Standing::Missing);
             };
+            self.index()
+                .segments
+                .entry(segment)
+                .or_insert_with(|| local.clone());
             self.take_step(segment, &local, step, &target).await?;
         }
     }
