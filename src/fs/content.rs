@@ -1,7 +1,8 @@
 //! Content: reads, writes, truncation, durability.
 //!
-//! A write is acknowledged when every acting replica has received it. Appends carry no offset at all: where they land is
-//! the slot leader's order. Writes at offsets are cut at segment borders, each piece one record.
+//! A record is acknowledged when every acting replica has received it; its caller may have the answer before
+//! (`behind.rs`). Appends carry no offset at all: where they land is the slot leader's order. Writes at offsets are
+//! cut at segment borders, each piece one record.
 
 use crate::{
     call::Call,

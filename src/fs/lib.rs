@@ -1,7 +1,7 @@
 //! The file system: what a mount asks, answered from the agreed state and the data plane.
 //!
 //! `volume.rs` is the door; `attributes`, `names`, `content`, `ranges` are families of calls; `ends` does later what nobody waits
-//! for; `synthetic` is the control tree, `inline` what is answered at once, `kept` what the kernel may keep. It knows no FUSE
+//! for; `synthetic` is the control tree, `inline` what is answered at once, `behind` writes that are, `kept` what the kernel may keep. It knows no FUSE
 //! and no wire.
 
 mod again;
