@@ -134,21 +134,6 @@ fn fault_s21_caches_never_show_what_was_replaced() {
 }
 
 /// One member is a cluster, and says what it lacks.
-#[test]
-fn fault_s17_one_member_works_and_says_that_it_is_alone() {
-    let Some(cluster) = Cluster::up(1) else {
-        return;
-    };
-    fs::write(cluster.at(1, "a"), "alone\n").expect("a file is written");
-    assert_eq!(
-        common::text(&fs::read(cluster.at(1, "a")).expect("a file is read")),
-        "alone\n"
-    );
-    until("a status that says under-replicated", SOON, || {
-        cluster.status(1).contains("under-replicated")
-    });
-}
-
 /// Kernels keep names and attributes under their member's read lease. Somebody looks at them all the while, so that they
 /// are kept; whatever is changed on one mount is seen on all as soon as the call that changed it has returned.
 #[test]

@@ -211,6 +211,9 @@ impl Group {
             .iter()
             .flatten()
             .filter(|(id, _)| **id != raft.id);
+        // openraft notes only what others acknowledge: whoever votes alone is a majority at any time.
+        let alone = raft.state.is_leader() && membership.get_joint_config() == &[[raft.id].into()];
+        let acknowledged = raft.last_quorum_acked.map(|at| at.elapsed());
         Metrics {
             term: raft.current_term,
             leader: raft.current_leader.map(MemberId),
@@ -228,7 +231,11 @@ impl Group {
             heard: heard
                 .map(|(id, at)| (MemberId(*id), at.map(|at| at.elapsed())))
                 .collect(),
-            quorum_age: raft.last_quorum_acked.map(|at| at.elapsed()),
+            quorum_age: if alone {
+                Some(Duration::ZERO)
+            } else {
+                acknowledged
+            },
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     replica::finish,
     segment::{LocalSegment, after, runs, through},
 };
-use hydfs_state::Segment;
+use hydfs_state::{LengthSet, Segment};
 use hydfs_types::{Digest, Prepare, RecordHead, Run, SegmentVersion, Seq, Then, WriterId};
 use std::{collections::BTreeMap, ops::Bound};
 
@@ -91,6 +91,9 @@ impl Search<'_> {
         if place.version >= self.target.version {
             return None;
         }
+        if let Some(step) = self.emptied(place) {
+            return self.arrives(place, &step).then_some(step);
+        }
         let prepared = self.prepared(place);
         if let Some(found) = prepared.into_iter().find(|step| self.arrives(place, step)) {
             return Some(found);
@@ -133,22 +136,20 @@ impl Search<'_> {
         self.local.prepared.iter().filter(fits).map(step).collect()
     }
 
-    /// Lengths that were set without a prepare: the next one, or any that emptied the segment.
+    /// The step that empties the segment, if the way leads through it. There is no other one to it: what is before it has
+    /// no part in what follows, so a cut that was prepared and never agreed would be taken for a step on the way.
+    fn emptied(&self, place: &Place) -> Option<Step> {
+        let empties = |set: &&LengthSet| set.len == 0 && set.version > place.version;
+        self.target.lengths.iter().find(empties).map(set_length)
+    }
+
+    /// The next length that was set without a prepare.
     fn lengths(&self, place: &Place) -> Vec<Step> {
-        let fits = |set: &&hydfs_state::LengthSet| {
-            let next = set.version == place.version.next()
-                && set.digest == place.digest.after_set_len(set.len);
-            next || set.len == 0 && set.version > place.version
+        let fits = |set: &&LengthSet| {
+            set.version == place.version.next() && set.digest == place.digest.after_set_len(set.len)
         };
-        let step = |set: &hydfs_state::LengthSet| Step {
-            base: SegmentVersion(set.version.0 - 1),
-            runs: Vec::new(),
-            then: Then::SetLen(set.len),
-            digest: set.digest,
-            len: set.len,
-            dropped: set.dropped.clone(),
-        };
-        self.target.lengths.iter().filter(fits).map(step).collect()
+        let next = self.target.lengths.iter().filter(fits);
+        next.map(set_length).collect()
     }
 
     /// A writer that ended alone: all its records here that are not in the base by then, in order of seq.
@@ -191,10 +192,20 @@ impl Search<'_> {
     }
 }
 
+fn set_length(set: &LengthSet) -> Step {
+    Step {
+        base: SegmentVersion(set.version.0 - 1),
+        runs: Vec::new(),
+        then: Then::SetLen(set.len),
+        digest: set.digest,
+        len: set.len,
+        dropped: set.dropped.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hydfs_state::LengthSet;
     use hydfs_store::Position;
     use hydfs_types::{Incarnation, Ino, MapVersion, Op, SegmentId, SlotEpoch, SlotId, Time};
 
@@ -386,6 +397,21 @@ mod tests {
         both.agreed = Both::new().agreed;
         both.sole(2, 1..=1);
         assert_eq!(both.follow(), 1);
+    }
+
+    /// Nothing that comes after the emptying tells the two apart: a reader that asked for that version got other bytes.
+    #[test]
+    fn a_cut_that_was_not_agreed_is_not_taken_on_the_way_to_an_empty_segment() {
+        let mut both = Both::new();
+        both.record(1, 1, Op::WriteAt(0), 100);
+        both.merge(1, 1..=1);
+        both.agreed = Both::new().agreed;
+        both.advance((Digest([1; 32]), 100));
+        both.set_len(0, &[(1, 1)]);
+        both.record(2, 1, Op::WriteAt(0), 7);
+        both.sole(2, 1..=1);
+        assert_eq!(both.follow(), 2);
+        assert_eq!(both.local.version, SegmentVersion(3));
     }
 
     #[test]

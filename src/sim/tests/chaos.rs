@@ -62,6 +62,22 @@ fn a_member_whose_disk_is_full_rejoins_when_there_is_room() {
 }
 
 #[test]
+fn a_cluster_of_one_grows_whenever_somebody_joins() {
+    // Found: a leader that votes alone heard from nobody, and let nobody in after its first second.
+    for seed in [5, 10_043] {
+        let plan = ["--members", "1", "--seconds", "10", "--faults", "join"];
+        passes(seed..seed + 1, &plan);
+    }
+}
+
+#[test]
+fn a_cut_that_was_never_agreed_is_not_taken_on_the_way_to_an_empty_segment() {
+    // Found: a replica with a full disk fell behind, the segment was emptied meanwhile, and a cut that had only been
+    // prepared was taken for the version before that.
+    passes(10_043..10_044, &["--members", "5", "--seconds", "25"]);
+}
+
+#[test]
 fn fault_m9_s11_members_that_come_and_go_leave_the_wanted_copies_on_distinct_members() {
     passes(
         1..4,
