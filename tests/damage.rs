@@ -2,6 +2,12 @@
 //! copy is good the read fails and the file is named. `hydfs fsck` explains a stopped member's folder.
 
 mod common;
+#[path = "common/lines.rs"]
+mod lines;
+#[path = "damage/lossy.rs"]
+mod lossy;
+#[path = "damage/power.rs"]
+mod power;
 
 use common::{Cluster, SOON, replicas, retry, text, until, within, write_synced};
 use serde_json::Value;

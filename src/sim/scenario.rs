@@ -22,6 +22,8 @@ const HEAL: Duration = Duration::from_secs(60);
 const SMALL_SEGMENT: u64 = 32 << 10;
 /// Machines that may join.
 const SPARE: u8 = 2;
+/// Members whose users follow their habits; those of more members take longer pauses, so that all of them do as much.
+const CROWD: u8 = 10;
 
 /// What happens to the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,12 +163,14 @@ impl fmt::Display for Verdict {
 
 async fn play(plan: Plan) -> Verdict {
     let mixed = plan.scenario == Scenario::Chaos;
+    // Many members have the users of ten: what they do is applied by each member.
+    let rarely = u64::from(plan.members / CROWD).max(1);
     let habits = Habits {
-        pause_millis: if mixed { 100 } else { 60 },
+        pause_millis: rarely * if mixed { 100 } else { 60 },
         padding: 400,
         sync_one_in: 8,
         reopen_one_in: 30,
-        others_millis: mixed.then_some(200),
+        others_millis: mixed.then_some(200 * rarely),
     };
     let trial = Trial {
         segment_bytes: if mixed { SMALL_SEGMENT } else { SEGMENT_BYTES },

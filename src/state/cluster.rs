@@ -147,10 +147,10 @@ impl State {
             return;
         }
         // Few have ended, and there are thousands of slots: those few are crossed out, so that most looks find nobody.
-        let mut unnamed: BTreeSet<Incarnation> = cluster.lives.keys().copied().collect();
-        for member in cluster.members.values() {
-            unnamed.remove(&member.incarnation);
-        }
+        let current = cluster.members.values().map(|member| member.incarnation);
+        let current: BTreeSet<Incarnation> = current.collect();
+        let mut unnamed: Vec<Incarnation> = cluster.lives.keys().copied().collect();
+        unnamed.retain(|incarnation| !current.contains(incarnation));
         let acting = cluster.slots.values().flat_map(|config| &config.acting);
         let acting = acting.map(|acting| acting.incarnation);
         let writing = self.names.writers.values().map(|writer| writer.incarnation);
@@ -158,7 +158,7 @@ impl State {
             if unnamed.is_empty() {
                 return;
             }
-            unnamed.remove(&named);
+            unnamed.retain(|incarnation| *incarnation != named);
         }
         cluster
             .lives
