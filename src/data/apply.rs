@@ -277,7 +277,7 @@ impl Replica {
                 len: zeros,
                 extend,
             } => {
-                const PIECE: [u8; 65_536] = [0; 65_536];
+                static PIECE: [u8; 65_536] = [0; 65_536];
                 let end = (offset + zeros).min(len);
                 let mut at = offset;
                 while at < end {

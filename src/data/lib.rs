@@ -20,6 +20,7 @@ mod recover;
 mod repair;
 mod replica;
 mod room;
+mod round;
 mod scrub;
 mod segment;
 mod sender;
@@ -162,7 +163,7 @@ impl Data {
     ) -> Result<(), DataError> {
         let request = DataRequest::Recall { ino, writers };
         let call = self.ctx.call(member, &request, Bytes::new(), RECALL);
-        sender::expect(call.await?.0, |answer| {
+        round::expect(call.await?.0, |answer| {
             matches!(answer, DataResponse::Recalled).then_some(())
         })
     }
@@ -185,7 +186,7 @@ impl Data {
     pub async fn sync_segments(&self, segments: &[SegmentId]) -> Result<(), DataError> {
         let syncs = segments
             .iter()
-            .map(|segment| sender::sync_segment(&self.ctx, &self.replica, *segment));
+            .map(|segment| round::sync_segment(&self.ctx, &self.replica, *segment));
         join_all(syncs).await.into_iter().collect()
     }
 

@@ -10,7 +10,7 @@ use crate::{
     error::DataError,
     merge::SlotLeader,
     replica::Replica,
-    sender::expect,
+    round::expect,
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -187,7 +187,7 @@ impl Reader {
             let call = self.ctx.call(config.leader, &request, Bytes::new(), LOOK);
             call.await?.0
         };
-        expect(answer, &looked)
+        expect(answer, looked)
     }
 
     /// Asks a slot's leader until one answers at the config it has.

@@ -8,21 +8,19 @@
 
 use crate::{
     behind::Behind,
-    context::{Context, ROUND},
-    counters::Counters,
+    context::Context,
     error::DataError,
     own::Own,
     replica::Replica,
     room::refuse_full,
+    round::{config_of, sync_segment, timed_out},
     segment::after,
-    throttle::Signal,
 };
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_state::{State, WriterPhase};
 use hydfs_types::{
-    Acting, Append, AppendReply, DataRequest, DataResponse, Digest, LogIndex, Op, RecordHead,
-    Refusal, SegmentCut, SegmentId, Seq, SlotConfig, Time, Touched, WriterEnd, WriterId,
+    Digest, Op, RecordHead, Refusal, SegmentCut, SegmentId, Seq, Time, Touched, WriterEnd, WriterId,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -31,17 +29,10 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Records and bytes that share one round.
-const BATCH_RECORDS: usize = 512;
-const BATCH_BYTES: usize = 4 << 20;
 /// Records that may wait in one writer's queue.
 const QUEUE_MAX: usize = 4096;
 /// Longest a write tries before it answers "unknown".
-const WRITE: Duration = Duration::from_secs(25);
-/// Rounds of this size tell how fast small ones are.
-const SMALL_BYTES: usize = 64 << 10;
-/// Heads kept for a sole writer's cut.
-const HEADS_MAX: usize = 100_000;
+pub(crate) const WRITE: Duration = Duration::from_secs(25);
 
 /// Where a record goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +115,7 @@ pub struct Queued {
 }
 
 impl Queued {
-    fn set_done(&self) {
+    pub(crate) fn set_done(&self) {
         if let Some(note) = &self.note {
             note.done();
         }
@@ -133,10 +124,10 @@ impl Queued {
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lane {
-    last: Seq,
+    pub(crate) last: Seq,
     pub(crate) heads: VecDeque<RecordHead>,
     pub(crate) overflow: bool,
-    durable: bool,
+    pub(crate) durable: bool,
     pub(crate) own: Own,
 }
 
@@ -146,12 +137,12 @@ pub(crate) struct Inner {
     pub(crate) acked: Seq,
     /// Last seq that was sent to anybody.
     pub(crate) sent: Seq,
-    durable_wanted: Seq,
+    pub(crate) durable_wanted: Seq,
     pub(crate) queue: VecDeque<Queued>,
     pub(crate) behind: Behind,
     pub(crate) lanes: BTreeMap<SegmentId, Lane>,
     /// The segment that the last round to the file's end went to, answered or not.
-    tail: Option<SegmentId>,
+    pub(crate) tail: Option<SegmentId>,
     mtime: Option<Time>,
     pub(crate) ended: bool,
     given_up: bool,
@@ -160,7 +151,7 @@ pub(crate) struct Inner {
 /// A live writer of one file on this member.
 pub struct FileWriter {
     pub(crate) ctx: Arc<Context>,
-    replica: Arc<Replica>,
+    pub(crate) replica: Arc<Replica>,
     pub ino: hydfs_types::Ino,
     pub writer: WriterId,
     pub(crate) inner: Mutex<Inner>,
@@ -319,325 +310,6 @@ impl FileWriter {
             && lane.last == before
         {
             lane.durable = true;
-        }
-        Ok(())
-    }
-
-    /// Sends what is queued first, for one segment, until every acting replica has it.
-    async fn send_next(&self, deadline: Instant) -> Result<(), DataError> {
-        loop {
-            self.pass_roll()?;
-            let Some((segment, heads, body, durable)) = self.next_batch()? else {
-                return Ok(());
-            };
-            let Some(last) = heads.last().map(|head| head.seq) else {
-                return Ok(());
-            };
-            let seen = self.ctx.configured();
-            match self.round(segment, &heads, body, durable).await {
-                Ok(()) => {
-                    self.ctx.config_is_visible().await?;
-                    self.settle(segment, heads, last, durable);
-                    return Ok(());
-                }
-                Err(DataError::Refused(Refusal::Full(_))) => {
-                    // The refusing replica has the roll; with the barrier we have it too, and know what of ours it took.
-                    self.ctx.agreement.barrier().await?;
-                    self.drop_merged(segment);
-                }
-                Err(error) => self.wait_for_change(error, seen, deadline).await?,
-            }
-        }
-    }
-
-    /// Where the file's end has moved on since the last round there, that round may have come through before the roll
-    /// though nobody said so: what the roll took must not go to the next segment as well.
-    fn pass_roll(&self) -> Result<(), DataError> {
-        let before = {
-            let inner = self.inner();
-            let front = inner.queue.front();
-            let appends = front.is_some_and(|queued| queued.target == Target::Tail);
-            inner.tail.filter(|_| appends)
-        };
-        let Some(before) = before else { return Ok(()) };
-        if self.resolve(Target::Tail)? != before {
-            self.drop_merged(before);
-        }
-        Ok(())
-    }
-
-    /// The longest prefix of the queue that goes to one segment.
-    fn next_batch(&self) -> Result<Option<(SegmentId, Vec<RecordHead>, Bytes, bool)>, DataError> {
-        let mut inner = self.inner();
-        let gathered = inner.gather();
-        Counters::add(&self.ctx.counters.gathered, gathered);
-        let Some(first) = inner.queue.front() else {
-            return Ok(None);
-        };
-        let segment = self.resolve(first.target)?;
-        let lane_last = inner
-            .lanes
-            .get(&segment)
-            .map(|lane| lane.last)
-            .unwrap_or_default();
-        let (mut prev, mut bytes, mut heads, mut payloads) = (lane_last, 0, Vec::new(), Vec::new());
-        let mut to_end = false;
-        for queued in inner.queue.iter().take(BATCH_RECORDS) {
-            if queued.target != first.target && self.resolve(queued.target)? != segment
-                || bytes > 0 && bytes + queued.payload.len() > BATCH_BYTES
-            {
-                break;
-            }
-            bytes += queued.payload.len();
-            heads.push(RecordHead {
-                writer: self.writer,
-                segment,
-                seq: queued.seq,
-                prev,
-                op: queued.op,
-                time: queued.time,
-                len: queued.payload.len() as u32,
-                crc: queued.crc,
-            });
-            payloads.push(queued.payload.clone());
-            prev = queued.seq;
-            to_end |= queued.target == Target::Tail;
-        }
-        if to_end {
-            inner.tail = Some(segment);
-        }
-        inner.sent = inner.sent.max(prev);
-        let durable = heads.iter().any(|head| head.seq <= inner.durable_wanted);
-        let body = match payloads.len() {
-            1 => payloads.swap_remove(0),
-            _ => payloads
-                .iter()
-                .fold(BytesMut::with_capacity(bytes), |mut all, one| {
-                    all.extend_from_slice(one);
-                    all
-                })
-                .freeze(),
-        };
-        Ok(Some((segment, heads, body, durable)))
-    }
-
-    /// The segment that a target means now.
-    pub(crate) fn resolve(&self, target: Target) -> Result<SegmentId, DataError> {
-        match target {
-            Target::Segment(segment) => Ok(segment),
-            Target::Tail => {
-                let state = self.ctx.state();
-                let (_, file) = state
-                    .file(self.ino)
-                    .map_err(|error| DataError::Agreement(error.into()))?;
-                file.segments
-                    .values()
-                    .next_back()
-                    .copied()
-                    .ok_or(DataError::WriterEnded(self.writer))
-            }
-        }
-    }
-
-    /// One parallel round to every acting replica. All must answer at the same epoch, and there must be enough of them.
-    async fn round(
-        &self,
-        segment: SegmentId,
-        heads: &[RecordHead],
-        body: Bytes,
-        durable: bool,
-    ) -> Result<(), DataError> {
-        let Some(config) = self.config_of(segment)? else {
-            return Err(DataError::Retired(segment));
-        };
-        self.enough(&config)?;
-        let acked_through = heads.first().map(|head| head.prev).unwrap_or_default();
-        let append = Append {
-            slot: slot_of(&self.ctx, segment)?,
-            epoch: config.epoch,
-            map: self.ctx.map(),
-            from: self.ctx.me(),
-            records: heads.to_vec(),
-            acked_through,
-            durable,
-        };
-        let last = heads.last().map(|head| head.seq).unwrap_or_default();
-        let small = body.len() <= SMALL_BYTES;
-        let rounds = config
-            .acting
-            .iter()
-            .map(|acting| self.append_at(*acting, append.clone(), body.clone(), last));
-        let began = Instant::now();
-        if let Some(error) = first_error(join_all(rounds).await) {
-            return Err(error);
-        }
-        // Large ones take as long as their bytes do.
-        if small {
-            let signal = match durable {
-                true => Signal::DurableRound,
-                false => Signal::Round,
-            };
-            self.ctx.throttle.note(signal, began);
-        }
-        Ok(())
-    }
-
-    async fn append_at(
-        &self,
-        acting: Acting,
-        append: Append,
-        body: Bytes,
-        last: Seq,
-    ) -> Result<(), DataError> {
-        let reply = if acting.incarnation == self.ctx.me() {
-            self.replica.append(append, body).await?
-        } else {
-            let answer = self
-                .ctx
-                .call(
-                    acting.incarnation,
-                    &DataRequest::Append(append),
-                    body,
-                    ROUND,
-                )
-                .await?
-                .0;
-            expect(answer, |answer| {
-                if let DataResponse::Appended(reply) = answer {
-                    Some(*reply)
-                } else {
-                    None
-                }
-            })?
-        };
-        let AppendReply { received, .. } = reply;
-        if received < last {
-            return Err(Refusal::Gap { have: received }.into());
-        }
-        Ok(())
-    }
-
-    /// R4: at least min(copies, members up) holders.
-    fn enough(&self, config: &SlotConfig) -> Result<(), DataError> {
-        let state = self.ctx.state();
-        let wanted = usize::from(state.cluster.copies).min(state.cluster.alive.len());
-        if config.frozen || config.acting.len() < wanted {
-            return Err(Refusal::NotActing.into());
-        }
-        Ok(())
-    }
-
-    fn config_of(&self, segment: SegmentId) -> Result<Option<SlotConfig>, DataError> {
-        let state = self.ctx.state();
-        let Some(known) = state.segment(segment) else {
-            return Ok(None);
-        };
-        Ok(state.config(known.slot).cloned())
-    }
-
-    /// The round is acknowledged.
-    fn settle(&self, segment: SegmentId, heads: Vec<RecordHead>, last: Seq, durable: bool) {
-        let through = self.merged_through(segment);
-        let mut inner = self.inner();
-        while inner.queue.front().is_some_and(|queued| queued.seq <= last) {
-            if let Some(queued) = inner.pop_front() {
-                queued.set_done();
-            }
-        }
-        self.shortened.notify_waiters();
-        inner.acked = inner.acked.max(last);
-        let lane = inner.lanes.entry(segment).or_default();
-        lane.last = last;
-        lane.durable = durable && (lane.durable || lane.heads.is_empty());
-        lane.heads.extend(heads);
-        if lane.heads.len() > 256
-            && let Some(through) = through
-        {
-            lane.heads.retain(|head| head.seq > through);
-        }
-        if lane.heads.len() > HEADS_MAX {
-            lane.heads.clear();
-            lane.overflow = true;
-        }
-    }
-
-    fn merged_through(&self, segment: SegmentId) -> Option<Seq> {
-        self.ctx
-            .state()
-            .segment(segment)?
-            .through
-            .get(&self.writer)
-            .copied()
-    }
-
-    /// What a roll took of the queue is acknowledged; the rest goes on in the next segment under the same identity.
-    fn drop_merged(&self, segment: SegmentId) {
-        let Some(through) = self.merged_through(segment) else {
-            return;
-        };
-        let mut inner = self.inner();
-        let mut last = Seq(0);
-        while inner
-            .queue
-            .front()
-            .is_some_and(|queued| queued.seq <= through && queued.target == Target::Tail)
-        {
-            if let Some(queued) = inner.pop_front() {
-                queued.set_done();
-                last = queued.seq;
-            }
-        }
-        self.shortened.notify_waiters();
-        inner.acked = inner.acked.max(last);
-        let lane = inner.lanes.entry(segment).or_default();
-        lane.last = lane.last.max(last);
-    }
-
-    /// Waits until something may have changed since a failed round, which began with the configs of `seen`, or says why
-    /// it cannot be helped.
-    async fn wait_for_change(
-        &self,
-        error: DataError,
-        seen: LogIndex,
-        deadline: Instant,
-    ) -> Result<(), DataError> {
-        let pause = match &error {
-            DataError::Refused(Refusal::WriterEnded(_)) | DataError::WriterEnded(_) => {
-                return Err(DataError::WriterEnded(self.writer));
-            }
-            DataError::Refused(Refusal::Retired(segment)) | DataError::Retired(segment) => {
-                return Err(DataError::Retired(*segment));
-            }
-            DataError::Refused(Refusal::NoSpace) | DataError::NoSpace => {
-                // Where others have room the slot moves to them: worth waiting for.
-                self.room(self.inner().queue.front().map(|queued| queued.target))?;
-                40
-            }
-            DataError::Refused(
-                Refusal::Mismatch { .. } | Refusal::Damaged(_) | Refusal::Malformed(_),
-            ) => return Err(error),
-            DataError::Agreement(hydfs_types::AgreementError::Expired) => {
-                return Err(DataError::WriterEnded(self.writer));
-            }
-            DataError::Refused(Refusal::Fenced(_)) => 5,
-            _ => 40,
-        };
-        if Instant::now() >= deadline {
-            return Err(timed_out(&error.to_string()));
-        }
-        if !self.is_open() {
-            return Err(DataError::WriterEnded(self.writer));
-        }
-        tracing::debug!(writer = %self.writer, %error, "a round failed; trying again under the same identity");
-        self.ctx
-            .reconfigured(seen, Duration::from_millis(pause))
-            .await;
-        if matches!(
-            error,
-            DataError::Refused(Refusal::StaleEpoch(_) | Refusal::NotActing | Refusal::Behind)
-        ) {
-            // The replica knows more than we do: catch up with it.
-            drop(self.ctx.agreement.barrier().await);
         }
         Ok(())
     }
@@ -803,8 +475,8 @@ impl FileWriter {
         let Some(Ok(segment)) = target.map(|target| self.resolve(target)) else {
             return Ok(());
         };
-        match self.config_of(segment)? {
-            Some(config) => refuse_full(&self.ctx.state(), &config),
+        match config_of(&self.ctx, segment)? {
+            Some((_, config)) => refuse_full(&self.ctx.state(), &config),
             None => Ok(()),
         }
     }
@@ -866,102 +538,4 @@ impl FileWriter {
             len,
         })
     }
-}
-
-/// Everything acknowledged in a segment is on disk on every acting replica. Tries until the deadline of a write.
-/// Cost: one parallel round, one group-committed fsync each.
-pub async fn sync_segment(
-    ctx: &Context,
-    replica: &Replica,
-    segment: SegmentId,
-) -> Result<(), DataError> {
-    let deadline = Instant::now() + WRITE;
-    loop {
-        let seen = ctx.configured();
-        let (slot, config) = {
-            let state = ctx.state();
-            let Some(known) = state.segment(segment) else {
-                return Ok(());
-            };
-            (
-                known.slot,
-                state
-                    .config(known.slot)
-                    .cloned()
-                    .ok_or(DataError::NoCluster)?,
-            )
-        };
-        let map = ctx.map();
-        let rounds = config.acting.iter().map(|acting| async {
-            if acting.incarnation == ctx.me() {
-                return replica
-                    .sync(slot, config.epoch, map)
-                    .await
-                    .map_err(DataError::from);
-            }
-            let request = DataRequest::Sync {
-                slot,
-                epoch: config.epoch,
-                map,
-            };
-            expect(
-                ctx.call(acting.incarnation, &request, Bytes::new(), ROUND)
-                    .await?
-                    .0,
-                |answer| matches!(answer, DataResponse::Synced).then_some(()),
-            )
-        });
-        let Some(error) = first_error(join_all(rounds).await) else {
-            return ctx.config_is_visible().await;
-        };
-        if Instant::now() >= deadline {
-            return Err(timed_out(&error.to_string()));
-        }
-        if matches!(
-            error,
-            DataError::NoSpace | DataError::Refused(Refusal::NoSpace | Refusal::Damaged(_))
-        ) {
-            return Err(error);
-        }
-        ctx.reconfigured(seen, Duration::from_millis(40)).await;
-        drop(ctx.agreement.barrier().await);
-    }
-}
-
-fn slot_of(ctx: &Context, segment: SegmentId) -> Result<hydfs_types::SlotId, DataError> {
-    ctx.state()
-        .segment(segment)
-        .map(|known| known.slot)
-        .ok_or(DataError::Retired(segment))
-}
-
-fn timed_out(why: &str) -> DataError {
-    DataError::TimedOut {
-        millis: WRITE.as_millis() as u64,
-        why: why.to_owned(),
-    }
-}
-
-/// The wanted part of an answer, or its refusal.
-pub fn expect<T>(
-    answer: DataResponse,
-    wanted: impl Fn(&DataResponse) -> Option<T>,
-) -> Result<T, DataError> {
-    match (wanted(&answer), answer) {
-        (Some(value), _) => Ok(value),
-        (None, DataResponse::Refused(refusal)) => Err(refusal.into()),
-        (None, _) => Err(DataError::Malformed("not an answer to this request".into())),
-    }
-}
-
-/// The error that says most: one that ends the writer or the segment before one that only says "not now".
-fn first_error(results: Vec<Result<(), DataError>>) -> Option<DataError> {
-    let rank = |error: &DataError| match error {
-        DataError::Refused(Refusal::Full(_)) => 0,
-        DataError::Refused(Refusal::Retired(_) | Refusal::WriterEnded(_)) => 1,
-        DataError::Refused(Refusal::NoSpace) => 2,
-        DataError::Refused(_) => 3,
-        _ => 4,
-    };
-    results.into_iter().filter_map(Result::err).min_by_key(rank)
 }

@@ -307,6 +307,7 @@ impl LossyDisk {
 /// Answers with what a closure says, one way or the other.
 macro_rules! answer {
     ($reply:expr, $result:expr, $value:pat => $good:expr) => {
+        #[allow(clippy::redundant_closure_call, reason = "its body may use `?`")]
         match (|| $result)() {
             Ok($value) => $good,
             Err(errno) => $reply.error(errno),

@@ -343,7 +343,7 @@ fn fault_s17_one_member_works_and_says_under_replicated() {
     });
     assert_eq!(content, "alone\nstill\n");
     // A leader that hears from nobody for longer than this leads no more, unless it votes alone.
-    thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(3));
     c.must(&["up", "-n", "3"]);
     until("three copies", Duration::from_secs(120), || {
         (1..=3).all(|i| c.healthy(i, 3))
