@@ -12,17 +12,12 @@ use crate::{
     volume::{Outcome, Volume},
 };
 use bytes::{Bytes, BytesMut};
-use hydfs_data::{DataError, Draft, FileWriter, Queued, Target};
+use hydfs_data::{DataError, Draft, FileWriter, Target};
 use hydfs_mount::{Answer, FsError, Handle};
 use hydfs_state::{Place, State};
-use hydfs_types::{
-    AgreementError, Command, CommandError, Ino, Op, PAYLOAD_BYTES_MAX, Reply, SEGMENT_BYTES,
-    SegmentId, Seq, Then,
-};
-use std::{sync::Arc, time::Duration};
+use hydfs_types::{Command, CommandError, Ino, Op, PAYLOAD_BYTES_MAX, SegmentId, Seq};
+use std::sync::Arc;
 
-/// Times that a truncate starts over because the file changed below it.
-const TRUNCATE_TRIES: usize = 50;
 /// Largest offset of a file in bytes.
 pub(crate) const OFFSET_MAX: u64 = i64::MAX as u64 - PAYLOAD_BYTES_MAX as u64;
 
@@ -424,7 +419,11 @@ impl Volume {
     }
 
     /// The segment at an offset, made where there is none yet.
-    async fn place(&self, ino: Ino, offset: u64) -> Result<(SegmentId, u64, u64), DataError> {
+    pub(crate) async fn place(
+        &self,
+        ino: Ino,
+        offset: u64,
+    ) -> Result<(SegmentId, u64, u64), DataError> {
         for _ in 0..4 {
             let place = self.ctx.state().place(ino, offset).map_err(gone)?;
             match place {
@@ -449,197 +448,6 @@ impl Volume {
             millis: 0,
             why: "the file keeps changing below a write".into(),
         })
-    }
-
-    /// This mount's live writer of a file; a grant where there is none (one command).
-    pub(crate) async fn writer(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
-        let gate = self.table.with(ino, |used| used.gate.clone());
-        let _turn = gate.lock().await;
-        if let Some(writer) = self.table.writer(ino) {
-            return Ok(writer);
-        }
-        self.granted(ino).await
-    }
-
-    async fn granted(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
-        let writer = self.grant(ino).await?;
-        self.table.take_up(&writer);
-        Ok(writer)
-    }
-
-    async fn grant(&self, ino: Ino) -> Outcome<Arc<FileWriter>> {
-        match self
-            .propose(Command::Grant {
-                ino,
-                incarnation: self.ctx.me(),
-                job: None,
-            })
-            .await?
-        {
-            Reply::Granted(granted) => Ok(Arc::new(self.data.writer(ino, granted.writer))),
-            other => Err(FsError::Unreachable(format!(
-                "unexpected answer of the agreement group: {other:?}"
-            ))),
-        }
-    }
-
-    /// Takes a new writer for one that was ended and gives it what the old one could not get acknowledged. Says whether
-    /// the caller's record is among it (or was merged); an error means that its fate is unknown.
-    pub(crate) async fn replace_writer(&self, ino: Ino, old: &Arc<FileWriter>) -> Outcome<bool> {
-        let gate = self.table.with(ino, |used| used.gate.clone());
-        let _turn = gate.lock().await;
-        if self
-            .table
-            .writer(ino)
-            .is_some_and(|now| now.writer != old.writer)
-        {
-            return Ok(true);
-        }
-        self.barrier().await?;
-        if old.is_open() {
-            // A segment was retired below it. Only a fence tells for sure what became of records that are on their way.
-            self.propose(Command::Fence { writer: old.writer }).await?;
-        }
-        let segments: Vec<SegmentId> = {
-            let state = self.ctx.state();
-            let (_, file) = state.file(ino).map_err(of_command)?;
-            file.segments.values().copied().collect()
-        };
-        self.data
-            .reader
-            .look(&segments)
-            .await
-            .map_err(Self::data_error)?;
-        if !old.is_idle() && !old.fate_is_known() {
-            let why = "the cluster ended this writer and no longer knows whether its last write was merged";
-            let lost = DataError::TimedOut {
-                millis: 0,
-                why: why.into(),
-            };
-            self.table.with(ino, |used| {
-                used.writer = None;
-                if old.has_behind() {
-                    used.lost = Some(lost);
-                }
-            });
-            return Err(FsError::TimedOut(why.into()));
-        }
-        // First grant and segments: what is taken from the old writer has to go somewhere, its callers wait for it there.
-        let new = self.grant(ino).await?;
-        for (mut offset, end) in old.cut_off_ranges() {
-            while offset < end {
-                offset += self.place(ino, offset).await.map_err(Self::data_error)?.2;
-            }
-        }
-        let left = old.salvage();
-        self.table.take_up(&new);
-        let appends = left.iter().any(|queued| queued.target == Target::Tail);
-        self.table.with(ino, |used| used.appended |= appends);
-        for queued in left {
-            self.push_again(&new, queued).map_err(Self::data_error)?;
-        }
-        self.say_read(old);
-        Ok(true)
-    }
-
-    /// Queues a record of an ended writer under a new one. Where it was cut off by a truncate it counts as written after
-    /// the cut. Never waits: all of them move in one step.
-    fn push_again(&self, new: &FileWriter, queued: Queued) -> Result<(), DataError> {
-        let Queued {
-            target,
-            op,
-            mut payload,
-            time,
-            start,
-            note,
-            behind,
-            ..
-        } = queued;
-        let gone = matches!(target, Target::Segment(segment) if self.ctx.state().segment(segment).is_none());
-        let at = match op {
-            Op::WriteAt(at) if gone => at,
-            // Nothing is there any more that could be zeroed.
-            Op::Zero { .. } if gone => return Ok(()),
-            _ => {
-                let draft = Draft::new(target, op, payload, time);
-                return new.push(draft.noted(note).behind(behind)).map(drop);
-            }
-        };
-        let mut offset = start + at;
-        while !payload.is_empty() {
-            let place = self
-                .ctx
-                .state()
-                .place(new.ino, offset)
-                .map_err(self::gone)?;
-            let Place::In {
-                segment,
-                offset_in_segment,
-                room,
-                ..
-            } = place
-            else {
-                return Err(DataError::TimedOut {
-                    millis: 0,
-                    why: "the file keeps changing below a write".into(),
-                });
-            };
-            let len = payload.len().min(room.min(usize::MAX as u64) as usize);
-            let piece = payload.split_to(len);
-            // The last one stands for all: it is sent after the others.
-            let note = note.clone().filter(|_| payload.is_empty());
-            let (target, op) = (Target::Segment(segment), Op::WriteAt(offset_in_segment));
-            let draft = Draft::new(target, op, piece, time);
-            new.push(draft.noted(note).behind(behind))?;
-            offset += len as u64;
-        }
-        Ok(())
-    }
-
-    /// What became of a fenced writer's records is known here: the cluster need not keep it (R5).
-    fn say_read(&self, old: &FileWriter) {
-        let (agreement, end) = (self.ctx.agreement.clone(), old.finish(false));
-        tokio::spawn(async move {
-            if let Err(error) = agreement.propose(Command::End { ends: vec![end] }).await {
-                tracing::info!(%error, "a fenced writer is kept until this member's next start");
-            }
-        });
-    }
-
-    /// A write was refused for want of space: its writer ends with what is acknowledged, so that nothing of the refused
-    /// write turns up later. The next write gets a writer once that end is agreed.
-    pub(crate) async fn give_up(&self, ino: Ino, writer: &Arc<FileWriter>) {
-        let gate = self.table.with(ino, |used| used.gate.clone());
-        let turn = gate.lock_owned().await;
-        if writer.is_idle()
-            || self
-                .table
-                .writer(ino)
-                .is_none_or(|now| now.writer != writer.writer)
-        {
-            return;
-        }
-        let behind = writer.has_behind();
-        let ends = vec![writer.give_up()];
-        self.table.with(ino, |used| {
-            used.writer = None;
-            if behind {
-                used.lost = Some(DataError::NoSpace);
-            }
-        });
-        let agreement = self.ctx.agreement.clone();
-        // Also when whoever wrote has stopped waiting.
-        let ended = tokio::spawn(async move {
-            while let Err(AgreementError::NoQuorum { .. }) =
-                agreement.propose(Command::End { ends: ends.clone() }).await
-            {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            drop(turn);
-        });
-        if let Err(error) = ended.await {
-            tracing::error!(%ino, %error, "a writer that was refused space was not ended");
-        }
     }
 
     pub(crate) async fn flush(&self, ino: Ino) -> Outcome {
@@ -704,152 +512,6 @@ impl Volume {
             self.orphans.notify_one();
         }
         Ok(Answer::Done)
-    }
-
-    /// Sets the size. Alone: one command. With writers on other mounts: every segment that changes is merged and cut
-    /// under its slot leader's fence, so that nothing acknowledged later is lost with it (R8).
-    pub(crate) async fn truncate(&self, ino: Ino, size: u64) -> Outcome<()> {
-        if size > OFFSET_MAX {
-            return Err(FsError::TooLarge);
-        }
-        let _busy = Busy::new(&self.table, ino);
-        for _ in 0..TRUNCATE_TRIES {
-            self.drain(ino).await?;
-            self.barrier().await?;
-            self.recall(ino).await?;
-            let (mut command, boundary) = self.truncate_command(ino, size)?;
-            if let Some(segment) = boundary.filter(|_| size > 0 && self.table.writer(ino).is_some())
-            {
-                // What this mount wrote below the new end has to be in the base before it is cut.
-                self.data
-                    .reader
-                    .look(&[segment])
-                    .await
-                    .map_err(Self::data_error)?;
-                command = self.truncate_command(ino, size)?.0;
-            }
-            match self.ctx.agreement.propose(command).await {
-                Ok(_) => return Ok(()),
-                Err(AgreementError::Refused(CommandError::Busy)) => {
-                    let others = self.has_other_writers(ino)?;
-                    if others || self.ctx.state().must_cut_off(ino, size) {
-                        self.cut_off(ino, size).await?;
-                        return Ok(());
-                    }
-                    if let Some(segment) = boundary {
-                        self.data
-                            .reader
-                            .look(&[segment])
-                            .await
-                            .map_err(Self::data_error)?;
-                    }
-                }
-                Err(AgreementError::Refused(CommandError::Changed)) => {}
-                Err(error) => return Err(crate::error::of_agreement(error)),
-            }
-        }
-        Err(FsError::TryAgain)
-    }
-
-    fn has_other_writers(&self, ino: Ino) -> Outcome<bool> {
-        let mine = self.table.writer(ino).map(|writer| writer.writer);
-        let state = self.ctx.state();
-        let (_, file) = state.file(ino).map_err(of_command)?;
-        Ok(file.writers.iter().any(|writer| Some(*writer) != mine))
-    }
-
-    /// The fast command, and the segment that the new end falls into.
-    fn truncate_command(&self, ino: Ino, size: u64) -> Outcome<(Command, Option<SegmentId>)> {
-        let sole = self
-            .table
-            .writer(ino)
-            .filter(|writer| writer.is_open())
-            .map(|writer| (writer.writer, writer.last_sent()));
-        let state = self.ctx.state();
-        let (_, file) = state.file(ino).map_err(of_command)?;
-        let boundary = file
-            .segments
-            .range(..size.max(1))
-            .next_back()
-            .map(|(_, id)| *id);
-        Ok((
-            Command::Truncate {
-                ino,
-                size,
-                sole,
-                versions: state.truncate_versions(ino, size),
-            },
-            boundary,
-        ))
-    }
-
-    /// Truncates below live writers of other mounts: everything acknowledged is merged under the fence before the cut.
-    async fn cut_off(&self, ino: Ino, size: u64) -> Outcome<()> {
-        let (cuts, far) = {
-            let state = self.ctx.state();
-            let (_, file) = state.file(ino).map_err(of_command)?;
-            let behind = file
-                .segments
-                .range(size + 1..)
-                .rev()
-                .map(|(_, id)| (*id, Then::Retire));
-            let mut cuts: Vec<(SegmentId, Then)> = behind.collect();
-            let boundary = file
-                .segments
-                .range(..=size)
-                .next_back()
-                .and_then(|(start, id)| Some((size - start, *id, state.segment(*id)?.len)));
-            let reached = boundary.filter(|(wanted, _, len)| *wanted <= SEGMENT_BYTES.max(*len));
-            cuts.extend(reached.map(|(wanted, id, _)| (id, Then::SetLen(wanted))));
-            (cuts, reached.is_none())
-        };
-        for (segment, then) in cuts {
-            self.data
-                .reader
-                .cutoff(segment, then)
-                .await
-                .map_err(Self::data_error)?;
-        }
-        if far {
-            self.grow_far(ino, size).await
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Grows a file past what its last segment may take, below live writers of other mounts. The segment at the new end
-    /// gets its length by a record; then the one that was last takes no more appends, so that they go to the new end.
-    async fn grow_far(&self, ino: Ino, size: u64) -> Outcome<()> {
-        let before = {
-            let state = self.ctx.state();
-            let (_, file) = state.file(ino).map_err(of_command)?;
-            file.segments.values().next_back().copied()
-        };
-        let (end, at, _) = self.place(ino, size - 1).await.map_err(Self::data_error)?;
-        self.lengthen(ino, end, at + 1).await?;
-        let Some(before) = before.filter(|before| *before != end) else {
-            return Ok(());
-        };
-        // One that holds nothing cannot be full.
-        self.lengthen(ino, before, 1).await?;
-        self.data
-            .reader
-            .cutoff(before, Then::Full)
-            .await
-            .map_err(Self::data_error)
-    }
-
-    /// Makes a segment at least this long.
-    async fn lengthen(&self, ino: Ino, segment: SegmentId, len: u64) -> Outcome<()> {
-        let writer = self.writer(ino).await?;
-        let op = Op::Zero {
-            offset: len,
-            len: 0,
-            extend: true,
-        };
-        let draft = Draft::new(Target::Segment(segment), op, Bytes::new(), self.clock.now());
-        let seq = writer.push(draft).map_err(Self::data_error)?;
-        writer.acknowledged(seq).await.map_err(Self::data_error)
     }
 
     /// Content of a control file, for those who read without a handle.
@@ -918,7 +580,7 @@ fn held_ranges(
     Ok(ranges)
 }
 
-fn gone(error: CommandError) -> DataError {
+pub(crate) fn gone(error: CommandError) -> DataError {
     DataError::Agreement(error.into())
 }
 

@@ -22,7 +22,9 @@ mod ranges;
 mod recent;
 mod synthetic;
 mod table;
+mod truncate;
 mod volume;
+mod writers;
 
 pub use kept::KeptCounts;
 pub use synthetic::{Control, JOBS_DIR, Node, read_only};

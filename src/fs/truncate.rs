@@ -1,0 +1,163 @@
+//! Sizes that are set (R8).
+
+use crate::{
+    content::OFFSET_MAX,
+    error::of_command,
+    table::Busy,
+    volume::{Outcome, Volume},
+};
+use bytes::Bytes;
+use hydfs_data::{Draft, Target};
+use hydfs_mount::FsError;
+use hydfs_types::{AgreementError, Command, CommandError, Ino, Op, SEGMENT_BYTES, SegmentId, Then};
+
+/// Times that a truncate starts over because the file changed below it.
+const TRUNCATE_TRIES: usize = 50;
+
+impl Volume {
+    /// Sets the size. Alone: one command. With writers on other mounts: every segment that changes is merged and cut
+    /// under its slot leader's fence, so that nothing acknowledged later is lost with it (R8).
+    pub(crate) async fn truncate(&self, ino: Ino, size: u64) -> Outcome<()> {
+        if size > OFFSET_MAX {
+            return Err(FsError::TooLarge);
+        }
+        let _busy = Busy::new(&self.table, ino);
+        for _ in 0..TRUNCATE_TRIES {
+            self.drain(ino).await?;
+            self.barrier().await?;
+            self.recall(ino).await?;
+            let (mut command, boundary) = self.truncate_command(ino, size)?;
+            if let Some(segment) = boundary.filter(|_| size > 0 && self.table.writer(ino).is_some())
+            {
+                // What this mount wrote below the new end has to be in the base before it is cut.
+                self.data
+                    .reader
+                    .look(&[segment])
+                    .await
+                    .map_err(Self::data_error)?;
+                command = self.truncate_command(ino, size)?.0;
+            }
+            match self.ctx.agreement.propose(command).await {
+                Ok(_) => return Ok(()),
+                Err(AgreementError::Refused(CommandError::Busy)) => {
+                    let others = self.has_other_writers(ino)?;
+                    if others || self.ctx.state().must_cut_off(ino, size) {
+                        self.cut_off(ino, size).await?;
+                        return Ok(());
+                    }
+                    if let Some(segment) = boundary {
+                        self.data
+                            .reader
+                            .look(&[segment])
+                            .await
+                            .map_err(Self::data_error)?;
+                    }
+                }
+                Err(AgreementError::Refused(CommandError::Changed)) => {}
+                Err(error) => return Err(crate::error::of_agreement(error)),
+            }
+        }
+        Err(FsError::TryAgain)
+    }
+
+    fn has_other_writers(&self, ino: Ino) -> Outcome<bool> {
+        let mine = self.table.writer(ino).map(|writer| writer.writer);
+        let state = self.ctx.state();
+        let (_, file) = state.file(ino).map_err(of_command)?;
+        Ok(file.writers.iter().any(|writer| Some(*writer) != mine))
+    }
+
+    /// The fast command, and the segment that the new end falls into.
+    fn truncate_command(&self, ino: Ino, size: u64) -> Outcome<(Command, Option<SegmentId>)> {
+        let sole = self
+            .table
+            .writer(ino)
+            .filter(|writer| writer.is_open())
+            .map(|writer| (writer.writer, writer.last_sent()));
+        let state = self.ctx.state();
+        let (_, file) = state.file(ino).map_err(of_command)?;
+        let boundary = file
+            .segments
+            .range(..size.max(1))
+            .next_back()
+            .map(|(_, id)| *id);
+        Ok((
+            Command::Truncate {
+                ino,
+                size,
+                sole,
+                versions: state.truncate_versions(ino, size),
+            },
+            boundary,
+        ))
+    }
+
+    /// Truncates below live writers of other mounts: everything acknowledged is merged under the fence before the cut.
+    async fn cut_off(&self, ino: Ino, size: u64) -> Outcome<()> {
+        let (cuts, far) = {
+            let state = self.ctx.state();
+            let (_, file) = state.file(ino).map_err(of_command)?;
+            let behind = file
+                .segments
+                .range(size + 1..)
+                .rev()
+                .map(|(_, id)| (*id, Then::Retire));
+            let mut cuts: Vec<(SegmentId, Then)> = behind.collect();
+            let boundary = file
+                .segments
+                .range(..=size)
+                .next_back()
+                .and_then(|(start, id)| Some((size - start, *id, state.segment(*id)?.len)));
+            let reached = boundary.filter(|(wanted, _, len)| *wanted <= SEGMENT_BYTES.max(*len));
+            cuts.extend(reached.map(|(wanted, id, _)| (id, Then::SetLen(wanted))));
+            (cuts, reached.is_none())
+        };
+        for (segment, then) in cuts {
+            self.data
+                .reader
+                .cutoff(segment, then)
+                .await
+                .map_err(Self::data_error)?;
+        }
+        if far {
+            self.grow_far(ino, size).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Grows a file past what its last segment may take, below live writers of other mounts. The segment at the new end
+    /// gets its length by a record; then the one that was last takes no more appends, so that they go to the new end.
+    async fn grow_far(&self, ino: Ino, size: u64) -> Outcome<()> {
+        let before = {
+            let state = self.ctx.state();
+            let (_, file) = state.file(ino).map_err(of_command)?;
+            file.segments.values().next_back().copied()
+        };
+        let (end, at, _) = self.place(ino, size - 1).await.map_err(Self::data_error)?;
+        self.lengthen(ino, end, at + 1).await?;
+        let Some(before) = before.filter(|before| *before != end) else {
+            return Ok(());
+        };
+        // One that holds nothing cannot be full.
+        self.lengthen(ino, before, 1).await?;
+        self.data
+            .reader
+            .cutoff(before, Then::Full)
+            .await
+            .map_err(Self::data_error)
+    }
+
+    /// Makes a segment at least this long.
+    async fn lengthen(&self, ino: Ino, segment: SegmentId, len: u64) -> Outcome<()> {
+        let writer = self.writer(ino).await?;
+        let op = Op::Zero {
+            offset: len,
+            len: 0,
+            extend: true,
+        };
+        let draft = Draft::new(Target::Segment(segment), op, Bytes::new(), self.clock.now());
+        let seq = writer.push(draft).map_err(Self::data_error)?;
+        writer.acknowledged(seq).await.map_err(Self::data_error)
+    }
+}
