@@ -6,11 +6,10 @@
 
 use crate::{
     history::{Finding, History, Object},
-    host::call,
+    kernel::{Ask, Kernel, call},
 };
 use bytes::Bytes;
 use hydfs_mount::{Answer, Change, FsError, Handle, How, Request};
-use hydfs_node::Member;
 use hydfs_types::{Ino, ROOT_INO};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
@@ -133,7 +132,7 @@ impl Blocks {
         (wrong, judged)
     }
 
-    async fn write(&self, member: &Member, open: Open, rng: &mut SmallRng) -> Result<(), FsError> {
+    async fn write(&self, mount: &dyn Ask, open: Open, rng: &mut SmallRng) -> Result<(), FsError> {
         let block = rng.random_range(0..BLOCKS);
         let (number, tag) = {
             let mut log = self.log();
@@ -149,14 +148,14 @@ impl Blocks {
             data: Bytes::from(tag.to_le_bytes().repeat(BLOCK_BYTES / 8)),
             append: false,
         };
-        let by = member.ctx.me();
-        call(member, request).await?;
+        let by = mount.member().ctx.me();
+        call(mount, request).await?;
         self.log().blocks[block].answered(number);
         self.written.notify_waiters();
-        call(member, Request::Sync { ino, handle }).await?;
+        call(mount, Request::Sync { ino, handle }).await?;
         // What was answered counts from then on, unless its member was expired meanwhile: then others may have missed it (R10).
         let mut log = self.log();
-        if member.ctx.me() == by {
+        if mount.member().ctx.me() == by {
             log.blocks[block].confirm(number);
         } else {
             log.blocks[block].end(number, Call::Write(tag));
@@ -164,7 +163,7 @@ impl Blocks {
         Ok(())
     }
 
-    async fn cut(&self, member: &Member, open: Open, rng: &mut SmallRng) -> Result<(), FsError> {
+    async fn cut(&self, mount: &dyn Ask, open: Open, rng: &mut SmallRng) -> Result<(), FsError> {
         let kept = rng.random_range(0..BLOCKS);
         let begun: Vec<(usize, u64)> = {
             let mut log = self.log();
@@ -181,7 +180,7 @@ impl Blocks {
             handle: Some(open.handle),
             set,
         };
-        call(member, request).await?;
+        call(mount, request).await?;
         let mut log = self.log();
         for (at, number) in begun {
             log.blocks[at].end(number, Call::Cut);
@@ -189,7 +188,7 @@ impl Blocks {
         Ok(())
     }
 
-    async fn read(&self, member: &Member, open: Open) -> Result<(), FsError> {
+    async fn read(&self, mount: &dyn Ask, open: Open) -> Result<(), FsError> {
         let begun: Vec<u64> = {
             let mut log = self.log();
             let begin = |block: &mut History<Call>| block.begin(Call::Read(0));
@@ -201,7 +200,7 @@ impl Blocks {
             offset: 0,
             len: (BLOCKS * BLOCK_BYTES) as u32,
         };
-        let answer = call(member, request).await;
+        let answer = call(mount, request).await;
         let mut log = self.log();
         let data = match answer {
             Ok(Answer::Data(data)) => data,
@@ -229,7 +228,7 @@ impl Blocks {
     }
 }
 
-async fn open(member: &Member, name: &str) -> Result<Open, FsError> {
+async fn open(mount: &dyn Ask, name: &str) -> Result<Open, FsError> {
     let how = How {
         read: true,
         write: true,
@@ -241,7 +240,7 @@ async fn open(member: &Member, name: &str) -> Result<Open, FsError> {
         mode: 0o644,
         how,
     };
-    match call(member, request).await? {
+    match call(mount, request).await? {
         Answer::Created(attr, opened) => Ok(Open {
             ino: attr.ino,
             handle: opened.handle,
@@ -252,7 +251,7 @@ async fn open(member: &Member, name: &str) -> Result<Open, FsError> {
 
 /// Uses the blocks until told to stop.
 pub async fn use_blocks(
-    member: Arc<Member>,
+    mount: Arc<Kernel>,
     blocks: Blocks,
     part: Part,
     pause_millis: u64,
@@ -261,7 +260,7 @@ pub async fn use_blocks(
 ) {
     let mut rng = SmallRng::seed_from_u64(seed);
     while !stop.load(Ordering::Relaxed) {
-        let Ok(file) = open(&member, &blocks.name).await else {
+        let Ok(file) = open(&*mount, &blocks.name).await else {
             sleep(AGAIN).await;
             continue;
         };
@@ -285,12 +284,12 @@ pub async fn use_blocks(
             }
             let done = match (part, rng.random_range(0..24)) {
                 (Part::Everything, 0..8) | (Part::Writes, 0..14) => {
-                    blocks.write(&member, file, &mut rng).await
+                    blocks.write(&*mount, file, &mut rng).await
                 }
                 (Part::Everything, 8) | (Part::Writes, 18..) => {
-                    blocks.cut(&member, file, &mut rng).await
+                    blocks.cut(&*mount, file, &mut rng).await
                 }
-                _ => blocks.read(&member, file).await,
+                _ => blocks.read(&*mount, file).await,
             };
             if let Err(error) = done {
                 tracing::debug!(%error, "a call on a block failed");
@@ -300,7 +299,7 @@ pub async fn use_blocks(
         }
         let Open { ino, handle } = file;
         call(
-            &member,
+            &*mount,
             Request::Flush {
                 ino,
                 handle,
@@ -309,6 +308,6 @@ pub async fn use_blocks(
         )
         .await
         .ok();
-        call(&member, Request::Release { ino, handle }).await.ok();
+        call(&*mount, Request::Release { ino, handle }).await.ok();
     }
 }

@@ -39,6 +39,8 @@ pub enum Kind {
     Join,
     /// A member leaves for ever, with or without its copies moved first; or they are moved, and it stays.
     Leave,
+    /// A worker is killed, and its supervisor starts another one: users notice nothing but the wait.
+    Worker,
     /// Bits flip in bases on a disk, or in their checksums.
     Flip,
 }
@@ -49,7 +51,7 @@ pub struct Faults(u16);
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Kill,
         Self::Power,
         Self::Blackout,
@@ -62,6 +64,7 @@ impl Kind {
         Self::Eio,
         Self::Join,
         Self::Leave,
+        Self::Worker,
         Self::Flip,
     ];
 
@@ -79,6 +82,7 @@ impl Kind {
             Self::Eio => "eio",
             Self::Join => "join",
             Self::Leave => "leave",
+            Self::Worker => "worker",
             Self::Flip => "flip",
         }
     }
@@ -293,6 +297,14 @@ impl Chaos<'_> {
         match kind {
             Kind::Kill if self.may(&[host], false) => {
                 self.crash(host, &name, Crash::Kill, faults).await;
+            }
+            Kind::Worker if self.may(&[host], false) => {
+                self.story.tell(format!("{name}: its worker is killed"));
+                self.story.world.kill_worker(host).await;
+                // Long enough to be expired, now and then.
+                let long = self.story.world.rng.random_range(0..5) == 0;
+                let down = if long { 1000..6000 } else { 5..300 };
+                self.later(down, End::Start(host));
             }
             Kind::Power if self.may(&[host], true) => {
                 let torn = self.story.world.rng.random();

@@ -1,12 +1,11 @@
 //! Users of the simulated file system: writers that append numbered lines to one file, readers that read all of it.
 
 use crate::{
-    host::call,
+    kernel::{Ask, Kernel, call},
     oracle::{Oracle, line},
 };
 use bytes::Bytes;
 use hydfs_mount::{Answer, FsError, Handle, How, Request};
-use hydfs_node::Member;
 use hydfs_types::{Ino, ROOT_INO};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
@@ -44,14 +43,14 @@ fn unexpected(answer: Answer) -> FsError {
 }
 
 /// Opens the file, which is made where it is not there.
-pub async fn open(member: &Member, how: How) -> Result<(Ino, Handle), FsError> {
+pub async fn open(mount: &dyn Ask, how: How) -> Result<(Ino, Handle), FsError> {
     let request = Request::Create {
         parent: ROOT_INO,
         name: FILE.to_vec(),
         mode: 0o644,
         how,
     };
-    match call(member, request).await? {
+    match call(mount, request).await? {
         Answer::Created(attr, opened) => Ok((attr.ino, opened.handle)),
         other => Err(unexpected(other)),
     }
@@ -59,7 +58,7 @@ pub async fn open(member: &Member, how: How) -> Result<(Ino, Handle), FsError> {
 
 /// Appends until told to stop.
 pub async fn write_lines(
-    member: Arc<Member>,
+    mount: Arc<Kernel>,
     name: String,
     oracle: Oracle,
     habits: Habits,
@@ -73,16 +72,16 @@ pub async fn write_lines(
         ..How::default()
     };
     while !stop.load(Ordering::Relaxed) {
-        let Ok((ino, handle)) = open(&member, how).await else {
+        let Ok((ino, handle)) = open(&*mount, how).await else {
             sleep(AGAIN).await;
             continue;
         };
         loop {
             let number = oracle.attempt(&name);
-            let by = member.ctx.me();
+            let by = mount.member().ctx.me();
             let data = Bytes::from(line(&name, number, rng.random_range(0..=habits.padding)));
             match call(
-                &member,
+                &*mount,
                 Request::Write {
                     ino,
                     handle,
@@ -101,7 +100,7 @@ pub async fn write_lines(
                 }
             }
             if rng.random_range(0..habits.sync_one_in) == 0
-                && call(&member, Request::Sync { ino, handle }).await.is_ok()
+                && call(&*mount, Request::Sync { ino, handle }).await.is_ok()
             {
                 oracle.durable(&name, number);
                 oracle.settled(&name, number);
@@ -119,16 +118,16 @@ pub async fn write_lines(
             handle,
             owner: None,
         };
-        if call(&member, flush).await.is_ok() {
+        if call(&*mount, flush).await.is_ok() {
             oracle.settled(&name, oracle.attempted(&name));
         }
-        call(&member, Request::Release { ino, handle }).await.ok();
+        call(&*mount, Request::Release { ino, handle }).await.ok();
     }
 }
 
 /// Reads the whole file over and over until told to stop.
 pub async fn read_all_the_time(
-    member: Arc<Member>,
+    mount: Arc<Kernel>,
     name: String,
     oracle: Oracle,
     habits: Habits,
@@ -141,17 +140,18 @@ pub async fn read_all_the_time(
             rng.random_range(0..=4 * habits.pause_millis),
         ))
         .await;
-        read_once(&member, &name, &oracle).await.ok();
+        read_once(&*mount, &name, &oracle).await.ok();
     }
 }
 
 /// One read of everything, judged. Its last call says where the file ends: everything that was acknowledged before that
 /// call began is in what was read.
-pub async fn read_once(member: &Member, name: &str, oracle: &Oracle) -> Result<Vec<u8>, FsError> {
+pub async fn read_once(mount: &dyn Ask, name: &str, oracle: &Oracle) -> Result<Vec<u8>, FsError> {
     let mut promised = oracle.promised();
-    let read = read_file(member, FILE, || promised = oracle.promised()).await;
+    let read = read_file(mount, FILE, || promised = oracle.promised()).await;
     match &read {
         Ok(content) => {
+            let member = mount.member();
             let state = member.ctx.state();
             let alive = &state.cluster.alive;
             let newest = alive.keys().next_back().copied().unwrap_or_default();
@@ -170,12 +170,12 @@ pub async fn read_once(member: &Member, name: &str, oracle: &Oracle) -> Result<V
 /// All of a file in the root; `asks` is called before each request for bytes: what the last of them follows is in what is
 /// read.
 pub async fn read_file(
-    member: &Member,
+    mount: &dyn Ask,
     name: &[u8],
     mut asks: impl FnMut(),
 ) -> Result<Vec<u8>, FsError> {
     let Answer::Attr(attr) = call(
-        member,
+        mount,
         Request::Lookup {
             parent: ROOT_INO,
             name: name.to_vec(),
@@ -190,7 +190,7 @@ pub async fn read_file(
         read: true,
         ..How::default()
     };
-    let handle = match call(member, Request::Open { ino, how }).await? {
+    let handle = match call(mount, Request::Open { ino, how }).await? {
         Answer::Opened(opened) => opened.handle,
         other => return Err(unexpected(other)),
     };
@@ -198,7 +198,7 @@ pub async fn read_file(
     let outcome = loop {
         asks();
         match call(
-            member,
+            mount,
             Request::Read {
                 ino,
                 handle,
@@ -214,6 +214,6 @@ pub async fn read_file(
             Err(error) => break Err(error),
         }
     };
-    call(member, Request::Release { ino, handle }).await.ok();
+    call(mount, Request::Release { ino, handle }).await.ok();
     outcome.map(|()| all)
 }

@@ -1,8 +1,7 @@
 //! One simulated machine: its disk outlives its members, its clock is its own, and it may crash in several ways.
 
-use crate::{End, SimNet};
+use crate::{End, SimNet, kernel::Kernel};
 use hydfs_data::Trial;
-use hydfs_mount::{Answer, Caller, FileSystem, FsError, Request};
 use hydfs_node::{Config, Detection, Error, Member, Router, Seams, Wire};
 use hydfs_store::{Crash, Folder, LogOptions, MemDisk, SyncMode};
 use hydfs_transport::Counters;
@@ -97,6 +96,8 @@ pub struct Life {
     pub number: u32,
     /// Set once the member is admitted and current; an error where it gave up.
     pub member: Arc<OnceLock<Result<Arc<Member>, Error>>>,
+    /// Outlives this life if its worker alone is killed.
+    pub kernel: Arc<Kernel>,
     starting: AbortHandle,
 }
 
@@ -125,6 +126,8 @@ pub struct Host {
     pub gone: bool,
     boot: u8,
     lives: u32,
+    /// The mount of a worker that was killed and has no successor yet.
+    left: Option<Arc<Kernel>>,
 }
 
 impl Host {
@@ -155,6 +158,7 @@ impl Host {
             gone: false,
             boot: 1,
             lives: 0,
+            left: None,
         }
     }
 
@@ -188,6 +192,10 @@ impl Host {
             self.seed ^ u64::from(self.lives),
         );
         let (trial, delay) = (self.trial, self.sync);
+        // A supervisor starts its worker again where that gave up.
+        let mounted = self.left.take().or_else(|| self.kernel());
+        let kernel = mounted.unwrap_or_else(|| Kernel::mount().expect("a memory file is made"));
+        let serves = kernel.clone();
         let member = Arc::new(OnceLock::new());
         let started = member.clone();
         let starting = tokio::spawn(async move {
@@ -211,18 +219,23 @@ impl Host {
                         seed,
                         streaming: false,
                         faults: None,
-                        memory: None,
+                        memory: Some(serves.memory()),
                         trial,
                     },
                     router,
                 )
                 .await
             };
-            started.set(begin.await).ok();
+            let begun = begin.await;
+            if let Ok(member) = &begun {
+                serves.serve(member);
+            }
+            started.set(begun).ok();
         });
         self.life = Some(Life {
             number: self.lives,
             member,
+            kernel,
             starting: starting.abort_handle(),
         });
     }
@@ -233,13 +246,39 @@ impl Host {
         self.life.as_ref().is_some_and(|life| !gave_up(life))
     }
 
+    /// Whether a mount waits for its next worker.
+    pub fn is_mounted(&self) -> bool {
+        self.left.is_some()
+    }
+
     /// Whether the machine has ever run.
     pub fn is_used(&self) -> bool {
         self.lives > 0
     }
 
-    /// Ends the life at once. What the process still had in hand goes on nowhere: neither disk nor network hear it.
+    /// Ends the life and the mount at once. What the process still had in hand goes on nowhere: neither disk nor network
+    /// hear it.
     pub fn crash(&mut self, how: Crash) {
+        if let Some(kernel) = self.left.take().or_else(|| self.kernel()) {
+            kernel.unmount();
+        }
+        self.end(how);
+    }
+
+    /// The worker is killed, its supervisor and its mount are not.
+    pub fn kill_worker(&mut self) {
+        self.left = self.kernel();
+        if let Some(kernel) = &self.left {
+            kernel.lose_worker();
+        }
+        self.end(Crash::Kill);
+    }
+
+    fn kernel(&self) -> Option<Arc<Kernel>> {
+        self.life.as_ref().map(|life| life.kernel.clone())
+    }
+
+    fn end(&mut self, how: Crash) {
         if how != Crash::Kill {
             self.boot += 1;
         }
@@ -291,28 +330,4 @@ pub fn log_options(salt: u64) -> LogOptions {
 /// Where a host serves.
 pub fn address(index: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, 1], 7401 + u16::from(index)))
-}
-
-/// One file-system call, as root, under the deadline that a mount has.
-pub async fn call(member: &Member, request: Request) -> Result<Answer, FsError> {
-    let caller = Caller {
-        uid: 0,
-        gid: 0,
-        pid: 1,
-        unique: 0,
-    };
-    let fs = hydfs_fs::Mounted(member.volume.clone());
-    // As a mount does: what is at hand takes no task.
-    if let Some(answer) = fs.call_now(caller, &request) {
-        return answer;
-    }
-    let name = request.name();
-    let late = |_| {
-        Err(FsError::TimedOut(format!(
-            "{name} took longer than a mount waits"
-        )))
-    };
-    tokio::time::timeout(member.config.op_timeout, fs.call(caller, request))
-        .await
-        .unwrap_or_else(late)
 }

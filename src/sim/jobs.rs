@@ -3,7 +3,11 @@
 //! attempt. And the judge: every read of an output is a row of whole committed job epochs, each once, in order; what one
 //! output shows the others show, too (I10).
 
-use crate::{client::read_file, host::call, oracle::Oracle};
+use crate::{
+    client::read_file,
+    kernel::{Ask, Kernel, call},
+    oracle::Oracle,
+};
 use bytes::Bytes;
 use hydfs_data::{Draft, FileWriter, Target};
 use hydfs_mount::{Answer, FsError, How, Request};
@@ -140,11 +144,11 @@ impl Jobs {
     }
 
     /// Reads all outputs, one after the other from any one on, and judges them.
-    pub async fn read(&self, member: &Member, first: usize) -> Result<(), FsError> {
+    pub async fn read(&self, mount: &dyn Ask, first: usize) -> Result<(), FsError> {
         let mut known = self.log().committed.len();
         for at in 0..OUTPUTS.len() {
             let output = (first + at) % OUTPUTS.len();
-            let content = match read_file(member, OUTPUTS[output].as_bytes(), || {}).await {
+            let content = match read_file(mount, OUTPUTS[output].as_bytes(), || {}).await {
                 Ok(content) => content,
                 Err(FsError::NotFound) if known == 0 => continue,
                 Err(error) => return Err(error),
@@ -153,7 +157,7 @@ impl Jobs {
                 Ok(shown) => known = shown,
                 Err(what) => self
                     .oracle
-                    .report(format!("{}: {what}", member.config.name)),
+                    .report(format!("{}: {what}", mount.member().config.name)),
             }
         }
         Ok(())
@@ -256,7 +260,7 @@ async fn propose(member: &Member, command: JobCommand) -> Result<Reply, Broken> 
     answer.map_err(|error| error.to_string())
 }
 
-async fn make(member: &Member, name: &str) -> Result<Ino, FsError> {
+async fn make(member: &Arc<Member>, name: &str) -> Result<Ino, FsError> {
     let request = Request::Create {
         parent: ROOT_INO,
         name: name.as_bytes().to_vec(),
@@ -334,7 +338,7 @@ pub async fn run_job(jobs: Jobs, pause_millis: u64, seed: u64, stop: Arc<AtomicB
 
 /// Reads the outputs until told to stop.
 pub async fn read_outputs(
-    member: Arc<Member>,
+    mount: Arc<Kernel>,
     jobs: Jobs,
     pause_millis: u64,
     seed: u64,
@@ -347,7 +351,7 @@ pub async fn read_outputs(
         ))
         .await;
         let first = rng.random_range(0..OUTPUTS.len());
-        if let Err(error) = jobs.read(&member, first).await {
+        if let Err(error) = jobs.read(&*mount, first).await {
             tracing::debug!(%error, "the outputs could not be read");
         }
     }

@@ -10,6 +10,7 @@ mod client;
 mod history;
 mod host;
 mod jobs;
+mod kernel;
 mod names;
 mod net;
 mod net_state;

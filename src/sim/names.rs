@@ -3,10 +3,9 @@
 
 use crate::{
     history::{Finding, History, Object},
-    host::call,
+    kernel::{Ask, Kernel, call},
 };
 use hydfs_mount::{Answer, FsError, How, Request};
-use hydfs_node::Member;
 use hydfs_types::{Ino, ROOT_INO};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
@@ -119,7 +118,7 @@ impl Names {
         (wrong, judged)
     }
 
-    async fn one(&self, member: &Member, rng: &mut SmallRng) -> Result<(), FsError> {
+    async fn one(&self, mount: &dyn Ask, rng: &mut SmallRng) -> Result<(), FsError> {
         let (name, other) = (
             rng.random_range(0..NAMES.len()),
             rng.random_range(0..NAMES.len()),
@@ -131,7 +130,7 @@ impl Names {
             _ => Call::Lookup(name, None),
         };
         let number = self.log().history.begin(begun);
-        let answer = ask(member, begun).await;
+        let answer = ask(mount, begun).await;
         let mut log = self.log();
         match answer {
             Ok(call) => {
@@ -153,7 +152,7 @@ impl Names {
     }
 }
 
-async fn ask(member: &Member, begun: Call) -> Result<Call, FsError> {
+async fn ask(mount: &dyn Ask, begun: Call) -> Result<Call, FsError> {
     let name = |at: Name| NAMES[at].to_vec();
     match begun {
         Call::Create(at, _) => {
@@ -168,10 +167,10 @@ async fn ask(member: &Member, begun: Call) -> Result<Call, FsError> {
                 mode: 0o644,
                 how,
             };
-            match call(member, request).await {
+            match call(mount, request).await {
                 Ok(Answer::Created(attr, opened)) => {
                     let (ino, handle) = (attr.ino, opened.handle);
-                    call(member, Request::Release { ino, handle }).await.ok();
+                    call(mount, Request::Release { ino, handle }).await.ok();
                     Ok(Call::Create(at, Some(Ok(ino))))
                 }
                 Ok(other) => Err(FsError::Invalid(format!("unexpected answer {other:?}"))),
@@ -184,7 +183,7 @@ async fn ask(member: &Member, begun: Call) -> Result<Call, FsError> {
                 parent: ROOT_INO,
                 name: name(at),
             };
-            let there = was_there(call(member, request).await)?;
+            let there = was_there(call(mount, request).await)?;
             Ok(Call::Unlink(at, Some(there)))
         }
         Call::Rename(at, to, _) => {
@@ -196,7 +195,7 @@ async fn ask(member: &Member, begun: Call) -> Result<Call, FsError> {
                 no_replace: false,
                 exchange: false,
             };
-            let there = was_there(call(member, request).await)?;
+            let there = was_there(call(mount, request).await)?;
             Ok(Call::Rename(at, to, Some(there)))
         }
         Call::Lookup(at, _) => {
@@ -204,7 +203,7 @@ async fn ask(member: &Member, begun: Call) -> Result<Call, FsError> {
                 parent: ROOT_INO,
                 name: name(at),
             };
-            match call(member, request).await {
+            match call(mount, request).await {
                 Ok(Answer::Attr(attr)) => Ok(Call::Lookup(at, Some(attr.ino))),
                 Ok(other) => Err(FsError::Invalid(format!("unexpected answer {other:?}"))),
                 Err(FsError::NotFound) => Ok(Call::Lookup(at, None)),
@@ -224,7 +223,7 @@ fn was_there(answer: Result<Answer, FsError>) -> Result<bool, FsError> {
 
 /// Uses the names until told to stop.
 pub async fn use_names(
-    member: Arc<Member>,
+    mount: Arc<Kernel>,
     names: Names,
     pause_millis: u64,
     seed: u64,
@@ -233,7 +232,7 @@ pub async fn use_names(
     let mut rng = SmallRng::seed_from_u64(seed);
     while !stop.load(Ordering::Relaxed) {
         sleep(Duration::from_millis(rng.random_range(0..=pause_millis))).await;
-        if let Err(error) = names.one(&member, &mut rng).await {
+        if let Err(error) = names.one(&*mount, &mut rng).await {
             tracing::debug!(%error, "a call on a name failed");
             sleep(AGAIN).await;
         }

@@ -7,6 +7,7 @@ use crate::{
     client::{self, Habits},
     host::Host,
     jobs::{Jobs, read_outputs, run_job},
+    kernel::Kernel,
     names::{Names, use_names},
     oracle::Oracle,
     watch::Watch,
@@ -33,9 +34,9 @@ use tokio::{
 const LOOK: Duration = Duration::from_millis(50);
 const WATCH: Duration = Duration::from_millis(10);
 
-/// Users of one machine; they go with its life.
+/// Users of one machine; they go with its mount.
 struct Users {
-    life: u32,
+    kernel: Arc<Kernel>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -161,17 +162,17 @@ impl World {
             self.job = Some(tokio::spawn(run_job(jobs, pause / 8, seed, stop)));
         }
         for (index, host) in self.hosts.iter().enumerate() {
-            let Some((life, member)) = host
+            let Some((life, kernel, member)) = host
                 .life
                 .as_ref()
-                .and_then(|life| Some((life.number, life.member()?)))
+                .and_then(|life| Some((life.number, life.kernel.clone(), life.member()?)))
             else {
                 continue;
             };
             if self
                 .users
                 .get(&index)
-                .is_some_and(|users| users.life == life)
+                .is_some_and(|users| Arc::ptr_eq(&users.kernel, &kernel))
             {
                 continue;
             }
@@ -183,7 +184,7 @@ impl World {
             let seeds: [u64; 2] = self.rng.random();
             let (oracle, stop, habits) = (self.oracle.clone(), self.stop.clone(), self.habits);
             let writer = client::write_lines(
-                member.clone(),
+                kernel.clone(),
                 name("w"),
                 oracle.clone(),
                 habits,
@@ -191,12 +192,12 @@ impl World {
                 stop.clone(),
             );
             let reader =
-                client::read_all_the_time(member, name("r"), oracle, habits, seeds[1], stop);
+                client::read_all_the_time(kernel.clone(), name("r"), oracle, habits, seeds[1], stop);
             let mut tasks = vec![tokio::spawn(writer), tokio::spawn(reader)];
-            if let (Some(pause), Some(member)) = (habits.others_millis, host.member()) {
+            if let Some(pause) = habits.others_millis {
                 let seeds: [u64; 5] = self.rng.random();
                 let stop = || self.stop.clone();
-                let names = use_names(member.clone(), self.names.clone(), pause, seeds[0], stop());
+                let names = use_names(kernel.clone(), self.names.clone(), pause, seeds[0], stop());
                 tasks.push(tokio::spawn(names));
                 let own = 1 + index;
                 let next = 1 + (index + 1) % self.hosts.len();
@@ -207,21 +208,30 @@ impl World {
                 ];
                 for ((file, part, pause), seed) in uses.into_iter().zip(&seeds[1..]) {
                     let blocks = self.blocks[file].clone();
-                    let user = use_blocks(member.clone(), blocks, part, pause, *seed, stop());
+                    let user = use_blocks(kernel.clone(), blocks, part, pause, *seed, stop());
                     tasks.push(tokio::spawn(user));
                 }
-                let reads = read_outputs(member, self.jobs.clone(), pause, seeds[4], stop());
+                let reads = read_outputs(kernel.clone(), self.jobs.clone(), pause, seeds[4], stop());
                 tasks.push(tokio::spawn(reads));
             }
-            self.users.insert(index, Users { life, tasks });
+            self.users.insert(index, Users { kernel, tasks });
         }
     }
 
-    /// A machine goes down, its users with it. What it leaves on its disk is examined.
+    /// A machine goes down, or its supervisor dies, its users with it. What it leaves on its disk is examined.
     pub async fn crash(&mut self, index: usize, how: Crash) {
         if let Some(users) = self.users.remove(&index) {
             users.tasks.iter().for_each(JoinHandle::abort);
         }
+        self.end_life(index, how, |host| host.crash(how)).await;
+    }
+
+    /// A worker dies alone: its users wait for the next one.
+    pub async fn kill_worker(&mut self, index: usize) {
+        self.end_life(index, Crash::Kill, Host::kill_worker).await;
+    }
+
+    async fn end_life(&mut self, index: usize, how: Crash, end: impl FnOnce(&mut Host)) {
         let newest = self
             .members()
             .into_iter()
@@ -234,7 +244,7 @@ impl World {
             self.ended.insert(member.ctx.me(), what);
         }
         self.watch.gone(host.addr);
-        host.crash(how);
+        end(host);
         if let (Some(remains), Some(state)) = (remains, newest) {
             let others = self.members();
             let rotten = self.flipped.contains(&index);
@@ -248,7 +258,7 @@ impl World {
     pub async fn blackout(&mut self) {
         self.oracle.blackout();
         for index in 0..self.hosts.len() {
-            if self.hosts[index].life.is_some() {
+            if self.hosts[index].life.is_some() || self.hosts[index].is_mounted() {
                 self.crash(index, Crash::PowerCut).await;
             }
         }
