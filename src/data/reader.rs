@@ -124,10 +124,17 @@ impl Reader {
 
     /// R8: has the slot leader merge under the fence and then cut or retire, once. What was written and acknowledged after
     /// a cut that was made must not be cut again: so where an answer was lost and the segment has moved on since, this
-    /// ends with `TimedOut`, which says that it may have been done.
-    pub async fn cutoff(&self, segment: SegmentId, then: Then) -> Result<(), DataError> {
+    /// ends with `TimedOut`, which says that it may have been done. `asked`: the version at which somebody who is gone may
+    /// have asked for the same; `ask` is told of each before it is asked.
+    pub async fn cutoff(
+        &self,
+        segment: SegmentId,
+        then: Then,
+        asked: Option<SegmentVersion>,
+        ask: impl Fn(SegmentVersion),
+    ) -> Result<(), DataError> {
         let deadline = tokio::time::Instant::now() + READ;
-        let mut unsure: Option<SegmentVersion> = None;
+        let mut unsure = asked;
         loop {
             let known = self.ctx.state().segment(segment).cloned();
             let known = match known {
@@ -139,9 +146,13 @@ impl Reader {
                 let millis = READ.as_millis() as u64;
                 Err(DataError::TimedOut { millis, why })
             };
+            if unsure.is_some_and(|base| is_cut(&known, base, then)) {
+                return Ok(());
+            }
             if unsure.is_some_and(|base| base != known.version) {
                 return late("whether it was cut is not known: it was changed meanwhile".into());
             }
+            ask(known.version);
             let error = match self.cutoff_once(&known, segment, then).await {
                 Ok(looked) => {
                     let index = looked.iter().map(|one| one.index).max().unwrap_or_default();
@@ -340,6 +351,11 @@ impl Reader {
         }
         replicas
     }
+}
+
+/// Whether a segment is as a cut of this version left it.
+fn is_cut(known: &Segment, base: SegmentVersion, then: Then) -> bool {
+    known.version == base.next() && then == Then::SetLen(known.len)
 }
 
 fn looked(answer: &DataResponse) -> Option<Vec<Looked>> {

@@ -182,12 +182,12 @@ impl Volume {
     }
 
     /// setattr: size through truncate, the rest in one command.
-    pub(crate) async fn set_attr(&self, ino: Ino, change: Change) -> Outcome<Attr> {
+    pub(crate) async fn set_attr(&self, call: &Call, ino: Ino, change: Change) -> Outcome<Attr> {
         if crate::synthetic::Synthetic::is(ino) {
             return self.set_control_attr(ino);
         }
         if let Some(size) = change.size {
-            self.truncate(ino, size).await?;
+            self.truncate(call, ino, size).await?;
         }
         let mut set = SetAttr {
             mode: change.mode,
@@ -227,7 +227,9 @@ impl Volume {
             self.fresh(ino).await?;
         }
         let asked = Instant::now();
-        let changed = self.propose(Command::SetAttr { ino, set }).await?;
+        let changed = self
+            .propose_for(call, Command::SetAttr { ino, set })
+            .await?;
         if let Reply::Attr(attr) = changed {
             self.recent.note(ino, attr.ctime, asked);
         }

@@ -1,8 +1,8 @@
 //! One request of the mount, with its place in the memory file: what it causes has an identity there, so that it is not
 //! caused twice when the kernel sends the request to the next worker.
 //!
-//! Only requests that may not take effect twice have a place. The others (reads, attributes, truncation, locks) may: what
-//! they do a second time is what they might have done the first time, as their caller still waits.
+//! Only requests that may not take effect twice have a place. The others (reads, locks) may: what they do a second time is
+//! what they might have done the first time, as their caller still waits.
 
 use crate::{
     error::of_agreement,
@@ -11,7 +11,7 @@ use crate::{
 use hydfs_data::Note;
 use hydfs_memory::{Kept, Memory, Piece, Slot};
 use hydfs_mount::{FsError, Request};
-use hydfs_types::{Command, CommandIdentity, Reply, SegmentId, Seq, WriterId};
+use hydfs_types::{Command, CommandIdentity, Reply, SegmentId, SegmentVersion, Seq, WriterId};
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
@@ -93,6 +93,20 @@ impl Call {
         self.first.store(piece, Relaxed);
     }
 
+    /// Before a slot leader is asked to cut.
+    pub(crate) fn note_cut(&self, asked: CutAsked) {
+        if let Some(slot) = &self.slot {
+            slot.note_piece(0, asked.into());
+        }
+    }
+
+    /// The cut that an earlier worker may have asked for.
+    pub(crate) fn cut_before(&self) -> Option<CutAsked> {
+        let asked = self.sent_again()?.pieces()?;
+        let first = asked.first()?.piece();
+        (first.writer == WriterId::default()).then(|| first.into())
+    }
+
     /// Where the identity of a piece is kept.
     pub(crate) fn note(&self, piece: usize, len: usize) -> Option<Arc<dyn Note>> {
         self.noted(piece, len, self.kept.clone())
@@ -116,6 +130,35 @@ impl Call {
     }
 }
 
+/// A cut of a segment to a length in bytes, of this version of it alone. It is kept where a write has its first piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CutAsked {
+    pub segment: SegmentId,
+    pub base: SegmentVersion,
+    pub len: u64,
+}
+
+impl From<CutAsked> for Piece {
+    fn from(asked: CutAsked) -> Self {
+        Self {
+            writer: WriterId::default(),
+            seq: Seq(asked.base.0),
+            len: asked.len,
+            segment: asked.segment,
+        }
+    }
+}
+
+impl From<Piece> for CutAsked {
+    fn from(piece: Piece) -> Self {
+        Self {
+            segment: piece.segment,
+            base: SegmentVersion(piece.seq.0),
+            len: piece.len,
+        }
+    }
+}
+
 /// Requests that must not take effect twice.
 fn has_place(request: &Request) -> bool {
     matches!(
@@ -125,6 +168,7 @@ fn has_place(request: &Request) -> bool {
             | Request::Unlink { .. }
             | Request::RemoveDir { .. }
             | Request::Rename { .. }
+            | Request::SetAttr { .. }
             | Request::Open { .. }
             | Request::Create { .. }
             | Request::Write { .. }

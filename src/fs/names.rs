@@ -93,7 +93,8 @@ impl Volume {
             ))),
             Err(FsError::Exists) if !how.exclusive => {
                 let ino = self.ctx.state().lookup(parent, &name).map_err(of_command)?;
-                let opened = self.open(call, ino, how).await?;
+                // The identity of this call is that of the creation.
+                let opened = self.open(call, &Call::once(), ino, how).await?;
                 Ok(Answer::Created(self.peeked(ino).await?, opened))
             }
             Err(error) => Err(error),

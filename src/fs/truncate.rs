@@ -1,6 +1,7 @@
 //! Sizes that are set (R8).
 
 use crate::{
+    call::{Call, CutAsked, unknown},
     content::OFFSET_MAX,
     error::of_command,
     table::Busy,
@@ -8,6 +9,7 @@ use crate::{
 };
 use bytes::Bytes;
 use hydfs_data::{Draft, Target};
+use hydfs_memory::Slot;
 use hydfs_mount::FsError;
 use hydfs_types::{AgreementError, Command, CommandError, Ino, Op, SEGMENT_BYTES, SegmentId, Then};
 
@@ -16,12 +18,16 @@ const TRUNCATE_TRIES: usize = 50;
 
 impl Volume {
     /// Sets the size. Alone: one command. With writers on other mounts: every segment that changes is merged and cut
-    /// under its slot leader's fence, so that nothing acknowledged later is lost with it (R8).
-    pub(crate) async fn truncate(&self, ino: Ino, size: u64) -> Outcome<()> {
+    /// under its slot leader's fence, so that nothing acknowledged later is lost with it (R8). What was written since an
+    /// earlier worker did it for the same call is not cut again.
+    pub(crate) async fn truncate(&self, call: &Call, ino: Ino, size: u64) -> Outcome<()> {
         if size > OFFSET_MAX {
             return Err(FsError::TooLarge);
         }
         let _busy = Busy::new(&self.table, ino);
+        if self.was_cut(call).await? {
+            return Ok(());
+        }
         for _ in 0..TRUNCATE_TRIES {
             self.drain(ino).await?;
             self.barrier().await?;
@@ -37,13 +43,16 @@ impl Volume {
                     .map_err(Self::data_error)?;
                 command = self.truncate_command(ino, size)?.0;
             }
-            match self.ctx.agreement.propose(command).await {
+            let proposed = match call.slot() {
+                Some(_) => self.ctx.agreement.propose_kept(command, call).await,
+                None => self.ctx.agreement.propose(command).await,
+            };
+            match proposed {
                 Ok(_) => return Ok(()),
                 Err(AgreementError::Refused(CommandError::Busy)) => {
                     let others = self.has_other_writers(ino)?;
                     if others || self.ctx.state().must_cut_off(ino, size) {
-                        self.cut_off(ino, size).await?;
-                        return Ok(());
+                        return self.cut_off(call, ino, size).await;
                     }
                     if let Some(segment) = boundary {
                         self.data
@@ -58,6 +67,24 @@ impl Volume {
             }
         }
         Err(FsError::TryAgain)
+    }
+
+    /// Whether an earlier worker, which nobody can ask any more, has cut where the new end falls.
+    async fn was_cut(&self, call: &Call) -> Outcome<bool> {
+        if call.sent_again().is_some_and(Slot::is_lost) {
+            return Err(unknown());
+        }
+        let Some(asked) = call.cut_before() else {
+            return Ok(false);
+        };
+        self.barrier().await?;
+        let state = self.ctx.state();
+        let known = state.segment(asked.segment).ok_or_else(unknown)?;
+        match known.version {
+            version if version == asked.base => Ok(false),
+            version if version == asked.base.next() && known.len == asked.len => Ok(true),
+            _ => Err(unknown()),
+        }
     }
 
     fn has_other_writers(&self, ino: Ino) -> Outcome<bool> {
@@ -93,7 +120,7 @@ impl Volume {
     }
 
     /// Truncates below live writers of other mounts: everything acknowledged is merged under the fence before the cut.
-    async fn cut_off(&self, ino: Ino, size: u64) -> Outcome<()> {
+    async fn cut_off(&self, call: &Call, ino: Ino, size: u64) -> Outcome<()> {
         let (cuts, far) = {
             let state = self.ctx.state();
             let (_, file) = state.file(ino).map_err(of_command)?;
@@ -113,9 +140,15 @@ impl Volume {
             (cuts, reached.is_none())
         };
         for (segment, then) in cuts {
+            let before = call.cut_before().filter(|one| one.segment == segment);
+            let ask = |base| {
+                if let Then::SetLen(len) = then {
+                    call.note_cut(CutAsked { segment, base, len });
+                }
+            };
             self.data
                 .reader
-                .cutoff(segment, then)
+                .cutoff(segment, then, before.map(|one| one.base), ask)
                 .await
                 .map_err(Self::data_error)?;
         }
@@ -143,7 +176,7 @@ impl Volume {
         self.lengthen(ino, before, 1).await?;
         self.data
             .reader
-            .cutoff(before, Then::Full)
+            .cutoff(before, Then::Full, None, |_| {})
             .await
             .map_err(Self::data_error)
     }

@@ -236,7 +236,9 @@ impl Volume {
             Request::Lookup { parent, name } => self.find(parent, &name).await.map(Answer::Attr),
             Request::Forget { .. } => Ok(Answer::Done),
             Request::GetAttr { ino, .. } => self.get_attr(ino).await.map(Answer::Attr),
-            Request::SetAttr { ino, set, .. } => self.set_attr(ino, set).await.map(Answer::Attr),
+            Request::SetAttr { ino, set, .. } => {
+                self.set_attr(call, ino, set).await.map(Answer::Attr)
+            }
             Request::ReadLink { ino } => self.read_link(ino).await,
             Request::Make {
                 parent,
@@ -264,7 +266,7 @@ impl Volume {
                 self.rename(call, parent, name, to_parent, to_name, no_replace, exchange)
                     .await
             }
-            Request::Open { ino, how } => self.open(call, ino, how).await.map(Answer::Opened),
+            Request::Open { ino, how } => self.open(call, call, ino, how).await.map(Answer::Opened),
             Request::Create {
                 parent,
                 name,
@@ -663,8 +665,14 @@ impl Volume {
         }))
     }
 
-    /// Opens an existing file.
-    pub(crate) async fn open(&self, call: &Call, ino: Ino, how: How) -> Outcome<Opened> {
+    /// Opens an existing file. `cuts`: whose call the truncate is that goes with it, if one does.
+    pub(crate) async fn open(
+        &self,
+        call: &Call,
+        cuts: &Call,
+        ino: Ino,
+        how: How,
+    ) -> Outcome<Opened> {
         if Synthetic::is(ino) {
             let (_, node) = self.control_of(ino)?;
             let Node::File(text) = node else {
@@ -678,7 +686,7 @@ impl Volume {
         self.barrier().await?;
         let opened = self.open_in(&self.ctx.state(), call, ino, how)?;
         if how.truncate
-            && let Err(error) = self.truncate(ino, 0).await
+            && let Err(error) = self.truncate(cuts, ino, 0).await
         {
             self.table.close(opened.handle);
             return Err(error);

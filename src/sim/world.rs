@@ -191,8 +191,14 @@ impl World {
                 seeds[0],
                 stop.clone(),
             );
-            let reader =
-                client::read_all_the_time(kernel.clone(), name("r"), oracle, habits, seeds[1], stop);
+            let reader = client::read_all_the_time(
+                kernel.clone(),
+                name("r"),
+                oracle,
+                habits,
+                seeds[1],
+                stop,
+            );
             let mut tasks = vec![tokio::spawn(writer), tokio::spawn(reader)];
             if let Some(pause) = habits.others_millis {
                 let seeds: [u64; 5] = self.rng.random();
@@ -211,7 +217,8 @@ impl World {
                     let user = use_blocks(kernel.clone(), blocks, part, pause, *seed, stop());
                     tasks.push(tokio::spawn(user));
                 }
-                let reads = read_outputs(kernel.clone(), self.jobs.clone(), pause, seeds[4], stop());
+                let reads =
+                    read_outputs(kernel.clone(), self.jobs.clone(), pause, seeds[4], stop());
                 tasks.push(tokio::spawn(reads));
             }
             self.users.insert(index, Users { kernel, tasks });
