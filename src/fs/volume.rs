@@ -23,7 +23,7 @@ use hydfs_mount::{
 use hydfs_state::{Body, Event, State};
 use hydfs_store::Disk;
 use hydfs_types::{
-    Attr, BoxFuture, Clock, Command, DirEntry, FileKind, Incarnation, Ino, ROOT_INO, Reply,
+    Attr, BoxFuture, Clock, Command, DirEntry, FileKind, Incarnation, Ino, Planted, ROOT_INO, Reply,
 };
 use std::sync::{Arc, OnceLock};
 
@@ -195,7 +195,9 @@ impl Volume {
 
     async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
         self.left_is_sent(&request).await;
-        let call = Call::of(self.table.memory(), caller.unique, &request)?;
+        let memory = self.table.memory();
+        let memory = memory.filter(|_| !self.ctx.has(Planted::RepeatedAnew));
+        let call = Call::of(memory, caller.unique, &request)?;
         if let Some(handle) = call.sent_again().and_then(Slot::handle) {
             // The earlier worker gave it to this request and told nobody.
             self.table.close(handle);

@@ -94,6 +94,11 @@ impl Watch {
         seen.held.retain(|(of, _), _| *of != addr);
     }
 
+    /// All machines lose power: what was acknowledged and not synced may be left on some of them (users know what was).
+    pub fn blackout(&self) {
+        lock(&self.heard).acknowledged.clear();
+    }
+
     /// Looks at all members that serve.
     pub fn look(&self, hosts: &[Host]) {
         let members: Vec<Arc<Member>> = hosts.iter().filter_map(Host::member).collect();

@@ -264,6 +264,7 @@ impl World {
     /// All machines lose power at the same moment.
     pub async fn blackout(&mut self) {
         self.oracle.blackout();
+        self.watch.blackout();
         for index in 0..self.hosts.len() {
             if self.hosts[index].life.is_some() || self.hosts[index].is_mounted() {
                 self.crash(index, Crash::PowerCut).await;

@@ -38,11 +38,13 @@ pub enum Planted {
     DeletedByAbsence,
     /// R10: whoever reads a file that another mount writes does not ask for what was answered early there.
     RecallSkipped,
+    /// R15: a request that the kernel sends again is done as if it were a new one.
+    RepeatedAnew,
 }
 
 impl Planted {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::FenceForgotten,
         Self::KeptAfterPowerLoss,
         Self::ProposedUnprepared,
@@ -60,6 +62,7 @@ impl Planted {
         Self::ToldEarly,
         Self::RolledAboveWatermark,
         Self::RecallSkipped,
+        Self::RepeatedAnew,
     ];
 
     /// Its name on the simulator's command line.
@@ -82,6 +85,7 @@ impl Planted {
             Self::ToldEarly => "told-early",
             Self::RolledAboveWatermark => "rolled-above-watermark",
             Self::RecallSkipped => "recall-skipped",
+            Self::RepeatedAnew => "repeated-anew",
         }
     }
 

@@ -74,7 +74,18 @@ fn a_cluster_of_one_grows_whenever_somebody_joins() {
 fn a_cut_that_was_never_agreed_is_not_taken_on_the_way_to_an_empty_segment() {
     // Found: a replica with a full disk fell behind, the segment was emptied meanwhile, and a cut that had only been
     // prepared was taken for the version before that.
-    passes(10_043..10_044, &["--members", "5", "--seconds", "25"]);
+    let faults = "kill,power,blackout,cut,hold,lossy,clock,full,slow,eio,join,leave";
+    let plan = ["--members", "5", "--seconds", "25", "--faults", faults];
+    passes(10_043..10_044, &plan);
+}
+
+#[test]
+fn what_a_dead_worker_had_in_hand_takes_effect_once() {
+    // Found: a truncate that the kernel sent again cut what others had written, and shown, since it was made.
+    passes(
+        1..6,
+        &["--members", "5", "--seconds", "20", "--faults", "worker"],
+    );
 }
 
 #[test]

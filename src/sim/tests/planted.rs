@@ -76,6 +76,12 @@ fn a_reader_that_recalls_nobody_is_found() {
 }
 
 #[test]
+fn a_request_that_is_done_anew_when_it_is_sent_again_is_found() {
+    let workers = [&CHAOS[..], &["--faults", "worker"]].concat();
+    found("repeated-anew", "chaos", 1..10, &workers);
+}
+
+#[test]
 fn an_fsync_that_is_answered_from_memory_is_found() {
     let blackouts = ["--members", "5", "--seconds", "5", "--faults", "blackout"];
     found("committed-in-memory", "chaos", 11..25, &blackouts);
