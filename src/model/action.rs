@@ -1,9 +1,9 @@
 //! What may happen next, and what it does.
 
 use crate::{
-    Config, Plant, State, append,
+    Config, Plant, State,
     agreed::{Agreed, Change, Command, Role, Then},
-    check,
+    append, check,
     list::{Set, each, only},
     merge, repair, restart,
     state::Views,
@@ -12,30 +12,73 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
     /// A writer sends its record.
-    Send { record: u8 },
+    Send {
+        record: u8,
+    },
     /// The file's end has moved, and the writer knows.
-    Retarget { record: u8 },
+    Retarget {
+        record: u8,
+    },
     /// A record arrives, on time or late.
-    Append { record: u8, segment: u8, epoch: u8, to: u8 },
-    Acknowledge { record: u8, segment: u8, epoch: u8 },
+    Append {
+        record: u8,
+        segment: u8,
+        epoch: u8,
+        to: u8,
+    },
+    Acknowledge {
+        record: u8,
+        segment: u8,
+        epoch: u8,
+    },
     /// The slot leader lists what is pending.
-    List { leader: u8, segment: u8, then: Then },
+    List {
+        leader: u8,
+        segment: u8,
+        then: Then,
+    },
     /// It gives up waiting for what became of a merge.
-    Unfence { leader: u8 },
+    Unfence {
+        leader: u8,
+    },
     /// A prepare arrives.
-    Prepare { round: u8, to: u8 },
+    Prepare {
+        round: u8,
+        to: u8,
+    },
     /// The merge command is committed.
-    Merge { round: u8 },
+    Merge {
+        round: u8,
+    },
     /// A member applies all commands.
-    CatchUp { member: u8 },
-    Pull { learner: u8 },
-    Learn { learner: u8 },
-    AskPromote { learner: u8 },
-    Promote { learner: u8 },
-    Expire { ended: Set },
-    Ring { ring: Set },
-    Configure { change: Change },
-    Restart { member: u8, power: bool },
+    CatchUp {
+        member: u8,
+    },
+    Pull {
+        learner: u8,
+    },
+    Learn {
+        learner: u8,
+    },
+    AskPromote {
+        learner: u8,
+    },
+    Promote {
+        learner: u8,
+    },
+    Expire {
+        ended: Set,
+    },
+    Ring {
+        ring: Set,
+    },
+    Configure {
+        change: Change,
+    },
+    Restart {
+        member: u8,
+        power: bool,
+    },
     Watermark,
 }
 
@@ -61,11 +104,17 @@ fn learns(state: &State, views: &Views, member: u8) -> bool {
     }
     let (now, known) = (views.now(), views.at(one.at));
     let role = now.role(member, one.life);
-    let news = known.role(member, one.life) != role || known.epoch != now.epoch || one.pulled.is_some();
-    let applies = one.store.held.iter().zip(&now.segments).any(|(held, segment)| {
-        let next = segment.cuts().get(usize::from(held.version));
-        next.is_some_and(|cut| held.prepared.has(held.version, *cut))
-    });
+    let news =
+        known.role(member, one.life) != role || known.epoch != now.epoch || one.pulled.is_some();
+    let applies = one
+        .store
+        .held
+        .iter()
+        .zip(&now.segments)
+        .any(|(held, segment)| {
+            let next = segment.cuts().get(usize::from(held.version));
+            next.is_some_and(|cut| held.prepared.has(held.version, *cut))
+        });
     let leads = now.leads(member, one.life);
     leads || applies || one.fenced != 0 || role == Role::Learner && news
 }
@@ -76,13 +125,22 @@ pub fn next(last: &State, action: Action, config: &Config) -> Option<State> {
     let views = state.views(config);
     let mut commit = None;
     match action {
-        Action::Send { record } => append::send(&mut state, &views, record),
-        Action::Retarget { record } => append::retarget(&mut state, &views, record, config),
-        Action::Append { record, segment, epoch, to } => {
+        Action::Send { record } => append::send(&mut state, &views, record)?,
+        Action::Retarget { record } => append::retarget(&mut state, &views, record, config)?,
+        Action::Append {
+            record,
+            segment,
+            epoch,
+            to,
+        } => {
             append::take(&mut state, &views, config, (record, segment, epoch), to)?;
         }
         Action::Acknowledge { record, .. } => append::acknowledge(&mut state, record),
-        Action::List { leader, segment, then } => {
+        Action::List {
+            leader,
+            segment,
+            then,
+        } => {
             merge::list(&mut state, &views, config, leader, (segment, then))?;
         }
         Action::Unfence { leader } => state.member(leader).fenced = 0,
@@ -111,7 +169,11 @@ pub fn next(last: &State, action: Action, config: &Config) -> Option<State> {
             state.spent.changes += 1;
             commit = Some(Command::Ring(ring));
         }
-        Action::Configure { change } => commit = Some(Command::Configure(change)),
+        Action::Configure { change } => {
+            // One that comes too late counts: the bug that commits it would do so without end.
+            state.spent.changes += u8::from(change.expected != views.now().epoch);
+            commit = Some(Command::Configure(change));
+        }
         Action::Restart { member, power } => {
             commit = restart::restart(&mut state, &views, config, member, power);
         }
@@ -121,7 +183,13 @@ pub fn next(last: &State, action: Action, config: &Config) -> Option<State> {
 }
 
 /// Commits what is to be committed, and looks at what became of it.
-fn finish(last: &State, mut state: State, mut views: Views, commit: Option<Command>, config: &Config) -> Option<State> {
+fn finish(
+    last: &State,
+    mut state: State,
+    mut views: Views,
+    commit: Option<Command>,
+    config: &Config,
+) -> Option<State> {
     let before: Agreed = *views.now();
     if let Some(command) = commit {
         let mut after = before;
@@ -138,6 +206,6 @@ fn finish(last: &State, mut state: State, mut views: Views, commit: Option<Comma
     if state == *last {
         return None;
     }
-    state.broken = check::broken(&state, &views, &before, commit, config);
+    state.broken = check::broken(last, &state, &views, &before, commit, config);
     Some(state)
 }

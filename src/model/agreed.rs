@@ -184,9 +184,10 @@ impl Agreed {
         u32::from(config.copies).min(self.alive.count_ones())
     }
 
-    /// Where appends go.
-    pub fn tail(&self) -> u8 {
-        u8::from(self.segments[1].phase == Phase::Open)
+    /// Where appends go: the one open segment, if there is one.
+    pub fn tail(&self) -> Option<u8> {
+        let open = |segment: &Segment| segment.phase == Phase::Open;
+        self.segments.iter().rposition(open).map(|at| at as u8)
     }
 
     /// Applies a command; whether it changed anything.
@@ -207,9 +208,7 @@ impl Agreed {
         let ended = ended & self.alive;
         self.alive &= !ended;
         let gone = each(ended & self.acting())
-            .filter(|member| {
-                self.named[usize::from(*member)] == self.lives[usize::from(*member)]
-            })
+            .filter(|member| self.named[usize::from(*member)] == self.lives[usize::from(*member)])
             .fold(0, |set, member| set | only(member));
         if self.frozen || gone == 0 {
             return ended != 0;
@@ -237,6 +236,7 @@ impl Agreed {
 
     /// A new life; R12: it takes its place in a slot that froze with it where it lost nothing or is all there is.
     fn admit(&mut self, member: u8, boot: u8, config: &Config) -> bool {
+        let before = self.epoch;
         self.end(only(member), config);
         let at = usize::from(member);
         self.lives[at] += 1;
@@ -245,7 +245,7 @@ impl Agreed {
         if config.plant == Some(Plant::ReadmittedUnfrozen) && !self.frozen {
             self.roles[at] = Role::Synced;
             (self.named[at], self.named_boots[at]) = (self.lives[at], boot);
-            self.epoch += 1;
+            self.epoch = before + 1;
         }
         if !self.frozen || self.roles[at] != Role::Synced {
             return true;
@@ -261,7 +261,7 @@ impl Agreed {
         self.drop_roles(!current & (only(MEMBERS as u8) - 1));
         (self.named[at], self.named_boots[at]) = (self.lives[at], boot);
         (self.leader, self.frozen) = (member, false);
-        self.epoch += 1;
+        self.epoch = before + 1;
         // The bug does not say that anything may be gone.
         self.amended |= !intact && alone;
         true
@@ -350,10 +350,8 @@ impl Agreed {
             }
             Then::Retire => {
                 segment.phase = Phase::Retired;
-                let through = segment.through;
-                self.segments[0].phase = Phase::Open;
-                if config.plant != Some(Plant::ReopenedForgetful) {
-                    self.segments[0].through |= through;
+                if config.plant == Some(Plant::Reopened) {
+                    self.segments[0].phase = Phase::Open;
                 }
             }
         }

@@ -16,12 +16,13 @@ pub fn actions(state: &State, views: &Views, config: &Config, actions: &mut Vec<
         if writer.sent == 0 {
             // The writers are alike, unless one of them is a job's: the first to send is the first.
             let alike = !config.job && config.durable == 0;
-            if !alike || record == 0 || state.writers[0].sent != 0 {
+            let first = !alike || record == 0 || state.writers[0].sent != 0;
+            if first && now.tail().is_some() {
                 actions.push(Action::Send { record });
             }
             continue;
         }
-        if !writer.acked && writer.target != now.tail() {
+        if !writer.acked && now.tail().is_some_and(|tail| tail != writer.target) {
             actions.push(Action::Retarget { record });
         }
         for segment in each(writer.sent) {
@@ -30,10 +31,19 @@ pub fn actions(state: &State, views: &Views, config: &Config, actions: &mut Vec<
                     continue;
                 }
                 let acting = views.of_epoch(epoch).acting();
-                actions.extend(each(acting).map(|to| Action::Append { record, segment, epoch, to }));
+                actions.extend(each(acting).map(|to| Action::Append {
+                    record,
+                    segment,
+                    epoch,
+                    to,
+                }));
                 let answers = writer.answers[usize::from(segment)][usize::from(epoch)];
                 if !writer.acked && is_enough(views.of_epoch(epoch), answers, config) {
-                    actions.push(Action::Acknowledge { record, segment, epoch });
+                    actions.push(Action::Acknowledge {
+                        record,
+                        segment,
+                        epoch,
+                    });
                 }
             }
         }
@@ -52,30 +62,43 @@ fn is_enough(config_then: &Agreed, answers: Set, config: &Config) -> bool {
     !config_then.frozen && acting.count_ones() >= config_then.wanted(config) && missing <= allowed
 }
 
-pub fn send(state: &mut State, views: &Views, record: u8) {
-    let (truncated, other) = (state.is_truncated(), state.writers[usize::from(1 - record)].acked);
+pub fn send(state: &mut State, views: &Views, record: u8) -> Option<()> {
+    let tail = views.now().tail()?;
+    let (truncated, other) = (
+        state.is_truncated(),
+        state.writers[usize::from(1 - record)].acked,
+    );
     let writer = &mut state.writers[usize::from(record)];
-    writer.target = views.now().tail();
+    writer.target = tail;
     writer.sent = only(writer.target);
     writer.later = other;
     writer.fresh = truncated;
+    Some(())
 }
 
 /// The end of the file has moved: what the roll took is acknowledged, the rest goes on there under the same identity.
-pub fn retarget(state: &mut State, views: &Views, record: u8, config: &Config) {
+pub fn retarget(state: &mut State, views: &Views, record: u8, config: &Config) -> Option<()> {
+    let tail = views.now().tail()?;
     let taken = state.is_merged(record) && config.plant != Some(Plant::ResentAcrossRoll);
     let writer = &mut state.writers[usize::from(record)];
     if taken {
         writer.acked = true;
         writer.answers = Default::default();
     } else {
-        writer.target = views.now().tail();
+        writer.target = tail;
         writer.sent |= only(writer.target);
     }
+    Some(())
 }
 
 /// A replica takes a record, or refuses it, which changes nothing.
-pub fn take(state: &mut State, views: &Views, config: &Config, what: (u8, u8, u8), to: u8) -> Option<()> {
+pub fn take(
+    state: &mut State,
+    views: &Views,
+    config: &Config,
+    what: (u8, u8, u8),
+    to: u8,
+) -> Option<()> {
     let (record, segment, epoch) = what;
     let one = &mut state.members[usize::from(to)];
     let at = one.at.max(views.of_append(epoch, segment)?);
@@ -96,7 +119,8 @@ pub fn take(state: &mut State, views: &Views, config: &Config, what: (u8, u8, u8
     one.store.bring_up(view, config);
     let held = &mut one.store.held[usize::from(segment)];
     let forgets = config.plant == Some(Plant::ForgetMerged);
-    let merged = has(here.through, record) || here.content(held.version).any(|other| other == record);
+    let merged =
+        has(here.through, record) || here.content(held.version).any(|other| other == record);
     if !merged || forgets {
         held.pending.push(record);
     }
@@ -116,25 +140,28 @@ pub fn acknowledge(state: &mut State, record: u8) {
     writer.answers = Default::default();
 }
 
-/// I6: nobody answered at an epoch above its fence.
-pub fn check_fences(state: &State, views: &Views, config: &Config) -> Option<Broken> {
-    let now = views.now();
-    for epoch in 1..=now.epoch {
+/// I6: nobody's fence is below an epoch that it answered at, nor did it answer below its fence just now.
+pub fn check_fences(last: &State, state: &State, views: &Views) -> Option<Broken> {
+    for epoch in 1..=views.now().epoch {
         let then = views.of_epoch(epoch);
-        let answered = (0..config.records).fold(0, |set, record| {
-            let writer = &state.writers[usize::from(record)];
-            let answers = writer.answers.iter().map(|of| of[usize::from(epoch)]);
-            answers.fold(set, |set, more| set | more)
+        let (answered, before) = (answered(state, epoch), answered(last, epoch));
+        let wrong = each(answered).any(|member| {
+            let at = usize::from(member);
+            let (one, old) = (&state.members[at], &last.members[at]);
+            let late = !has(before, member) && old.store.promised > epoch;
+            then.named[at] == one.life && (one.store.promised < epoch || late)
         });
-        let prepared = state.rounds.iter().filter(|round| round.epoch == epoch);
-        let answered = prepared.fold(answered, |set, round| set | round.answered);
-        let below = each(answered).any(|member| {
-            let one = &state.members[usize::from(member)];
-            then.named[usize::from(member)] == one.life && one.store.promised < epoch
-        });
-        if below {
+        if wrong {
             return Some(Broken::I6);
         }
     }
     None
+}
+
+/// Who has answered at an epoch.
+fn answered(state: &State, epoch: u8) -> Set {
+    let answers = state.writers.iter().flat_map(|writer| writer.answers);
+    let appended = answers.fold(0, |set, of| set | of[usize::from(epoch)]);
+    let rounds = state.rounds.iter().filter(|round| round.epoch == epoch);
+    rounds.fold(appended, |set, round| set | round.answered)
 }

@@ -36,20 +36,39 @@ impl Broken {
     /// What it promises.
     pub fn promise(self) -> &'static str {
         match self {
-            Self::I1 => "I1: what is acknowledged is on every synced replica (on its disk, where that was asked for), or in a committed cut",
-            Self::I2 => "I2: a cut that is committed can be made, with its records, from the disk of every synced replica",
-            Self::I3 => "I3: every synced replica can bring its base to the agreed version, with what it holds and what is on its disk",
-            Self::I4 => "I4: nothing but a truncate that was asked for after it was written takes a record out of the file",
-            Self::I5 => "I5: each record at most once, after what was acknowledged before it was sent",
+            Self::I1 => {
+                "I1: what is acknowledged is on every synced replica (on its disk, where that was asked for), or in a committed cut"
+            }
+            Self::I2 => {
+                "I2: a cut that is committed can be made, with its records, from the disk of every synced replica"
+            }
+            Self::I3 => {
+                "I3: every synced replica can bring its base to the agreed version, with what it holds and what is on its disk"
+            }
+            Self::I4 => {
+                "I4: nothing but a truncate that was asked for after it was written takes a record out of the file"
+            }
+            Self::I5 => {
+                "I5: each record at most once, after what was acknowledged before it was sent"
+            }
             Self::I6 => "I6: no replica's fence is below an epoch that it answered at",
-            Self::I7 => "I7: successive configs share a synced life; a live one leaves only when enough are synced",
+            Self::I7 => {
+                "I7: successive configs share a synced life; a live one leaves only when enough are synced"
+            }
             Self::R12 => "R12: a slot does not stay frozen when all that it names have come back",
         }
     }
 }
 
 /// What the last step broke, if anything.
-pub fn broken(state: &State, views: &Views, before: &Agreed, commit: Option<Command>, config: &Config) -> Option<Broken> {
+pub fn broken(
+    last: &State,
+    state: &State,
+    views: &Views,
+    before: &Agreed,
+    commit: Option<Command>,
+    config: &Config,
+) -> Option<Broken> {
     let now = views.now();
     if succession(before, now, config) {
         return Some(Broken::I7);
@@ -69,7 +88,7 @@ pub fn broken(state: &State, views: &Views, before: &Agreed, commit: Option<Comm
     if misplaced(state, now, config) {
         return Some(Broken::I5);
     }
-    append::check_fences(state, views, config)
+    append::check_fences(last, state, views)
 }
 
 fn succession(before: &Agreed, now: &Agreed, config: &Config) -> bool {
@@ -80,7 +99,8 @@ fn succession(before: &Agreed, now: &Agreed, config: &Config) -> bool {
     let kept = before.synced() & now.synced();
     let shared = each(kept).any(|member| same(member) || before.frozen);
     let live = |member: u8| {
-        has(now.alive, member) && before.named[usize::from(member)] == now.lives[usize::from(member)]
+        has(now.alive, member)
+            && before.named[usize::from(member)] == now.lives[usize::from(member)]
     };
     let dropped = each(before.synced() & !now.synced()).any(live);
     !shared || dropped && now.synced().count_ones() < now.wanted(config)
@@ -96,7 +116,11 @@ fn is_stuck(state: &State, now: &Agreed) -> bool {
 }
 
 /// Synced replicas, and what they have when they know everything that is agreed: in memory, and on disk where power is lost.
-fn stores<'a>(state: &'a State, now: &'a Agreed, config: &'a Config) -> impl Iterator<Item = (Store, Option<Store>)> + 'a {
+fn stores<'a>(
+    state: &'a State,
+    now: &'a Agreed,
+    config: &'a Config,
+) -> impl Iterator<Item = (Store, Option<Store>)> + 'a {
     let serves = |member: &u8| {
         let life = state.members[usize::from(*member)].life;
         !now.frozen && now.role(*member, life) == Role::Synced
@@ -107,23 +131,34 @@ fn stores<'a>(state: &'a State, now: &'a Agreed, config: &'a Config) -> impl Ite
             store.bring_up(now, config);
             store
         };
-        (current(one.store), (config.powers > 0).then(|| current(one.disk)))
+        (
+            current(one.store),
+            (config.powers > 0).then(|| current(one.disk)),
+        )
     })
 }
 
-fn unreachable(state: &State, now: &Agreed, commit: Option<Command>, config: &Config) -> Option<Broken> {
+fn unreachable(
+    state: &State,
+    now: &Agreed,
+    commit: Option<Command>,
+    config: &Config,
+) -> Option<Broken> {
     let reaches = |store: &Store| {
         store.held.iter().zip(&now.segments).all(|(held, segment)| {
-            matches!(segment.phase, Phase::Absent | Phase::Retired) || held.version >= segment.version
+            matches!(segment.phase, Phase::Absent | Phase::Retired)
+                || held.version >= segment.version
         })
     };
-    let all = stores(state, now, config).all(|(memory, disk)| reaches(&memory) && disk.as_ref().is_none_or(reaches));
+    let all = stores(state, now, config)
+        .all(|(memory, disk)| reaches(&memory) && disk.as_ref().is_none_or(reaches));
     let merged = matches!(commit, Some(Command::Merge(_)));
     (!all).then_some(if merged { Broken::I2 } else { Broken::I3 })
 }
 
 fn lost(state: &State, now: &Agreed, config: &Config) -> bool {
-    let waiting = |store: &Store, record: u8| store.held.iter().any(|held| held.pending.contains(record));
+    let waiting =
+        |store: &Store, record: u8| store.held.iter().any(|held| held.pending.contains(record));
     (0..config.records).any(|record| {
         let durable = has(config.durable, record);
         let judged = state.writers[usize::from(record)].acked && !state.is_merged(record);
@@ -139,7 +174,8 @@ fn lost(state: &State, now: &Agreed, config: &Config) -> bool {
 fn cut_off(state: &State, now: &Agreed, config: &Config) -> bool {
     (0..config.records).any(|record| {
         let visible = now.segments.iter().any(|segment| {
-            segment.phase != Phase::Retired && segment.content(segment.version).any(|one| one == record)
+            segment.phase != Phase::Retired
+                && segment.content(segment.version).any(|one| one == record)
         });
         state.writers[usize::from(record)].fresh && state.is_merged(record) && !visible
     })
@@ -155,7 +191,10 @@ fn misplaced(state: &State, now: &Agreed, config: &Config) -> bool {
         for (index, record) in merge.cut.list.items().enumerate() {
             // Of what was truncated only the order in time is left.
             let segment = if truncated { 0 } else { merge.segment };
-            if places[usize::from(record)].replace((segment, at, index)).is_some() {
+            if places[usize::from(record)]
+                .replace((segment, at, index))
+                .is_some()
+            {
                 return true;
             }
         }
@@ -163,9 +202,10 @@ fn misplaced(state: &State, now: &Agreed, config: &Config) -> bool {
     (0..config.records).any(|then| {
         let first = usize::from(1 - then);
         let gone = now.amended && !has(config.durable, 1 - then) && places[first].is_none();
-        let held_back = config.job && first == 1 && !now.committed;
-        let ordered = places[usize::from(then)].is_none_or(|at| places[first].is_some_and(|one| one < at));
+        // A job's record becomes visible with its watermark, whenever it was acknowledged.
+        let held_back = config.job && first == 1;
+        let ordered =
+            places[usize::from(then)].is_none_or(|at| places[first].is_some_and(|one| one < at));
         state.writers[usize::from(then)].later && !ordered && !gone && !held_back
     })
 }
-

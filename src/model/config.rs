@@ -33,6 +33,8 @@ pub struct Config {
     pub restarting: Set,
     /// Machines that lose power and come back.
     pub powers: u8,
+    /// Which machines may lose power.
+    pub losing: Set,
     /// The first segment may be rolled.
     pub rolls: bool,
     /// The last segment may be truncated to nothing, once.
@@ -41,9 +43,9 @@ pub struct Config {
     pub retires: bool,
     /// The second writer is a job's: its record waits for its watermark.
     pub job: bool,
-    /// A process that restarts has an older prefix of the log than before.
-    pub forgets: bool,
     pub plant: Option<Plant>,
+    /// Bugs and holes that break an invariant here.
+    pub finds: &'static [Plant],
 }
 
 /// Three members that are all synced, two writers, merges; nothing goes wrong.
@@ -64,12 +66,13 @@ pub(crate) const QUIET: Config = Config {
     restarts: 0,
     restarting: 0,
     powers: 0,
+    losing: 0b1111,
     rolls: false,
     truncates: false,
     retires: false,
     job: false,
-    forgets: true,
     plant: None,
+    finds: &[],
 };
 
 impl Config {

@@ -46,7 +46,9 @@ pub struct Outcome {
 
 fn memory_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
-    let resident = pages.as_deref().and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
+    let resident = pages
+        .as_deref()
+        .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok());
     resident.unwrap_or_default() * PAGE_BYTES
 }
 
@@ -70,7 +72,10 @@ pub fn explore(config: Config, bounds: Bounds) -> Outcome {
             peak
         }
     });
-    let slot = Slot { config, stop: stop.clone() };
+    let slot = Slot {
+        config,
+        stop: stop.clone(),
+    };
     let checker = slot
         .checker()
         .threads(bounds.threads)

@@ -20,6 +20,7 @@ mod plant;
 mod repair;
 mod restart;
 mod state;
+mod wide;
 
 pub use action::Action;
 pub use check::Broken;
@@ -29,6 +30,7 @@ pub use model::Slot;
 pub use pairs::PAIRS;
 pub use plant::Plant;
 pub use state::State;
+pub use wide::{MORE, WIDE};
 
 /// Members that a state has room for.
 pub const MEMBERS: usize = 4;

@@ -1,12 +1,13 @@
 //! Explores one configuration within bounds of time and memory: `cargo run --release -p hydfs-model -- --config NAME`.
 
-use hydfs_model::{Bounds, Config, Outcome, PAIRS, Plant, explore};
+use hydfs_model::{Bounds, Config, MORE, Outcome, PAIRS, Plant, WIDE, explore};
 use std::{process::ExitCode, time::Duration};
 
 const USAGE: &str = "usage: hydfs-model --config NAME [--minutes M] [--max-gib G] [--threads T] [--plant BUG]
   Tries every order of events of one slot, and says how many states there are, how far they are from the first, and
   whether all of them were looked at. A broken invariant is printed with the shortest way to it.
-  --config NAME  what may happen; `pairs` runs all that the tests run, one after the other
+  --config NAME  what may happen; `pairs` stands for all that the tests run, `wide` for the larger ones,
+                 one after the other, each within these bounds
   --minutes M    stops after this time [default: 10]
   --max-gib G    stops when the process has this much memory [default: 4]
   --threads T    [default: 1, for which the way to a broken invariant is a shortest one]
@@ -24,11 +25,13 @@ fn list() {
         println!("  {:<12} {}", config.name, config.about);
     }
     println!("bugs and holes:");
-    Plant::ALL.into_iter().for_each(|plant| println!("  {}", plant.name()));
+    Plant::ALL
+        .into_iter()
+        .for_each(|plant| println!("  {}", plant.name()));
 }
 
 fn configs() -> Vec<Config> {
-    PAIRS.to_vec()
+    [&PAIRS[..], &MORE[..], &WIDE[..]].concat()
 }
 
 fn parse() -> Result<Option<Wish>, String> {
@@ -58,7 +61,10 @@ fn parse() -> Result<Option<Wish>, String> {
             "--max-gib" => gib = number()?,
             "--threads" => threads = number()?.max(1.0) as usize,
             "--plant" => {
-                plant = Some(Plant::named(&value).ok_or_else(|| format!("there is no bug {value}; see --list"))?)
+                plant = Some(
+                    Plant::named(&value)
+                        .ok_or_else(|| format!("there is no bug {value}; see --list"))?,
+                )
             }
             _ => return Err(format!("{flag} is not known")),
         }
@@ -66,20 +72,29 @@ fn parse() -> Result<Option<Wish>, String> {
     let name = name.ok_or("--config is missing; see --list")?;
     let mut found: Vec<Config> = match name.as_str() {
         "pairs" => PAIRS.to_vec(),
-        name => configs().into_iter().filter(|config| config.name == name).collect(),
+        "wide" => WIDE.to_vec(),
+        name => configs()
+            .into_iter()
+            .filter(|config| config.name == name)
+            .collect(),
     };
     if found.is_empty() {
         return Err(format!("there is no configuration {name}; see --list"));
     }
     if let Some(plant) = plant {
-        found.iter_mut().for_each(|config| *config = config.with(plant));
+        found
+            .iter_mut()
+            .for_each(|config| *config = config.with(plant));
     }
     let bounds = Bounds {
         time: Duration::from_secs_f64(minutes * 60.0),
         memory_bytes: (gib * (1u64 << 30) as f64) as u64,
         threads,
     };
-    Ok(Some(Wish { configs: found, bounds }))
+    Ok(Some(Wish {
+        configs: found,
+        bounds,
+    }))
 }
 
 fn report(config: &Config, outcome: &Outcome) {
@@ -96,7 +111,11 @@ fn report(config: &Config, outcome: &Outcome) {
         outcome.steps,
         outcome.took.as_secs_f64(),
         outcome.memory_bytes as f64 / (1u64 << 30) as f64,
-        if outcome.goal { "" } else { "; its goal was not reached" },
+        if outcome.goal {
+            ""
+        } else {
+            "; its goal was not reached"
+        },
     );
     for (promise, steps) in &outcome.broken {
         println!("  BROKEN {promise}");
@@ -114,7 +133,11 @@ fn main() -> ExitCode {
                 report(config, &outcome);
                 whole &= outcome.broken.is_empty();
             }
-            if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            if whole {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Err(why) => {
             eprintln!("{why}\n{USAGE}");

@@ -1,7 +1,7 @@
 //! The configurations that run with every test: one for each pair of the seven rules. Each is small enough that all of its
 //! states are looked at in seconds.
 
-use crate::{Config, config::QUIET};
+use crate::{Config, Plant::*, config::QUIET};
 
 /// The slot leader, or another replica, may be expired.
 const EXPIRY: Config = Config {
@@ -13,6 +13,14 @@ const EXPIRY: Config = Config {
 /// Two members are synced; the third is wanted, too, and so a learner from the planner's first step on.
 const LEARNING: Config = Config {
     synced: 0b011,
+    ..QUIET
+};
+
+/// Two copies; the third member is to take the place of the second.
+const REPLACING: Config = Config {
+    copies: 2,
+    synced: 0b011,
+    ring: 0b101,
     ..QUIET
 };
 
@@ -43,15 +51,18 @@ const FREEZING: Config = Config {
 pub const PAIRS: [Config; 21] = [
     Config {
         name: "r2-r3",
-        about: "a replica is expired while two writers append and another replica restarts with an old map",
+        about: "a replica is expired while two writers append and another replica restarts, with old messages on their way",
+        finds: &[EpochUnchecked, FenceNotJournaled],
+        expires: &[0b010],
         merges: false,
         restarts: 1,
-        restarting: 0b010,
+        restarting: 0b100,
         ..EXPIRY
     },
     Config {
         name: "r2-r4",
         about: "a member joins: appends need it as a holder as soon as a config names it",
+        finds: &[LearnerIsNoHolder],
         rings: &[0b111],
         ring: 0b011,
         changes: 1,
@@ -61,31 +72,44 @@ pub const PAIRS: [Config; 21] = [
     Config {
         name: "r2-r6",
         about: "the slot leader is replaced while it merges",
+        finds: &[MergeAtOldEpoch, DroppedBeforePromote],
         records: 1,
+        lists: 1,
         ..MOVING
     },
     Config {
         name: "r2-r8",
         about: "a replica is expired while the segment is rolled",
-        records: 1,
+        finds: &[RolledUnfenced],
+        copies: 2,
+        members: 2,
+        synced: 0b011,
+        ring: 0b011,
+        expires: &[0b001, 0b010],
         rolls: true,
+        lists: 1,
         ..EXPIRY
     },
     Config {
         name: "r2-r11",
         about: "the slot leader is replaced: a learner pulls and is promoted, then the old one goes",
+        finds: &[NoCompare, PromoteUnpulled],
+        records: 1,
         merges: false,
         ..MOVING
     },
     Config {
         name: "r2-r12",
         about: "one or both replicas are expired and come back",
+        finds: &[ReadmittedUnfrozen],
         records: 1,
+        merges: false,
         ..FREEZING
     },
     Config {
         name: "r3-r4",
         about: "the slot leader is expired while two writers append, a replica restarts",
+        finds: &[FenceNotJournaled, OneMissing],
         expires: &[0b001],
         merges: false,
         restarts: 1,
@@ -95,15 +119,20 @@ pub const PAIRS: [Config; 21] = [
     Config {
         name: "r3-r6",
         about: "the slot leader is expired while it merges two records",
+        finds: &[EpochUnchecked, ProposeUnprepared],
         expires: &[0b001],
         lists: 1,
         ..EXPIRY
     },
     Config {
         name: "r3-r8",
-        about: "the slot leader is expired while it rolls the segment",
+        about: "the slot leader is expired while it rolls the segment, and a replica restarts",
+        finds: &[DeletedByAbsence, FenceNotJournaled, ResumedBehind],
+        copies: 2,
+        members: 2,
+        synced: 0b011,
+        ring: 0b011,
         expires: &[0b001],
-        records: 1,
         rolls: true,
         restarts: 1,
         restarting: 0b010,
@@ -113,6 +142,8 @@ pub const PAIRS: [Config; 21] = [
     Config {
         name: "r3-r11",
         about: "a learner is promoted while an old epoch's appends are on their way and the slot leader restarts",
+        finds: &[EpochUnchecked, FenceNotJournaled],
+        records: 1,
         merges: false,
         restarts: 1,
         restarting: 0b001,
@@ -121,61 +152,79 @@ pub const PAIRS: [Config; 21] = [
     Config {
         name: "r3-r12",
         about: "a replica is expired, comes back as a learner, and is promoted",
+        finds: &[ReadmittedUnfrozen, EpochUnchecked],
         copies: 2,
         members: 2,
         synced: 0b011,
         ring: 0b011,
-        expires: &[0b001, 0b010],
+        expires: &[0b001],
+        records: 1,
         merges: false,
         restarts: 1,
-        restarting: 0b011,
+        restarting: 0b001,
         ..EXPIRY
     },
     Config {
         name: "r4-r6",
         about: "two writers append while the slot leader merges",
+        finds: &[ForgetMerged, PrepareWithoutRecords],
         ..QUIET
     },
     Config {
         name: "r4-r8",
-        about: "two writers append while the segment is rolled",
-        members: 2,
+        about: "two writers append while the segment is rolled, and the next one is retired",
+        finds: &[ResentAcrossRoll, RolledUnfenced, UnfencedInDoubt, Reopened],
         copies: 2,
+        members: 2,
         synced: 0b011,
         ring: 0b011,
         rolls: true,
-        lists: 1,
+        retires: true,
         ..QUIET
     },
     Config {
         name: "r4-r11",
         about: "two writers append while a learner is promoted",
+        finds: &[LearnerIsNoHolder, PromoteUnpulled],
+        records: 1,
         merges: false,
-        ..LEARNING
+        restarts: 1,
+        restarting: 0b001,
+        ..REPLACING
     },
     Config {
         name: "r4-r12",
-        about: "two writers append, one of them to disk, while a machine loses power",
+        about: "a record goes to disk while a machine loses power",
+        finds: &[CommittedInMemory],
         durable: 0b01,
+        records: 1,
         merges: false,
         powers: 1,
+        losing: 0b101,
         ..QUIET
     },
     Config {
         name: "r6-r8",
-        about: "a segment is rolled and merged, and a job's record waits for its watermark",
-        members: 2,
+        about: "a segment is rolled and merged while a job's record waits for its watermark",
+        finds: &[RolledAboveWatermark],
         copies: 2,
+        members: 2,
         synced: 0b011,
         ring: 0b011,
         rolls: true,
         job: true,
-        lists: 1,
         ..QUIET
     },
     Config {
         name: "r6-r11",
         about: "a learner is promoted while the slot leader merges, and restarts",
+        finds: &[
+            PromotedBySource,
+            PullOverDoubt,
+            LearnedBehind,
+            LatePromote,
+            StaleProposals,
+        ],
         records: 1,
         restarts: 1,
         restarting: 0b001,
@@ -184,6 +233,11 @@ pub const PAIRS: [Config; 21] = [
     Config {
         name: "r6-r12",
         about: "a machine loses power while the slot leader merges",
+        finds: &[PrepareUnsynced, KeptAfterPowerLoss],
+        copies: 2,
+        members: 2,
+        synced: 0b011,
+        ring: 0b011,
         records: 1,
         powers: 1,
         ..QUIET
@@ -191,6 +245,7 @@ pub const PAIRS: [Config; 21] = [
     Config {
         name: "r8-r11",
         about: "a learner is promoted while the segment is rolled",
+        finds: &[PromotedBySource],
         records: 1,
         rolls: true,
         lists: 1,
@@ -199,23 +254,28 @@ pub const PAIRS: [Config; 21] = [
     Config {
         name: "r8-r12",
         about: "a segment is truncated while a machine loses power",
-        members: 2,
+        finds: &[TruncatedTwice, PrepareUnsynced],
         copies: 2,
+        members: 2,
         synced: 0b011,
         ring: 0b011,
         truncates: true,
         records: 1,
         powers: 1,
+        losing: 0b10,
         ..QUIET
     },
     Config {
         name: "r11-r12",
         about: "a machine loses power, comes back as a learner, and is promoted",
-        members: 2,
+        finds: &[ReadmittedUnfrozen, KeptAfterPowerLoss],
         copies: 2,
+        members: 2,
         synced: 0b011,
         ring: 0b011,
+        records: 1,
         powers: 1,
+        losing: 0b01,
         durable: 0b01,
         ..QUIET
     },

@@ -52,6 +52,8 @@ pub enum Plant {
     KeptAfterPowerLoss,
     /// R12: a frozen slot is given to whoever comes first, though power took what it had and another has it.
     AnyBootReadmitted,
+    /// R12: a process that restarts serves before its agreed state is as new as its admission.
+    ResumedBehind,
     /// R12: who comes back is synced though the slot went on without it.
     ReadmittedUnfrozen,
 
@@ -59,10 +61,12 @@ pub enum Plant {
     PullOverDoubt,
     /// A hole of R11: a learner that has not applied what its source had applied takes its own old version for the whole.
     LearnedBehind,
+    /// A hole of R11: a request to be promoted after one pull is served when the slot leader has restarted and answered another.
+    LatePromote,
     /// A hole of R8: the fence of a roll is lifted while nobody knows whether the roll comes through.
     UnfencedInDoubt,
-    /// A hole of R8: a segment takes appends again after the next one was retired, and late ones that had gone there, too.
-    ReopenedForgetful,
+    /// A hole of R8: a segment takes appends again after the next one was retired, and late ones of before the roll, too.
+    Reopened,
     /// A hole of R12: what a process proposed comes through after the next process of its incarnation began.
     StaleProposals,
     /// A hole of R12: a slot whose replicas ended together and all lost power stays frozen for ever.
@@ -71,7 +75,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every one of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::NoCompare,
         Self::NoFreeze,
         Self::DroppedBeforePromote,
@@ -96,10 +100,12 @@ impl Plant {
         Self::KeptAfterPowerLoss,
         Self::AnyBootReadmitted,
         Self::ReadmittedUnfrozen,
+        Self::ResumedBehind,
         Self::PullOverDoubt,
         Self::LearnedBehind,
+        Self::LatePromote,
         Self::UnfencedInDoubt,
-        Self::ReopenedForgetful,
+        Self::Reopened,
         Self::StaleProposals,
         Self::FrozenForEver,
     ];

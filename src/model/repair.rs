@@ -13,7 +13,8 @@ pub fn actions(state: &State, views: &Views, config: &Config, actions: &mut Vec<
     for learner in each(only(config.members) - 1) {
         let one = &state.members[usize::from(learner)];
         let view = views.at(one.at);
-        if view.role(learner, one.life) == Role::Learner && view.epoch == now.epoch && !view.frozen {
+        if view.role(learner, one.life) == Role::Learner && view.epoch == now.epoch && !view.frozen
+        {
             let included = state.includes(view.leader, view.epoch, learner);
             if !included && is_decided(state, views, config, view.leader) {
                 actions.push(Action::Pull { learner });
@@ -59,7 +60,11 @@ pub fn pull(state: &mut State, views: &Views, config: &Config, learner: u8) -> O
     if view.epoch != epoch || !view.leads(leader, source.life) || source.store.promised > epoch {
         return None;
     }
-    let others = if source.included.0 == epoch { source.included.1 } else { 0 };
+    let others = if source.included.0 == epoch {
+        source.included.1
+    } else {
+        0
+    };
     source.included = (epoch, others | only(learner));
     source.store.promised = epoch;
     source.store.bring_up(&view, config);
@@ -69,11 +74,16 @@ pub fn pull(state: &mut State, views: &Views, config: &Config, learner: u8) -> O
         versions: held.map(|held| held.version),
         pending: held.map(|held| held.pending),
     };
-    state.member(learner).pulled = Some(told);
+    let asker = state.member(learner);
+    asker.pulled = Some(told);
+    if config.plant != Some(Plant::LatePromote) {
+        asker.ready = 0;
+    }
     // Merges that run without the learner are waited for: what was not proposed by then never is.
     let doubt = config.plant == Some(Plant::PullOverDoubt);
     state.rounds.retain(|round| {
-        let without = round.epoch == epoch && round.leader == leader && round.learners & only(learner) == 0;
+        let without =
+            round.epoch == epoch && round.leader == leader && round.learners & only(learner) == 0;
         let complete = view.synced() & !round.answered == 0;
         !without || doubt && complete
     });

@@ -25,16 +25,22 @@ pub fn actions(state: &State, views: &Views, config: &Config, actions: &mut Vec<
     if let Some(change) = plan(now, config) {
         actions.push(Action::Configure { change });
     }
-    if config.plant == Some(Plant::NoCompare) {
+    if config.plant == Some(Plant::NoCompare) && state.spent.changes <= config.changes {
         let late = views.past().filter_map(|view| plan(view, config));
         actions.extend(late.map(|change| Action::Configure { change }));
     }
     for member in each(only(config.members) - 1) {
         if state.spent.restarts < config.restarts && has(config.restarting, member) {
-            actions.push(Action::Restart { member, power: false });
+            actions.push(Action::Restart {
+                member,
+                power: false,
+            });
         }
-        if state.spent.powers < config.powers {
-            actions.push(Action::Restart { member, power: true });
+        if state.spent.powers < config.powers && has(config.losing, member) {
+            actions.push(Action::Restart {
+                member,
+                power: true,
+            });
         }
     }
     if config.job && state.writers[1].acked && !now.committed {
@@ -43,7 +49,13 @@ pub fn actions(state: &State, views: &Views, config: &Config, actions: &mut Vec<
 }
 
 /// The member's process begins anew. `Some` is the command that admits another life of it.
-pub fn restart(state: &mut State, views: &Views, config: &Config, member: u8, power: bool) -> Option<Command> {
+pub fn restart(
+    state: &mut State,
+    views: &Views,
+    config: &Config,
+    member: u8,
+    power: bool,
+) -> Option<Command> {
     let (now, len) = (views.now(), state.log.len() as u8);
     let doubt = config.plant == Some(Plant::StaleProposals);
     let at = usize::from(member);
@@ -67,7 +79,12 @@ pub fn restart(state: &mut State, views: &Views, config: &Config, member: u8, po
         state.spent.restarts += 1;
     }
     if resumes {
-        one.at = if config.forgets { 0 } else { len };
+        let behind = [Plant::ResumedBehind, Plant::DeletedByAbsence].map(Some);
+        one.at = if behind.contains(&config.plant) {
+            0
+        } else {
+            len
+        };
         if config.plant == Some(Plant::FenceNotJournaled) {
             one.store.promised = 0;
         }
@@ -75,5 +92,8 @@ pub fn restart(state: &mut State, views: &Views, config: &Config, member: u8, po
     }
     one.life += 1;
     one.at = len + 1;
-    Some(Command::Admit { member, boot: one.boot })
+    Some(Command::Admit {
+        member,
+        boot: one.boot,
+    })
 }

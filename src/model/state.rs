@@ -18,9 +18,8 @@ impl Prepared {
     const OF_BASE: usize = List::COUNT * Self::THENS;
 
     fn bit(base: u8, cut: Cut) -> u64 {
-        let code = usize::from(base) * Self::OF_BASE
-            + cut.list.code() * Self::THENS
-            + cut.then as usize;
+        let code =
+            usize::from(base) * Self::OF_BASE + cut.list.code() * Self::THENS + cut.then as usize;
         assert!(code < 64, "versions are bounded");
         1 << code
     }
@@ -36,7 +35,11 @@ impl Prepared {
     /// Those of earlier bases are void.
     pub fn retain_from(&mut self, base: u8) {
         let past = usize::from(base) * Self::OF_BASE;
-        self.0 = if past >= 64 { 0 } else { self.0 >> past << past };
+        self.0 = if past >= 64 {
+            0
+        } else {
+            self.0 >> past << past
+        };
     }
 }
 
@@ -174,6 +177,8 @@ pub struct Round {
     pub list: List,
     pub then: Then,
     pub leader: u8,
+    /// Commands that its receiver has to have applied.
+    pub map: u8,
     /// Learners that it is sent to as well.
     pub learners: Set,
     pub answered: Set,
@@ -242,7 +247,10 @@ impl State {
         let now = views.now();
         for member in &mut self.members {
             member.store.bring_up(views.at(member.at), config);
-            if member.pulled.is_some_and(|pulled| pulled.epoch != now.epoch) {
+            if member
+                .pulled
+                .is_some_and(|pulled| pulled.epoch != now.epoch)
+            {
                 member.pulled = None;
             }
             if member.ready != now.epoch {
@@ -279,9 +287,9 @@ impl State {
 
     /// Whether this record was ever merged.
     pub fn is_merged(&self, record: u8) -> bool {
-        self.log.iter().any(|command| {
-            matches!(command, Command::Merge(merge) if merge.cut.list.contains(record))
-        })
+        self.log.iter().any(
+            |command| matches!(command, Command::Merge(merge) if merge.cut.list.contains(record)),
+        )
     }
 
     /// Whether the truncate is done.
@@ -318,15 +326,13 @@ impl Views {
         self.0.iter().position(fits).map(|at| at as u8)
     }
 
-    /// The same for a prepare of this base.
-    pub fn of_prepare(&self, round: &Round) -> u8 {
-        let fits = |view: &Agreed| {
-            let segment = &view.segments[usize::from(round.segment)];
-            let here = matches!(segment.phase, Phase::Open | Phase::Full);
-            view.epoch == round.epoch && here && segment.version == round.base
-        };
-        let at = self.0.iter().position(fits);
-        at.expect("it was listed at such a state") as u8
+    /// The same for a prepare that is listed at this state.
+    pub fn of_list(&self, listed: &Agreed, segment: u8) -> u8 {
+        let at = usize::from(segment);
+        let fits =
+            |view: &Agreed| view.epoch == listed.epoch && view.segments[at] == listed.segments[at];
+        let first = self.0.iter().position(fits);
+        first.expect("it was listed at such a state") as u8
     }
 
     /// The first state of an epoch, which later ones of the same epoch share their config with.
