@@ -70,7 +70,7 @@ pub fn broken(
     config: &Config,
 ) -> Option<Broken> {
     let now = views.now();
-    if succession(before, now, config) {
+    if succession(before, now, commit, config) {
         return Some(Broken::I7);
     }
     if is_stuck(state, now) {
@@ -91,13 +91,16 @@ pub fn broken(
     append::check_fences(last, state, views)
 }
 
-fn succession(before: &Agreed, now: &Agreed, config: &Config) -> bool {
+fn succession(before: &Agreed, now: &Agreed, commit: Option<Command>, config: &Config) -> bool {
     if before.epoch == now.epoch {
         return false;
     }
     let same = |member: u8| before.named[usize::from(member)] == now.named[usize::from(member)];
     let kept = before.synced() & now.synced();
-    let shared = each(kept).any(|member| same(member) || before.frozen);
+    // R12: whoever is re-admitted is the same replica under another life.
+    let readmitted =
+        |member: u8| matches!(commit, Some(Command::Admit { member: one, .. }) if one == member);
+    let shared = each(kept).any(|member| same(member) || readmitted(member));
     let live = |member: u8| {
         has(now.alive, member)
             && before.named[usize::from(member)] == now.lives[usize::from(member)]

@@ -1,14 +1,19 @@
 //! Explores one configuration within bounds of time and memory: `cargo run --release -p hydfs-model -- --config NAME`.
 
 use hydfs_model::{Bounds, Config, MORE, Outcome, PAIRS, Plant, WIDE, explore};
-use std::{process::ExitCode, time::Duration};
+use std::{
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+const GIB: f64 = (1u64 << 30) as f64;
 
 const USAGE: &str = "usage: hydfs-model --config NAME [--minutes M] [--max-gib G] [--threads T] [--plant BUG]
   Tries every order of events of one slot, and says how many states there are, how far they are from the first, and
   whether all of them were looked at. A broken invariant is printed with the shortest way to it.
   --config NAME  what may happen; `pairs` stands for all that the tests run, `wide` for the larger ones,
-                 one after the other, each within these bounds
-  --minutes M    stops after this time [default: 10]
+                 one after the other
+  --minutes M    stops after this time, of which each configuration has an equal share [default: 10]
   --max-gib G    stops when the process has this much memory [default: 4]
   --threads T    [default: 1, for which the way to a broken invariant is a shortest one]
   --plant BUG    with this bug or hole: it should be found
@@ -87,8 +92,8 @@ fn parse() -> Result<Option<Wish>, String> {
             .for_each(|config| *config = config.with(plant));
     }
     let bounds = Bounds {
-        time: Duration::from_secs_f64(minutes * 60.0),
-        memory_bytes: (gib * (1u64 << 30) as f64) as u64,
+        time: Duration::from_secs_f64(minutes * 60.0 / found.len() as f64),
+        memory_bytes: (gib * GIB) as u64,
         threads,
     };
     Ok(Some(Wish {
@@ -110,7 +115,7 @@ fn report(config: &Config, outcome: &Outcome) {
         outcome.depth,
         outcome.steps,
         outcome.took.as_secs_f64(),
-        outcome.memory_bytes as f64 / (1u64 << 30) as f64,
+        outcome.memory_bytes as f64 / GIB,
         if outcome.goal {
             ""
         } else {
@@ -123,24 +128,41 @@ fn report(config: &Config, outcome: &Outcome) {
     }
 }
 
-fn main() -> ExitCode {
-    match parse() {
-        Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(wish)) => {
-            let mut whole = true;
-            for config in &wish.configs {
-                let outcome = explore(*config, wish.bounds);
-                report(config, &outcome);
-                whole &= outcome.broken.is_empty();
-            }
-            if whole {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+/// Each in a process of its own, so that none begins with the memory of the one before.
+fn run_each(configs: &[Config], bounds: Bounds, plant: Option<Plant>) -> std::io::Result<bool> {
+    let mut whole = true;
+    for config in configs {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["--config", config.name]);
+        command.args(["--minutes", &(bounds.time.as_secs_f64() / 60.0).to_string()]);
+        command.args(["--max-gib", &(bounds.memory_bytes as f64 / GIB).to_string()]);
+        command.args(["--threads", &bounds.threads.to_string()]);
+        if let Some(plant) = plant {
+            command.args(["--plant", &plant.name()]);
         }
+        whole &= command.status()?.success();
+    }
+    Ok(whole)
+}
+
+fn main() -> ExitCode {
+    let done = match parse() {
+        Ok(None) => Ok(true),
+        Ok(Some(Wish { configs, bounds })) => match &configs[..] {
+            [config] => {
+                let outcome = explore(*config, bounds);
+                report(config, &outcome);
+                Ok(outcome.broken.is_empty())
+            }
+            many => run_each(many, bounds, many[0].plant).map_err(|error| error.to_string()),
+        },
+        Err(why) => Err(format!("{why}\n{USAGE}")),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(why) => {
-            eprintln!("{why}\n{USAGE}");
+            eprintln!("{why}");
             ExitCode::from(2)
         }
     }

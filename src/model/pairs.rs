@@ -276,7 +276,6 @@ pub const PAIRS: [Config; 21] = [
         records: 1,
         powers: 1,
         losing: 0b01,
-        durable: 0b01,
         ..QUIET
     },
 ];
