@@ -174,12 +174,9 @@ pub const PAIRS: [Config; 21] = [
         name: "r4-r8",
         about: "two writers append while the segment is rolled, and the next one is retired",
         finds: &[ResentAcrossRoll, RolledUnfenced, UnfencedInDoubt, Reopened],
-        copies: 2,
-        members: 2,
-        synced: 0b011,
-        ring: 0b011,
         rolls: true,
         retires: true,
+        lists: 1,
         ..QUIET
     },
     Config {
@@ -207,10 +204,6 @@ pub const PAIRS: [Config; 21] = [
         name: "r6-r8",
         about: "a segment is rolled and merged while a job's record waits for its watermark",
         finds: &[RolledAboveWatermark],
-        copies: 2,
-        members: 2,
-        synced: 0b011,
-        ring: 0b011,
         rolls: true,
         job: true,
         ..QUIET
@@ -234,12 +227,9 @@ pub const PAIRS: [Config; 21] = [
         name: "r6-r12",
         about: "a machine loses power while the slot leader merges",
         finds: &[PrepareUnsynced, KeptAfterPowerLoss],
-        copies: 2,
-        members: 2,
-        synced: 0b011,
-        ring: 0b011,
         records: 1,
         powers: 1,
+        losing: 0b010,
         ..QUIET
     },
     Config {

@@ -16,7 +16,8 @@ pub fn actions(state: &State, views: &Views, config: &Config, actions: &mut Vec<
         if view.role(learner, one.life) == Role::Learner && view.epoch == now.epoch && !view.frozen
         {
             let included = state.includes(view.leader, view.epoch, learner);
-            if !included && is_decided(state, views, config, view.leader) {
+            let idle = one.pulled.is_none() && one.ready != view.epoch;
+            if (!included || idle) && is_decided(state, views, config, view.leader) {
                 actions.push(Action::Pull { learner });
             }
             if one.pulled.is_some() {
