@@ -181,7 +181,7 @@ pub const PAIRS: [Config; 21] = [
     },
     Config {
         name: "r4-r11",
-        about: "two writers append while a learner is promoted",
+        about: "a writer appends while a learner is promoted and the slot leader restarts",
         finds: &[LearnerIsNoHolder, PromoteUnpulled],
         records: 1,
         merges: false,
