@@ -228,6 +228,7 @@ pub const PAIRS: [Config; 21] = [
         about: "a machine loses power while the slot leader merges",
         finds: &[PrepareUnsynced, KeptAfterPowerLoss],
         records: 1,
+        lists: 1,
         powers: 1,
         losing: 0b010,
         ..QUIET
