@@ -17,22 +17,25 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_state::{Segment, State, WriterPhase};
 use hydfs_types::{
-    Command, Cutoff, DataRequest, DataResponse, Incarnation, Look, Looked, MapVersion, MergeItem,
-    MergeOutcome, Op, Peeked, Planted, Prepare, RecordHead, Refusal, Reply, SegmentCut, SegmentId,
-    SegmentVersion, SlotConfig, SlotEpoch, SlotId, Then,
+    AgreementError, Command, Cutoff, DataRequest, DataResponse, Incarnation, Look, Looked,
+    MapVersion, MergeItem, MergeOutcome, Op, Peeked, Planted, Prepare, RecordHead, Refusal, Reply,
+    SegmentCut, SegmentId, SegmentVersion, SlotConfig, SlotEpoch, SlotId, Then,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 
 /// Merges that may wait for one command.
 const BATCH_MAX: usize = 256;
 /// Deadline of one prepare round.
 const PREPARE: Duration = Duration::from_millis(2500);
-/// How long a look may take, waiting for a dead replica to be expired included.
+/// How long a look may take, waiting for its turn, and then for a dead replica to be expired.
 const MERGE: Duration = Duration::from_secs(15);
 /// Pause before another try.
 const AGAIN: Duration = Duration::from_millis(30);
@@ -51,6 +54,59 @@ pub struct SlotLeader {
     turns: Mutex<BTreeMap<SegmentId, Arc<tokio::sync::Mutex<()>>>>,
     promoting: Mutex<Promoting>,
     wishes: mpsc::Sender<Wish>,
+}
+
+/// Somebody's turn to merge a segment. With it goes the fence.
+struct Turn {
+    leader: Arc<SlotLeader>,
+    segment: SegmentId,
+    /// A cut was proposed, and nobody knows yet what became of it.
+    in_doubt: AtomicBool,
+    /// Why the last try came to nothing.
+    why: Mutex<String>,
+    _held: OwnedMutexGuard<()>,
+}
+
+impl Turn {
+    fn why(&self) -> MutexGuard<'_, String> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries until the cut is made, or cannot be.
+    async fn tries(
+        self: Arc<Self>,
+        slot: SlotId,
+        then: Then,
+        mut base: Option<SegmentVersion>,
+    ) -> Result<Looked, Refusal> {
+        let (leader, segment) = (&self.leader, self.segment);
+        // It was listed, so it may come through whatever is answered; until the fence is lifted nothing is acknowledged.
+        let mut listed = false;
+        loop {
+            let tried = leader.try_merge(slot, segment, then, base, &self.in_doubt);
+            match tried.await {
+                Ok(looked) => return Ok(looked),
+                Err(Refusal::NoMerge(reason)) => *self.why() = reason,
+                Err(other) if listed => return Err(Refusal::NoMerge(other.to_string())),
+                Err(other) => return Err(other),
+            }
+            if leader.wishes.is_closed() {
+                return Err(Refusal::NoMerge("stopping".into()));
+            }
+            if leader.is_fenced(segment) {
+                (base, listed) = (None, true);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(local) = self.leader.replica.index().segments.get_mut(&self.segment) {
+            local.fenced = false;
+        }
+    }
 }
 
 /// A cut that was listed and not yet prepared.
@@ -75,7 +131,7 @@ impl SlotLeader {
     }
 
     /// R7: makes everything acknowledged so far readable and says up to where.
-    pub async fn look(&self, look: Look) -> Result<Vec<Looked>, Refusal> {
+    pub async fn look(self: &Arc<Self>, look: Look) -> Result<Vec<Looked>, Refusal> {
         self.lead(look.slot, look.epoch, look.map).await?;
         join_all(
             look.segments
@@ -121,7 +177,7 @@ impl SlotLeader {
     }
 
     /// R8: merges under the fence, then cuts or retires.
-    pub async fn cutoff(&self, cutoff: Cutoff) -> Result<Looked, Refusal> {
+    pub async fn cutoff(self: &Arc<Self>, cutoff: Cutoff) -> Result<Looked, Refusal> {
         self.lead(cutoff.slot, cutoff.epoch, cutoff.map).await?;
         self.merge(cutoff.slot, cutoff.segment, cutoff.then, Some(cutoff.base))
             .await
@@ -154,7 +210,7 @@ impl SlotLeader {
     /// One merge at a time per segment. Whoever waits here lists again after its turn came: it never joins a merge that has begun.
     /// With `base` the first list is of that version, or nothing is done.
     pub async fn merge(
-        &self,
+        self: &Arc<Self>,
         slot: SlotId,
         segment: SegmentId,
         then: Then,
@@ -162,33 +218,27 @@ impl SlotLeader {
     ) -> Result<Looked, Refusal> {
         let turn = self.turn(segment);
         let shared = self.ctx.has(Planted::MergeShared) && turn.try_lock().is_err();
-        let _turn = turn.lock().await;
+        let waited = tokio::time::timeout(MERGE, turn.lock_owned()).await;
+        let held = waited.map_err(|_| Refusal::NoMerge("another merge is not decided".into()))?;
         if shared && then == Then::Nothing {
             return self.as_it_is(segment);
         }
-        let mut why = String::from("too slow");
-        let mut base = base;
-        // It was listed, so it may come through whatever is answered; until the fence is lifted nothing is acknowledged.
-        let mut listed = false;
-        let tries = async {
-            loop {
-                match self.try_merge(slot, segment, then, base).await {
-                    Ok(looked) => return Ok(looked),
-                    Err(Refusal::NoMerge(reason)) => why = reason,
-                    Err(other) if listed => return Err(Refusal::NoMerge(other.to_string())),
-                    Err(other) => return Err(other),
-                }
-                if self.is_fenced(segment) {
-                    (base, listed) = (None, true);
-                }
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        let done = tokio::time::timeout(MERGE, tries).await;
-        if let Some(local) = self.replica.index().segments.get_mut(&segment) {
-            local.fenced = false;
+        let turn = Arc::new(Turn {
+            leader: self.clone(),
+            segment,
+            in_doubt: AtomicBool::new(false),
+            why: Mutex::new("too slow".into()),
+            _held: held,
+        });
+        let mut tries = Box::pin(turn.clone().tries(slot, then, base));
+        if let Ok(done) = tokio::time::timeout(MERGE, &mut tries).await {
+            return done;
         }
-        done.unwrap_or(Err(Refusal::NoMerge(why)))
+        if turn.in_doubt.load(Relaxed) {
+            // It may come through yet: until that is known nobody else merges, and nothing that it lacks is acknowledged.
+            tokio::spawn(tries);
+        }
+        Err(Refusal::NoMerge(turn.why().clone()))
     }
 
     fn is_fenced(&self, segment: SegmentId) -> bool {
@@ -217,6 +267,7 @@ impl SlotLeader {
         segment: SegmentId,
         then: Then,
         base: Option<SegmentVersion>,
+        in_doubt: &AtomicBool,
     ) -> Result<Looked, Refusal> {
         let config = self
             .ctx
@@ -249,12 +300,16 @@ impl SlotLeader {
         self.prepare_everywhere(&config, &listed.prepare).await?;
         Counters::add(&self.ctx.counters.merges, 1);
         let (done, outcome) = oneshot::channel();
+        in_doubt.store(true, Relaxed);
         self.wishes
             .send((listed.item, done))
             .await
             .map_err(|_| Refusal::NoMerge("stopping".into()))?;
-        match outcome.await {
-            Ok(Some(MergeOutcome::Merged(version))) => {
+        let outcome = outcome.await.ok().flatten();
+        // Whatever was proposed before is of this version, too, and is decided with it.
+        in_doubt.store(outcome.is_none(), Relaxed);
+        match outcome {
+            Some(MergeOutcome::Merged(version)) => {
                 self.replica.ring_behind(segment);
                 Ok(Looked {
                     segment,
@@ -263,10 +318,8 @@ impl SlotLeader {
                     index: self.ctx.state().index.0,
                 })
             }
-            Ok(Some(MergeOutcome::Refused)) => {
-                Err(Refusal::NoMerge("the state had moved on".into()))
-            }
-            Ok(None) | Err(_) => Err(Refusal::NoMerge("no majority".into())),
+            Some(MergeOutcome::Refused) => Err(Refusal::NoMerge("the state had moved on".into())),
+            None => Err(Refusal::NoMerge("no majority".into())),
         }
     }
 
@@ -538,6 +591,10 @@ async fn propose_merges(ctx: Arc<Context>, mut queue: mpsc::Receiver<Wish>) {
         {
             Ok(Reply::Merged(outcomes)) => outcomes.into_iter().map(Some).collect(),
             Ok(_) => Vec::new(),
+            Err(error @ AgreementError::Stopped(_)) => {
+                tracing::debug!(%error, "nothing is merged here any more");
+                return;
+            }
             Err(error) => {
                 tracing::warn!(%error, "a merge command did not come through");
                 Vec::new()

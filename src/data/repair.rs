@@ -201,6 +201,9 @@ impl Repair {
         let DataResponse::Pulled(pulled) = answer else {
             return Err(refused(answer));
         };
+        // What the source has applied is applied here, too: else there would be nothing to pull of a version that it has and
+        // nobody here knows of yet.
+        self.ctx.agreement.barrier().await?;
         let wanted: BTreeMap<_, _> = slots.iter().copied().collect();
         let places = Semaphore::new(SEGMENTS_PER_PULL);
         // What holds nothing is ready.
