@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::position::Positions;
 use crate::prepare::job_name;
 use crate::rate::{self, RateOrder};
+use crate::savepoint;
 use crate::seams::{Entry, Owner};
 use hydfs_types::{JobCommand, JobId, JobInfo, JobPhase};
 use std::collections::BTreeSet;
@@ -17,7 +18,8 @@ use tokio::time::{self, Instant};
 /// Most bytes of one order.
 const ORDER_BYTES_MAX: usize = 4 << 10;
 /// The orders there are.
-const ORDERS: &str = "`pause`, `resume`, `cancel`, `rate=1000/s`, `rate=off` or `tasks.STAGE=2`";
+const ORDERS: &str =
+    "`pause`, `resume`, `cancel`, `rate=1000/s`, `rate=off`, `tasks.STAGE=2` or `savepoint NAME`";
 /// How long the job epoch that brings a new rate is waited for, before the order is read again.
 const RATE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one look for an order may take.
@@ -105,6 +107,29 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
                 set(driver, &job, JobPhase::Cancelled, how).await;
             }
             ("pause" | "resume" | "cancel", _) => {}
+            _ if let Some(name) = word.strip_prefix("savepoint ") => {
+                let name = name.trim();
+                let made = match savepoint::is_name(name) {
+                    _ if !is_active(&job) || job.positions.is_empty() => {
+                        Ok("the job has ended, or has committed nothing".to_owned())
+                    }
+                    false => Ok(
+                        "a savepoint's name has 1 to 64 letters, digits, `_` and `-`".to_owned(),
+                    ),
+                    true => savepoint::save(driver, &job, name).await,
+                };
+                match made {
+                    Ok(line) => {
+                        driver
+                            .log(&job, &format!("control: `{word}`: {line}"))
+                            .await
+                    }
+                    Err(error) => {
+                        tracing::warn!(job = %job.id, %error, word, "an order cannot be obeyed yet");
+                        return;
+                    }
+                }
+            }
             _ if let Some((stage, tasks)) = tasks_order(word) => {
                 if !is_active(&job) {
                     continue;

@@ -57,6 +57,7 @@ mod receipt;
 mod resolve;
 mod run;
 mod sandbox;
+mod savepoint;
 mod seams;
 mod service;
 mod shares;

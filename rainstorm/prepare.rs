@@ -10,10 +10,11 @@ use crate::meaning;
 use crate::options::Options;
 use crate::plan::{Op, Pinned, PinnedFile, Plan, Step};
 use crate::position::{Border, Positions, TaskPosition};
+use crate::savepoint;
 use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
-use crate::spec::{Format, LookupSpec, OpSpec, SPEC_BYTES_MAX, SourceSpec, Spec};
+use crate::spec::{Format, LookupSpec, OpSpec, SPEC_BYTES_MAX, SourceSpec, Spec, StartSpec};
 use crate::spec_tree::Fault;
-use crate::upgrade::{ANEW, Version};
+use crate::upgrade::{self, ANEW, Version};
 use std::collections::BTreeMap;
 
 /// Most bytes of a CSV header.
@@ -37,10 +38,13 @@ pub fn job_name(path: &str) -> Option<(&str, bool)> {
         Some(name) => (name, false),
         None => (file.strip_suffix(".json")?, true),
     };
+    is_job_name(name).then_some((name, json))
+}
+
+/// Whether a job can be called so.
+pub fn is_job_name(name: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ' | '+');
-    let usual =
-        !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(good);
-    usual.then_some((name, json))
+    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(good)
 }
 
 /// A job's last committed job epoch, or a savepoint: what a spec goes on with.
@@ -117,7 +121,12 @@ pub async fn check(
     (name, owner): (&str, Owner),
     text: String,
 ) -> Result<(Positions, Plan)> {
-    let ready = resolve(storage, options, path, (name, owner), text, None).await?;
+    let saved = saved(storage, path, owner, &text).await?;
+    let before = saved.as_ref().map(|(before, _)| before);
+    let ready = resolve(storage, options, path, (name, owner), text, before).await?;
+    if let Some((before, start)) = saved {
+        return begin_from(&before, &start, path, ready);
+    }
     let tasks = |step: &Step| {
         let first = |task| TaskPosition::first(&ready.plan, step, task);
         (0..step.tasks).map(first).collect()
@@ -133,6 +142,77 @@ pub async fn check(
         border: Some(Border {
             goes_on: vec![None; ready.plan.steps.len()],
             savepoint: None,
+        }),
+    };
+    Ok((positions, ready.plan))
+}
+
+/// The savepoint that a spec's text says it begins from.
+async fn saved(
+    storage: &dyn Storage,
+    path: &str,
+    owner: Owner,
+    text: &str,
+) -> Result<Option<(Before, StartSpec)>> {
+    // What is wrong with it otherwise is told later.
+    let spec = Spec::parse(text, path.ends_with(".json")).ok();
+    let Some(start) = spec.and_then(|spec| spec.start) else {
+        return Ok(None);
+    };
+    let fault = |what: String, remedy: &str| {
+        Error::Spec(Fault::new(start.at, what, remedy).located(path, text))
+    };
+    let (job, name) = (&start.job, &start.name);
+    match savepoint::load(storage, (job, name), owner).await {
+        Ok(Some(saved)) => {
+            let before = Before::of(job, saved.positions)?;
+            Ok(Some((before, start)))
+        }
+        Ok(None) => {
+            let remedy = format!("write `savepoint {name}` into the `control` of {job} first");
+            Err(fault(
+                format!("there is no savepoint {job}/{name}"),
+                &remedy,
+            ))
+        }
+        Err(Error::Storage(error)) if error.is_temporary() => Err(error.into()),
+        Err(error) => Err(fault(
+            error.to_string(),
+            "take another one, or leave `start` out",
+        )),
+    }
+}
+
+/// The positions of a job that begins from a savepoint.
+fn begin_from(
+    before: &Before,
+    start: &StartSpec,
+    path: &str,
+    ready: Ready,
+) -> Result<(Positions, Plan)> {
+    let saved = &before.positions;
+    let states = |node, task: u32| {
+        saved.tasks[usize::from(node)][task as usize]
+            .inherits
+            .clone()
+    };
+    let new = Version {
+        spec: &ready.spec,
+        plan: &ready.plan,
+    };
+    let onto = upgrade::onto(saved, &states, before.version(), new)
+        .map_err(|fault| Error::Spec(fault.located(path, &ready.text)))?;
+    let positions = Positions {
+        tasks: onto.tasks,
+        spec: ready.text,
+        json: ready.json,
+        sources: ready.sources,
+        chunk_bytes: saved.chunk_bytes,
+        rate: None,
+        counts: BTreeMap::new(),
+        border: Some(Border {
+            goes_on: vec![None; ready.plan.steps.len()],
+            savepoint: Some(format!("{}/{}", start.job, start.name)),
         }),
     };
     Ok((positions, ready.plan))

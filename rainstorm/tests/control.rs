@@ -392,3 +392,75 @@ async fn orders_about_tasks_that_cannot_be_are_told_why() {
     put_out(&world, "once", 1..=25).await;
     world.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_savepoint_is_made_whatever_dies_and_a_job_begins_from_it() {
+    let world = World::start(3, |_| {}).await;
+    world.write("/in", &lines(1..=100), 0);
+    world.spec("once.toml", &once(ALL, "first", 3), 0);
+    put_out(&world, "once", 1..=100).await;
+    world.write(
+        "/.jobs/once/control",
+        b"savepoint no/name\nsavepoint one\n",
+        0,
+    );
+    for _ in 0..4 {
+        sleep(Duration::from_millis(world.random(60))).await;
+        let leader = *world.leader.borrow();
+        if let Some(leader) = leader {
+            world.kill(leader).await;
+            world.revive(leader);
+        }
+    }
+    order_of(&world, "once", "savepoint two\nsavepoint two").await;
+    let log = world.log("once");
+    assert!(log.contains("a savepoint's name has 1 to 64"), "{log}");
+    for words in [
+        "savepoint `one` is",
+        "savepoint `two` is made",
+        "savepoint `two` is there, of job epoch",
+    ] {
+        assert!(log.contains(words), "{words}: {log}");
+    }
+    // The job goes on, and goes; its savepoint stays as it was.
+    world.extend("/in", &lines(90..=120));
+    put_out(&world, "once", 1..=120).await;
+    order_of(&world, "once", "cancel").await;
+
+    let from = |savepoint: &str, tasks: u32| {
+        let start = format!("version = 1\n[job]\nstart = {{ savepoint = \"{savepoint}\" }}\n");
+        once(ALL, "first", tasks).replace("version = 1\n", &start)
+    };
+    for (job, savepoint, why) in [
+        (
+            "a",
+            "once/none",
+            "a.toml:3:25: there is no savepoint once/none; write `savepoint none` into the `control` of once",
+        ),
+        (
+            "b",
+            "once",
+            "b.toml:3:25: `savepoint = \"once\"` is no savepoint",
+        ),
+    ] {
+        world.spec(&format!("{job}.toml"), &from(savepoint, 1), 0);
+        let job = world.ended(job).await;
+        assert!(
+            job.phase == JobPhase::Failed && job.message.contains(why),
+            "{}",
+            job.message
+        );
+    }
+    world.spec("again.toml", &from("once/one", 2), 0);
+    put_out(&world, "again", 101..=120).await;
+    world.extend("/in", b"1\n121\n");
+    put_out(&world, "again", 101..=121).await;
+    let rain = world.rain(world.alive()[0]).unwrap();
+    rain.audit("again").await.unwrap();
+    let paths = world.paths();
+    assert!(
+        paths.contains(&"/.jobs/once/savepoints/one/savepoint".to_owned()),
+        "{paths:?}"
+    );
+    world.check();
+}
