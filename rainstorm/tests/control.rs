@@ -329,7 +329,7 @@ async fn a_job_goes_on_with_another_spec_when_it_is_paused_cancelled_or_failed()
         ),
         (
             once("contain = \"\"", "first", 1),
-            ":7:18: unknown key `contain`",
+            ":9:19: unknown key `contain`",
         ),
     ] {
         let job = rewrite(&world, "once", &text).await;
@@ -435,12 +435,12 @@ async fn a_savepoint_is_made_whatever_dies_and_a_job_begins_from_it() {
         (
             "a",
             "once/none",
-            "a.toml:3:25: there is no savepoint once/none; write `savepoint none` into the `control` of once",
+            "a.toml:3:23: there is no savepoint once/none; write `savepoint none` into the `control` of once",
         ),
         (
             "b",
             "once",
-            "b.toml:3:25: `savepoint = \"once\"` is no savepoint",
+            "b.toml:3:23: `savepoint = \"once\"` is no savepoint",
         ),
     ] {
         world.spec(&format!("{job}.toml"), &from(savepoint, 1), 0);
