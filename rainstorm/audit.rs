@@ -223,8 +223,10 @@ impl Reading {
                 let first = shares.next().ok_or_else(|| {
                     wrong(&format!("{here} read a source, but had nothing to read"))
                 })?;
+                let step = self.begin.step(input);
+                // A share that is read up may end where another goes on.
                 let fits = |share: &Share| {
-                    share.next == reads.from && share.step == self.begin.step(input)
+                    (share.next, share.step) == (reads.from, step) && share.next < share.end
                 };
                 let share = match fits(first) {
                     true => first,

@@ -464,3 +464,119 @@ async fn a_savepoint_is_made_whatever_dies_and_a_job_begins_from_it() {
     );
     world.check();
 }
+
+/// Every operator with state, with its own sink below `/out/JOB`.
+fn stateful(job: &str) -> String {
+    let source = |name: &str| {
+        format!(
+            "[[source]]\nname = \"{name}\"\npath = \"/{name}.csv\"\nformat = \"csv\"\n\
+             time = \"at\"\ntime_format = \"unix_ms\"\nout_of_order_ms = 100\n"
+        )
+    };
+    let at = "time = \"at\", time_format = \"unix_ms\"";
+    let stages = [
+        (
+            "sums",
+            "\"left\"",
+            format!(
+                "sum = {{ by = \"user\", of = \"n\", window = {{ tumbling_ms = 1000, {at} }} }}"
+            ),
+        ),
+        (
+            "pages",
+            "\"left\"",
+            format!(
+                "distinct = {{ by = \"user\", of = \"page\", window = {{ sliding_ms = 2000, step_ms = 1000, {at} }} }}"
+            ),
+        ),
+        (
+            "visits",
+            "\"left\"",
+            format!(
+                "count = {{ by = [\"user\", \"page\"], window = {{ session_ms = 300, {at} }} }}"
+            ),
+        ),
+        (
+            "best",
+            "\"left\"",
+            format!(
+                "top = {{ by = \"user\", n = 2, of = \"n\", window = {{ tumbling_ms = 3000, {at} }} }}"
+            ),
+        ),
+        (
+            "all",
+            "\"left\"",
+            "distinct = { by = \"user\", of = \"page\" }".to_owned(),
+        ),
+        ("first", "\"left\"", "dedup = {}".to_owned()),
+        (
+            "pairs",
+            "[\"left\", \"right\"]",
+            format!("join = {{ on = \"user\", within_ms = 30, {at} }}"),
+        ),
+    ];
+    let mut text = format!("version = 1\n{}{}", source("left"), source("right"));
+    for (name, from, op) in stages {
+        text += &format!(
+            "[[stage]]\nname = \"{name}\"\nfrom = {from}\nop = {{ {op} }}\ntasks = 2\n\
+             [[sink]]\nfrom = \"{name}\"\npath = \"/out/{job}/{name}\"\n"
+        );
+    }
+    text
+}
+
+const STATEFUL: [&str; 7] = ["sums", "pages", "visits", "best", "all", "first", "pairs"];
+
+#[tokio::test(start_paused = true)]
+async fn state_of_every_kind_is_shared_out_by_key_whatever_dies() {
+    let mut changed = 0;
+    for seed in 0..2 {
+        let world = World::start(3, |options| {
+            options.chunk_bytes = 1 << 10;
+            options.uncommitted_bytes_max = 2 << 10;
+        })
+        .await;
+        world.seed(100 + seed);
+        for (name, step) in [("left", 7), ("right", 11)] {
+            let mut text = "at,user,page,n\n".to_owned();
+            for row in 0..1_500 {
+                let at = row * step + world.random(40);
+                let (user, page) = (world.random(13), world.random(5));
+                text += &format!("{at},u{user},/p{page},{}\n", world.random(9));
+            }
+            world.write(&format!("/{name}.csv"), text.as_bytes(), 0);
+        }
+        world.spec("plain.toml", &stateful("plain"), 0);
+        world.done("plain").await;
+        world.knobs.read_delay_ms.store(5, Relaxed);
+        world.spec("hit.toml", &stateful("hit"), 0);
+        let orders = async {
+            while is_active(&world, "hit") || world.job("hit").is_none() {
+                let mut text = String::new();
+                for _ in 0..3 {
+                    let stage = STATEFUL[world.random(7) as usize];
+                    text += &format!("tasks.{stage}={}\n", 1 + world.random(5));
+                }
+                world.write("/.jobs/hit/control", text.as_bytes(), 0);
+                sleep(Duration::from_millis(20 + world.random(300))).await;
+            }
+        };
+        tokio::join!(world.kill_until_ended(&["hit"]), orders);
+        world.done("hit").await;
+        changed += world.log("hit").matches("changed behind").count();
+        for stage in STATEFUL {
+            let (want, got) = (format!("/out/plain/{stage}"), format!("/out/hit/{stage}"));
+            let (want, got) = (world.sorted(&want), world.sorted(&got));
+            assert!(
+                got == want,
+                "{seed} {stage}: {} of {}",
+                got.len(),
+                want.len()
+            );
+        }
+        let rain = world.rain(world.alive()[0]).unwrap();
+        rain.audit("hit").await.unwrap();
+        world.check();
+    }
+    assert!(changed >= 6, "{changed} changes");
+}
