@@ -60,9 +60,8 @@ pub fn onto(
     change.check_states()?;
     let goes_on = change.readers()?;
     let mut tasks: Vec<Vec<TaskPosition>> = Vec::new();
-    for node in 0..new.plan.steps.len() {
-        let before = goes_on[node];
-        let of_node = change.node(node as NodeId, before, &tasks)?;
+    for (node, reads) in (0..).zip(&goes_on) {
+        let of_node = change.node(node, *reads, &tasks)?;
         tasks.push(of_node);
     }
     // A plan that has committed nothing was none.
