@@ -47,7 +47,8 @@ pub fn deal(shares: &[Share], all: u64, tasks: u32) -> Vec<Vec<Share>> {
         let end = end.min(all);
         match share.next < end {
             true => left.push(Share { end, ..*share }),
-            false if share.next == border => begun = share.at,
+            // A share that is read up may end there, too.
+            false if share.is_open() && share.next == border => begun = share.at,
             false => {}
         }
     }
@@ -116,7 +117,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_chunk_that_was_begun_goes_on_beside_a_share_that_is_read_up() {
+        let open = Share {
+            next: 5,
+            step: 1,
+            end: u64::MAX,
+            at: 70,
+        };
+        let read_up = Share {
+            end: 5,
+            at: 0,
+            ..open
+        };
+        for tasks in 1..4 {
+            let dealt = deal(&[open, read_up], 9, tasks).concat();
+            assert_eq!(chunks(&dealt, 9), [(5, 70), (6, 0), (7, 0), (8, 0)]);
+        }
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
         /// However often the number of tasks changes, and however far each of them has come.
         #[test]
         fn every_chunk_stays_in_one_share(
