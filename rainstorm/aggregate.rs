@@ -6,7 +6,7 @@ use crate::csv;
 use crate::dead::Letters;
 use crate::decimal::Decimal;
 use crate::error::{Error, Result};
-use crate::key::{push_key, write_key};
+use crate::key::{Keys, push_key, write_key};
 use crate::stateful::Stateful;
 use crate::table::{Delta, Table, check_size};
 use crate::window::WindowSpec;
@@ -170,6 +170,47 @@ impl Totals {
     }
 }
 
+/// A key of so many columns and a value, in one: which is which can be told. A key of several columns tells where each ends;
+/// in one of one column a zero byte is followed by 0xff.
+fn pair(key: &[u8], columns: usize, value: &[u8]) -> Vec<u8> {
+    let mut pair = Vec::with_capacity(key.len() + value.len() + 2);
+    for &byte in key {
+        pair.push(byte);
+        if byte == 0 && columns == 1 {
+            pair.push(0xff);
+        }
+    }
+    pair.extend_from_slice(&[0, 0]);
+    pair.extend_from_slice(value);
+    pair
+}
+
+/// The key of a pair.
+fn pair_key(pair: &[u8], columns: usize) -> Vec<u8> {
+    let mut key = Vec::with_capacity(pair.len());
+    let (mut bytes, mut ends) = (pair.iter(), 0);
+    while let Some(&byte) = bytes.next() {
+        if byte != 0 {
+            key.push(byte);
+            continue;
+        }
+        let escaped = bytes.next() == Some(&0xff);
+        match (escaped, columns) {
+            (true, 1) => key.push(0),
+            (true, _) => key.extend_from_slice(&[0, 0xff]),
+            (false, 1) => break,
+            (false, _) => {
+                key.extend_from_slice(&[0, 0]);
+                ends += 1;
+                if ends == columns {
+                    break;
+                }
+            }
+        }
+    }
+    key
+}
+
 impl Stateful for Totals {
     fn apply(
         &mut self,
@@ -188,14 +229,10 @@ impl Stateful for Totals {
             };
             self.spec.key(line, &mut self.key);
             if self.spec.kind == Kind::Distinct {
-                let len = self.key.len();
                 let of = self.spec.of.unwrap_or_default();
-                self.key.extend_from_slice(&[0, 0]);
-                self.key
-                    .extend_from_slice(&csv::value(csv::field(line, of).unwrap_or_default()));
-                let new = self.pairs.insert(&self.key, ());
-                self.key.truncate(len);
-                if !new {
+                let value = csv::value(csv::field(line, of).unwrap_or_default());
+                let pair = pair(&self.key, self.spec.by.len(), &value);
+                if !self.pairs.insert(&pair, ()) {
                     continue;
                 }
             }
@@ -254,10 +291,12 @@ impl Stateful for Totals {
         self.totals.bytes() + self.pairs.bytes()
     }
 
-    fn restore(&mut self, saved: &[u8]) -> Result<()> {
+    fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()> {
         let (totals, pairs): (Delta<Total>, Delta<()>) = hydfs_types::decode(saved)?;
-        self.totals.restore(totals);
-        self.pairs.restore(pairs);
+        self.totals.restore(totals, |key| keys.hold(key));
+        let several = self.spec.by.len();
+        self.pairs
+            .restore(pairs, |pair| keys.hold(&pair_key(pair, several)));
         Ok(())
     }
 }
@@ -324,10 +363,28 @@ mod tests {
             let saved = totals.save(false).unwrap();
             assert!(totals.save(false).is_none() && totals.is_unchanged());
             let mut again = Totals::new(spec(kind, Some(1)));
-            again.restore(&saved).unwrap();
+            again.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
             feed(&mut again, second);
             assert_eq!(result(again), want, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn the_key_of_a_pair_can_be_told() {
+        for (line, columns) in [
+            (&b"a\0\0b,c"[..], 1),
+            (b"a\0b,\0c", 2),
+            (b",", 2),
+            (b"a", 1),
+        ] {
+            let by: Vec<usize> = (0..columns).collect();
+            let mut key = Vec::new();
+            write_key(line, &by, &mut key);
+            for value in [&b""[..], b"\0\0v", b"v\0"] {
+                assert_eq!(pair_key(&pair(&key, columns, value), columns), key);
+            }
+        }
+        assert_ne!(pair(b"a", 1, b"b\0\0c"), pair(b"a\0\0b", 1, b"c"));
     }
 
     #[test]
@@ -375,6 +432,10 @@ mod tests {
             .apply(0, huge, &mut Vec::new(), &mut Letters::new(true))
             .unwrap_err();
         assert!(error.to_string().contains("key `k`"), "{error}");
-        assert!(totals.restore(b"\x01\x00\xff").is_err());
+        assert!(
+            totals
+                .restore(b"\x01\x00\xff", Keys { task: 0, tasks: 1 })
+                .is_err()
+        );
     }
 }

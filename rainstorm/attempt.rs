@@ -10,7 +10,6 @@ use crate::position::{TaskPosition, state_prefix};
 use crate::rate::{self, Shares};
 use crate::seams::{Cluster, Owner, Storage};
 use crate::sink::Target;
-use crate::spec::Spec;
 use crate::task;
 use futures_util::FutureExt;
 use hydfs_types::{Frame, JobInfo, JobPhase, MemberId, Service};
@@ -71,8 +70,7 @@ impl Context {
             coordinator,
         } = deploy;
         let broken = |what: String| Error::Spec(format!("/.jobs/{}: {what}", info.name));
-        let spec =
-            Spec::parse(&positions.spec, positions.json).map_err(|fault| broken(fault.what))?;
+        let spec = positions.parse().map_err(|fault| broken(fault.what))?;
         let plan = Plan::resolve(&spec, &info.name, &positions.sources)
             .map_err(|fault| broken(fault.what))?;
         let shape = |rows: &[usize]| {

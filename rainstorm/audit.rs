@@ -3,7 +3,8 @@
 
 use crate::error::{Error, Result};
 use crate::plan::{Pinned, PinnedFile};
-use crate::reader::Reader;
+use crate::position::Share;
+use crate::reader::{self, Reader};
 use crate::receipt::{Begin, InputLine, Line, Reads, Writes, receipt_path};
 use crate::seams::{Owner, Source, Storage, StorageError};
 use bytes::{Bytes, BytesMut};
@@ -101,8 +102,185 @@ async fn lines(storage: &dyn Storage, job: &JobInfo) -> Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// The reads of one task or, of followed sources, of one file.
-type Place = (u16, u32, Option<Ino>);
+/// What an audit knows at a line of the receipt.
+struct Reading {
+    begin: Begin,
+    /// What each task of each stage has still to read.
+    shares: Vec<Vec<Vec<Share>>>,
+    /// Where followed files stand, by the stage that reads them.
+    files: BTreeMap<(u16, Ino), u64>,
+}
+
+impl Reading {
+    /// At the first line of the receipt.
+    fn first(mut begin: Begin, lines: &[Line]) -> Result<Self> {
+        if begin.reads.is_empty() {
+            complete(&mut begin, lines);
+        }
+        let first = Self {
+            shares: begin.shares.clone(),
+            files: BTreeMap::new(),
+            begin,
+        };
+        for node in 0..first.shares.len() {
+            if first.begin.savepoint.is_none() && !first.is_whole(node)? {
+                return Err(wrong(&format!(
+                    "stage {node} did not begin with all its input"
+                )));
+            }
+        }
+        Ok(first)
+    }
+
+    /// Behind a change of the job: what was not read before is read from there on, once.
+    fn next(self, begin: Begin) -> Result<Self> {
+        let next = Self {
+            shares: begin.shares.clone(),
+            files: BTreeMap::new(),
+            begin,
+        };
+        let mut files = BTreeMap::new();
+        for (node, before) in next.begin.goes_on.iter().enumerate() {
+            let Some(before) = *before else {
+                if !next.is_whole(node)? {
+                    return Err(wrong(&format!(
+                        "stage {node} did not begin with all its input"
+                    )));
+                }
+                continue;
+            };
+            if self.unread(before as usize)? != next.unread(node)? {
+                let what = format!(
+                    "what stage {before} had not read at a change of the job is not what stage {node} was given"
+                );
+                return Err(wrong(&what));
+            }
+            let of_before = self.files.iter().filter(|((of, _), _)| *of == before);
+            files.extend(of_before.map(|((_, ino), at)| ((node as u16, *ino), *at)));
+        }
+        Ok(Self { files, ..next })
+    }
+
+    fn pinned(&self, source: usize) -> Result<Pinned> {
+        let files = self.begin.sources.get(source);
+        let files = files.ok_or_else(|| wrong(&format!("the receipt names no source {source}")))?;
+        let files = files.iter().map(|file| PinnedFile {
+            path: file.path.clone(),
+            source: file.source.clone(),
+            data_at: file.data_at,
+        });
+        Ok(Pinned {
+            files: files.collect(),
+            columns: None,
+        })
+    }
+
+    /// Chunks of its source; none of a followed one, or of a stage that reads none.
+    fn chunks(&self, node: usize) -> Result<u64> {
+        let follows = self
+            .shares
+            .get(node)
+            .is_none_or(|tasks| tasks.iter().all(Vec::is_empty));
+        match self.begin.reads.get(node).copied().flatten() {
+            Some(source) if !follows => {
+                let firsts = reader::firsts(&self.pinned(source)?, self.begin.chunk_bytes);
+                Ok(firsts.last().copied().unwrap_or_default())
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// The chunks that a stage has still to read, in order.
+    fn unread(&self, node: usize) -> Result<Vec<u64>> {
+        let all = self.chunks(node)?;
+        let shares = self.shares.get(node).into_iter().flatten().flatten();
+        let chunks = shares.flat_map(|share| {
+            let end = share.end.min(all);
+            (share.next..end).step_by(share.step.max(1) as usize)
+        });
+        let mut chunks: Vec<u64> = chunks.collect();
+        chunks.sort_unstable();
+        Ok(chunks)
+    }
+
+    fn is_whole(&self, node: usize) -> Result<bool> {
+        Ok(self.unread(node)?.into_iter().eq(0..self.chunks(node)?))
+    }
+
+    /// Takes what a task read; an error if that was not next.
+    fn take(&mut self, input: &InputLine, here: &str) -> Result<()> {
+        let (reads, node) = (&input.reads, input.node);
+        let due = match reads.file {
+            Some(ino) => {
+                // A followed file begins where the job found it.
+                let at = self.files.entry((node, ino)).or_insert(reads.from);
+                std::mem::replace(at, reads.to)
+            }
+            None => {
+                let tasks = self.shares.get_mut(node as usize);
+                let shares = tasks.and_then(|tasks| tasks.get_mut(input.task as usize));
+                let mut shares = shares.into_iter().flatten();
+                let first = shares.next().ok_or_else(|| {
+                    wrong(&format!("{here} read a source, but had nothing to read"))
+                })?;
+                let step = self.begin.step(input);
+                // A share that is read up may end where another goes on.
+                let fits = |share: &Share| {
+                    (share.next, share.step) == (reads.from, step) && share.next < share.end
+                };
+                let share = match fits(first) {
+                    true => first,
+                    false => shares.find(|share| fits(share)).unwrap_or(first),
+                };
+                std::mem::replace(&mut share.next, reads.to)
+            }
+        };
+        match reads.from == due && reads.to >= reads.from {
+            true => Ok(()),
+            false => Err(wrong(&format!(
+                "{here} read {} to {}, but {due} was next",
+                reads.from, reads.to
+            ))),
+        }
+    }
+}
+
+impl Begin {
+    /// How far the chunks of a read are apart.
+    fn step(&self, input: &InputLine) -> u64 {
+        let tasks = || self.tasks.get(input.node as usize).copied().map(u64::from);
+        match input.reads.step {
+            0 => tasks().unwrap_or(1),
+            step => step,
+        }
+    }
+}
+
+/// Of the receipt of an earlier version: the stages of which lines tell that they read a source.
+fn complete(begin: &mut Begin, lines: &[Line]) {
+    begin.reads = vec![None; begin.tasks.len()];
+    begin.shares = vec![Vec::new(); begin.tasks.len()];
+    // Behind a change the stages have other numbers.
+    let others = lines.iter().skip(1).take_while(|line| line.begin.is_none());
+    for input in lines
+        .iter()
+        .take(1)
+        .chain(others)
+        .flat_map(|line| &line.inputs)
+    {
+        let node = input.node as usize;
+        let Some(&tasks) = begin.tasks.get(node) else {
+            continue;
+        };
+        begin.reads[node] = Some(input.source);
+        begin.shares[node] = match input.reads.file {
+            Some(_) => Vec::new(),
+            None => (0..tasks)
+                .map(|task| vec![Share::of_task(task, tasks)])
+                .collect(),
+        };
+    }
+}
 
 async fn inputs(
     storage: &Arc<dyn Storage>,
@@ -111,31 +289,19 @@ async fn inputs(
     lines: &[Line],
     audited: &mut Audited,
 ) -> Result<()> {
-    let mut at: BTreeMap<Place, u64> = BTreeMap::new();
-    let mut readers: BTreeMap<(u16, u32), (usize, u64)> = BTreeMap::new();
-    for line in lines {
+    let mut reading = Reading::first(begin.clone(), lines)?;
+    for (number, line) in lines.iter().enumerate() {
+        if let (Some(begin), true) = (&line.begin, number > 0) {
+            reading = reading.next(begin.clone())?;
+        }
         for input in &line.inputs {
             let reads = &input.reads;
-            let place = (input.node, input.task, reads.file);
-            let due = match (at.get(&place), reads.file) {
-                (Some(&due), _) => due,
-                (None, None) => input.task.into(),
-                // A followed file begins where the job found it.
-                (None, Some(_)) => reads.from,
-            };
             let here = format!(
                 "job epoch {}, task {}.{}",
                 line.epoch, input.node, input.task
             );
-            if reads.from != due || reads.to < reads.from {
-                let what = format!(
-                    "{here} read {} to {}, but {due} was next",
-                    reads.from, reads.to
-                );
-                return Err(wrong(&what));
-            }
-            at.insert(place, reads.to);
-            let again = read_again(storage, begin, input).await?;
+            reading.take(input, &here)?;
+            let again = read_again(storage, &reading, input).await?;
             if again != *reads {
                 let what = format!(
                     "{here} read {} lines with checksum {:08x}, now there are {} with {:08x}: the input has changed",
@@ -145,75 +311,29 @@ async fn inputs(
             }
             audited.lines_in += reads.lines;
             audited.bytes_in += reads.bytes;
-            if reads.file.is_none() {
-                readers.insert((input.node, input.task), (input.source, reads.to));
-            }
         }
     }
     if job.phase != JobPhase::Done {
         return Ok(());
     }
-    let mut sources: BTreeMap<u16, usize> = BTreeMap::new();
-    sources.extend(
-        readers
-            .iter()
-            .map(|((node, _), (source, _))| (*node, *source)),
-    );
-    for (node, source) in sources {
-        for task in 0..tasks(begin, node)? {
-            let to = readers
-                .get(&(node, task))
-                .map_or(task.into(), |(_, to)| *to);
-            let reader = reader(storage, begin, source, tasks(begin, node)?, to)?;
-            if !reader.is_done() {
-                let what =
-                    format!("the job is done, but task {node}.{task} read only up to chunk {to}");
-                return Err(wrong(&what));
-            }
+    for node in 0..reading.begin.tasks.len() {
+        if let Some(chunk) = reading.unread(node)?.first() {
+            let what = format!("the job is done, but stage {node} did not read chunk {chunk}");
+            return Err(wrong(&what));
         }
     }
     Ok(())
 }
 
-fn tasks(begin: &Begin, node: u16) -> Result<u32> {
-    let tasks = begin.tasks.get(node as usize).copied();
-    tasks.ok_or_else(|| wrong(&format!("the receipt names no stage {node}")))
-}
-
-fn reader(
+async fn read_again(
     storage: &Arc<dyn Storage>,
-    begin: &Begin,
-    source: usize,
-    tasks: u32,
-    chunk: u64,
-) -> Result<Reader> {
-    let files = begin
-        .sources
-        .get(source)
-        .ok_or_else(|| wrong(&format!("the receipt names no source {source}")))?;
-    let files = files.iter().map(|file| PinnedFile {
-        path: file.path.clone(),
-        source: file.source.clone(),
-        data_at: file.data_at,
-    });
-    let pinned = Arc::new(Pinned {
-        files: files.collect(),
-        columns: None,
-    });
-    Ok(Reader::new(
-        storage.clone(),
-        pinned,
-        begin.chunk_bytes,
-        tasks,
-        chunk,
-    ))
-}
-
-async fn read_again(storage: &Arc<dyn Storage>, begin: &Begin, input: &InputLine) -> Result<Reads> {
+    reading: &Reading,
+    input: &InputLine,
+) -> Result<Reads> {
+    let (from, to) = (input.reads.from, input.reads.to);
     let generation = input.reads.generation;
-    let mut again = Reads::begin(input.reads.file, generation, input.reads.from);
+    let mut again = Reads::begin(input.reads.file, generation, from, input.reads.step);
     if let Some(ino) = input.reads.file {
-        let (from, to) = (input.reads.from, input.reads.to);
         let source = Source {
             ino,
             generation,
@@ -236,13 +356,20 @@ async fn read_again(storage: &Arc<dyn Storage>, begin: &Begin, input: &InputLine
         }
         return Ok(again);
     }
-    let tasks = tasks(begin, input.node)?;
-    let mut reader = reader(storage, begin, input.source, tasks, input.reads.from)?;
-    while reader.position() < input.reads.to && !reader.is_done() {
-        let batch = reader.next().await?;
-        again.to = reader.position();
+    let share = Share {
+        next: from,
+        step: reading.begin.step(input),
+        end: to,
+        at: 0,
+    };
+    let pinned = Arc::new(reading.pinned(input.source)?);
+    let chunk_bytes = reading.begin.chunk_bytes;
+    let mut reader = Reader::new(storage.clone(), pinned, chunk_bytes, vec![share]);
+    while !reader.is_done() {
+        let (chunk, batch) = reader.next().await?;
+        again.to = chunk.after();
         if let Some(batch) = batch {
-            again.add(reader.position(), &batch);
+            again.add(chunk.after(), &batch);
         }
     }
     Ok(again)

@@ -1,10 +1,13 @@
 //! Orders to jobs: words written to `/.jobs/NAME/control`, and the removal of a spec. The leader obeys and removes the
 //! file; one that dies in between leaves it to its successor, to whom the same words mean the same.
 
+use crate::change;
 use crate::driver::Driver;
+use crate::error::Error;
 use crate::position::Positions;
 use crate::prepare::job_name;
 use crate::rate::{self, RateOrder};
+use crate::savepoint;
 use crate::seams::{Entry, Owner};
 use hydfs_types::{JobCommand, JobId, JobInfo, JobPhase};
 use std::collections::BTreeSet;
@@ -15,7 +18,8 @@ use tokio::time::{self, Instant};
 /// Most bytes of one order.
 const ORDER_BYTES_MAX: usize = 4 << 10;
 /// The orders there are.
-const ORDERS: &str = "`pause`, `resume`, `cancel`, `rate=1000/s` or `rate=off`";
+const ORDERS: &str =
+    "`pause`, `resume`, `cancel`, `rate=1000/s`, `rate=off`, `tasks.STAGE=2` or `savepoint NAME`";
 /// How long the job epoch that brings a new rate is waited for, before the order is read again.
 const RATE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long one look for an order may take.
@@ -103,6 +107,45 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
                 set(driver, &job, JobPhase::Cancelled, how).await;
             }
             ("pause" | "resume" | "cancel", _) => {}
+            _ if let Some(name) = word.strip_prefix("savepoint ") => {
+                let name = name.trim();
+                let made = match savepoint::is_name(name) {
+                    _ if !is_active(&job) || job.positions.is_empty() => {
+                        Ok("the job has ended, or has committed nothing".to_owned())
+                    }
+                    false => Ok(
+                        "a savepoint's name has 1 to 64 letters, digits, `_` and `-`".to_owned(),
+                    ),
+                    true => savepoint::save(driver, &job, name).await,
+                };
+                match made {
+                    Ok(line) => {
+                        driver
+                            .log(&job, &format!("control: `{word}`: {line}"))
+                            .await
+                    }
+                    Err(error) => {
+                        tracing::warn!(job = %job.id, %error, word, "an order cannot be obeyed yet");
+                        return;
+                    }
+                }
+            }
+            _ if let Some((stage, tasks)) = tasks_order(word) => {
+                if !is_active(&job) {
+                    continue;
+                }
+                match change::set_tasks(driver, &job, stage, tasks).await {
+                    Ok(()) => {}
+                    Err(Error::Job(why)) => {
+                        driver.log(&job, &format!("control: `{word}`: {why}")).await;
+                    }
+                    Err(error) => {
+                        // The order stays, and the next scan obeys it.
+                        tracing::warn!(job = %job.id, %error, word, "an order cannot be obeyed yet");
+                        return;
+                    }
+                }
+            }
             _ => match (rate_order(word), job.phase) {
                 (Some(order), JobPhase::Running) => {
                     if !set_rate(driver, &job, order).await {
@@ -126,6 +169,12 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
     if let Err(error) = storage.remove(path, Some(entry.ino)).await {
         tracing::warn!(path, %error, "cannot remove an order that was obeyed; it is obeyed again");
     }
+}
+
+/// `tasks.STAGE=N`.
+fn tasks_order(word: &str) -> Option<(&str, u32)> {
+    let (stage, tasks) = word.strip_prefix("tasks.")?.split_once('=')?;
+    Some((stage.trim(), tasks.trim().parse().ok()?))
 }
 
 /// `rate=N/s` or `rate=off`.
@@ -167,7 +216,7 @@ async fn set(driver: &Driver, job: &JobInfo, phase: JobPhase, message: &str) {
     let command = JobCommand::SetPhase {
         job: id,
         phase,
-        message: message.to_owned(),
+        message: change::with_refusal(&job.message, message),
     };
     let is_set = || driver.job(id).is_some_and(|job| job.phase == phase);
     if driver.agree(command, is_set).await.is_err() {
@@ -176,6 +225,6 @@ async fn set(driver: &Driver, job: &JobInfo, phase: JobPhase, message: &str) {
     }
     tracing::info!(job = %id, name = job.name, ?phase, message, "order to a job");
     if phase == JobPhase::Cancelled {
-        driver.clean_up(job).await;
+        driver.clean_up(id).await;
     }
 }

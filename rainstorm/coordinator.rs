@@ -1,6 +1,7 @@
 //! The leader's part of RainStorm: finds specs, registers jobs and drives those that run. It acts only while this
 //! member leads the agreement group, and keeps no state that its successor would miss.
 
+use crate::change;
 use crate::control;
 use crate::driver::{Driver, FIRST_ATTEMPT};
 use crate::error::Error;
@@ -8,8 +9,8 @@ use crate::plan::default_output;
 use crate::position::Positions;
 use crate::prepare::{SpecFile, job_name, prepare};
 use crate::receipt::receipt_path;
-use crate::seams::{Entry, Owner};
-use hydfs_types::{FileKind, Ino, JobCommand, JobId, JobPhase, Reply};
+use crate::seams::{Entry, Owner, StorageError};
+use hydfs_types::{FileKind, Ino, JobCommand, JobId, JobInfo, JobPhase, Reply};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -140,9 +141,9 @@ fn unknown_specs(driver: &Driver, entries: &[Entry]) -> Vec<String> {
         .collect()
 }
 
-/// Registers the job of a spec, unless it is known, or a job of that name still runs (then a later scan does).
+/// Registers the job of a spec, unless it is known; if a job of that name can go on, this is another version of its spec.
 async fn look(driver: Driver, registered: Registered, path: String) {
-    let Some((name, _)) = job_name(&path) else {
+    let Some((name, json)) = job_name(&path) else {
         return;
     };
     let (Ok(source), Ok(entry)) = (
@@ -152,15 +153,13 @@ async fn look(driver: Driver, registered: Registered, path: String) {
         return;
     };
     let generation = source.generation;
-    let is_known = |jobs: &[hydfs_types::JobInfo]| {
-        jobs.iter().any(|job| {
-            let same = job.spec == source.ino && job.generation == generation;
-            same || (job.name == name && matches!(job.phase, JobPhase::Running | JobPhase::Paused))
-        })
-    };
+    let jobs = driver.cluster.jobs();
+    let is_known = jobs
+        .iter()
+        .any(|job| job.spec == source.ino && job.generation == generation);
     // Who still writes, or has just ended, changes the generation once more: a later look finds the spec as it stays.
     let stays = entry.ino == source.ino && entry.generation == generation && !entry.busy;
-    if !stays || source.len == 0 || is_known(&driver.cluster.jobs()) {
+    if !stays || source.len == 0 || is_known {
         return;
     }
     let owner = Owner {
@@ -173,6 +172,21 @@ async fn look(driver: Driver, registered: Registered, path: String) {
         owner,
         source: source.clone(),
     };
+    let last = jobs.into_iter().filter(|job| job.name == name);
+    if let Some(job) = last.max_by_key(|job| job.id)
+        && goes_on(&driver, &job).await
+    {
+        let other = format!("/.jobs/{name}.{}", if json { "toml" } else { "json" });
+        let of_other = driver.storage.stat(&other).await;
+        if of_other.is_ok_and(|other| other.ino == job.spec) {
+            // Both are called as the job: it is the other's, and this one waits for its end.
+            return;
+        }
+        if let Err(error) = change::rewrite(&driver, &job, &file).await {
+            tracing::warn!(path, %error, "the job cannot take the new version of its spec yet");
+        }
+        return;
+    }
     let (phase, message, positions) = match prepare(&*driver.storage, &driver.options, &file).await
     {
         Ok((positions, plan)) => {
@@ -217,7 +231,21 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     }
 }
 
-/// The folder of a job, without the receipt and the default output of an earlier job of that name. Nothing of the new job is
+/// Whether the job goes on when its spec is rewritten: it has not ended, or what it would go on from is still there.
+async fn goes_on(driver: &Driver, job: &JobInfo) -> bool {
+    match job.phase {
+        JobPhase::Running | JobPhase::Paused => true,
+        JobPhase::Done => false,
+        JobPhase::Failed | JobPhase::Cancelled => {
+            let folder = driver.storage.stat(&format!("/.jobs/{}", job.name)).await;
+            // Whether it is there is not known: the next scan looks again, and until then nothing begins anew.
+            let is_there = !matches!(folder, Err(StorageError::NotFound(_)));
+            !job.positions.is_empty() && is_there
+        }
+    }
+}
+
+/// The folder of a job, without the state, the receipt and the default output of an earlier job of that name. Nothing of the new job is
 /// there yet, and the old file is named by its inode: a late call removes nothing of a successor's.
 async fn make_room(
     driver: &Driver,
@@ -232,6 +260,10 @@ async fn make_room(
     let mut earlier = vec![receipt_path(&file.name)];
     if outputs.any(|path| path == output) {
         earlier.push(output);
+    }
+    let state = format!("/.jobs/{}/state", file.name);
+    for entry in driver.storage.list(&state).await.unwrap_or_default() {
+        earlier.push(format!("{state}/{}", entry.name));
     }
     for path in earlier {
         if let Ok(old) = driver.storage.stat(&path).await {

@@ -4,7 +4,7 @@ use crate::batch::{Batch, Lines};
 use crate::dead::Letters;
 use crate::error::Result;
 use crate::event_time::TimeFormat;
-use crate::key::write_key;
+use crate::key::{Keys, write_key};
 use crate::stateful::Stateful;
 use crate::table::{Delta, Table, check_size};
 use crate::window::read_time;
@@ -113,10 +113,10 @@ impl Stateful for Dedup {
         self.seen.bytes()
     }
 
-    fn restore(&mut self, saved: &[u8]) -> Result<()> {
+    fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()> {
         let (mark, seen): Saved = hydfs_types::decode(saved)?;
         self.mark = self.mark.max(mark);
-        self.seen.restore(seen);
+        self.seen.restore(seen, |key| keys.hold(key));
         self.due.clear();
         for (key, &until) in self.seen.iter().filter(|(_, until)| **until < i64::MAX) {
             self.due.entry(until).or_default().push(key.into());
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(feed(&mut dedup, "1,a\n2,b\n3,a"), "1,a\n2,b");
         let saved = dedup.save(false).unwrap();
         let mut again = Dedup::new(spec);
-        again.restore(&saved).unwrap();
+        again.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
         assert_eq!(feed(&mut again, "4,b\n5,c"), "5,c");
     }
 

@@ -2,17 +2,18 @@
 //! the last committed one after any failure. It keeps nothing that the job table does not hold: another leader
 //! goes on from there (fault R1).
 
+use crate::change;
 use crate::error::{Error, Result};
+use crate::hold::Holds;
 use crate::options::Options;
 use crate::plan::Plan;
-use crate::position::{Positions, Progress, state_prefix};
+use crate::position::{Positions, Progress, attempt_of, state_prefix};
 use crate::prepare::{SpecFile, prepare};
 use crate::rate::{RateOrder, Rates};
 use crate::receipt::receipt_path;
 use crate::run::{End, Run, places};
 use crate::seams::{Cluster, Owner, Storage};
 use crate::sink::{Target, Writer};
-use crate::spec::Spec;
 use crate::worker::Worker;
 use hydfs_types::{AgreementError, Attempt, JobCommand, JobId, JobInfo, JobPhase, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,10 @@ pub struct Driver {
     pub worker: Arc<Worker>,
     /// Rates that `control` asked for and no job epoch has yet.
     pub rates: Arc<Mutex<BTreeMap<JobId, RateOrder>>>,
+    /// Jobs that are being changed: no attempt of them is begun.
+    pub changing: Arc<Holds>,
+    /// Jobs whose state is being copied: no file of it is removed.
+    pub copying: Arc<Holds>,
 }
 
 impl Driver {
@@ -43,13 +48,18 @@ impl Driver {
         let mut barren = 0;
         let mut avoid = BTreeSet::new();
         let mut why = "another leader took over".to_owned();
-        while let Some(mut info) = self.job(id).filter(|job| job.phase == JobPhase::Running) {
-            let first = prepared.is_some();
-            if !first {
+        loop {
+            self.changing.free(id).await;
+            let Some(mut info) = self.job(id).filter(|job| job.phase == JobPhase::Running) else {
+                break;
+            };
+            // One that was changed meanwhile begins elsewhere.
+            prepared = prepared.filter(|_| info.attempt == FIRST_ATTEMPT);
+            if prepared.is_none() {
                 let restart = JobCommand::Restart {
                     job: id,
                     from: info.attempt,
-                    why: why.clone(),
+                    why: change::with_refusal(&info.message, &why),
                 };
                 match self.cluster.propose(restart).await {
                     Ok(_) => {}
@@ -86,7 +96,7 @@ impl Driver {
                 other => other,
             };
             match end {
-                End::Done => return self.clean_up(&info).await,
+                End::Done => return self.clean_up(id).await,
                 End::Over => why = "another attempt was begun".into(),
                 End::Final(message) => return self.fail(&info, message).await,
                 End::Again { why: reason, blame } => {
@@ -111,9 +121,7 @@ impl Driver {
             }
         }
         // What a task wrote while it was being cancelled goes, too.
-        if let Some(job) = self.job(id).filter(|job| job.phase == JobPhase::Cancelled) {
-            self.clean_up(&job).await;
-        }
+        self.clean_up(id).await;
     }
 
     async fn run(
@@ -139,7 +147,12 @@ impl Driver {
             if !now.is_some_and(|now| now.attempt == info.attempt && now.phase == JobPhase::Running)
             {
                 // The commit that ends the job ends its attempt, too: let the driver see its own answer first.
-                time::sleep(Duration::from_millis(500)).await;
+                if self
+                    .job(info.id)
+                    .is_none_or(|now| now.phase == JobPhase::Done)
+                {
+                    time::sleep(Duration::from_millis(500)).await;
+                }
                 return End::Over;
             }
             let alive: BTreeSet<MemberId> = self
@@ -179,8 +192,7 @@ impl Driver {
                 hydfs_types::decode(&info.progress).map_err(|error| broken(error.to_string()))?
             }
         };
-        let spec =
-            Spec::parse(&positions.spec, positions.json).map_err(|fault| broken(fault.what))?;
+        let spec = positions.parse().map_err(|fault| broken(fault.what))?;
         let plan = Plan::resolve(&spec, &info.name, &positions.sources)
             .map_err(|fault| broken(fault.what))?;
         let places = places(&plan, &self.cluster.members(), avoid, info.id);
@@ -250,14 +262,14 @@ impl Driver {
         let phase = JobCommand::SetPhase {
             job: id,
             phase: JobPhase::Failed,
-            message,
+            message: change::with_refusal(&info.message, &message),
         };
         let ended = || {
             self.job(id)
                 .is_none_or(|job| job.phase != JobPhase::Running)
         };
         match self.agree(phase, ended).await {
-            Ok(_) => self.clean_up(info).await,
+            Ok(_) => self.clean_up(id).await,
             Err(_) => {
                 tracing::warn!(job = %id, "cannot register the failure; the next leader will")
             }
@@ -280,20 +292,29 @@ impl Driver {
         }
     }
 
-    /// Removes the state of a job that has ended.
-    pub async fn clean_up(&self, info: &JobInfo) {
-        let prefix = state_prefix(info);
+    /// Removes the state of a job that has ended. What one that is not done would go on from stays, and so does what a later
+    /// attempt writes.
+    pub async fn clean_up(&self, id: JobId) {
+        let Some(job) = self.job(id) else { return };
+        let kept: BTreeSet<String> = match job.phase {
+            JobPhase::Running | JobPhase::Paused => return,
+            JobPhase::Done => BTreeSet::new(),
+            JobPhase::Failed | JobPhase::Cancelled => match Positions::decode(&job.positions) {
+                Ok(positions) => positions.states(&job),
+                Err(_) if job.positions.is_empty() => BTreeSet::new(),
+                Err(_) => return,
+            },
+        };
+        let prefix = state_prefix(&job);
         let Some((dir, name)) = prefix.rsplit_once('/') else {
             return;
         };
         for entry in self.storage.list(dir).await.unwrap_or_default() {
-            if entry.name.starts_with(name) {
+            let path = format!("{dir}/{}", entry.name);
+            let old = attempt_of(&entry.name).is_some_and(|attempt| attempt <= job.attempt);
+            if entry.name.starts_with(name) && old && !kept.contains(&path) {
                 // A leftover costs space and nothing else.
-                drop(
-                    self.storage
-                        .remove(&format!("{dir}/{}", entry.name), Some(entry.ino))
-                        .await,
-                );
+                drop(self.storage.remove(&path, Some(entry.ino)).await);
             }
         }
     }

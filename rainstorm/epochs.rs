@@ -4,7 +4,7 @@ use crate::attempt::frame;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::message::{Deploy, Report, Request, Response};
-use crate::position::Positions;
+use crate::position::{Positions, state_prefix};
 use crate::rate::{RateOrder, Shares};
 use crate::receipt;
 use crate::run::{End, Run, refused};
@@ -13,7 +13,6 @@ use hydfs_types::{
     AgreementError, JobCommand, JobCommit, JobEpoch, JobId, JobInfo, MemberId, PAYLOAD_BYTES_MAX,
     Reply, Seq, WriterId,
 };
-use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -43,7 +42,8 @@ impl Driver {
             run.positions.rate = order.or(run.positions.rate);
             let done = run.positions.tasks.iter().flatten().all(|task| task.ended);
             if done || !watermarks.is_empty() || run.positions != old {
-                watermarks.extend(self.write_receipt(run, &reports).await?);
+                run.positions.border = None;
+                watermarks.extend(self.write_receipt(run, &old, &reports).await?);
                 self.commit(run, watermarks, done).await?;
                 self.drop_old_states(run, &old);
             }
@@ -196,6 +196,7 @@ impl Driver {
     async fn write_receipt(
         &self,
         run: &mut Run,
+        old: &Positions,
         reports: &[Report],
     ) -> Result<Option<(WriterId, Seq)>, End> {
         let Some(writer) = &mut run.receipt else {
@@ -205,7 +206,7 @@ impl Driver {
         let mut line = receipt::line(
             &run.info,
             &run.plan,
-            &run.positions,
+            (old, old.border.as_ref()),
             reports,
             &names,
             &run.places,
@@ -233,7 +234,7 @@ impl Driver {
             attempt,
             epoch,
             watermarks,
-            positions: hydfs_types::encode(&run.positions).to_vec(),
+            positions: run.positions.encode().to_vec(),
             progress: hydfs_types::encode(&run.progress).to_vec(),
             done,
         });
@@ -268,28 +269,19 @@ impl Driver {
     }
 
     fn drop_old_states(&self, run: &Run, old: &Positions) {
-        let paths = |positions: &Positions| -> BTreeSet<String> {
-            let files = positions
-                .tasks
-                .iter()
-                .enumerate()
-                .flat_map(|(node, tasks)| {
-                    let file = move |(task, position): (usize, &crate::position::TaskPosition)| {
-                        Some(position.state?.path(&run.info, node as u16, task as u32))
-                    };
-                    tasks.iter().enumerate().filter_map(file)
-                });
-            files.collect()
-        };
-        let gone: Vec<String> = paths(old)
-            .difference(&paths(&run.positions))
-            .cloned()
-            .collect();
+        if self.copying.has(run.info.id) {
+            // What stays is removed at the job's end.
+            return;
+        }
+        // Files of a savepoint are not the job's.
+        let own = state_prefix(&run.info);
+        let now = run.positions.states(&run.info);
+        let mut gone = old.states(&run.info);
+        gone.retain(|path| path.starts_with(&own) && !now.contains(path));
         if !gone.is_empty() {
             let storage = self.storage.clone();
             tokio::spawn(async move {
                 for path in gone {
-                    // What stays is removed at the job's end.
                     drop(storage.remove(&path, None).await);
                 }
             });

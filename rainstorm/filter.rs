@@ -85,6 +85,21 @@ impl Filter {
         }
     }
 
+    /// Whether the text may stand in a value across the end of its quotes, as in `"x"y`: a search for it in the lines as they
+    /// are misses that.
+    fn is_torn(&self, bytes: &[u8]) -> bool {
+        let (Some(_), Test::Contains(text) | Test::Equals(text)) = (self.column, &self.test) else {
+            return false;
+        };
+        let at = |quote: usize| {
+            let (before, behind) = (&bytes[..quote], &bytes[quote + 1..]);
+            let ends = |cut: usize| behind.starts_with(&text[cut..]);
+            let is_cut = |cut: usize| ends(cut) && before.ends_with(&text[..cut]);
+            behind.first().is_some_and(|next| text.contains(next)) && (1..text.len()).any(is_cut)
+        };
+        memchr_iter(b'"', bytes).any(at)
+    }
+
     /// The lines that match; the batch itself if all do.
     pub fn apply(&self, batch: Batch) -> Option<Batch> {
         let mut lines = Lines::default();
@@ -94,7 +109,7 @@ impl Filter {
             false => lines.push_run(&batch, std::mem::replace(&mut run, index..index + 1)),
         };
         match &self.finder {
-            Some(finder) if !self.not => {
+            Some(finder) if !self.not && !self.is_torn(batch.bytes()) => {
                 let bytes = batch.bytes();
                 let (mut at, mut index) = (0, 0);
                 while let Some(hit) = finder.find(&bytes[at..]) {
@@ -180,6 +195,15 @@ mod tests {
         assert_eq!(run(Some(0), equals("a\"b"), false, quoted), "\"a\"\"b\",1");
         let some = Test::In(vec![b"c".to_vec(), b"x".to_vec()]);
         assert_eq!(run(Some(1), some, false, text), "a,x\nxx,c\nd,x");
+    }
+
+    #[test]
+    fn a_text_across_the_end_of_quotes_is_found() {
+        let text = "\",,\"a\nx\n\",\"a\n";
+        let wanted = || b",a".to_vec();
+        assert_eq!(run(Some(0), Test::Equals(wanted()), false, text), "\",\"a");
+        let contains = Test::Contains(wanted());
+        assert_eq!(run(Some(0), contains, false, text), "\",,\"a\n\",\"a");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use crate::batch::{Batch, LINE_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::glob;
-use crate::links::hash;
+use crate::key::task_of;
 use crate::plan::{Pinned, SourcePlan};
 use crate::position::FilePosition;
 use crate::prepare::header;
@@ -28,6 +28,11 @@ const LOOK_EVERY_MAX: Duration = Duration::from_millis(40);
 const LIST_EVERY: Duration = Duration::from_millis(250);
 /// Most files looked at before others get their turn.
 const LOOKS_MAX: usize = 32;
+
+/// The task of `tasks` that a followed file belongs to.
+pub fn file_task(ino: Ino, tasks: u32) -> u32 {
+    task_of(&ino.0.to_be_bytes(), tasks)
+}
 
 /// Reader of one task of a followed source.
 pub struct Follow {
@@ -161,7 +166,7 @@ impl Follow {
         let mut there = BTreeSet::new();
         for (path, entry) in found {
             let ino = entry.ino;
-            if hash(&ino.0.to_be_bytes()) % u64::from(self.tasks) != u64::from(self.task) {
+            if file_task(ino, self.tasks) != self.task {
                 continue;
             }
             there.insert(ino);

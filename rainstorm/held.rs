@@ -3,14 +3,14 @@
 
 use crate::batch::Batch;
 use crate::dead::{Origin, Starts};
-use crate::position::FilePosition;
+use crate::reader::Chunk;
 use crate::receipt::Reads;
 use hydfs_types::Ino;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What was read since the last barrier: of the whole source, or by file.
-pub type AllReads = BTreeMap<Option<Ino>, Reads>;
+/// What was read since the last barrier: by file of a followed source, by share of a pinned one.
+pub type AllReads = BTreeMap<(Option<Ino>, usize), Reads>;
 
 /// Lines of one read.
 pub struct Held {
@@ -24,8 +24,8 @@ pub struct Held {
     path: Arc<str>,
     ino: Ino,
     generation: u64,
-    /// Of a pinned source: the chunk, and the one after it.
-    chunk: Option<(u64, u64)>,
+    /// Of a pinned source.
+    chunk: Option<Chunk>,
 }
 
 /// The file that lines are of.
@@ -37,8 +37,8 @@ pub struct File {
 }
 
 impl Held {
-    /// Lines of chunk `chunk.0` of a pinned source, or of a followed file, that begin at byte `start`.
-    pub fn new(batch: Batch, file: File, start: u64, chunk: Option<(u64, u64)>) -> Self {
+    /// Lines of chunk `chunk` of a pinned source, or of a followed file, that begin at byte `start`.
+    pub fn new(batch: Batch, file: File, start: u64, chunk: Option<Chunk>) -> Self {
         Self {
             batch,
             next: 0,
@@ -63,17 +63,13 @@ impl Held {
     }
 
     /// The chunk that is not passed on wholly.
-    pub fn chunk(&self) -> Option<u64> {
-        self.chunk.map(|(chunk, _)| chunk)
+    pub fn chunk(&self) -> Option<Chunk> {
+        self.chunk
     }
 
-    /// Where a restart goes on in it.
-    pub fn position(&self) -> FilePosition {
-        FilePosition {
-            ino: self.ino,
-            generation: self.generation,
-            at: self.byte(self.next),
-        }
+    /// Its file, and the byte of it where a restart goes on.
+    pub fn position(&self) -> (Ino, u64) {
+        (self.ino, self.byte(self.next))
     }
 
     /// Whether some of it was passed on.
@@ -97,19 +93,14 @@ impl Held {
         };
         let ended = to == count;
         match self.chunk {
-            Some((chunk, after)) if ended => {
-                let begin = || Reads::begin(None, 0, chunk);
-                reads
-                    .entry(None)
-                    .or_insert_with(begin)
-                    .add(after, &self.batch);
-            }
+            Some(chunk) if ended => of_share(reads, chunk).add(chunk.after(), &self.batch),
             Some(_) => {}
             None => {
                 let (ino, generation) = (Some(self.ino), self.generation);
-                let begin = || Reads::begin(ino, generation, start);
+                let begin = || Reads::begin(ino, generation, start, 0);
                 let end = start + piece.bytes().len() as u64 + 1;
-                reads.entry(ino).or_insert_with(begin).add(end, &piece);
+                let of_file = reads.entry((ino, 0)).or_insert_with(begin);
+                of_file.add(end, &piece);
             }
         }
         let origin = Origin {
@@ -127,14 +118,16 @@ impl Held {
 
     /// An empty rest still counts as read.
     pub fn conclude(self, reads: &mut AllReads) {
-        if let Some((chunk, after)) = self.chunk {
-            let begin = || Reads::begin(None, 0, chunk);
-            reads
-                .entry(None)
-                .or_insert_with(begin)
-                .add(after, &self.batch);
+        if let Some(chunk) = self.chunk {
+            of_share(reads, chunk).add(chunk.after(), &self.batch);
         }
     }
+}
+
+/// What was read of the share that a chunk is of.
+pub fn of_share(reads: &mut AllReads, chunk: Chunk) -> &mut Reads {
+    let begin = || Reads::begin(None, 0, chunk.number, chunk.step);
+    reads.entry((None, chunk.share)).or_insert_with(begin)
 }
 
 #[cfg(test)]
@@ -156,7 +149,12 @@ mod tests {
                 Batch::from_lines(Bytes::from_static(text.as_bytes())),
                 file,
                 100,
-                Some((4, 6)),
+                Some(Chunk {
+                    number: 4,
+                    share: 0,
+                    step: 2,
+                    at: 0,
+                }),
             )
         };
         let mut reads = AllReads::new();
@@ -166,7 +164,7 @@ mod tests {
             (&b"a\n"[..], 102)
         );
         assert!(reads.is_empty());
-        let at = rest.unwrap().position().at;
+        let (_, at) = rest.unwrap().position();
         assert_eq!(at, 103);
         let mut again = held();
         again.skip_to(at);
@@ -176,7 +174,7 @@ mod tests {
             (&b"ccc\nd"[..], 107)
         );
         assert!(rest.is_none());
-        let read = &reads[&None];
+        let read = &reads[&(None, 0)];
         assert_eq!((read.from, read.to, read.lines, read.bytes), (4, 6, 4, 9));
     }
 }

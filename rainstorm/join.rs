@@ -5,7 +5,7 @@ use crate::batch::{BATCH_BYTES, Batch, Lines};
 use crate::dead::Letters;
 use crate::error::Result;
 use crate::event_time::TimeFormat;
-use crate::key::write_key;
+use crate::key::{Keys, write_key};
 use crate::stateful::Stateful;
 use crate::table::{Delta, Table, check_size};
 use crate::window::read_time;
@@ -210,11 +210,12 @@ impl Stateful for Join {
         self.lines.bytes()
     }
 
-    fn restore(&mut self, saved: &[u8]) -> Result<()> {
+    fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()> {
         let (mark, next, lines): Saved = hydfs_types::decode(saved)?;
         self.mark = self.mark.max(mark);
         self.next = self.next.max(next);
-        self.lines.restore(lines);
+        let mine = |place: &[u8]| placed(place).is_some_and(|(_, _, _, key)| keys.hold(key));
+        self.lines.restore(lines, mine);
         self.held = [HashMap::new(), HashMap::new()];
         self.due.clear();
         let mut places: Vec<(Vec<u8>, usize)> = self
@@ -301,7 +302,7 @@ mod tests {
                 saves.extend(live.save(false));
                 if at == restore_at {
                     live = join(4);
-                    for saved in &saves { live.restore(saved).unwrap(); }
+                    for saved in &saves { live.restore(saved, Keys { task: 0, tasks: 1 }).unwrap(); }
                 }
             }
             let mut want = Vec::new();

@@ -5,6 +5,35 @@
 
 use crate::csv;
 
+/// The keys of one task of a stage that works by key.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys {
+    pub task: u32,
+    pub tasks: u32,
+}
+
+impl Keys {
+    /// Whether a key is one of them.
+    pub fn hold(&self, key: &[u8]) -> bool {
+        task_of(key, self.tasks) == self.task
+    }
+}
+
+/// The task of `tasks` that lines with this key meet in.
+pub fn task_of(key: &[u8], tasks: u32) -> u32 {
+    (hash(key) % u64::from(tasks.max(1))) as u32
+}
+
+/// FNV-1a with a final mix: the same on every member and in every version.
+pub fn hash(key: &[u8]) -> u64 {
+    let mut hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ hash >> 33
+}
+
 /// Writes the key of a line; of no column, the whole line. Columns that a short line lacks are empty.
 pub fn write_key(line: &[u8], columns: &[usize], out: &mut Vec<u8>) {
     match columns {
@@ -54,6 +83,14 @@ pub fn push_key(key: &[u8], several: bool, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_hash_of_a_key_never_changes() {
+        assert_eq!(
+            [hash(b""), hash(b"key")],
+            [17058014651485797458, 7349868639289661739]
+        );
+    }
 
     #[test]
     fn keys_come_back_as_fields() {

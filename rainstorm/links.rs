@@ -10,7 +10,7 @@ use crate::dead::Dead;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::inbox::{Inbox, Item, Offer, window};
-use crate::key::write_key;
+use crate::key::{task_of, write_key};
 use crate::message::{Push, Request, Response, TaskId};
 use crate::operator::select;
 use crate::outlet::{Folder, Outlet};
@@ -246,7 +246,7 @@ impl Edge {
                     }
                     key.clear();
                     write_key(line, by, &mut key);
-                    (hash(&key) % self.channels.len() as u64) as usize
+                    task_of(&key, self.channels.len() as u32) as usize
                 }
                 Route::Range { column, ranges } => {
                     let raw = csv::field(line, *column).unwrap_or_default();
@@ -291,16 +291,6 @@ fn fit(batch: Batch) -> Result<Vec<Batch>> {
     }
     pieces.extend(lines.take());
     Ok(pieces)
-}
-
-/// FNV-1a with a final mix: the same on every member and in every version.
-pub fn hash(key: &[u8]) -> u64 {
-    let mut hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    hash ^= hash >> 33;
-    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^ hash >> 33
 }
 
 /// A sink of task `me`. A file is made even if nothing is ever written: by one task, if several share it.
@@ -436,13 +426,5 @@ mod tests {
         let mut over = long;
         over.push(b'x');
         assert!(fit(Batch::from_lines(over.into())).unwrap_err().is_final());
-    }
-
-    #[test]
-    fn the_hash_of_a_key_never_changes() {
-        assert_eq!(
-            [hash(b""), hash(b"key")],
-            [17058014651485797458, 7349868639289661739]
-        );
     }
 }

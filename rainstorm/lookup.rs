@@ -7,6 +7,7 @@ use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::key::write_key;
 use crate::plan::{Lookup, PinnedFile};
+use crate::position::Share;
 use crate::reader::Reader;
 use std::collections::HashMap;
 
@@ -26,10 +27,15 @@ impl Index {
         let pinned = context.sources.get(spec.source).ok_or(Error::Over)?.clone();
         let mut added: HashMap<Box<[u8]>, Vec<Box<[u8]>>> = HashMap::new();
         let chunk = context.chunk_bytes;
-        let mut reader = Reader::new(context.storage.clone(), pinned, chunk, 1, 0);
+        let mut reader = Reader::new(
+            context.storage.clone(),
+            pinned,
+            chunk,
+            vec![Share::of_task(0, 1)],
+        );
         let (mut key, mut fields) = (Vec::new(), Vec::new());
         while !reader.is_done() {
-            let Some(batch) = reader.next().await? else {
+            let (_, Some(batch)) = reader.next().await? else {
                 continue;
             };
             for line in batch.lines() {

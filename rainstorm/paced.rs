@@ -7,11 +7,11 @@ use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::follow::Follow;
-use crate::held::{AllReads, File, Held};
+use crate::held::{AllReads, File, Held, of_share};
 use crate::inbox::Item;
 use crate::json_lines;
 use crate::message::{Counters, TaskId};
-use crate::position::{FilePosition, TaskPosition};
+use crate::position::TaskPosition;
 use crate::rate::{Bucket, Shares};
 use crate::reader::Reader;
 use crate::receipt::Reads;
@@ -37,8 +37,6 @@ pub struct Paced {
     bytes_max: u64,
     /// What was read and is not passed on yet.
     held: Option<Held>,
-    /// Of a pinned source: the byte where the chunk that is read first goes on.
-    go_on_at: Option<u64>,
     /// The file that lines were passed on of last: its number, or its inode, and its path.
     file: u64,
     path: Arc<str>,
@@ -67,15 +65,8 @@ impl Paced {
         let storage = context.storage.clone();
         let reader = match plan.follow {
             false => {
-                // A task begins at the chunk of its own number.
-                let chunk = start.chunk.max(id.task.into());
-                From::Whole(Reader::new(
-                    storage,
-                    pinned,
-                    context.chunk_bytes,
-                    tasks,
-                    chunk,
-                ))
+                let (bytes, shares) = (context.chunk_bytes, start.shares.clone());
+                From::Whole(Reader::new(storage, pinned, bytes, shares))
             }
             true => From::Growing(Box::new(Follow::new(
                 storage,
@@ -86,10 +77,6 @@ impl Paced {
                 context.chunk_bytes,
                 &start.files,
             ))),
-        };
-        let go_on_at = match plan.follow {
-            false => start.files.first().map(|file| file.at),
-            true => None,
         };
         Ok(Self {
             reader,
@@ -102,7 +89,6 @@ impl Paced {
             bytes: 0,
             bytes_max: context.options.uncommitted_bytes_max,
             held: None,
-            go_on_at,
             file: 0,
             path: "".into(),
             reads: BTreeMap::new(),
@@ -116,27 +102,27 @@ impl Paced {
     pub fn save(&self, position: &mut TaskPosition) {
         match &self.reader {
             From::Whole(reader) => {
-                let held = self.held.as_ref();
-                let chunk = held.and_then(Held::chunk);
-                position.chunk = chunk.unwrap_or_else(|| reader.position());
-                let begun = held.filter(|held| held.is_begun());
-                position.files = begun.map(Held::position).into_iter().collect();
-                // A chunk that was begun before and is not read again yet.
-                if let (None, Some(at)) = (held, self.go_on_at) {
-                    position.files = vec![FilePosition {
-                        at,
-                        ..FilePosition::NONE
-                    }];
-                }
+                position.shares = reader.shares().to_vec();
+                let Some((held, chunk)) = self.held.as_ref().and_then(|h| Some((h, h.chunk()?)))
+                else {
+                    return;
+                };
+                let share = &mut position.shares[chunk.share];
+                share.next = chunk.number;
+                share.at = if held.is_begun() {
+                    held.position().1
+                } else {
+                    0
+                };
             }
             From::Growing(follow) => {
                 position.files = follow.positions();
-                let Some(at) = self.held.as_ref().map(Held::position) else {
+                let Some((ino, at)) = self.held.as_ref().map(Held::position) else {
                     return;
                 };
                 let mut files = position.files.iter_mut();
-                if let Some(file) = files.find(|file| file.ino == at.ino) {
-                    file.at = at.at;
+                if let Some(file) = files.find(|file| file.ino == ino) {
+                    file.at = at;
                 }
             }
         }
@@ -247,11 +233,10 @@ impl Paced {
     async fn read(&mut self, barrier_waits: bool) -> Result<Option<Held>> {
         let until = match &mut self.reader {
             From::Whole(reader) => {
-                let (number, from) = (reader.file(), reader.position());
-                let batch = reader.next().await?;
+                let number = reader.file();
+                let (chunk, batch) = reader.next().await?;
                 let Some(batch) = batch else {
-                    let begin = || Reads::begin(None, 0, from);
-                    self.reads.entry(None).or_insert_with(begin).to = reader.position();
+                    of_share(&mut self.reads, chunk).to = chunk.after();
                     return Ok(None);
                 };
                 let pinned = reader.pinned(number).ok_or(Error::Over)?;
@@ -261,11 +246,8 @@ impl Paced {
                     ino: pinned.source.ino,
                     generation: pinned.source.generation,
                 };
-                let chunk = (from, reader.position());
                 let mut held = Held::new(batch, file, reader.start(), Some(chunk));
-                if let Some(at) = self.go_on_at.take() {
-                    held.skip_to(at);
-                }
+                held.skip_to(chunk.at);
                 return Ok(Some(held));
             }
             From::Growing(follow) => {

@@ -43,6 +43,7 @@ impl Pinned {
 /// How a source is read, beside what is pinned.
 #[derive(Debug, Clone)]
 pub struct SourcePlan {
+    pub name: String,
     /// As the spec names it: a file, a directory or a pattern.
     pub path: String,
     pub csv: bool,
@@ -183,6 +184,14 @@ pub struct Step {
 }
 
 impl Step {
+    /// The source that its tasks read, if they read one.
+    pub fn source(&self) -> Option<usize> {
+        match self.input {
+            Input::Source(source) => Some(source),
+            Input::Nodes(_) => None,
+        }
+    }
+
     /// The stage that it is part of. Names of stages hold no points.
     pub fn stage(&self) -> &str {
         self.name.split('.').next().unwrap_or_default()

@@ -6,12 +6,16 @@ use crate::csv;
 use crate::error::{Error, Result};
 use crate::glob;
 use crate::lookup;
+use crate::meaning;
 use crate::options::Options;
-use crate::plan::{Op, Pinned, PinnedFile, Plan};
-use crate::position::{Positions, TaskPosition};
+use crate::plan::{Op, Pinned, PinnedFile, Plan, Step};
+use crate::position::{Border, Positions, TaskPosition};
+use crate::savepoint;
 use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
-use crate::spec::{Format, LookupSpec, OpSpec, SPEC_BYTES_MAX, SourceSpec, Spec};
+use crate::spec::{Format, LookupSpec, OpSpec, SPEC_BYTES_MAX, SourceSpec, Spec, StartSpec};
 use crate::spec_tree::Fault;
+use crate::upgrade::{self, ANEW, Version};
+use std::collections::BTreeMap;
 
 /// Most bytes of a CSV header.
 const HEADER_BYTES_MAX: u64 = 64 << 10;
@@ -34,10 +38,50 @@ pub fn job_name(path: &str) -> Option<(&str, bool)> {
         Some(name) => (name, false),
         None => (file.strip_suffix(".json")?, true),
     };
+    is_job_name(name).then_some((name, json))
+}
+
+/// Whether a job can be called so.
+pub fn is_job_name(name: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ' ' | '+');
-    let usual =
-        !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(good);
-    usual.then_some((name, json))
+    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(good)
+}
+
+/// A job's last committed job epoch, or a savepoint: what a spec goes on with.
+pub struct Before {
+    pub positions: Positions,
+    pub spec: Spec,
+    pub plan: Plan,
+}
+
+impl Before {
+    /// Of a job of this name.
+    pub fn of(name: &str, positions: Positions) -> Result<Self> {
+        let broken = |fault: Fault| Error::Job(format!("/.jobs/{name}: {}", fault.what));
+        let spec = positions.parse().map_err(broken)?;
+        let plan = Plan::resolve(&spec, name, &positions.sources).map_err(broken)?;
+        Ok(Self {
+            positions,
+            spec,
+            plan,
+        })
+    }
+
+    pub fn version(&self) -> Version<'_> {
+        Version {
+            spec: &self.spec,
+            plan: &self.plan,
+        }
+    }
+}
+
+/// A spec that would start.
+pub struct Ready {
+    pub text: String,
+    pub json: bool,
+    pub spec: Spec,
+    pub plan: Plan,
+    pub sources: Vec<Pinned>,
 }
 
 /// Reads, checks and pins. `Error::Spec` is for the author of the spec; `Error::Storage` may pass.
@@ -46,6 +90,12 @@ pub async fn prepare(
     options: &Options,
     file: &SpecFile,
 ) -> Result<(Positions, Plan)> {
+    let text = text(storage, file).await?;
+    check(storage, options, &file.path, (&file.name, file.owner), text).await
+}
+
+/// The text of a spec file.
+pub async fn text(storage: &dyn Storage, file: &SpecFile) -> Result<String> {
     if file.source.len > SPEC_BYTES_MAX as u64 {
         let what = format!(
             "{}:1:1: the spec has {} bytes; keep it below {SPEC_BYTES_MAX}",
@@ -56,16 +106,11 @@ pub async fn prepare(
     let bytes = storage
         .read(&file.source, 0, file.source.len as u32)
         .await?;
-    let text = match String::from_utf8(bytes.to_vec()) {
-        Ok(text) => text,
-        Err(error) => {
-            let good =
-                String::from_utf8_lossy(&bytes[..error.utf8_error().valid_up_to()]).into_owned();
-            let fault = Fault::new(good.len(), "the spec is not UTF-8 text", "save it as UTF-8");
-            return Err(Error::Spec(fault.located(&file.path, &good)));
-        }
-    };
-    check(storage, options, &file.path, (&file.name, file.owner), text).await
+    String::from_utf8(bytes.to_vec()).map_err(|error| {
+        let good = String::from_utf8_lossy(&bytes[..error.utf8_error().valid_up_to()]).into_owned();
+        let fault = Fault::new(good.len(), "the spec is not UTF-8 text", "save it as UTF-8");
+        Error::Spec(fault.located(&file.path, &good))
+    })
 }
 
 /// The same of a spec's text, which may stand anywhere, for a job of this name and owner.
@@ -76,31 +121,141 @@ pub async fn check(
     (name, owner): (&str, Owner),
     text: String,
 ) -> Result<(Positions, Plan)> {
+    let saved = saved(storage, path, owner, &text).await?;
+    let before = saved.as_ref().map(|(before, _)| before);
+    let ready = resolve(storage, options, path, (name, owner), text, before).await?;
+    if let Some((before, start)) = saved {
+        return begin_from(&before, &start, path, ready);
+    }
+    let tasks = |step: &Step| {
+        let first = |task| TaskPosition::first(&ready.plan, step, task);
+        (0..step.tasks).map(first).collect()
+    };
+    let positions = Positions {
+        tasks: ready.plan.steps.iter().map(tasks).collect(),
+        spec: ready.text,
+        json: ready.json,
+        sources: ready.sources,
+        chunk_bytes: options.chunk_bytes,
+        rate: None,
+        counts: BTreeMap::new(),
+        border: Some(Border {
+            goes_on: vec![None; ready.plan.steps.len()],
+            savepoint: None,
+        }),
+    };
+    Ok((positions, ready.plan))
+}
+
+/// The savepoint that a spec's text says it begins from.
+async fn saved(
+    storage: &dyn Storage,
+    path: &str,
+    owner: Owner,
+    text: &str,
+) -> Result<Option<(Before, StartSpec)>> {
+    // What is wrong with it otherwise is told later.
+    let spec = Spec::parse(text, path.ends_with(".json")).ok();
+    let Some(start) = spec.and_then(|spec| spec.start) else {
+        return Ok(None);
+    };
+    let fault = |what: String, remedy: &str| {
+        Error::Spec(Fault::new(start.at, what, remedy).located(path, text))
+    };
+    let (job, name) = (&start.job, &start.name);
+    match savepoint::load(storage, (job, name), owner).await {
+        Ok(Some(saved)) => {
+            let before = Before::of(job, saved.positions)?;
+            Ok(Some((before, start)))
+        }
+        Ok(None) => {
+            let remedy = format!("write `savepoint {name}` into the `control` of {job} first");
+            Err(fault(
+                format!("there is no savepoint {job}/{name}"),
+                &remedy,
+            ))
+        }
+        Err(Error::Storage(error)) if error.is_temporary() => Err(error.into()),
+        Err(error) => Err(fault(
+            error.to_string(),
+            "take another one, or leave `start` out",
+        )),
+    }
+}
+
+/// The positions of a job that begins from a savepoint.
+fn begin_from(
+    before: &Before,
+    start: &StartSpec,
+    path: &str,
+    ready: Ready,
+) -> Result<(Positions, Plan)> {
+    let saved = &before.positions;
+    let states = |node, task: u32| {
+        saved.tasks[usize::from(node)][task as usize]
+            .inherits
+            .clone()
+    };
+    let new = Version {
+        spec: &ready.spec,
+        plan: &ready.plan,
+    };
+    let onto = upgrade::onto(saved, &states, before.version(), new)
+        .map_err(|fault| Error::Spec(fault.located(path, &ready.text)))?;
+    let positions = Positions {
+        tasks: onto.tasks,
+        spec: ready.text,
+        json: ready.json,
+        sources: ready.sources,
+        chunk_bytes: saved.chunk_bytes,
+        rate: None,
+        counts: BTreeMap::new(),
+        border: Some(Border {
+            goes_on: vec![None; ready.plan.steps.len()],
+            savepoint: Some(format!("{}/{}", start.job, start.name)),
+        }),
+    };
+    Ok((positions, ready.plan))
+}
+
+/// Makes the plan of a spec's text. Sources that `before` has read stay as they were pinned, others are pinned.
+pub async fn resolve(
+    storage: &dyn Storage,
+    options: &Options,
+    path: &str,
+    (name, owner): (&str, Owner),
+    text: String,
+    before: Option<&Before>,
+) -> Result<Ready> {
     let json = path.ends_with(".json");
     let located = |fault: Fault| Error::Spec(fault.located(path, &text));
+    let of_fail = |fail| match fail {
+        Fail::Fault(fault) => located(fault),
+        Fail::Later(error) => error.into(),
+    };
     if text.len() > SPEC_BYTES_MAX {
         let what = format!("the spec has {} bytes", text.len());
         let remedy = format!("keep it below {SPEC_BYTES_MAX}");
         return Err(located(Fault::new(0, what, remedy)));
     }
     let spec = Spec::parse(&text, json).map_err(located)?;
+    let kept = match before {
+        Some(before) => meaning::sources(&before.spec, &spec).map_err(located)?,
+        None => vec![None; spec.sources.len()],
+    };
     let mut sources = Vec::new();
-    for source in &spec.sources {
-        let pinned = match pin(storage, source, owner).await {
-            Ok(pinned) => pinned,
-            Err(Fail::Fault(fault)) => return Err(located(fault)),
-            Err(Fail::Later(error)) => return Err(error.into()),
+    for (source, kept) in spec.sources.iter().zip(kept) {
+        let known = kept.and_then(|at| before?.positions.sources.get(at));
+        let pinned = match known {
+            Some(known) => again(storage, source, known, owner).await,
+            None => pin(storage, source, owner).await,
         };
-        sources.push(pinned);
+        sources.push(pinned.map_err(of_fail)?);
     }
     for stage in &spec.stages {
-        let OpSpec::Lookup(lookup) = &stage.op else {
-            continue;
-        };
-        match pin_lookup(storage, lookup, owner).await {
-            Ok(pinned) => sources.push(pinned),
-            Err(Fail::Fault(fault)) => return Err(located(fault)),
-            Err(Fail::Later(error)) => return Err(error.into()),
+        if let OpSpec::Lookup(lookup) = &stage.op {
+            let pinned = pin_lookup(storage, lookup, owner).await;
+            sources.push(pinned.map_err(of_fail)?);
         }
     }
     let plan = Plan::resolve(&spec, name, &sources).map_err(located)?;
@@ -124,22 +279,13 @@ pub async fn check(
             }
         }
     }
-    let tasks = plan
-        .steps
-        .iter()
-        .map(|step| vec![TaskPosition::default(); step.tasks as usize])
-        .collect();
-    Ok((
-        Positions {
-            spec: text,
-            json,
-            sources,
-            chunk_bytes: options.chunk_bytes,
-            tasks,
-            rate: None,
-        },
+    Ok(Ready {
+        json,
+        spec,
         plan,
-    ))
+        sources,
+        text,
+    })
 }
 
 enum Fail {
@@ -211,6 +357,46 @@ async fn pin(
         });
     }
     Ok(pinned)
+}
+
+/// A source as it was pinned before. A file that is read as it was is still there, unchanged, and readable for `owner`.
+async fn again(
+    storage: &dyn Storage,
+    spec: &SourceSpec,
+    known: &Pinned,
+    owner: Owner,
+) -> std::result::Result<Pinned, Fail> {
+    for file in known.files.iter().filter(|_| !spec.follow) {
+        let fault = |what: String| {
+            let remedy = format!("bring it back, {ANEW}");
+            Fail::Fault(Fault::new(spec.at, what, remedy))
+        };
+        let now = match storage.pin(&file.path, owner).await {
+            Ok(now) => now,
+            Err(error) if error.is_temporary() => return Err(Fail::Later(error)),
+            Err(error) => return Err(fault(error.to_string())),
+        };
+        let last = file.source.len.saturating_sub(1);
+        let same = match now.ino == file.source.ino {
+            true => storage.read(&file.source, last, 1).await.map(drop),
+            false => Err(StorageError::Changed(file.path.clone())),
+        };
+        match same {
+            Ok(()) => {}
+            Err(error) if error.is_temporary() => return Err(Fail::Later(error)),
+            Err(_) => {
+                let what = "is another file than the one that was read so far, or was overwritten";
+                return Err(fault(format!("{} {what}", file.path)));
+            }
+        }
+    }
+    Ok(Pinned {
+        files: known.files.clone(),
+        columns: match spec.format {
+            Format::Csv => known.columns.clone(),
+            Format::Lines | Format::Json => spec.columns.clone(),
+        },
+    })
 }
 
 async fn pin_lookup(

@@ -1,12 +1,13 @@
 //! Reads one task's share of a pinned source, in batches cut at line ends.
 //!
 //! The data of each file is cut into chunks of a fixed size, numbered through all files; a line belongs to the chunk
-//! that its first byte is in. Task i of n reads the chunks i, i + n, i + 2n, …: the share depends on nothing but the pinned source, so every attempt
-//! reads the same (fault R10), and the position of a task is the number of its next chunk.
+//! that its first byte is in. Task i of n reads the chunks i, i + n, i + 2n, …, and what a change of n left to it: the shares depend on nothing but the
+//! pinned source and the positions, so every attempt reads the same (fault R10).
 
 use crate::batch::{Batch, LINE_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::plan::{Pinned, PinnedFile};
+use crate::position::Share;
 use crate::seams::Storage;
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
@@ -26,60 +27,78 @@ pub struct Reader {
     chunk_bytes: u64,
     /// Number of the first chunk of each file, and of all chunks.
     firsts: Vec<u64>,
-    tasks: u64,
-    /// Next chunk to hand out.
-    chunk: u64,
-    /// That chunk, being read ahead.
-    ahead: Option<JoinHandle<Result<Option<Placed>>>>,
+    /// What has not been handed out.
+    shares: Vec<Share>,
+    /// The chunk that is read ahead.
+    ahead: Option<(u64, JoinHandle<Result<Option<Placed>>>)>,
     /// Where the lines that were handed out last begin, in the file that they are of.
     start: u64,
 }
 
+/// A chunk that was handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    pub number: u64,
+    /// The share that it was of, by its number.
+    pub share: usize,
+    pub step: u64,
+    /// As in [`Share`].
+    pub at: u64,
+}
+
+impl Chunk {
+    /// The next one of its share.
+    pub fn after(&self) -> u64 {
+        self.number + self.step
+    }
+}
+
 impl Reader {
-    /// A reader that goes on at `chunk`, which is one of its own.
+    /// A reader of these shares.
     pub fn new(
         storage: Arc<dyn Storage>,
         pinned: Arc<Pinned>,
         chunk_bytes: u32,
-        tasks: u32,
-        chunk: u64,
+        shares: Vec<Share>,
     ) -> Self {
-        let chunk_bytes = u64::from(chunk_bytes.max(1));
-        let mut firsts = vec![0];
-        let mut all = 0;
-        for file in &pinned.files {
-            all += file
-                .source
-                .len
-                .saturating_sub(file.data_at)
-                .div_ceil(chunk_bytes);
-            firsts.push(all);
-        }
         Self {
+            firsts: firsts(&pinned, chunk_bytes),
             storage,
             pinned,
-            chunk_bytes,
-            firsts,
-            tasks: tasks.max(1).into(),
-            chunk,
+            chunk_bytes: chunk_bytes.max(1).into(),
+            shares,
             ahead: None,
             start: 0,
         }
     }
 
-    /// Next chunk that has not been handed out.
-    pub fn position(&self) -> u64 {
-        self.chunk
+    /// What has not been handed out.
+    pub fn shares(&self) -> &[Share] {
+        &self.shares
+    }
+
+    /// The share whose next chunk comes first: the order of chunks is the order of the source.
+    fn turn(&self) -> Option<usize> {
+        let all = self.firsts.last().copied().unwrap_or_default();
+        let open = self.shares.iter().enumerate();
+        open.filter(|(_, share)| share.next < share.end.min(all))
+            .min_by_key(|(_, share)| share.next)
+            .map(|(at, _)| at)
     }
 
     /// Everything is handed out.
     pub fn is_done(&self) -> bool {
-        !self.is_chunk(self.chunk)
+        self.turn().is_none()
     }
 
-    /// The number of the file that the next chunk is of.
+    /// The number of the file that the next chunk is of; of none, the one behind the last.
     pub fn file(&self) -> usize {
-        self.firsts.partition_point(|&first| first <= self.chunk) - 1
+        let next = self.turn().map_or(u64::MAX, |at| self.shares[at].next);
+        self.file_of(next)
+    }
+
+    fn file_of(&self, chunk: u64) -> usize {
+        self.firsts.partition_point(|&first| first <= chunk) - 1
     }
 
     /// No other file has chunks behind file number `file`.
@@ -88,25 +107,37 @@ impl Reader {
         self.firsts.get(file + 1).is_none_or(|&end| end == all)
     }
 
-    fn is_chunk(&self, chunk: u64) -> bool {
-        self.firsts.last().is_some_and(|&all| chunk < all)
-    }
-
-    /// The lines of the next chunk, `None` if no line begins in it; the one after it is read meanwhile.
-    pub async fn next(&mut self) -> Result<Option<Batch>> {
-        let current = self.ahead.take().unwrap_or_else(|| self.spawn(self.chunk));
-        let after = self.chunk + self.tasks;
-        if self.is_chunk(after) {
-            self.ahead = Some(self.spawn(after));
+    /// The next chunk and its lines, `None` if no line begins in it; the one after it is read meanwhile.
+    pub async fn next(&mut self) -> Result<(Chunk, Option<Batch>)> {
+        let at = self.turn().ok_or(Error::Over)?;
+        let share = self.shares[at];
+        let chunk = Chunk {
+            number: share.next,
+            share: at,
+            step: share.step,
+            at: share.at,
+        };
+        let ahead = self.ahead.take();
+        let current = match ahead.filter(|(number, _)| *number == chunk.number) {
+            Some((_, ahead)) => ahead,
+            None => self.spawn(chunk.number),
+        };
+        self.shares[at].next = chunk.after();
+        self.shares[at].at = 0;
+        if let Some(after) = self.turn() {
+            let number = self.shares[after].next;
+            self.ahead = Some((number, self.spawn(number)));
         }
         let batch = current
             .await
             .map_err(|error| Error::Attempt(format!("a reader stopped: {error}")))??;
-        self.chunk = after;
-        Ok(batch.map(|(start, batch)| {
-            self.start = start;
-            batch
-        }))
+        Ok((
+            chunk,
+            batch.map(|(start, batch)| {
+                self.start = start;
+                batch
+            }),
+        ))
     }
 
     /// Where the lines that were handed out last begin, in the file that they are of.
@@ -121,7 +152,7 @@ impl Reader {
 
     fn spawn(&self, chunk: u64) -> JoinHandle<Result<Option<Placed>>> {
         let (storage, pinned) = (self.storage.clone(), self.pinned.clone());
-        let at = self.firsts.partition_point(|&first| first <= chunk) - 1;
+        let at = self.file_of(chunk);
         let (chunk, bytes) = (chunk - self.firsts[at], self.chunk_bytes);
         tokio::spawn(async move {
             // Only chunks that are there are asked for.
@@ -134,10 +165,22 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        if let Some(ahead) = &self.ahead {
+        if let Some((_, ahead)) = &self.ahead {
             ahead.abort();
         }
     }
+}
+
+/// Number of the first chunk of each file of a source, and of all chunks.
+pub fn firsts(pinned: &Pinned, chunk_bytes: u32) -> Vec<u64> {
+    let mut firsts = vec![0];
+    let mut all = 0;
+    for file in &pinned.files {
+        let data = file.source.len.saturating_sub(file.data_at);
+        all += data.div_ceil(chunk_bytes.max(1).into());
+        firsts.push(all);
+    }
+    firsts
 }
 
 /// The lines whose first byte is in `start..end`, and where they begin.

@@ -6,8 +6,8 @@
 
 use crate::error::{Error, Result};
 use crate::message::{Report, TaskId};
-use crate::plan::{Input, Parts, Plan};
-use crate::position::Positions;
+use crate::plan::{Input, NodeId, Parts, Plan, Step};
+use crate::position::{Border, Positions, Share, TaskPosition};
 use crate::seams::Source;
 use hydfs_types::{Ino, JobInfo, MemberId};
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,7 @@ pub fn receipt_path(name: &str) -> String {
 /// What a task read of one file or source since its barrier before, with the checksum of the lines in that order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reads {
-    /// Of a followed source: the file, and byte offsets. Of another: chunk numbers, in steps of the stage's tasks.
+    /// Of a followed source: the file, and byte offsets. Of another: chunk numbers, `step` apart.
     pub file: Option<Ino>,
     /// The file's generation when reading it began; 0 where `file` is not named.
     pub generation: u64,
@@ -30,12 +30,16 @@ pub struct Reads {
     pub lines: u64,
     pub bytes: u64,
     pub crc: u32,
+    /// 0 of a followed source; also in receipts of earlier versions, where the stage's tasks stand for it.
+    #[serde(default)]
+    pub step: u64,
 }
 
 impl Reads {
     /// Nothing, from there on.
-    pub fn begin(file: Option<Ino>, generation: u64, from: u64) -> Self {
+    pub fn begin(file: Option<Ino>, generation: u64, from: u64, step: u64) -> Self {
         Self {
+            step,
             file,
             generation,
             from,
@@ -93,7 +97,7 @@ pub struct Line {
     /// SHA-256 of the executable of each stage that has one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub operators: BTreeMap<String, String>,
-    /// In the first line: what the sources were, and how they were cut.
+    /// In the first line, and in the first one behind a change of the job: what it then reads, and how that is cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begin: Option<Begin>,
 }
@@ -110,7 +114,7 @@ pub struct InputLine {
     pub reads: Reads,
 }
 
-/// What a job begins with.
+/// What a job begins or goes on with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Begin {
     pub job: String,
@@ -118,6 +122,18 @@ pub struct Begin {
     pub sources: Vec<Vec<FileLine>>,
     /// Tasks of each stage.
     pub tasks: Vec<u32>,
+    /// The number of the source that each stage reads, if it reads one. Earlier versions wrote nothing from here on.
+    #[serde(default)]
+    pub reads: Vec<Option<usize>>,
+    /// Of each task of each stage, the chunks that it has still to read, if its source is not followed.
+    #[serde(default)]
+    pub shares: Vec<Vec<Vec<Share>>>,
+    /// The stage before the change whose input each stage goes on with.
+    #[serde(default)]
+    pub goes_on: Vec<Option<NodeId>>,
+    /// The savepoint that the job began from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub savepoint: Option<String>,
 }
 
 /// A pinned file.
@@ -129,11 +145,11 @@ pub struct FileLine {
     pub data_at: u64,
 }
 
-/// The line of a job epoch.
+/// The line of a job epoch, with what the plan begins with at its first: `border`, and the positions that it began at.
 pub fn line(
     info: &JobInfo,
     plan: &Plan,
-    positions: &Positions,
+    (positions, border): (&Positions, Option<&Border>),
     reports: &[Report],
     names: &BTreeMap<MemberId, String>,
     places: &[Vec<MemberId>],
@@ -155,7 +171,7 @@ pub fn line(
         inputs: Vec::new(),
         outputs: BTreeMap::new(),
         operators: BTreeMap::new(),
-        begin: (info.epoch.0 == 0).then(|| begin(info, plan, positions)),
+        begin: border.map(|border| begin(info, plan, positions, border)),
     };
     for report in reports {
         let TaskId { node, task } = report.id;
@@ -192,7 +208,7 @@ pub fn line(
     Ok(text.into())
 }
 
-fn begin(info: &JobInfo, plan: &Plan, positions: &Positions) -> Begin {
+fn begin(info: &JobInfo, plan: &Plan, positions: &Positions, border: &Border) -> Begin {
     let files = |pinned: &crate::plan::Pinned| {
         let line = |file: &crate::plan::PinnedFile| FileLine {
             path: file.path.clone(),
@@ -201,10 +217,15 @@ fn begin(info: &JobInfo, plan: &Plan, positions: &Positions) -> Begin {
         };
         pinned.files.iter().map(line).collect()
     };
+    let shares = |tasks: &Vec<TaskPosition>| tasks.iter().map(|task| task.shares.clone()).collect();
     Begin {
         job: info.id.to_string(),
         chunk_bytes: positions.chunk_bytes,
         sources: positions.sources.iter().map(files).collect(),
         tasks: plan.steps.iter().map(|step| step.tasks).collect(),
+        reads: plan.steps.iter().map(Step::source).collect(),
+        shares: positions.tasks.iter().map(shares).collect(),
+        goes_on: border.goes_on.clone(),
+        savepoint: border.savepoint.clone(),
     }
 }

@@ -67,6 +67,7 @@ impl Plan {
                 None => None,
             };
             plans.push(SourcePlan {
+                name: source.name.clone(),
                 path: source.path.clone(),
                 csv: source.format == Format::Csv,
                 json: match source.format {

@@ -46,6 +46,8 @@ impl Rainstorm {
         let (closed, notices) = mpsc::channel(NOTICES_MAX);
         let driver = Driver {
             rates: Arc::default(),
+            changing: Arc::default(),
+            copying: Arc::default(),
             storage: storage.clone(),
             cluster: cluster.clone(),
             options: options.clone(),

@@ -4,7 +4,9 @@
 use crate::aggregate::Kind;
 use crate::decimal::Decimal;
 use crate::event_time::TimeFormat;
+use crate::prepare::is_job_name;
 use crate::range::{self, Ranges};
+use crate::savepoint;
 use crate::spec_ends::{sink, source};
 use crate::spec_op::operation;
 use crate::spec_tree::{Fault, Node, Table, Value, nearest, parse_json, parse_toml};
@@ -29,9 +31,19 @@ pub struct Spec {
     pub dead_letters: bool,
     /// The job fails where the kernel cannot confine executables wholly.
     pub sandbox_required: bool,
+    /// A new job begins from it.
+    pub start: Option<StartSpec>,
     pub sources: Vec<SourceSpec>,
     pub stages: Vec<StageSpec>,
     pub sinks: Vec<SinkSpec>,
+}
+
+/// A savepoint of a job.
+#[derive(Debug, Clone)]
+pub struct StartSpec {
+    pub at: usize,
+    pub job: String,
+    pub name: String,
 }
 
 /// How the lines of a source are read.
@@ -283,6 +295,7 @@ impl Spec {
             receipt: job.receipt,
             dead_letters: job.dead_letters,
             sandbox_required: job.sandbox_required,
+            start: job.start,
             sources: parts(&table, "source", source)?,
             stages: parts(&table, "stage", stage)?,
             sinks: parts(&table, "sink", sink)?,
@@ -311,6 +324,26 @@ struct JobSpec {
     receipt: bool,
     dead_letters: bool,
     sandbox_required: bool,
+    start: Option<StartSpec>,
+}
+
+fn start(job: &Table<'_>) -> Result<Option<StartSpec>, Fault> {
+    let Some(node) = job.get("start") else {
+        return Ok(None);
+    };
+    let (text, at) = Table::of(node, "start", &["savepoint"])?.need_text("savepoint")?;
+    match text.split_once('/') {
+        Some((job, name)) if savepoint::is_name(name) && is_job_name(job) => Ok(Some(StartSpec {
+            at,
+            job: job.to_owned(),
+            name: name.to_owned(),
+        })),
+        _ => {
+            let what = format!("`savepoint = \"{text}\"` is no savepoint");
+            let remedy = "write the job and the name that its `control` was given: \"JOB/NAME\"";
+            Err(Fault::new(at, what, remedy))
+        }
+    }
 }
 
 fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
@@ -320,12 +353,13 @@ fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
             receipt: true,
             dead_letters: false,
             sandbox_required: false,
+            start: None,
         });
     };
     let job = Table::of(
         node,
         "[job]",
-        &["epoch_ms", "on_error", "receipt", "sandbox"],
+        &["epoch_ms", "on_error", "receipt", "sandbox", "start"],
     )?;
     let sandbox = [("best", false), ("required", true)];
     Ok(JobSpec {
@@ -333,6 +367,7 @@ fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
         receipt: job.get("receipt").is_none() || job.flag("receipt")?,
         dead_letters: word(&job, "on_error", &[("fail", false), ("dead", true)])?,
         sandbox_required: word(&job, "sandbox", &sandbox)?,
+        start: start(&job)?,
     })
 }
 

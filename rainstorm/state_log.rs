@@ -3,7 +3,8 @@
 //! committed length in the positions says exactly which bytes count.
 
 use crate::error::{Error, Result};
-use crate::position::StateFile;
+use crate::key::Keys;
+use crate::position::{Inherited, StateFile};
 use crate::seams::{Owner, Storage};
 use crate::sink::{Mark, Target, Writer};
 use crate::stateful::Stateful;
@@ -20,16 +21,20 @@ pub struct StateLog {
     writer: Option<Writer>,
     file: Option<StateFile>,
     files: u32,
+    /// The state is in files that others wrote: the first save writes all of it.
+    inherits: bool,
 }
 
 impl StateLog {
-    /// `target.path` is the prefix of the task's files; `file` is the one that an earlier attempt left.
-    pub fn new(target: Target, file: Option<StateFile>) -> Self {
+    /// `target.path` is the prefix of the task's files; `file` is the one that an earlier attempt left, and `inherits` says
+    /// that the state was put back from others as well.
+    pub fn new(target: Target, file: Option<StateFile>, inherits: bool) -> Self {
         Self {
             target,
             writer: None,
             file,
             files: 0,
+            inherits,
         }
     }
 
@@ -40,8 +45,11 @@ impl StateLog {
     ) -> Result<(Option<StateFile>, Option<Mark>)> {
         let limit = FILE_BYTES_MIN.max(4 * state.bytes() as u64);
         let fresh = self.writer.is_none() || self.file.is_some_and(|file| file.bytes > limit);
-        if fresh && state.is_unchanged() {
+        if fresh && state.is_unchanged() && !self.inherits {
             return Ok((self.file, None));
+        }
+        if std::mem::take(&mut self.inherits) {
+            self.file = None;
         }
         let Some(delta) = state.save(fresh) else {
             return Ok((self.file, self.writer.as_ref().and_then(Writer::mark)));
@@ -87,13 +95,14 @@ impl StateLog {
     }
 }
 
-/// Reads the committed bytes of a state file back.
+/// Reads the committed bytes of a state file back, as far as these keys are in them.
 pub async fn restore(
     storage: &dyn Storage,
-    path: &str,
-    file: StateFile,
+    file: &Inherited,
+    keys: Keys,
     state: &mut dyn Stateful,
 ) -> Result<()> {
+    let path = &file.path;
     let source = storage.pin(path, Owner::ROOT).await?;
     if source.len < file.bytes {
         let what = format!(
@@ -124,7 +133,7 @@ pub async fn restore(
                 break;
             }
             let delta = pending.split_to(len + 4);
-            state.restore(&delta[4..])?;
+            state.restore(&delta[4..], keys)?;
         }
     }
     match pending.is_empty() {

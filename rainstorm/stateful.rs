@@ -4,6 +4,7 @@
 use crate::batch::Batch;
 use crate::dead::Letters;
 use crate::error::Result;
+use crate::key::Keys;
 use bytes::Bytes;
 
 /// An operator of one task that remembers something.
@@ -38,6 +39,6 @@ pub trait Stateful: Send {
     /// Bytes that a full `save` would take, about.
     fn bytes(&self) -> usize;
 
-    /// Puts back what `save` gave; later ones win.
-    fn restore(&mut self, saved: &[u8]) -> Result<()>;
+    /// Puts back what `save` gave, of these keys; later ones win. What several tasks saved may be put back in one.
+    fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()>;
 }

@@ -2,7 +2,7 @@
 
 use crate::position::{Positions, Progress};
 use crate::rate;
-use crate::spec::{SourceSpec, Spec};
+use crate::spec::SourceSpec;
 use hydfs_types::{JobInfo, JobPhase};
 use std::collections::BTreeMap;
 
@@ -99,7 +99,7 @@ fn rates(job: &JobInfo) -> Vec<(String, u64)> {
     let Ok(positions) = Positions::decode(&job.positions) else {
         return Vec::new();
     };
-    let Ok(spec) = Spec::parse(&positions.spec, positions.json) else {
+    let Ok(spec) = positions.parse() else {
         return Vec::new();
     };
     let rate = |source: SourceSpec| {

@@ -175,9 +175,9 @@ impl<V: Clone + Serialize + DeserializeOwned> Table<V> {
             .collect()
     }
 
-    /// Puts back what `delta` gave; later deltas win.
-    pub fn restore(&mut self, delta: Delta<V>) {
-        for (key, value) in delta {
+    /// Puts back what `delta` gave, where `mine` says so; later deltas win.
+    pub fn restore(&mut self, delta: Delta<V>, mine: impl Fn(&[u8]) -> bool) {
+        for (key, value) in delta.into_iter().filter(|(key, _)| mine(key)) {
             drop(self.take(&key));
             if let Some(value) = value {
                 self.put(key.into(), value);
@@ -223,7 +223,7 @@ mod tests {
             };
             for deltas in [deltas, vec![table.delta(true)]] {
                 let mut again = Table::<u16>::default();
-                deltas.into_iter().for_each(|delta| again.restore(delta));
+                deltas.into_iter().for_each(|delta| again.restore(delta, |_| true));
                 prop_assert_eq!(again.bytes(), table.bytes());
                 let all: Vec<_> = again.drain_sorted().into_iter().map(|(key, value)| (key.into_vec(), value)).collect();
                 prop_assert_eq!(&all, &want);

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::exec::Exec;
 use crate::inbox::{Inbox, Item};
+use crate::key::Keys;
 use crate::links::Links;
 use crate::lookup::Index;
 use crate::message::{Counters, Report, TaskId};
@@ -30,8 +31,10 @@ pub const EXECUTABLE_BYTES_MAX: usize = 256 << 20;
 /// Runs task `id` from `start` until it ends or the attempt does.
 pub async fn run(context: Arc<Context>, id: TaskId, start: TaskPosition) -> Result<()> {
     let operator = operator(&context, id, &start).await?;
-    let state = matches!(operator, Operator::Stateful(_))
-        .then(|| StateLog::new(context.target(context.state_path(id)), start.state));
+    let state = matches!(operator, Operator::Stateful(_)).then(|| {
+        let target = context.target(context.state_path(id));
+        StateLog::new(target, start.state, !start.inherits.is_empty())
+    });
     let input = match &context.step(id.node).input {
         Input::Source(source) => In::Source(Box::new(Paced::new(&context, id, *source, &start)?)),
         Input::Nodes(nodes) => In::Tasks(context.inbox(id).ok_or(Error::Over)?, nodes.clone()),
@@ -142,6 +145,7 @@ impl Task {
             self.position = TaskPosition {
                 ended: true,
                 state: None,
+                inherits: Vec::new(),
                 ..std::mem::take(&mut self.position)
             };
             if let Some(state) = self.state.take() {
@@ -151,6 +155,7 @@ impl Task {
         {
             let (file, mark) = log.save(&mut **state).await?;
             self.position.state = file;
+            self.position.inherits.clear();
             marks.extend(mark);
         }
         let mut counters = std::mem::take(&mut self.counters);
@@ -199,9 +204,12 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
         }
         (_, None) => return Err(Error::Job(format!("task {id} has no operator"))),
     };
-    if let (Operator::Stateful(state), Some(file)) = (&mut operator, start.state) {
-        let path = file.path(&context.info, id.node, id.task);
-        state_log::restore(&*context.storage, &path, file, &mut **state).await?;
+    if let Operator::Stateful(state) = &mut operator {
+        let (task, tasks) = (id.task, context.step(id.node).tasks);
+        for file in start.states(&context.info, id.node, task) {
+            let keys = Keys { task, tasks };
+            state_log::restore(&*context.storage, &file, keys, &mut **state).await?;
+        }
     }
     Ok(operator)
 }

@@ -10,7 +10,7 @@ use crate::csv;
 use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::event_time::TimeFormat;
-use crate::key::push_key;
+use crate::key::{Keys, push_key};
 use crate::stateful::Stateful;
 use crate::table::{Delta, Table, check_size};
 use bytes::Bytes;
@@ -288,6 +288,11 @@ fn pair_end(pair: &[u8]) -> i64 {
         .map_or(i64::MIN, |end| i64::from_be_bytes(*end))
 }
 
+fn pair_key(pair: &[u8]) -> Option<&[u8]> {
+    let (len, rest) = pair.get(16..)?.split_first_chunk()?;
+    rest.get(..u32::from_be_bytes(*len) as usize)
+}
+
 /// The time in a column.
 pub fn read_time(line: &[u8], column: usize, format: TimeFormat) -> Result<i64> {
     let value = csv::value(csv::field(line, column).unwrap_or_default());
@@ -356,11 +361,12 @@ impl Stateful for Windows {
         self.open.bytes() + self.pairs.bytes()
     }
 
-    fn restore(&mut self, saved: &[u8]) -> Result<()> {
+    fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()> {
         let (mark, open, pairs): Saved = hydfs_types::decode(saved)?;
         self.mark = self.mark.max(mark);
-        self.open.restore(open);
-        self.pairs.restore(pairs);
+        self.open.restore(open, |key| keys.hold(key));
+        let mine = |pair: &[u8]| pair_key(pair).is_some_and(|key| keys.hold(key));
+        self.pairs.restore(pairs, mine);
         self.index();
         Ok(())
     }
@@ -442,14 +448,15 @@ mod tests {
         feed(&mut first, "0,a,x\n15,a,x\n100,b,x\n30,a,x");
         let saved = first.save(false).unwrap();
         let mut again = windows(Cut::Session(10), Kind::Count, 0);
-        again.restore(&saved).unwrap();
+        again.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
         feed(&mut again, "8,a,x");
         assert_eq!(advance(&mut again, 60), "0,25,a,3\n30,40,a,1");
         // What was put out is not put out again by whoever goes on from here.
         let saved = again.save(false).unwrap();
         let mut last = windows(Cut::Session(10), Kind::Count, 0);
-        last.restore(&saved_first(&mut first)).unwrap();
-        last.restore(&saved).unwrap();
+        last.restore(&saved_first(&mut first), Keys { task: 0, tasks: 1 })
+            .unwrap();
+        last.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
         feed(&mut last, "9,a,x");
         assert_eq!(last.take_late().unwrap().bytes(), "9,a,x");
         let mut out = Vec::new();
@@ -493,7 +500,7 @@ mod tests {
                 saves.extend(live.save(false));
                 if at == restore_at {
                     live = windows(Cut::Session(4), Kind::Count, 0);
-                    for saved in &saves { live.restore(saved).unwrap(); }
+                    for saved in &saves { live.restore(saved, Keys { task: 0, tasks: 1 }).unwrap(); }
                 }
             }
             let mut last = Vec::new();

@@ -35,6 +35,7 @@ impl State {
                 message,
             } => self.set_job_phase(*job, *phase, message, events),
             JobCommand::Forget { job } => self.forget_job(*job, events),
+            JobCommand::Change { .. } => self.change_job(command, events),
         }
     }
 
@@ -219,6 +220,62 @@ impl State {
         }
         events.push(Event::Job(id));
         Ok(Reply::Done)
+    }
+
+    fn change_job(
+        &mut self,
+        command: &JobCommand,
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
+        let JobCommand::Change {
+            job: id,
+            from,
+            spec,
+            generation,
+            positions,
+            uid,
+            gid,
+            message,
+        } = command
+        else {
+            unreachable!("called for a change only");
+        };
+        let job = self.jobs.get(id).ok_or(CommandError::NoJob)?;
+        if job.phase == JobPhase::Done {
+            return Err(CommandError::NoJob);
+        }
+        if job.attempt != *from {
+            return Err(CommandError::Changed);
+        }
+        let (name, ended) = (job.name.clone(), has_ended(job.phase));
+        if let Some(positions) = positions {
+            if positions.len() + job.progress.len() > POSITIONS_BYTES_MAX {
+                return Err(CommandError::Invalid(format!(
+                    "positions are over {POSITIONS_BYTES_MAX} bytes"
+                )));
+            }
+            let mut others = self.jobs.values().filter(|other| other.id != *id);
+            if ended && others.any(|other| other.name == name && !has_ended(other.phase)) {
+                return Err(CommandError::Exists);
+            }
+            let open = self.open_writers(*id);
+            self.fence_writers(&open, events);
+        }
+        let changed = self.time;
+        let job = self.jobs.get_mut(id).expect("found above");
+        if let Some(positions) = positions {
+            job.attempt = Attempt(from.0 + 1);
+            job.positions.clone_from(positions);
+            (job.uid, job.gid) = (*uid, *gid);
+            if ended {
+                job.phase = JobPhase::Running;
+            }
+        }
+        (job.spec, job.generation) = (*spec, *generation);
+        job.message.clone_from(message);
+        job.changed = changed;
+        events.push(Event::Job(*id));
+        Ok(Reply::Job(*id))
     }
 
     fn forget_job(&mut self, id: JobId, events: &mut Vec<Event>) -> Result<Reply, CommandError> {

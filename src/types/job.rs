@@ -70,6 +70,20 @@ pub enum JobCommand {
     },
     /// Forgets a job that has ended.
     Forget { job: JobId },
+    /// Another version of the spec, or of what was ordered, seen at attempt `from`. With positions the job takes it: it goes on
+    /// from them under the next attempt, the writers of older ones are fenced, and one that failed or was cancelled runs again.
+    /// Without, only the spec's identity and the message change.
+    Change {
+        job: JobId,
+        from: Attempt,
+        spec: Ino,
+        generation: u64,
+        positions: Option<Vec<u8>>,
+        /// Owner of the spec, for a job that takes it.
+        uid: u32,
+        gid: u32,
+        message: String,
+    },
 }
 
 /// One job epoch: refused unless attempt matches and `epoch` follows the last committed one.

@@ -213,6 +213,33 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
             }
             Ok(Reply::Done)
         }
+        JobCommand::Change {
+            job,
+            from,
+            spec,
+            generation,
+            positions,
+            uid,
+            gid,
+            message,
+        } => {
+            let known = inner.jobs.get_mut(&job).ok_or(CommandError::NoJob)?;
+            if known.attempt != from || known.phase == JobPhase::Done {
+                return Err(CommandError::Changed);
+            }
+            (known.spec, known.generation, known.message) = (spec, generation, message);
+            let Some(positions) = positions else {
+                return Ok(Reply::Job(job));
+            };
+            known.attempt.0 += 1;
+            known.positions = positions;
+            (known.uid, known.gid) = (uid, gid);
+            if known.phase != JobPhase::Paused {
+                known.phase = JobPhase::Running;
+            }
+            end_writers(inner, job);
+            Ok(Reply::Job(job))
+        }
         JobCommand::Forget { job } => inner
             .jobs
             .remove(&job)

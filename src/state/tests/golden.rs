@@ -184,6 +184,20 @@ fn file_commands_keep_their_bytes() {
         Command::Job(JobCommand::Commit(commit)),
         "0100ac0202010480c49fd50c051502010203010506020102010301",
     );
+    let change = JobCommand::Change {
+        job: JobId(1),
+        from: Attempt(2),
+        spec: Ino(6),
+        generation: 3,
+        positions: Some(vec![1, 2]),
+        uid: 4,
+        gid: 5,
+        message: "m".into(),
+    };
+    golden(
+        Command::Job(change),
+        "0100ac0202010480c49fd50c05150501020603010201020405016d",
+    );
     golden(
         Command::Fence {
             writer: WriterId(5),

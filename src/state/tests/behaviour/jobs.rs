@@ -252,3 +252,58 @@ fn an_expired_member_ends_its_tasks() {
     assert!(matches!(bench.merge(item), MergeOutcome::Merged(_)));
     assert!(bench.state.is_clean_file(ino));
 }
+
+fn change(from: u32, generation: u64, positions: Option<&[u8]>) -> Command {
+    Command::Job(JobCommand::Change {
+        job: JOB,
+        from: Attempt(from),
+        spec: Ino(50),
+        generation,
+        positions: positions.map(<[u8]>::to_vec),
+        uid: 3,
+        gid: 4,
+        message: "changed".to_owned(),
+    })
+}
+
+#[test]
+fn a_job_that_changes_goes_on_from_its_positions_and_its_writers_are_fenced() {
+    let (mut bench, _, writer, _) = running();
+    bench.ok(commit(1, 1, &[(writer, 2)], false));
+    bench.ok(change(1, 2, None));
+    let job = bench.state.jobs[&JOB].clone();
+    assert_eq!((job.attempt, job.generation, job.uid), (Attempt(1), 2, 1));
+    assert_eq!((&job.positions[..], &*job.message), (&[1][..], "changed"));
+    assert_eq!(
+        bench.refused(change(2, 3, Some(&[9]))),
+        CommandError::Changed
+    );
+    bench.ok(change(1, 3, Some(&[9])));
+    let job = bench.state.jobs[&JOB].clone();
+    assert_eq!(
+        (job.attempt, job.epoch, job.uid),
+        (Attempt(2), JobEpoch(1), 3)
+    );
+    assert_eq!(job.positions, [9]);
+    assert_eq!(
+        bench.refused(commit(1, 2, &[], false)),
+        CommandError::Changed
+    );
+    assert_ne!(
+        bench.state.names.writers.get(&writer).map(|w| w.phase),
+        Some(WriterPhase::Open)
+    );
+
+    // One that was cancelled runs again, unless another of its name does; one that is done is over.
+    bench.ok(phase(JobPhase::Cancelled));
+    bench.ok(change(2, 4, Some(&[8])));
+    assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Running);
+    bench.ok(phase(JobPhase::Failed));
+    bench.ok(start("job", 51, 1));
+    assert_eq!(
+        bench.refused(change(3, 5, Some(&[7]))),
+        CommandError::Exists
+    );
+    bench.ok(change(3, 5, None));
+    assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Failed);
+}

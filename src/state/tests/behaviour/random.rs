@@ -235,6 +235,16 @@ fn job(state: &State, raw: [u8; 5]) -> Command {
             message: String::new(),
         },
         3 => JobCommand::Forget { job: id },
+        4 => JobCommand::Change {
+            job: id,
+            from: Attempt(job.attempt.0 + u32::from(raw[2].is_multiple_of(5))),
+            spec: job.spec,
+            generation: job.generation + u64::from(raw[3] % 2),
+            positions: (!raw[4].is_multiple_of(3)).then(Vec::new),
+            uid: 0,
+            gid: 0,
+            message: String::new(),
+        },
         _ => JobCommand::Commit(JobCommit {
             job: id,
             attempt: job.attempt,

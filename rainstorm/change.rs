@@ -1,0 +1,298 @@
+//! Changes a job between two job epochs: another version of its spec, or another number of tasks. The protocol, and who may
+//! crash between its steps, is in `docs/ARCHITECTURE.md`; whether the job can go on is decided by `upgrade`.
+
+use crate::driver::Driver;
+use crate::error::{Error, Result};
+use crate::position::Positions;
+use crate::prepare::{self, Before, SpecFile};
+use crate::run::End;
+use crate::seams::Owner;
+use crate::spec::{Partition, TASKS_MAX};
+use crate::spec_tree::{Fault, nearest};
+use crate::upgrade::{self, ANEW, Version};
+use hydfs_types::{Attempt, Ino, JobCommand, JobId, JobInfo, JobPhase};
+
+/// A job that changes under our hands is looked at again so often.
+const TRIES: usize = 8;
+/// What a refusal begins with in the job's message.
+const REFUSED: &str = "the new spec was refused: ";
+
+/// A spec's inode and generation, and its owner.
+type Identity = (Ino, u64, Owner);
+
+/// What a job becomes, and what there is to say about it.
+struct Next {
+    positions: Positions,
+    notes: Vec<String>,
+}
+
+/// A message of the job, which keeps the refusal that `before` told of.
+pub fn with_refusal(before: &str, message: &str) -> String {
+    match before.lines().find(|line| line.starts_with(REFUSED)) {
+        Some(refusal) if message.is_empty() => refusal.to_owned(),
+        Some(refusal) => format!("{message}\n{refusal}"),
+        None => message.to_owned(),
+    }
+}
+
+/// A new version of the spec of `job`, which has not ended for good. A refusal is for the job's status.
+pub async fn rewrite(driver: &Driver, job: &JobInfo, file: &SpecFile) -> Result<()> {
+    let identity = (file.source.ino, file.source.generation, file.owner);
+    let tried = try_rewrite(driver, job, file, identity).await;
+    match tried {
+        Err(Error::Spec(why) | Error::Job(why)) => refuse(driver, job.id, identity, &why).await,
+        other => other,
+    }
+}
+
+async fn try_rewrite(
+    driver: &Driver,
+    job: &JobInfo,
+    file: &SpecFile,
+    identity: Identity,
+) -> Result<()> {
+    let storage = &*driver.storage;
+    let text = prepare::text(storage, file).await?;
+    let who = (file.name.as_str(), file.owner);
+    if job.positions.is_empty() {
+        // Nothing was committed: there is nothing to go on from.
+        let (positions, _) =
+            prepare::check(storage, &driver.options, &file.path, who, text).await?;
+        let next = |job: &JobInfo| match job.positions.is_empty() {
+            true => Ok(Next {
+                positions: positions.clone(),
+                notes: Vec::new(),
+            }),
+            false => Err(Error::Attempt("the job has committed meanwhile".into())),
+        };
+        return change(driver, job.id, identity, &next).await;
+    }
+    let before = Before::of(&job.name, Positions::decode(&job.positions)?)?;
+    let options = &driver.options;
+    let ready = prepare::resolve(storage, options, &file.path, who, text, Some(&before)).await?;
+    let new = Version {
+        spec: &ready.spec,
+        plan: &ready.plan,
+    };
+    let located = |fault: Fault| Error::Spec(fault.located(&file.path, &ready.text));
+    if before.spec.receipt != ready.spec.receipt {
+        let what = "`receipt` has changed, but a receipt is of a whole job";
+        return Err(located(Fault::new(
+            0,
+            what,
+            format!("give it back, {ANEW}"),
+        )));
+    }
+    let sources = &before.positions.sources;
+    let next = |job: &JobInfo| {
+        let now = Before::of(&job.name, Positions::decode(&job.positions)?)?;
+        if now.positions.sources != *sources {
+            return Err(Error::Attempt("the job's sources have changed".into()));
+        }
+        let positions = &now.positions;
+        let states = |node, task: u32| {
+            positions.tasks[usize::from(node)][task as usize].states(job, node, task)
+        };
+        let onto = upgrade::onto(positions, &states, now.version(), new).map_err(located)?;
+        Ok(Next {
+            positions: Positions {
+                spec: ready.text.clone(),
+                json: ready.json,
+                sources: ready.sources.clone(),
+                chunk_bytes: positions.chunk_bytes,
+                tasks: onto.tasks,
+                rate: None,
+                counts: Default::default(),
+                border: Some(onto.border),
+            },
+            notes: onto.notes,
+        })
+    };
+    change(driver, job.id, identity, &next).await
+}
+
+/// Gives a stage another number of tasks. `Error::Job` says why not.
+pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) -> Result<()> {
+    if job.positions.is_empty() {
+        return Err(Error::Attempt("the job has committed nothing yet".into()));
+    }
+    let owner = Owner {
+        uid: job.uid,
+        gid: job.gid,
+    };
+    let next = |job: &JobInfo| {
+        let now = Before::of(&job.name, Positions::decode(&job.positions)?)?;
+        check_tasks(&now, stage, tasks)?;
+        let mut positions = now.positions.clone();
+        positions.counts.insert(stage.to_owned(), tasks);
+        let new = Before::of(&job.name, positions)?;
+        let states = |node, task: u32| {
+            now.positions.tasks[usize::from(node)][task as usize].states(job, node, task)
+        };
+        let onto = upgrade::onto(&now.positions, &states, now.version(), new.version());
+        let onto = onto.map_err(|fault| Error::Job(format!("{}; {}", fault.what, fault.remedy)))?;
+        Ok(Next {
+            positions: Positions {
+                tasks: onto.tasks,
+                border: Some(onto.border),
+                ..new.positions
+            },
+            notes: onto.notes,
+        })
+    };
+    let now = Before::of(&job.name, Positions::decode(&job.positions)?)?;
+    check_tasks(&now, stage, tasks)?;
+    let has = |known: &crate::spec::StageSpec| known.name == stage && known.tasks == tasks;
+    if now.spec.stages.iter().any(has) {
+        return Ok(());
+    }
+    change(driver, job.id, (job.spec, job.generation, owner), &next).await
+}
+
+fn check_tasks(job: &Before, stage: &str, tasks: u32) -> Result<()> {
+    let stages = &job.spec.stages;
+    let Some(known) = stages.iter().find(|known| known.name == stage) else {
+        let names: Vec<&str> = stages.iter().map(|stage| stage.name.as_str()).collect();
+        let what = format!("there is no stage `{stage}`; {}", nearest(stage, &names));
+        return Err(Error::Job(what));
+    };
+    if matches!(known.partition, Partition::Range(..)) {
+        let what = format!("the `bounds` of `{stage}` say how many tasks it has; rewrite the spec");
+        return Err(Error::Job(what));
+    }
+    match (1..=TASKS_MAX).contains(&i64::from(tasks)) {
+        true => Ok(()),
+        false => Err(Error::Job(format!("use 1 to {TASKS_MAX} tasks"))),
+    }
+}
+
+/// Lets the job go on from what `next` makes of its last committed job epoch. It is tried on the job as it is first: what
+/// cannot be disturbs nothing.
+async fn change(
+    driver: &Driver,
+    id: JobId,
+    (spec, generation, owner): Identity,
+    next: &(dyn Fn(&JobInfo) -> Result<Next> + Sync),
+) -> Result<()> {
+    next(&driver.job(id).ok_or(Error::Over)?)?;
+    let _hold = driver.changing.hold(id);
+    for _ in 0..TRIES {
+        let job = driver.job(id).ok_or(Error::Over)?;
+        if job.phase == JobPhase::Done {
+            return Err(Error::Over);
+        }
+        let Some(job) = freeze(driver, job).await? else {
+            continue;
+        };
+        let Next { positions, notes } = next(&job)?;
+        let message = match job.phase {
+            JobPhase::Paused => job.message.lines().next().unwrap_or_default().to_owned(),
+            _ => String::new(),
+        };
+        let (uid, gid) = (owner.uid, owner.gid);
+        let command = JobCommand::Change {
+            job: id,
+            from: job.attempt,
+            spec,
+            generation,
+            positions: Some(positions.encode().to_vec()),
+            uid,
+            gid,
+            message,
+        };
+        let is_done = || {
+            driver.job(id).is_some_and(|now| {
+                follows(&now, &job) && (now.spec, now.generation) == (spec, generation)
+            })
+        };
+        match driver.agree(command, is_done).await {
+            Ok(_) => {
+                let notes = match notes.is_empty() {
+                    true => String::new(),
+                    false => format!(": {}", notes.join("; ")),
+                };
+                let line = format!("changed behind job epoch {}{notes}", job.epoch);
+                tracing::info!(job = %id, name = job.name, line, "a job goes on changed");
+                driver.log(&job, &line).await;
+                return Ok(());
+            }
+            Err(End::Over) => {}
+            Err(end) => return Err(failed(end)),
+        }
+    }
+    Err(Error::Attempt("the job changes all the time".into()))
+}
+
+fn follows(now: &JobInfo, job: &JobInfo) -> bool {
+    now.attempt == Attempt(job.attempt.0 + 1)
+}
+
+fn failed(end: End) -> Error {
+    match end {
+        End::Again { why, .. } | End::Final(why) => Error::Attempt(why),
+        End::Done | End::Over => Error::Over,
+    }
+}
+
+/// Ends the attempt of a job that runs, so that its last job epoch stays the last; `None` if another one was begun.
+async fn freeze(driver: &Driver, job: JobInfo) -> Result<Option<JobInfo>> {
+    if job.phase != JobPhase::Running {
+        return Ok(Some(job));
+    }
+    let restart = JobCommand::Restart {
+        job: job.id,
+        from: job.attempt,
+        why: with_refusal(&job.message, "it is being changed"),
+    };
+    let is_done = || driver.job(job.id).is_some_and(|now| follows(&now, &job));
+    match driver.agree(restart, is_done).await {
+        Ok(_) => Ok(driver.job(job.id).filter(|now| follows(now, &job))),
+        Err(End::Over) => Ok(None),
+        Err(end) => Err(failed(end)),
+    }
+}
+
+/// Notes a version of the spec as seen, and why the job does not take it.
+async fn refuse(
+    driver: &Driver,
+    id: JobId,
+    (spec, generation, owner): Identity,
+    why: &str,
+) -> Result<()> {
+    let why = why.replace('\n', " ");
+    for _ in 0..TRIES {
+        let job = driver.job(id).ok_or(Error::Over)?;
+        let mut message = format!("{REFUSED}{why}");
+        let before = job.message.lines().find(|line| !line.starts_with(REFUSED));
+        match (job.phase, before) {
+            (JobPhase::Running, _) => message.push_str("; the job goes on as it was"),
+            (_, Some(before)) => message = format!("{before}\n{message}"),
+            (_, None) => {}
+        }
+        let command = JobCommand::Change {
+            job: id,
+            from: job.attempt,
+            spec,
+            generation,
+            positions: None,
+            uid: owner.uid,
+            gid: owner.gid,
+            message,
+        };
+        let is_done = || {
+            driver
+                .job(id)
+                .is_some_and(|now| (now.spec, now.generation) == (spec, generation))
+        };
+        match driver.agree(command, is_done).await {
+            Ok(_) => {
+                tracing::warn!(job = %id, name = job.name, why, "a new version of a spec was refused");
+                driver.log(&job, &format!("{REFUSED}{why}")).await;
+                return Ok(());
+            }
+            Err(End::Over) => {}
+            Err(end) => return Err(failed(end)),
+        }
+    }
+    Err(Error::Attempt("the job changes all the time".into()))
+}
