@@ -68,6 +68,30 @@ fn a_growing_directory_is_followed_and_its_job_obeys_commands() {
     assert!(good && words.contains("\"status\": \"running\""), "{words}");
     assert_eq!(seen(6).len(), 6);
 
+    // Other tasks, by the spec and by an order: what was seen once is not put out again.
+    let log_has = |what: &str| {
+        let found = crate::common::poll(CALLS, || desk.job_file("words", "log").contains(what));
+        assert!(found, "{}", desk.job_file("words", "log"));
+    };
+    let wider = FOLLOW.replace(
+        "op = { dedup = { } }\ntasks = 2",
+        "op = { dedup = { } }\ntasks = 3",
+    );
+    desk.write_spec(3, "words", &wider);
+    log_has("once");
+    append(&desk, 2, "b.log", "five one six\n");
+    assert_eq!(seen(7).iter().filter(|word| *word == "one").count(), 1);
+    let control = desk.cluster.at(1, ".jobs/words/control");
+    fs::write(&control, "savepoint half\n").expect("an order is written");
+    log_has("half");
+    fs::write(&control, "tasks.once=1\n").expect("an order is written");
+    append(&desk, 1, "c.log", "six seven\n");
+    assert_eq!(seen(8).len(), 8);
+    desk.write_spec(2, "words", &wider.replace("dedup = { }", "count = { }"));
+    log_has("refused");
+    append(&desk, 3, "c.log", "eight one\n");
+    assert_eq!(seen(9).len(), 9, "the job goes on as it was");
+
     let spec = sample_spec("count");
     let local = desk.cluster.dir().join("local.toml");
     let path = local.display().to_string();
