@@ -17,9 +17,9 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_state::{Segment, State, WriterPhase};
 use hydfs_types::{
-    AgreementError, Command, Cutoff, DataRequest, DataResponse, Incarnation, Look, Looked,
-    MapVersion, MergeItem, MergeOutcome, Op, Peeked, Planted, Prepare, RecordHead, Refusal, Reply,
-    SegmentCut, SegmentId, SegmentVersion, SlotConfig, SlotEpoch, SlotId, Then,
+    AgreementError, BoxFuture, Command, Cutoff, DataRequest, DataResponse, Incarnation, Look,
+    Looked, MapVersion, MergeItem, MergeOutcome, Op, Peeked, Planted, Prepare, RecordHead, Refusal,
+    Reply, SegmentCut, SegmentId, SegmentVersion, SlotConfig, SlotEpoch, SlotId, Then,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,7 +72,8 @@ impl Turn {
         self.why.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tries until the cut is made, or cannot be.
+    /// Tries until the cut is made, or cannot be. Once it was listed it is cut at that slot epoch or not at all: at another
+    /// one the fence was no fence, and whoever wanted it may have done it since.
     async fn tries(
         self: Arc<Self>,
         slot: SlotId,
@@ -80,9 +81,15 @@ impl Turn {
         mut base: Option<SegmentVersion>,
     ) -> Result<Looked, Refusal> {
         let (leader, segment) = (&self.leader, self.segment);
+        let epoch_now = || leader.ctx.state().config(slot).map(|config| config.epoch);
+        let epoch = epoch_now();
         // It was listed, so it may come through whatever is answered; until the fence is lifted nothing is acknowledged.
         let mut listed = false;
         loop {
+            if listed && then != Then::Nothing && epoch_now() != epoch {
+                let why = "it was not cut before its slot was configured anew";
+                return Err(Refusal::NoMerge(why.into()));
+            }
             let tried = leader.try_merge(slot, segment, then, base, &self.in_doubt);
             match tried.await {
                 Ok(looked) => return Ok(looked),
@@ -97,6 +104,38 @@ impl Turn {
                 (base, listed) = (None, true);
             }
             tokio::time::sleep(AGAIN).await;
+        }
+    }
+}
+
+/// The tries of somebody who may stop waiting for them. What is in doubt then goes on by itself: until it is known whether
+/// it came through nobody else merges, and nothing that it lacks is acknowledged.
+struct Tries {
+    turn: Arc<Turn>,
+    ahead: Option<BoxFuture<'static, Result<Looked, Refusal>>>,
+}
+
+impl Tries {
+    async fn within(&mut self, limit: Duration) -> Result<Looked, Refusal> {
+        let ended = || Refusal::NoMerge("it has ended".into());
+        let ahead = self.ahead.as_mut().ok_or_else(ended)?;
+        match tokio::time::timeout(limit, ahead).await {
+            Ok(done) => {
+                self.ahead = None;
+                done
+            }
+            Err(_) => Err(Refusal::NoMerge(self.turn.why().clone())),
+        }
+    }
+}
+
+impl Drop for Tries {
+    fn drop(&mut self) {
+        let in_doubt = self.turn.in_doubt.load(Relaxed);
+        if let Some(ahead) = self.ahead.take().filter(|_| in_doubt)
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            drop(runtime.spawn(ahead));
         }
     }
 }
@@ -230,15 +269,11 @@ impl SlotLeader {
             why: Mutex::new("too slow".into()),
             _held: held,
         });
-        let mut tries = Box::pin(turn.clone().tries(slot, then, base));
-        if let Ok(done) = tokio::time::timeout(MERGE, &mut tries).await {
-            return done;
-        }
-        if turn.in_doubt.load(Relaxed) {
-            // It may come through yet: until that is known nobody else merges, and nothing that it lacks is acknowledged.
-            tokio::spawn(tries);
-        }
-        Err(Refusal::NoMerge(turn.why().clone()))
+        let mut tries = Tries {
+            ahead: Some(Box::pin(turn.clone().tries(slot, then, base))),
+            turn,
+        };
+        tries.within(MERGE).await
     }
 
     fn is_fenced(&self, segment: SegmentId) -> bool {
