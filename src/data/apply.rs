@@ -317,8 +317,8 @@ impl Replica {
         for (writer, seq) in &target.through {
             local.merged_through(*writer, *seq);
         }
-        if target.full {
-            local.drop_appends();
+        if target.appends_from > WriterId::default() {
+            local.drop_appends(|writer| !target.takes_appends_of(writer));
         }
         gone.into_iter().for_each(|writer| local.drop_lane(writer));
         local

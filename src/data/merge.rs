@@ -445,7 +445,7 @@ impl SlotLeader {
         list: &[RecordHead],
         len: u64,
     ) -> bool {
-        if target.full
+        if target.is_full()
             || len < self.ctx.segment_bytes()
             || !list.iter().any(|head| head.op == Op::Append)
         {
@@ -593,7 +593,7 @@ fn eligible(state: &State, target: &Segment, head: &RecordHead) -> bool {
     let Some(writer) = state.writer(head.writer) else {
         return false;
     };
-    if target.full && head.op == Op::Append
+    if head.op == Op::Append && !target.takes_appends_of(head.writer)
         || target
             .through
             .get(&head.writer)

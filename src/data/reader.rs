@@ -139,7 +139,7 @@ impl Reader {
             let known = self.ctx.state().segment(segment).cloned();
             let known = match known {
                 None if then == Then::Retire => return Ok(()),
-                Some(known) if then == Then::Full && known.full => return Ok(()),
+                Some(known) if then == Then::Full && known.is_full() => return Ok(()),
                 known => known.ok_or(DataError::Retired(segment))?,
             };
             let late = |why: String| {

@@ -18,7 +18,7 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use hydfs_store::{Bases, Journal, JournalEntry, StoreError};
 use hydfs_types::{
-    Append, AppendReply, DataRequest, DataResponse, Digest, Planted, Prepare, ReadBase, Record,
+    Append, AppendReply, DataRequest, DataResponse, Digest, Op, Planted, Prepare, ReadBase, Record,
     RecordHead, Refusal, Run, SegmentId, SegmentVersion, Seq, SlotConfig, SlotEpoch, SlotId, Then,
 };
 use std::{
@@ -180,13 +180,12 @@ impl Replica {
             if known.slot != append.slot {
                 return Err(Refusal::Malformed("segment is not of this slot".into()));
             }
-            if known.full
-                && append
-                    .records
-                    .iter()
-                    .any(|r| r.op == hydfs_types::Op::Append)
-            {
-                return Err(Refusal::Full(segment));
+            let mut ops = append.records.iter().map(|record| record.op);
+            if !known.takes_appends_of(writer) && ops.any(|op| op == Op::Append) {
+                return Err(match known.is_full() {
+                    true => Refusal::Full(segment),
+                    false => Refusal::WriterEnded(writer),
+                });
             }
             known.through.get(&writer).copied().unwrap_or_default()
         };

@@ -250,11 +250,11 @@ impl LocalSegment {
         }
     }
 
-    /// The segment takes no more appends: those that are not in the base are void and go to the next segment.
-    pub fn drop_appends(&mut self) {
+    /// The segment takes no more appends of these writers: those that are not in the base are void and go elsewhere.
+    pub fn drop_appends(&mut self, of: impl Fn(WriterId) -> bool) {
         let void: Vec<(WriterId, Seq)> = self
             .pending()
-            .filter(|p| p.head.op == Op::Append)
+            .filter(|p| p.head.op == Op::Append && of(p.head.writer))
             .map(|p| (p.head.writer, p.head.seq))
             .collect();
         for (writer, seq) in void {
@@ -459,7 +459,7 @@ mod tests {
             [(WriterId(1), Seq(1))].into_iter(),
         );
         take(&mut segment, head(1, 2, 1, 1));
-        segment.drop_appends();
+        segment.drop_appends(|_| true);
         assert!(segment.is_quiet());
         let later = RecordHead {
             op: Op::WriteAt(0),

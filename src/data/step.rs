@@ -226,7 +226,7 @@ mod tests {
                 version: SegmentVersion(0),
                 len: 0,
                 digest: Digest::default(),
-                full: false,
+                appends_from: WriterId(0),
                 through: BTreeMap::new(),
                 ended: BTreeMap::new(),
                 fenced: Default::default(),

@@ -254,6 +254,14 @@ impl Volume {
         self.kernel_told().await;
         kept.map_err(of_agreement)
     }
+
+    /// What the request proposed was refused: the next command is another one, whoever serves the request then.
+    pub(crate) fn forget_command(&self, call: &Call) {
+        if let Some((slot, seq)) = call.slot().and_then(|slot| Some((slot, slot.seq()?))) {
+            slot.note_seq(0);
+            self.ctx.agreement.forget(seq);
+        }
+    }
 }
 
 /// A request of which nobody can tell whether it took effect.

@@ -47,6 +47,9 @@ impl Volume {
                 Some(_) => self.ctx.agreement.propose_kept(command, call).await,
                 None => self.ctx.agreement.propose(command).await,
             };
+            if let Err(AgreementError::Refused(_)) = proposed {
+                self.forget_command(call);
+            }
             match proposed {
                 Ok(_) => return Ok(()),
                 Err(AgreementError::Refused(CommandError::Busy)) => {

@@ -275,7 +275,9 @@ impl Watch {
     fn look_at_replicas(&self, state: &State, members: &[Arc<Member>]) {
         let mut heard = lock(&self.heard);
         heard.acknowledged.retain(|(segment, writer), _| {
-            state.segment(*segment).is_some_and(|known| !known.full)
+            state
+                .segment(*segment)
+                .is_some_and(|known| !known.is_full())
                 && state
                     .writer(*writer)
                     .is_some_and(|writer| writer.phase == WriterPhase::Open)

@@ -216,7 +216,7 @@ impl State {
             );
             let last = file.segments.last_key_value().map(|(start, _)| start) == Some(start);
             must!(
-                !(last && segment.is_some_and(|s| s.full)),
+                !(last && segment.is_some_and(|s| s.is_full())),
                 "{ino}: the last segment {id} is full"
             );
         }

@@ -141,8 +141,9 @@ pub struct Segment {
     pub version: SegmentVersion,
     pub len: u64,
     pub digest: Digest,
-    /// Takes no more appends.
-    pub full: bool,
+    /// Appends of writers that are older than this one are void here unless the base has them: each filling of the
+    /// segment ends them for all that write to it, also when it takes appends again.
+    pub appends_from: WriterId,
     /// Per writer the last seq that is in the base; writers that are gone are dropped from it.
     pub through: BTreeMap<WriterId, Seq>,
     /// Writers that closed cleanly with records here that are not in the base yet: their last seq.
@@ -152,6 +153,25 @@ pub struct Segment {
     /// Lengths that were set without a prepare since the last merge, in order. Replicas that all lost power before their
     /// disks had them make them again from here. Whoever prepared a merge has all before it on disk.
     pub lengths: Vec<LengthSet>,
+}
+
+/// No writer is as new as that.
+const NOBODY: WriterId = WriterId(u64::MAX);
+
+impl Segment {
+    /// Whether it takes no more appends.
+    pub fn is_full(&self) -> bool {
+        self.appends_from == NOBODY
+    }
+
+    /// Whether an append of this writer may still get into the base.
+    pub fn takes_appends_of(&self, writer: WriterId) -> bool {
+        writer >= self.appends_from
+    }
+
+    pub(crate) fn set_full(&mut self) {
+        self.appends_from = NOBODY;
+    }
 }
 
 /// A segment was cut or grown without a round to its replicas.

@@ -272,8 +272,18 @@ fn holes_read_as_zeros_and_take_no_room() {
 /// Cutting a file that other mounts append to: what is acknowledged after the cut stays, in order and whole.
 #[test]
 fn truncate_below_writers_of_other_mounts() {
-    const RECORD: usize = 64;
-    const CUTS: usize = 25;
+    cut_below_writers(64, 25, 0);
+}
+
+/// The file is rolled into several segments between the cuts, which make full ones the last again.
+#[test]
+fn truncate_of_many_segments_below_writers_of_other_mounts() {
+    cut_below_writers(96 << 10, 15, 9 << 20);
+}
+
+/// Writers append records of `size` bytes on all mounts but one, which cuts the file `cuts` times, each time that it has
+/// grown to `least` bytes.
+fn cut_below_writers(size: usize, cuts: usize, least: u64) {
     let Some(cluster) = Cluster::up(MEMBERS) else {
         return;
     };
@@ -281,7 +291,7 @@ fn truncate_below_writers_of_other_mounts() {
     fs::write(at[0].join("f"), "").expect("made");
     let done = AtomicBool::new(false);
     let record = |writer: usize, number: usize| {
-        format!("{writer} {number:08} {}\n", "x".repeat(RECORD - 12)).into_bytes()
+        format!("{writer} {number:08} {}\n", "x".repeat(size - 12)).into_bytes()
     };
     let written = thread::scope(|scope| {
         let writers: Vec<_> = (1..MEMBERS)
@@ -301,20 +311,26 @@ fn truncate_below_writers_of_other_mounts() {
                 })
             })
             .collect();
-        for cut in 0..CUTS {
+        for cut in 0..cuts {
             let file = OpenOptions::new()
                 .write(true)
                 .open(at[0].join("f"))
                 .expect("opened");
-            let size = file.metadata().expect("metadata").len();
+            let len = loop {
+                let len = file.metadata().expect("metadata").len();
+                if len >= least {
+                    break len;
+                }
+                thread::sleep(std::time::Duration::from_millis(5));
+            };
             // Down to whole records; every fifth time to nothing.
             let keep = if cut % 5 == 4 {
                 0
             } else {
-                size / 2 / RECORD as u64 * RECORD as u64
+                len / 2 / size as u64 * size as u64
             };
             file.set_len(keep)
-                .unwrap_or_else(|error| panic!("cut {cut} from {size} to {keep}: {error}"));
+                .unwrap_or_else(|error| panic!("cut {cut} from {len} to {keep}: {error}"));
             thread::sleep(std::time::Duration::from_millis(30));
         }
         done.store(true, Ordering::SeqCst);
@@ -330,7 +346,7 @@ fn truncate_below_writers_of_other_mounts() {
         "all mounts have the same"
     );
     let mut last = [None; MEMBERS];
-    for bytes in found.chunks(RECORD) {
+    for bytes in found.chunks(size) {
         let text = String::from_utf8_lossy(bytes);
         let writer: usize = text[..1].parse().unwrap_or_else(|_| panic!("torn: {text}"));
         let number: usize = text[2..10]

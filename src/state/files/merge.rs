@@ -198,7 +198,7 @@ impl State {
             .segments
             .get_mut(&id)
             .expect("agreed on before")
-            .full = true;
+            .set_full();
         if last == Some(id) {
             self.names.add_segment(ino, end);
         }

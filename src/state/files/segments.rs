@@ -2,7 +2,7 @@
 
 use super::{FILE_BYTES_MAX, Place, segment_index, slot_of};
 use crate::{Event, FileBody, Namespace, Segment, State, apply::issue};
-use hydfs_types::{CommandError, Digest, Ino, Reply, SegmentId, SegmentVersion};
+use hydfs_types::{CommandError, Digest, Ino, Reply, SegmentId, SegmentVersion, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most segments that one `Extend` may name.
@@ -38,7 +38,7 @@ impl Namespace {
             version: SegmentVersion(0),
             len: 0,
             digest: Digest::default(),
-            full: false,
+            appends_from: WriterId(0),
             through: BTreeMap::new(),
             ended: BTreeMap::new(),
             fenced: BTreeSet::new(),
@@ -77,15 +77,18 @@ impl Namespace {
         self.open_last(segment.ino);
     }
 
-    /// The last segment of a file is never full: appends go there.
+    /// The last segment of a file is never full: appends go there. Those that were sent to it before it was full may be
+    /// on their way still, and others void; so it takes none of the writers that there are.
     pub(crate) fn open_last(&mut self, ino: Ino) {
         let last = self
             .file_mut(ino)
             .segments
             .last_key_value()
             .map(|(_, id)| *id);
-        if let Some(segment) = last.and_then(|id| self.segments.get_mut(&id)) {
-            segment.full = false;
+        let newer = WriterId(self.next_writer);
+        let last = last.and_then(|id| self.segments.get_mut(&id));
+        if let Some(segment) = last.filter(|segment| segment.is_full()) {
+            segment.appends_from = newer;
         }
     }
 

@@ -471,7 +471,7 @@ fn a_full_segment_is_followed_by_the_next() {
         ..bench.item(first, &[(writer, 9)], SEG + 5)
     };
     assert!(matches!(bench.merge(full), MergeOutcome::Merged(_)));
-    assert!(bench.state.segment(first).unwrap().full);
+    assert!(bench.state.segment(first).unwrap().is_full());
     let next = bench.segment_at(ino, SEG + 5);
     assert_eq!(bench.state.segment(next).unwrap().len, 0);
     assert_eq!(bench.attr(ino).size, SEG + 5);
@@ -495,9 +495,13 @@ fn a_full_segment_is_followed_by_the_next() {
             .iter()
             .any(|event| matches!(event, Event::Retired { segment, .. } if *segment == next))
     );
+    let newer = bench.grant(ino, 1);
+    let last = bench.state.segment(first).unwrap();
+    assert!(!last.is_full(), "the last segment takes appends");
+    assert!(last.takes_appends_of(newer));
     assert!(
-        !bench.state.segment(first).unwrap().full,
-        "the last segment takes appends"
+        !last.takes_appends_of(writer),
+        "what it sent before the segment was full may be on its way"
     );
 }
 
