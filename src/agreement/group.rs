@@ -137,9 +137,10 @@ impl Group {
         })
     }
 
-    /// What this member's commands are asked as from now on; `Incarnation(0)` until it is admitted.
-    pub fn set_incarnation(&self, incarnation: Incarnation) {
-        self.session.set_incarnation(incarnation);
+    /// What this member's commands are asked as from now on, by the process with this start count; `Incarnation(0)` until it is
+    /// admitted.
+    pub fn set_incarnation(&self, incarnation: Incarnation, start: u64) {
+        self.session.set_incarnation(incarnation, start);
     }
 
     /// The cluster has ended this member's incarnation: its commands belong to `session` from the next admission on.

@@ -50,6 +50,7 @@ impl Group {
             seq: ticket.seq,
             done_through: ticket.done_through,
             incarnation: ticket.incarnation,
+            start: ticket.start,
             time: Time::default(),
             command,
         };

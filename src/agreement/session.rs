@@ -41,6 +41,8 @@ struct Inner {
     /// Of this worker, also where the session is an earlier one's.
     life: SessionId,
     incarnation: Incarnation,
+    /// Start count of this process.
+    start: u64,
     last: u64,
     open: BTreeSet<u64>,
     /// The agreed state has this session: an answer of it came. Before that nothing is said of earlier commands, since
@@ -55,6 +57,7 @@ pub struct Ticket<'a> {
     pub seq: u64,
     pub done_through: u64,
     pub incarnation: Incarnation,
+    pub start: u64,
     /// Its answer may be asked for until [`Session::forget`].
     kept: bool,
 }
@@ -95,8 +98,9 @@ impl Session {
     }
 
     /// What commands are asked as from now on.
-    pub fn set_incarnation(&self, incarnation: Incarnation) {
-        self.lock().incarnation = incarnation;
+    pub fn set_incarnation(&self, incarnation: Incarnation, start: u64) {
+        let mut inner = self.lock();
+        (inner.incarnation, inner.start) = (incarnation, start);
     }
 
     /// Which life of this member it is; 0 before it is admitted.
@@ -140,6 +144,7 @@ impl Session {
                 seq: 0,
                 done_through: 0,
                 incarnation,
+                start: 0,
                 kept: false,
             };
         }
@@ -168,6 +173,7 @@ impl Session {
             seq,
             done_through,
             incarnation,
+            start: inner.start,
             kept: identity.is_some(),
         }
     }
@@ -209,7 +215,7 @@ mod tests {
     #[test]
     fn answers_are_forgotten_only_when_all_before_are_in() {
         let session = Session::new(SessionId(7), None);
-        session.set_incarnation(Incarnation(3));
+        session.set_incarnation(Incarnation(3), 1);
         let first = session.begin();
         let second = session.begin();
         assert_eq!(
@@ -235,7 +241,7 @@ mod tests {
     #[test]
     fn what_was_given_up_before_any_answer_came_is_not_said_to_be_done() {
         let session = Session::new(SessionId(7), None);
-        session.set_incarnation(Incarnation(3));
+        session.set_incarnation(Incarnation(3), 1);
         drop(session.begin());
         let second = session.begin();
         assert_eq!((second.seq, second.done_through), (2, 0));
@@ -247,11 +253,11 @@ mod tests {
     #[test]
     fn a_new_incarnation_counts_anew() {
         let session = Session::new(SessionId(7), None);
-        session.set_incarnation(Incarnation(3));
+        session.set_incarnation(Incarnation(3), 1);
         drop(session.begin());
         let late = session.begin();
         session.renew(SessionId(8));
-        session.set_incarnation(Incarnation(4));
+        session.set_incarnation(Incarnation(4), 1);
         let first = session.begin();
         drop(late);
         let second = session.begin();
@@ -319,7 +325,7 @@ mod tests {
                 resumed: None,
             }),
         );
-        first.set_incarnation(Incarnation(3));
+        first.set_incarnation(Incarnation(3), 1);
         first.begin().done();
         let place = Place::default();
         drop(first.begin_kept(&place));
@@ -342,7 +348,7 @@ mod tests {
                 resumed: Some(resumed),
             }),
         );
-        second.set_incarnation(Incarnation(3));
+        second.set_incarnation(Incarnation(3), 1);
         assert_eq!(second.life(), 8, "leases are of the worker");
         *place.before.lock().expect("whole") = Some(2);
         let again = second.begin_kept(&place);

@@ -386,7 +386,8 @@ impl Member {
             }
             memory.save_incarnation(admitted.incarnation);
         }
-        self.group.set_incarnation(admitted.incarnation);
+        self.group
+            .set_incarnation(admitted.incarnation, self.folder.start_count());
         self.ctx.set_me(admitted.incarnation);
         self.net
             .known_as(self.folder.cluster(), admitted.member, admitted.incarnation);

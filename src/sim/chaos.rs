@@ -43,6 +43,8 @@ pub enum Kind {
     Worker,
     /// Bits flip in bases on a disk, or in their checksums.
     Flip,
+    /// The network falls into pieces of which none has a majority, for longer than anybody waits for one.
+    Apart,
 }
 
 /// Which kinds there are in a run.
@@ -51,7 +53,7 @@ pub struct Faults(u16);
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Kill,
         Self::Power,
         Self::Blackout,
@@ -66,6 +68,7 @@ impl Kind {
         Self::Leave,
         Self::Worker,
         Self::Flip,
+        Self::Apart,
     ];
 
     fn name(self) -> &'static str {
@@ -84,14 +87,15 @@ impl Kind {
             Self::Leave => "leave",
             Self::Worker => "worker",
             Self::Flip => "flip",
+            Self::Apart => "apart",
         }
     }
 }
 
 impl Faults {
-    /// Every kind but flips, which have not run over enough seeds yet (docs/RELIABILITY.md, "Runs").
+    /// Every kind but the last two, which have not run over enough seeds yet (docs/RELIABILITY.md, "Runs").
     pub const ALL: Self = Self((1 << Kind::Flip as u16) - 1);
-    /// Flips, too.
+    /// Those, too.
     const NAMED: Self = Self((1 << Kind::ALL.len()) - 1);
 
     /// From names with commas between.
@@ -354,6 +358,7 @@ impl Chaos<'_> {
             }
             Kind::Join => self.join(),
             Kind::Flip if self.may(&[host], true) => self.flip(host, &name, faults).await,
+            Kind::Apart if self.story.world.rng.random_range(0..4) == 0 => self.apart(),
             Kind::Leave if self.hurt.is_empty() => self.leave(host, &name).await,
             _ => {}
         }
@@ -426,6 +431,30 @@ impl Chaos<'_> {
             self.story.world.net.cut(*from, *to);
         }
         self.later(300..9000, End::Mend(links));
+    }
+
+    fn apart(&mut self) {
+        let world = &self.story.world;
+        let addrs: Vec<SocketAddr> = world.hosts.iter().map(|host| host.addr).collect();
+        let hosts: Vec<usize> = (0..addrs.len()).collect();
+        // Three and five members have as many voters.
+        let piece = if addrs.len() < 5 { 1 } else { 2 };
+        let apart = |one: usize, other: usize| one / piece != other / piece;
+        let links: Vec<_> = hosts
+            .iter()
+            .flat_map(|one| hosts.iter().map(move |other| (*one, *other)))
+            .filter(|(one, other)| apart(*one, *other))
+            .map(|(one, other)| (addrs[one], addrs[other]))
+            .collect();
+        if !self.may(&hosts, false) {
+            return;
+        }
+        self.story
+            .tell(format!("the network is in pieces of {piece}"));
+        for (from, to) in &links {
+            self.story.world.net.cut(*from, *to);
+        }
+        self.later(14_000..24_000, End::Mend(links));
     }
 
     fn lossy(&mut self) {

@@ -27,10 +27,7 @@ impl State {
     ) -> Result<Reply, CommandError> {
         self.index = index;
         self.time = envelope.time.after(self.time);
-        let asker = envelope.incarnation;
-        if asker != Incarnation(0) && !self.cluster.alive.contains_key(&asker) {
-            return Err(CommandError::Ended(asker));
-        }
+        self.may_ask(envelope)?;
         if let Some(answer) = self.answered(envelope) {
             return answer;
         }
@@ -42,6 +39,21 @@ impl State {
     /// An entry of the log that holds no command (a new leader's blank, a change of voters).
     pub fn skip(&mut self, index: LogIndex) {
         self.index = index;
+    }
+
+    /// What a process proposed does not come through after the next process of its incarnation has begun: that one
+    /// knows of nothing that is on its way (R12).
+    fn may_ask(&self, envelope: &Envelope) -> Result<(), CommandError> {
+        let asker = envelope.incarnation;
+        if asker == Incarnation(0) {
+            return Ok(());
+        }
+        let member = self.cluster.alive.get(&asker);
+        let member = member.and_then(|id| self.cluster.members.get(id));
+        match member {
+            Some(member) if member.said.start_count <= envelope.start => Ok(()),
+            _ => Err(CommandError::Ended(asker)),
+        }
     }
 
     fn decide(

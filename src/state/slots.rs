@@ -51,7 +51,7 @@ impl State {
     }
 
     /// R12: a member that comes back to slots which froze with it takes its place again as synced, where it lost
-    /// nothing (same boot) or is all there is.
+    /// nothing (same boot), or is all there is, or the last that comes back of those that all lost something.
     pub(crate) fn readmit(&mut self, incarnation: Incarnation, life: Life) -> Vec<SlotId> {
         let cluster = &mut self.cluster;
         let mut changed = Vec::new();
@@ -61,7 +61,12 @@ impl State {
                 continue;
             };
             let intact = former(&old).is_some_and(|l| l.boot == life.boot);
-            if !intact && config.synced().count() > 1 {
+            let hopeless = |i: &Incarnation| {
+                let boot = |l: &Life| cluster.members.get(&l.member).map(|m| m.said.boot);
+                let life = cluster.lives.get(i);
+                life.is_some_and(|l| boot(l).is_some_and(|boot| boot != l.boot))
+            };
+            if !intact && config.synced().any(|i| i != old && !hopeless(&i)) {
                 continue;
             }
             let alive = &cluster.alive;

@@ -18,6 +18,9 @@ pub struct Envelope {
     pub done_through: u64,
     /// Whoever asks; refused if it has ended. `Incarnation(0)` where there is none yet.
     pub incarnation: Incarnation,
+    /// Start count of the process that asks: refused once a later one of the same incarnation is admitted. 0 with
+    /// `Incarnation(0)`.
+    pub start: u64,
     /// Stamped by the leader; the state makes it strictly increasing.
     pub time: Time,
     pub command: Command,

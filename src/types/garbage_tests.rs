@@ -93,6 +93,7 @@ fn samples() -> Vec<Vec<u8>> {
         seq: 2,
         done_through: 1,
         incarnation: Incarnation(4),
+        start: 6,
         time: Time::default(),
         command: Command::Admit(Admission {
             name: "n1".to_owned(),

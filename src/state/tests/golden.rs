@@ -14,6 +14,7 @@ fn envelope(command: Command) -> Envelope {
         seq: 2,
         done_through: 1,
         incarnation: Incarnation(4),
+        start: 6,
         time: Time {
             sec: 1_700_000_000,
             nsec: 5,
@@ -49,22 +50,22 @@ fn cluster_commands_keep_their_bytes() {
             cluster: ClusterId([0xab; 16]),
             copies: 3,
         },
-        "0100ac0202010480c49fd50c0500abababababababababababababababab03",
+        "0100ac020201040680c49fd50c0500abababababababababababababababab03",
     );
     golden(
         Command::Admit(admission()),
-        "0100ac0202010480c49fd50c0501026e31007f000001d836017a64010101010101010101010101010101010202020202020202020202020202020203",
+        "0100ac020201040680c49fd50c0501026e31007f000001d836017a64010101010101010101010101010101010202020202020202020202020202020203",
     );
     golden(
         Command::TakeOver(admission()),
-        "0100ac0202010480c49fd50c051a026e31007f000001d836017a64010101010101010101010101010101010202020202020202020202020202020203",
+        "0100ac020201040680c49fd50c051a026e31007f000001d836017a64010101010101010101010101010101010202020202020202020202020202020203",
     );
     golden(
         Command::Expire {
             incarnations: vec![Incarnation(7)],
             why: "lease".to_owned(),
         },
-        "0100ac0202010480c49fd50c05020107056c65617365",
+        "0100ac020201040680c49fd50c05020107056c65617365",
     );
     let acting = vec![
         Acting {
@@ -86,7 +87,7 @@ fn cluster_commands_keep_their_bytes() {
         Command::Configure {
             changes: vec![change],
         },
-        "0100ac0202010480c49fd50c050401ff1f09020101020001",
+        "0100ac020201040680c49fd50c050401ff1f09020101020001",
     );
 }
 
@@ -105,7 +106,7 @@ fn namespace_commands_keep_their_bytes() {
     };
     golden(
         create,
-        "0100ac0202010480c49fd50c050801046e616d6500a403e807e80700000104",
+        "0100ac020201040680c49fd50c050801046e616d6500a403e807e80700000104",
     );
     let rename = Command::Rename {
         parent: ROOT_INO,
@@ -115,7 +116,7 @@ fn namespace_commands_keep_their_bytes() {
         no_replace: true,
         exchange: false,
     };
-    golden(rename, "0100ac0202010480c49fd50c050b0101610501620100");
+    golden(rename, "0100ac020201040680c49fd50c050b0101610501620100");
     let set = SetAttr {
         mode: Some(0o600),
         mtime: Some(Time { sec: -1, nsec: 2 }),
@@ -124,7 +125,7 @@ fn namespace_commands_keep_their_bytes() {
     };
     golden(
         Command::SetAttr { ino: Ino(6), set },
-        "0100ac0202010480c49fd50c050c060180030000000101020000010304",
+        "0100ac020201040680c49fd50c050c060180030000000101020000010304",
     );
 }
 
@@ -148,7 +149,7 @@ fn file_commands_keep_their_bytes() {
             incarnation: Incarnation(4),
             items: vec![item],
         },
-        "0100ac0202010480c49fd50c0513040108024d01050603cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd640264",
+        "0100ac020201040680c49fd50c0513040108024d01050603cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd640264",
     );
     let touched = vec![Touched {
         segment: SegmentId(8),
@@ -162,7 +163,7 @@ fn file_commands_keep_their_bytes() {
     };
     golden(
         Command::End { ends: vec![end] },
-        "0100ac0202010480c49fd50c051201050601080103cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd6400",
+        "0100ac020201040680c49fd50c051201050601080103cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd6400",
     );
     let truncate = Command::Truncate {
         ino: Ino(6),
@@ -170,7 +171,10 @@ fn file_commands_keep_their_bytes() {
         sole: Some((WriterId(5), Seq(6))),
         versions: vec![(SegmentId(8), SegmentVersion(3))],
     };
-    golden(truncate, "0100ac0202010480c49fd50c051406808040010506010803");
+    golden(
+        truncate,
+        "0100ac020201040680c49fd50c051406808040010506010803",
+    );
     let commit = JobCommit {
         job: JobId(1),
         attempt: Attempt(2),
@@ -182,7 +186,7 @@ fn file_commands_keep_their_bytes() {
     };
     golden(
         Command::Job(JobCommand::Commit(commit)),
-        "0100ac0202010480c49fd50c051502010203010506020102010301",
+        "0100ac020201040680c49fd50c051502010203010506020102010301",
     );
     let change = JobCommand::Change {
         job: JobId(1),
@@ -196,19 +200,19 @@ fn file_commands_keep_their_bytes() {
     };
     golden(
         Command::Job(change),
-        "0100ac0202010480c49fd50c05150501020603010201020405016d",
+        "0100ac020201040680c49fd50c05150501020603010201020405016d",
     );
     golden(
         Command::Fence {
             writer: WriterId(5),
         },
-        "0100ac0202010480c49fd50c051605",
+        "0100ac020201040680c49fd50c051605",
     );
     let drain = Command::Drain {
         incarnation: Incarnation(7),
         on: true,
     };
-    golden(drain, "0100ac0202010480c49fd50c05170701");
+    golden(drain, "0100ac020201040680c49fd50c05170701");
     let lock = Command::Lock {
         ino: Ino(6),
         incarnation: Incarnation(7),
@@ -220,7 +224,7 @@ fn file_commands_keep_their_bytes() {
             exclusive: true,
         },
     };
-    golden(lock, "0100ac0202010480c49fd50c051806070102030401");
+    golden(lock, "0100ac020201040680c49fd50c051806070102030401");
     let unlock = Command::Unlock {
         ino: Ino(6),
         incarnation: Incarnation(7),
@@ -228,7 +232,7 @@ fn file_commands_keep_their_bytes() {
         start: 1,
         end: 2,
     };
-    golden(unlock, "0100ac0202010480c49fd50c05190607030102");
+    golden(unlock, "0100ac020201040680c49fd50c05190607030102");
 }
 
 #[test]
@@ -240,6 +244,7 @@ fn a_small_state_keeps_its_bytes() {
     });
     let bootstrap = Envelope {
         incarnation: Incarnation(0),
+        start: 0,
         ..bootstrap
     };
     state

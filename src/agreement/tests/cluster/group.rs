@@ -420,6 +420,7 @@ async fn a_stranger_has_its_command_proposed_by_any_member() {
         seq: 0,
         done_through: 0,
         incarnation: Incarnation(0),
+        start: 0,
         time: Time::default(),
         command: set("admit me"),
     };
@@ -450,7 +451,7 @@ async fn refusals_and_ends_are_told_apart() {
         matches!(huge, Err(AgreementError::Refused(CommandError::Invalid(_)))),
         "{huge:?}"
     );
-    group.set_incarnation(Incarnation(99));
+    group.set_incarnation(Incarnation(99), 1);
     assert_eq!(group.propose(set("x")).await, Err(AgreementError::Expired));
     let waiting = tokio::spawn({
         let group = Arc::clone(group);

@@ -37,7 +37,7 @@ async fn start(disk: &Arc<RealDisk>, list: &List, life: u64) -> Arc<Group> {
         planted: None,
     };
     let group = Group::start(options, Box::new(list.clone())).await.unwrap();
-    group.set_incarnation(Incarnation(1));
+    group.set_incarnation(Incarnation(1), 1);
     group
 }
 

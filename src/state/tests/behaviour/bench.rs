@@ -60,6 +60,7 @@ impl Bench {
             seq: 0,
             done_through: 0,
             incarnation: Incarnation(0),
+            start: 0,
             time: Time {
                 sec: 1000 + self.index as i64,
                 nsec: 0,

@@ -208,6 +208,21 @@ fn a_slot_freezes_and_thaws_on_the_same_boot() {
 }
 
 #[test]
+fn the_last_replica_that_comes_back_thaws_a_slot_that_lost_power_everywhere() {
+    let mut bench = replicated(3);
+    bench.expire(&[1, 2, 3]);
+    bench.admit(admission("n3", 3, 93, 2));
+    bench.admit(admission("n1", 1, 91, 2));
+    // It went once more, and is no more whole for it.
+    bench.admit(admission("n3", 3, 93, 3));
+    assert!(bench.state.config(SLOT).unwrap().frozen, "n2 may be whole");
+    let back = bench.admit(admission("n2", 2, 92, 2));
+    let config = bench.state.config(SLOT).unwrap();
+    assert_eq!((config.frozen, config.leader), (false, back.incarnation));
+    assert_eq!(config.acting, acting(&[(back.incarnation.0, true)]));
+}
+
+#[test]
 fn the_only_replica_thaws_after_a_power_loss() {
     let mut bench = Bench::new(2);
     bench.expire(&[1]);
@@ -360,4 +375,24 @@ fn who_has_ended_is_refused() {
         bench.send(&envelope),
         Err(CommandError::Ended(Incarnation(2)))
     );
+}
+
+#[test]
+fn what_an_earlier_process_proposed_comes_too_late() {
+    let mut bench = Bench::new(1);
+    let by = |bench: &Bench, start| Envelope {
+        incarnation: Incarnation(1),
+        start,
+        ..bench.envelope(Command::Set {
+            key: "k".into(),
+            value: start.to_string(),
+        })
+    };
+    let first = by(&bench, 1);
+    assert_eq!(bench.send(&first), Ok(Reply::Done));
+    bench.ok(Command::TakeOver(admission("n1", 1, 1, 2)));
+    let (late, next) = (by(&bench, 1), by(&bench, 2));
+    let ended = CommandError::Ended(Incarnation(1));
+    assert_eq!(bench.send(&late), Err(ended), "the incarnation goes on");
+    assert_eq!(bench.send(&next), Ok(Reply::Done));
 }

@@ -464,7 +464,7 @@ fn a_frozen_slot_merges_nothing() {
 
 #[test]
 fn a_full_segment_is_followed_by_the_next() {
-    let mut bench = Bench::new(1);
+    let mut bench = Bench::new(2);
     let (ino, writer, first) = bench.open_new("a", 1);
     let full = MergeItem {
         then: Then::Full,
@@ -495,7 +495,7 @@ fn a_full_segment_is_followed_by_the_next() {
             .iter()
             .any(|event| matches!(event, Event::Retired { segment, .. } if *segment == next))
     );
-    let newer = bench.grant(ino, 1);
+    let newer = bench.grant(ino, 2);
     let last = bench.state.segment(first).unwrap();
     assert!(!last.is_full(), "the last segment takes appends");
     assert!(last.takes_appends_of(newer));

@@ -16,6 +16,7 @@ fn envelope(
         seq,
         done_through,
         incarnation: Incarnation(1),
+        start: 1,
         ..bench.envelope(command)
     }
 }

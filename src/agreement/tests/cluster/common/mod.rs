@@ -312,7 +312,7 @@ impl Cluster {
         let group = Group::start(options, Box::new(node.list.clone()))
             .await
             .unwrap();
-        group.set_incarnation(Incarnation(id));
+        group.set_incarnation(Incarnation(id), 1);
         self.wires
             .lock()
             .unwrap()
