@@ -28,6 +28,8 @@ mod event_time;
 mod exec;
 mod filter;
 mod follow;
+#[cfg(test)]
+mod fuzz_tests;
 mod glob;
 mod held;
 mod hold;

@@ -239,4 +239,31 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn fuzz_log() {
+        let entry = |index| {
+            let payload = Payload::Normal(Sealed(Bytes::from_static(b"cmd")));
+            [&[ENTRY][..], &bytes_of(&Entry::new(id(3, index), payload))].concat()
+        };
+        let facts = [
+            [&[VOTE][..], &[1, 0, 5, 2, 1]].concat(),
+            [&[TRUNCATED][..], &[1, 0, 1, 1, 9]].concat(),
+            [&[PURGED][..], &[1, 0, 1, 9]].concat(),
+            [&[COMMITTED][..], &[1, 0, 1, 9]].concat(),
+        ];
+        let shapes = hydfs_fuzz::Target::new(env!("CARGO_MANIFEST_DIR"), "log")
+            .seeds([entry(1), entry(300)])
+            .seeds(facts)
+            .run(|bytes| {
+                let Some((kind, payload)) = bytes.split_first() else {
+                    return String::new();
+                };
+                let mut index = Index::default();
+                let at = Position::default();
+                let read = replay(&mut index, at, *kind, Bytes::copy_from_slice(payload));
+                format!("{kind} {}", hydfs_fuzz::seen(&read))
+            });
+        assert!(shapes > 10, "{shapes}");
+    }
 }

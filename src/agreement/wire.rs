@@ -578,4 +578,22 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn fuzz_messages() {
+        let shapes = hydfs_fuzz::Target::new(env!("CARGO_MANIFEST_DIR"), "messages")
+            .seeds(requests().into_iter().map(|(_, bytes)| bytes))
+            .run(|bytes| {
+                let request = hydfs_types::decode::<Request>(bytes);
+                if let Ok(Request::Append(append)) = &request {
+                    let mut body = Bytes::from_static(b"commands");
+                    for head in &append.entries {
+                        drop(join_entry(head.clone(), &mut body));
+                    }
+                }
+                let response = hydfs_types::decode::<Response>(bytes);
+                hydfs_fuzz::seen(&request) + &hydfs_fuzz::seen(&response)
+            });
+        assert!(shapes > 30, "{shapes}");
+    }
 }

@@ -110,3 +110,33 @@ pub enum Response {
     Appended(Vec<Appended>),
     Drain(Drain),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_messages() {
+        let requests = [
+            Request::Locate { path: "/a".into() },
+            Request::Suspicion { set: Some(true) },
+            Request::Drain {
+                member: Some("n1".into()),
+                on: true,
+            },
+        ];
+        let responses = [
+            Response::Text("n1".into()),
+            Response::Opened { size: 300 },
+            Response::Data(Bytes::from_static(b"bytes")),
+        ];
+        let shapes = hydfs_fuzz::Target::new(env!("CARGO_MANIFEST_DIR"), "messages")
+            .seeds(requests.map(|request| hydfs_types::encode(&request)))
+            .seeds(responses.map(|response| hydfs_types::encode(&response)))
+            .run(|bytes| {
+                let request = hydfs_fuzz::seen(&hydfs_types::decode::<Request>(bytes));
+                request + &hydfs_fuzz::seen(&hydfs_types::decode::<Response>(bytes))
+            });
+        assert!(shapes > 30, "{shapes}");
+    }
+}

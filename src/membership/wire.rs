@@ -191,4 +191,23 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn fuzz_datagram() {
+        let head = ViewHead {
+            from: identity("a"),
+            leaving: false,
+        };
+        let members = ["b", "c"].map(|name| Member::new(identity(name), 2, State::Suspect));
+        let view = View::wrap(&head, members.into_iter()).unwrap();
+        let shapes = hydfs_fuzz::Target::new(env!("CARGO_MANIFEST_DIR"), "datagram")
+            .seeds([view.to_vec(), wrap(Kind::Foca, &view[3..]).to_vec()])
+            .run(|bytes| match unwrap(bytes) {
+                None => "nothing".into(),
+                Some((Kind::View, payload)) => View::read(payload)
+                    .map_or_else(String::new, |view| format!("{:?}", view.members)),
+                Some((kind, _)) => format!("{kind:?}"),
+            });
+        assert!(shapes > 5, "{shapes}");
+    }
 }

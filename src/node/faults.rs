@@ -360,4 +360,21 @@ mod tests {
         }
         assert_eq!(faults.names(), ["y"]);
     }
+
+    #[test]
+    fn fuzz_fault() {
+        let lines = [
+            "loss=30% to=n3 for=60s",
+            "cut with=all for=2m",
+            "delay=50ms from=n2 for=1500ms",
+            "disk=slow:50ms for=5s",
+        ];
+        let shapes = hydfs_fuzz::Target::new(env!("CARGO_MANIFEST_DIR"), "fault")
+            .seeds(lines)
+            .run(|bytes| match std::str::from_utf8(bytes) {
+                Ok(line) => hydfs_fuzz::seen(&parse(line, knows)),
+                Err(_) => String::new(),
+            });
+        assert!(shapes > 20, "{shapes}");
+    }
 }

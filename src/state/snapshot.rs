@@ -91,4 +91,41 @@ mod tests {
             Err(SnapshotError::Checksum { .. })
         ));
     }
+
+    #[test]
+    fn fuzz_snapshot() {
+        let mut state = State::default();
+        let seed = state.snapshot();
+        let command = hydfs_types::Command::Bootstrap {
+            cluster: hydfs_types::ClusterId([7; 16]),
+            copies: 3,
+        };
+        let envelope = hydfs_types::Envelope {
+            session: Default::default(),
+            seq: 0,
+            done_through: 0,
+            incarnation: Default::default(),
+            start: 0,
+            time: Default::default(),
+            command,
+        };
+        state
+            .apply(hydfs_types::LogIndex(1), &envelope, &mut Vec::new())
+            .unwrap();
+        let seeds = [seed, state.snapshot()].map(|mut bytes| {
+            bytes.truncate(bytes.len() - 4);
+            bytes
+        });
+        let shapes = hydfs_fuzz::Target::new(env!("CARGO_MANIFEST_DIR"), "snapshot")
+            .seeds(seeds)
+            .run(|body| {
+                let read = State::restore(&sealed(body));
+                if let Ok(state) = &read {
+                    assert!(State::restore(&state.snapshot()).is_ok());
+                    return format!("{:?}", state.audit());
+                }
+                hydfs_fuzz::seen(&read.map(drop))
+            });
+        assert!(shapes > 5, "{shapes}");
+    }
 }

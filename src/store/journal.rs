@@ -216,4 +216,18 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn fuzz_entry() {
+        let seeds = samples()
+            .into_iter()
+            .map(|(kind, bytes)| [&[kind][..], &bytes].concat());
+        let shapes = hydfs_fuzz::Target::new(env!("CARGO_MANIFEST_DIR"), "entry")
+            .seeds(seeds)
+            .run(|bytes| match bytes.split_first() {
+                Some((kind, bytes)) => hydfs_fuzz::seen(&parse(Position::default(), *kind, bytes)),
+                None => String::new(),
+            });
+        assert!(shapes > 10, "{shapes}");
+    }
 }

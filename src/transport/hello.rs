@@ -204,4 +204,19 @@ mod tests {
             REASON_BYTES_MAX - 1
         );
     }
+
+    #[test]
+    fn fuzz_hello() {
+        let seeds = [hello("n1", Some(7)), hello("n2", None)].map(|hello| hello.encode());
+        let shapes = hydfs_fuzz::Target::new(env!("CARGO_MANIFEST_DIR"), "hello")
+            .seeds(seeds)
+            .run(|bytes| {
+                let read = Hello::decode(bytes);
+                if let Ok(theirs) = &read {
+                    drop(Hello::objection(&hello("n1", Some(7)), theirs, "n1"));
+                }
+                hydfs_fuzz::seen(&read)
+            });
+        assert!(shapes > 5, "{shapes}");
+    }
 }

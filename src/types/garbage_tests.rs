@@ -2,6 +2,7 @@
 //! take more memory than the bytes themselves could fill, whatever lengths they announce.
 
 use crate::*;
+use hydfs_fuzz::{Target, seen};
 use proptest::prelude::*;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -198,4 +199,21 @@ fn fault_m7_lengths_beyond_the_bytes_take_no_memory() {
         bytes.extend([1; 40]);
         assert!(read_as_anything(&bytes) <= CAUTIOUS_BYTES + 16 * bytes.len());
     }
+}
+
+#[test]
+fn fuzz_messages() {
+    let shapes = Target::new(env!("CARGO_MANIFEST_DIR"), "messages")
+        .seeds(samples())
+        .run(|bytes| {
+            assert!(read_as_anything(bytes) <= CAUTIOUS_BYTES + 16 * bytes.len());
+            let read = [
+                seen(&decode::<DataRequest>(bytes)),
+                seen(&decode::<DataResponse>(bytes)),
+                seen(&decode::<Envelope>(bytes)),
+                seen(&decode::<Reply>(bytes)),
+            ];
+            read.concat()
+        });
+    assert!(shapes > 100, "{shapes}");
 }

@@ -1,0 +1,127 @@
+//! Damaged and invented specs, lines, messages and positions.
+
+use crate::{
+    batch::Batch,
+    csv,
+    dead::Letters,
+    decimal::Decimal,
+    event_time::TimeFormat,
+    json_lines,
+    message::{Request, Response},
+    position::Positions,
+    rate, receipt,
+    spec::Spec,
+};
+use bytes::Bytes;
+use hydfs_fuzz::{Target, seen};
+
+fn target(name: &str) -> Target {
+    Target::new(env!("CARGO_MANIFEST_DIR"), name)
+}
+
+/// The specs of the language's description.
+fn specs() -> impl Iterator<Item = &'static str> {
+    let text = include_str!("../docs/JOBS.md");
+    let blocks = text.split("```toml\n").skip(1);
+    blocks.filter_map(|block| Some(block.split_once("```")?.0))
+}
+
+/// Reads a spec; what is wrong with it has a place in the text.
+fn read(text: &str, json: bool) -> String {
+    match Spec::parse(text, json) {
+        Ok(spec) => format!("{} stages", spec.stages.len()),
+        Err(fault) => {
+            let located = fault.located("job", text);
+            assert!(located.starts_with("job:"), "{located}");
+            fault.what
+        }
+    }
+}
+
+#[test]
+fn fuzz_spec() {
+    let seeds: Vec<_> = specs().collect();
+    assert!(seeds.len() > 3);
+    let shapes = target("spec").seeds(seeds).run(|bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        read(&text, false)
+    });
+    assert!(shapes > 50, "{shapes}");
+}
+
+#[test]
+fn fuzz_spec_json() {
+    let seed = r#"{"version": 1, "source": [{"name": "in", "path": "/in.csv", "format": "csv"}],
+        "stage": [{"name": "n", "from": "in", "op": {"count": {"by": ["city"]}}, "tasks": 2}],
+        "sink": [{"from": "n", "path": "/out.csv"}], "job": {"epoch_ms": 100, "x": [1.5, true, null]}}"#;
+    let shapes = target("spec_json").seeds([seed]).run(|bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        read(&text, true)
+    });
+    assert!(shapes > 50, "{shapes}");
+}
+
+#[test]
+fn fuzz_lines() {
+    let seeds = [
+        "a,\"b, \"\"c\"\"\",-12.50,2026-01-31T12:00:00.5Z\r\n\"\",,31/Jan/2026:12:00:00 +0100,1000/s",
+        "{\"user\": \"a, \\\"b\\\"\", \"n\": 1.50, \"deep\": {\"k\": [1, null]}}\n{\"n\": true}",
+    ];
+    let names = ["user", "n", "deep"].map(str::to_owned);
+    let shapes = target("lines").seeds(seeds).run(|bytes| {
+        let batch = Batch::from_lines(Bytes::copy_from_slice(bytes));
+        let mut seen = String::new();
+        for field in batch.lines().flat_map(csv::fields) {
+            let value = csv::value(field);
+            let mut again = Vec::new();
+            csv::push_value(&value, &mut again);
+            assert_eq!(csv::value(&again), value, "{field:?}");
+            let time = |format: TimeFormat| format.parse(&value).is_some();
+            let kinds = [
+                Decimal::parse(&value).is_some(),
+                time(TimeFormat::Rfc3339),
+                time(TimeFormat::Unix),
+                time(TimeFormat::UnixMs),
+                time(TimeFormat::Clf),
+                std::str::from_utf8(&value).is_ok_and(|text| rate::parse(text).is_some()),
+            ];
+            seen.extend(kinds.map(|is| if is { 'y' } else { 'n' }));
+        }
+        let mut letters = Letters::new(true);
+        match json_lines::to_csv(&names, &batch, &mut letters) {
+            Ok(Some((csv, kept))) => assert_eq!(csv.count(), kept.len()),
+            Ok(None) => seen.push('-'),
+            Err(error) => seen.push_str(&error.to_string()),
+        }
+        seen
+    });
+    assert!(shapes > 20, "{shapes}");
+}
+
+#[test]
+fn fuzz_messages() {
+    let path = "/.jobs/a.toml".into();
+    let shapes = target("messages")
+        .seeds([Request::Hello, Request::SpecClosed { path }].map(|one| hydfs_types::encode(&one)))
+        .seeds(
+            [Response::Waiting, Response::Bad("why".into())].map(|one| hydfs_types::encode(&one)),
+        )
+        .run(|bytes| {
+            let request = seen(&hydfs_types::decode::<Request>(bytes));
+            let response = seen(&hydfs_types::decode::<Response>(bytes));
+            request + &response + &seen(&Positions::decode(bytes))
+        });
+    assert!(shapes > 30, "{shapes}");
+}
+
+#[test]
+fn fuzz_receipt() {
+    let seed = r#"{"epoch": 1, "attempt": 2, "members": ["n1"], "inputs": [{"source": 0, "node": 0, "task": 1, "lines": 5,
+        "bytes": 70, "hash": 9, "ranges": []}], "outputs": {"/out": {"lines": 5, "bytes": 60, "sum": 7}},
+        "operators": {"x": "ab"}, "begin": {"job": "j-1", "chunk_bytes": 4096, "sources": [], "tasks": [2],
+        "reads": [0, null], "shares": [[[]]], "goes_on": [0], "savepoint": "s"}}"#;
+    let shapes = target("receipt")
+        .seeds([seed])
+        .run(|bytes| seen(&serde_json::from_slice::<receipt::Line>(bytes)));
+    assert!(shapes > 20, "{shapes}");
+}
