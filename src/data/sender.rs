@@ -356,6 +356,7 @@ impl FileWriter {
             inner.ended = true;
             std::mem::take(&mut inner.queue)
         };
+        self.shortened.notify_waiters();
         let merged = self.merged_anywhere();
         let (taken, left): (Vec<Queued>, Vec<Queued>) =
             queue.into_iter().partition(|queued| queued.seq <= merged);
@@ -364,6 +365,15 @@ impl FileWriter {
             note.withdrawn();
         }
         left
+    }
+
+    /// What became of its records is not known any more: nobody will send them again, nor say that they are merged.
+    pub fn abandon(&self) {
+        for queued in &self.inner().queue {
+            if let Some(note) = &queued.note {
+                note.given_up();
+            }
+        }
     }
 
     /// The file is gone, and what is queued with it.
@@ -482,17 +492,20 @@ impl FileWriter {
     }
 
     /// Gives up what is not acknowledged: that ends the writer (R5). Nothing of it is merged later, unless it was already.
-    pub fn give_up(&self) -> WriterEnd {
+    /// Says whether any of it was answered.
+    pub fn give_up(&self) -> (WriterEnd, bool) {
         let left = {
             let mut inner = self.inner();
             inner.given_up = true;
+            inner.ended = true;
             std::mem::take(&mut inner.queue)
         };
+        let behind = left.iter().any(|queued| queued.behind);
         for note in left.iter().filter_map(|queued| queued.note.as_ref()) {
             note.given_up();
         }
         self.shortened.notify_waiters();
-        self.finish(false)
+        (self.finish(false), behind)
     }
 
     /// Closes the writer for good and says what its end is. With `cut`, segments that it alone wrote get their next

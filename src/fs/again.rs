@@ -55,13 +55,7 @@ impl Volume {
                 self.propose(Command::Fence { writer: *writer }).await?;
             }
         }
-        let segments: Vec<SegmentId> = {
-            let state = self.ctx.state();
-            let (_, file) = state.file(ino).map_err(of_command)?;
-            file.segments.values().copied().collect()
-        };
-        let looked = self.data.reader.look(&segments).await;
-        looked.map_err(Self::data_error).map(drop)
+        self.look_at_all(ino).await
     }
 
     pub(crate) fn is_merged(&self, ino: Ino, piece: &Piece) -> Outcome<bool> {

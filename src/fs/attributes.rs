@@ -165,6 +165,7 @@ impl Volume {
             .writers
             .iter()
             .any(|writer| mine.as_ref().is_none_or(|mine| mine.writer != *writer));
+        let others = others || state.has_unsent(file, |owner| owner != self.ctx.me());
         let segments = file.segments.values().copied();
         let look = if others {
             segments.collect()

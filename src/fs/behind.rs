@@ -281,9 +281,7 @@ impl Volume {
                 return Ok(());
             };
             match writer.flush().await {
-                Err(DataError::WriterEnded(_) | DataError::Retired(_))
-                    if self.ctx.state().inode(ino).is_err() =>
-                {
+                Err(_) if self.ctx.state().inode(ino).is_err() => {
                     writer.forget();
                     self.table.with(ino, |used| used.writer = None);
                     return Ok(());
@@ -349,23 +347,24 @@ impl Volume {
         }
     }
 
-    /// Members with live writers of a file that may answer early.
+    /// Members with writers of a file under which they may have answered early.
     fn writers_elsewhere(&self, ino: Ino) -> BTreeMap<Incarnation, Vec<WriterId>> {
         let mut elsewhere: BTreeMap<Incarnation, Vec<WriterId>> = BTreeMap::new();
         let state = self.ctx.state();
         let Ok((_, file)) = state.file(ino) else {
             return elsewhere;
         };
-        if file.writers.is_empty() {
+        if file.writers.is_empty() && file.unread.is_empty() {
             return elsewhere;
         }
         let now = Instant::now();
         let mut recalled = lock(&self.behind.recalled);
-        for id in &file.writers {
+        // What a fenced one has answered goes on under another, which its owner may not have yet.
+        for id in file.writers.iter().chain(&file.unread) {
             let early = state.writer(*id).filter(|writer| {
                 writer.job.is_none()
                     && writer.incarnation != self.ctx.me()
-                    && writer.phase == hydfs_state::WriterPhase::Open
+                    && state.is_alive(writer.incarnation)
             });
             let trusted = recalled.get(id).is_some_and(|trust| trust.lasts(now));
             if let Some(writer) = early.filter(|_| !trusted) {
@@ -382,6 +381,7 @@ impl Volume {
         self.table.recall(ino, writers);
         self.table
             .forget_recalled(REMEMBERED, |id| self.ctx.state().writer(id).is_some());
+        self.all_left_is_sent().await;
         self.drain(ino).await.map_err(|error| DataError::TimedOut {
             millis: 0,
             why: error.to_string(),
@@ -402,13 +402,21 @@ impl Volume {
         *lock(&self.behind.left) = left;
     }
 
-    pub(crate) fn has_left(&self) -> bool {
+    /// Whether something that an earlier worker has answered early is not sent.
+    pub fn has_left(&self) -> bool {
         self.behind.has_left.load(SeqCst)
     }
 
     /// Waits until what an earlier worker has answered early is sent, if the request is about a file.
     pub(crate) async fn left_is_sent(&self, request: &Request) {
-        while self.has_left() && !self.is_about_control(request) {
+        if !self.is_about_control(request) {
+            self.all_left_is_sent().await;
+        }
+    }
+
+    /// Waits until what an earlier worker has answered early is sent.
+    pub async fn all_left_is_sent(&self) {
+        while self.has_left() {
             let mut rung = std::pin::pin!(self.behind.left_is_sent.notified());
             rung.as_mut().enable();
             if self.has_left() {
@@ -471,13 +479,17 @@ impl Volume {
             // It was unlinked, and nobody has it open.
             Err(FsError::NotFound | FsError::Stale) => {}
             Err(error) => {
-                tracing::error!(%ino, %error, "writes that the worker before had answered may be lost");
-                let why = error.to_string();
-                let lost = DataError::TimedOut { millis: 0, why };
-                self.table.with(ino, |used| used.lost = Some(lost));
+                self.note_lost(ino, &error);
                 self.behind.wanted.send(ino).ok();
             }
         }
+    }
+
+    fn note_lost(&self, ino: Ino, error: &FsError) {
+        tracing::error!(%ino, %error, "writes that the worker before had answered may be lost");
+        let why = error.to_string();
+        let lost = DataError::TimedOut { millis: 0, why };
+        self.table.with(ino, |used| used.lost = Some(lost));
     }
 
     /// Queues one write that was answered, unless it is merged.
@@ -491,11 +503,18 @@ impl Volume {
         let memory = self.table.memory();
         let slot = memory.and_then(|memory| memory.slot_left(behind.unique));
         let call = Call::left(slot, kept.clone());
-        if let Some(piece) = sent
-            && self.is_merged(ino, &piece)?
-        {
-            call.set_made(behind.bytes.len());
-            return Ok(());
+        match sent.map(|piece| self.is_merged(ino, &piece)) {
+            Some(Ok(true)) => {
+                call.set_made(behind.bytes.len());
+                return Ok(());
+            }
+            // What was answered behind it is none the worse for that.
+            Some(Err(error)) => {
+                kept.free();
+                self.note_lost(ino, &error);
+                return Ok(());
+            }
+            Some(Ok(false)) | None => {}
         }
         let queued = || async {
             let writer = self.writer(ino).await?;

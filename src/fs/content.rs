@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// Largest offset of a file in bytes.
 pub(crate) const OFFSET_MAX: u64 = i64::MAX as u64 - PAYLOAD_BYTES_MAX as u64;
+/// Times that a sync begins anew because the cluster ended the writer.
+const SYNCS: usize = 50;
 
 /// One piece of a read: of a segment, or a hole.
 pub(crate) struct Piece {
@@ -288,12 +290,11 @@ impl Volume {
                 Err(DataError::WriterEnded(_) | DataError::Retired(_)) => {
                     // The queue of the ended writer goes on under a new one, this write's record with it (R5).
                     if self.replace_writer(ino, &writer).await? {
-                        let now = self.writer(ino).await?;
-                        break if durable {
-                            now.sync().await
-                        } else {
-                            now.flush().await
-                        };
+                        self.flush(ino).await?;
+                        if durable {
+                            self.sync_records(ino).await?;
+                        }
+                        break Ok(());
                     }
                 }
                 Err(DataError::NoSpace) => {
@@ -466,10 +467,7 @@ impl Volume {
         let _busy = Busy::new(&self.table, ino);
         self.flush(ino).await?;
         self.recall(ino).await?;
-        let synced = match self.table.writer(ino) {
-            Some(writer) => writer.sync_written().await.map_err(Self::data_error)?,
-            None => Vec::new(),
-        };
+        let synced = self.sync_records(ino).await?;
         let unmerged: Vec<SegmentId> = {
             let state = self.ctx.state();
             let Ok((_, file)) = state.file(ino) else {
@@ -486,6 +484,21 @@ impl Volume {
             .await
             .map_err(Self::data_error)?;
         Ok(Answer::Done)
+    }
+
+    /// What this mount wrote is on disk on every acting replica; the segments for which that took a round.
+    async fn sync_records(&self, ino: Ino) -> Outcome<Vec<SegmentId>> {
+        for _ in 0..SYNCS {
+            let Some(writer) = self.table.writer(ino) else {
+                return Ok(Vec::new());
+            };
+            match writer.sync_written().await {
+                // It was ended meanwhile, and what it had left is another's.
+                Err(DataError::WriterEnded(_) | DataError::Retired(_)) => self.drain(ino).await?,
+                synced => return synced.map_err(Self::data_error),
+            }
+        }
+        Err(FsError::TryAgain)
     }
 
     pub(crate) fn release(self: Arc<Self>, handle: Handle) -> Outcome {

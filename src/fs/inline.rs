@@ -121,6 +121,10 @@ impl Volume {
         if let Some(text) = &open.text {
             return Some(Ok(Answer::Data(Self::slice(text, offset, len))));
         }
+        // Where the cluster has ended the writer, the file is clean while that is not on its way yet.
+        if self.is_behind(ino) {
+            return None;
+        }
         let (segment, at, len) = {
             let state = self.covered()?;
             if !dirty_segments(&state, ino, offset, u64::from(len))
@@ -149,7 +153,7 @@ impl Volume {
 
     /// Everything queued is acknowledged, and the owner has no locks.
     fn flush_at_hand(&self, ino: Ino, owner: Option<u64>) -> Option<Outcome> {
-        if owner.is_some_and(|owner| self.table.is_locker(ino, owner)) {
+        if owner.is_some_and(|owner| self.table.is_locker(ino, owner)) || self.table.has_lost(ino) {
             return None;
         }
         let writer = self.table.writer(ino);

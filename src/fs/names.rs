@@ -80,10 +80,12 @@ impl Volume {
                 self.recent.note(ino, created.attr.ctime, asked);
                 let handle = self.table.open(ino, how, None, call)?;
                 if let Some(granted) = created.grant {
+                    let gate = self.table.with(ino, |used| used.gate.clone());
+                    let _turn = gate.lock().await;
                     let writer = Arc::new(self.data.writer(ino, granted.writer));
                     // Granted to an earlier worker it has ended with it.
-                    if writer.is_open() {
-                        self.table.with(ino, |used| used.writer = Some(writer));
+                    if writer.is_open() && self.table.writer(ino).is_none() {
+                        self.table.take_up(&writer);
                     }
                 }
                 Ok(Answer::Created(created.attr, Self::opened(handle, how)))

@@ -8,8 +8,12 @@ use crate::{
 use hydfs_data::{DataError, Draft, FileWriter, Queued, Target};
 use hydfs_mount::FsError;
 use hydfs_state::Place;
-use hydfs_types::{AgreementError, Command, Ino, Op, Reply, SegmentId};
+use hydfs_types::{AgreementError, Command, Ino, Op, Refusal, Reply, SegmentId};
 use std::{sync::Arc, time::Duration};
+
+/// Times that the segments of a file are listed anew because a truncate takes them away.
+const LOOKS: usize = 50;
+const AGAIN: Duration = Duration::from_millis(100);
 
 impl Volume {
     /// This mount's live writer of a file; a grant where there is none (one command).
@@ -61,25 +65,18 @@ impl Volume {
             // A segment was retired below it. Only a fence tells for sure what became of records that are on their way.
             self.propose(Command::Fence { writer: old.writer }).await?;
         }
-        let segments: Vec<SegmentId> = {
-            let state = self.ctx.state();
-            let (_, file) = state.file(ino).map_err(of_command)?;
-            file.segments.values().copied().collect()
-        };
-        self.data
-            .reader
-            .look(&segments)
-            .await
-            .map_err(Self::data_error)?;
+        self.look_at_all(ino).await?;
         if !old.is_idle() && !old.fate_is_known() {
             let why = "the cluster ended this writer and no longer knows whether its last write was merged";
             let lost = DataError::TimedOut {
                 millis: 0,
                 why: why.into(),
             };
+            let behind = old.has_behind();
+            old.abandon();
             self.table.with(ino, |used| {
                 used.writer = None;
-                if old.has_behind() {
+                if behind {
                     used.lost = Some(lost);
                 }
             });
@@ -93,18 +90,46 @@ impl Volume {
             }
         }
         let left = old.salvage();
-        self.table.take_up(&new);
         let appends = left.iter().any(|queued| queued.target == Target::Tail);
-        self.table.with(ino, |used| used.appended |= appends);
+        let mut lost = None;
         for queued in left {
-            self.push_again(&new, queued).map_err(Self::data_error)?;
+            let note = queued.note.clone();
+            if lost.is_none() {
+                lost = self.push_again(&new, queued).err();
+            }
+            if let Some(note) = note.filter(|_| lost.is_some()) {
+                note.given_up();
+            }
         }
+        // Only now: what is written from here on comes behind.
+        self.table.take_up(&new);
+        self.table.with(ino, |used| {
+            used.appended |= appends;
+            used.lost = lost.or(used.lost.take());
+        });
         self.say_read(old);
         Ok(true)
     }
 
-    /// Queues a record of an ended writer under a new one. Where it was cut off by a truncate it counts as written after
-    /// the cut. Never waits: all of them move in one step.
+    /// Everything that anybody has acknowledged of a file is merged, and the end of every fenced writer of it fixed.
+    pub(crate) async fn look_at_all(&self, ino: Ino) -> Outcome<()> {
+        for _ in 0..LOOKS {
+            let segments: Vec<SegmentId> = {
+                let state = self.ctx.state();
+                let (_, file) = state.file(ino).map_err(of_command)?;
+                file.segments.values().copied().collect()
+            };
+            match self.data.reader.look(&segments).await {
+                // A truncate took it away meanwhile.
+                Err(DataError::Refused(Refusal::Retired(_))) => self.barrier().await?,
+                looked => return looked.map_err(Self::data_error),
+            }
+        }
+        Err(FsError::TryAgain)
+    }
+
+    /// Queues a record of an ended writer under a new one, which nobody else has yet. Where it was cut off by a truncate it
+    /// counts as written after the cut. Never waits: all of them move in one step, which no deadline divides.
     fn push_again(&self, new: &FileWriter, queued: Queued) -> Result<(), DataError> {
         let Queued {
             target,
@@ -160,9 +185,18 @@ impl Volume {
     /// What became of a fenced writer's records is known here: the cluster need not keep it (R5).
     fn say_read(&self, old: &FileWriter) {
         let (agreement, end) = (self.ctx.agreement.clone(), old.finish(false));
+        let ends = vec![end];
         tokio::spawn(async move {
-            if let Err(error) = agreement.propose(Command::End { ends: vec![end] }).await {
-                tracing::info!(%error, "a fenced writer is kept until this member's next start");
+            // Until then other mounts ask for what it may have answered.
+            loop {
+                match agreement.propose(Command::End { ends: ends.clone() }).await {
+                    Err(AgreementError::NoQuorum { .. }) => tokio::time::sleep(AGAIN).await,
+                    Err(error) => {
+                        tracing::info!(%error, "a fenced writer is kept until this member's next start");
+                        return;
+                    }
+                    Ok(_) => return,
+                }
             }
         });
     }
@@ -180,8 +214,8 @@ impl Volume {
         {
             return;
         }
-        let behind = writer.has_behind();
-        let ends = vec![writer.give_up()];
+        let (end, behind) = writer.give_up();
+        let ends = vec![end];
         self.table.with(ino, |used| {
             used.writer = None;
             if behind {
@@ -194,7 +228,7 @@ impl Volume {
             while let Err(AgreementError::NoQuorum { .. }) =
                 agreement.propose(Command::End { ends: ends.clone() }).await
             {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(AGAIN).await;
             }
             drop(turn);
         });

@@ -48,15 +48,18 @@ impl Member {
             Some(memory) => memory.writers(),
             None => BTreeSet::new(),
         };
+        // Until all that was answered is sent, other mounts have to ask for it (R10).
+        let unsent = self.volume.has_left();
         let (later, now): (Vec<WriterId>, Vec<WriterId>) = fenced
             .into_iter()
-            .partition(|writer| in_hand.contains(writer));
+            .partition(|writer| unsent || in_hand.contains(writer));
         self.say_known(now).await;
         if let Some(memory) = self.memory.clone()
             && !later.is_empty()
         {
             let member = self.clone();
             tokio::spawn(async move {
+                member.volume.all_left_is_sent().await;
                 let open = |writer: &WriterId| memory.writers().contains(writer);
                 while later.iter().any(open) {
                     tokio::time::sleep(LOOK_EVERY).await;

@@ -63,7 +63,12 @@ pub fn run(config: Config) -> Result<End, Error> {
         .thread_name("hydfs-core")
         .enable_all()
         .build()?;
-    runtime.block_on(serve(config))
+    let ended = runtime.block_on(serve(config));
+    if matches!(ended, Ok(End::HandedOn)) {
+        // Requests in hand are the next worker's. Dropped with the runtime they would be answered with EIO.
+        std::mem::forget(runtime);
+    }
+    ended
 }
 
 async fn serve(config: Config) -> Result<End, Error> {

@@ -110,7 +110,8 @@ pub struct FileBody {
     pub size_min: u64,
     /// Live writers.
     pub writers: BTreeSet<WriterId>,
-    /// Fenced writers of which nothing waits, kept until their owners have read what became of them (R5).
+    /// Fenced writers whose owners have not read yet what became of them (R5): such a one may have answered writes that go
+    /// on under another writer (R10).
     pub unread: BTreeSet<WriterId>,
 }
 

@@ -82,18 +82,25 @@ impl State {
     /// Nothing is or can become pending in this segment. A segment that is gone is clean.
     pub fn is_clean_segment(&self, id: SegmentId) -> bool {
         self.segment(id).is_none_or(|segment| {
+            let file = self.names.regular(segment.ino);
             segment.settled()
-                && self
-                    .names
-                    .regular(segment.ino)
-                    .is_ok_and(|file| file.writers.is_empty())
+                && file
+                    .is_ok_and(|file| file.writers.is_empty() && !self.has_unsent(file, |_| true))
         })
+    }
+
+    /// Whether one of these members lives and may have answered writes under a writer that was fenced since.
+    pub fn has_unsent(&self, file: &FileBody, of: impl Fn(Incarnation) -> bool) -> bool {
+        let owner = |id| self.names.writers.get(id).map(|writer| writer.incarnation);
+        let mut owners = file.unread.iter().filter_map(owner);
+        owners.any(|owner| of(owner) && self.is_alive(owner))
     }
 
     /// Nothing is or can become pending in this file: its attributes are exact.
     pub fn is_clean_file(&self, ino: Ino) -> bool {
         self.names.regular(ino).map_or(true, |file| {
             file.writers.is_empty()
+                && !self.has_unsent(file, |_| true)
                 && file
                     .segments
                     .values()

@@ -38,7 +38,7 @@ impl State {
         let at = self.index;
         let mut ended = Ended::new();
         for id in writers {
-            let job = self.names.writers[id].job;
+            let (job, read) = (self.names.writers[id].job, self.names.writers[id].read);
             let ino = self
                 .names
                 .detach(*id, WriterPhase::Fenced { at }, |segment| {
@@ -46,6 +46,9 @@ impl State {
                         segment.fenced.insert(*id);
                     }
                 });
+            if job.is_none() && !read {
+                self.names.file_mut(ino).unread.insert(*id);
+            }
             ended.entry(ino).or_default().insert(*id);
         }
         self.writers_ended(&ended, events);
@@ -157,7 +160,9 @@ impl Namespace {
         }
         gone.retain(|writer| !kept.contains(writer));
         let unread = |id: &WriterId| self.writers.get(id).is_some_and(Writer::is_unread);
-        let (unread, gone): (BTreeSet<_>, BTreeSet<_>) = gone.into_iter().partition(unread);
+        let still = file.unread.iter().copied().filter(|id| unread(id));
+        let still: BTreeSet<WriterId> = still.collect();
+        gone.retain(|writer| !unread(writer));
         for writer in &gone {
             self.writers.remove(writer);
         }
@@ -168,8 +173,6 @@ impl Namespace {
                 .expect("files name segments that exist");
             segment.through.retain(|writer, _| !gone.contains(writer));
         }
-        let file = self.file_mut(ino);
-        file.unread.retain(|writer| !gone.contains(writer));
-        file.unread.extend(unread);
+        self.file_mut(ino).unread = still;
     }
 }
