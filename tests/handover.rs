@@ -287,6 +287,10 @@ fn in_flight(flags: i32, said: &str) {
         .members()
         .find(|i| *i != 1 && *i != leader)
         .expect("a third member");
+    let other = cluster
+        .members()
+        .find(|i| *i != 1 && *i != paused)
+        .expect("a second member");
     let paths: Vec<PathBuf> = (0..4).map(|n| cluster.at(1, &format!("file{n}"))).collect();
     let open = |path| {
         let mut options = OpenOptions::new();
@@ -318,12 +322,24 @@ fn in_flight(flags: i32, said: &str) {
             let writes: Vec<_> = files.iter_mut().enumerate().map(write).collect();
             thread::sleep(Duration::from_millis(300));
             signal(worker, libc::SIGKILL);
+            // What has returned is seen by whoever reads from then on, though nobody serves the mount that wrote it.
+            let read = |(w, write): (usize, &thread::ScopedJoinHandle<_>)| {
+                let path = cluster.at(other, &format!("file{w}"));
+                let records = 2 * rounds + 1 + usize::from(write.is_finished());
+                let wanted: String = (0..records).map(|n| lines::line(w, n)).collect();
+                scope.spawn(move || {
+                    let found = fs::read_to_string(path).expect("read");
+                    assert!(found.starts_with(&wanted), "file{w}: {found}");
+                })
+            };
+            let reads: Vec<_> = writes.iter().enumerate().map(read).collect();
             thread::sleep(Duration::from_millis(200));
             signal(pid, libc::SIGCONT);
             for write in writes {
                 let done = within_scope(write);
                 done.unwrap_or_else(|error| panic!("a write of round {rounds}: {error}"));
             }
+            reads.into_iter().for_each(within_scope);
         });
         rounds += 1;
         for (w, path) in paths.iter().enumerate() {
@@ -379,6 +395,46 @@ fn an_upgrade_keeps_what_is_open() {
     let runs = fs::read_link(format!("/proc/{}/exe", cluster.pid(1))).expect("it runs");
     assert_eq!(runs, new);
     file.write_all(b" all").expect("written");
+}
+
+/// Whoever waits while the worker is replaced is answered by the next one, never with an error.
+#[test]
+fn an_upgrade_keeps_those_who_wait() {
+    let Some(cluster) = Cluster::up(2) else {
+        return;
+    };
+    let new = cluster.dir().join("hydfs-new");
+    fs::copy(common::BIN, &new).expect("copied");
+    let held = File::create(cluster.at(2, "locked")).expect("made");
+    flock(&held, libc::LOCK_EX).expect("locked");
+    let waits = File::open(cluster.at(1, "locked")).expect("opened");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| flock(&waits, libc::LOCK_EX));
+        let busy = scope.spawn(|| {
+            let path = cluster.at(1, "busy");
+            let mut options = OpenOptions::new();
+            let options = options.create(true).append(true).custom_flags(libc::O_SYNC);
+            let mut calls = 0;
+            while !done.load(Ordering::SeqCst) {
+                let mut file = options.open(&path).expect("opened");
+                file.write_all(b"line\n").expect("written");
+                calls += 1;
+            }
+            calls
+        });
+        for _ in 0..3 {
+            let out = cluster.hydfs(1, &["upgrade", "--bin", path(&new)]);
+            assert!(out.status.success(), "{}", text(&out.stderr));
+        }
+        done.store(true, Ordering::SeqCst);
+        let calls: usize = within_scope(busy);
+        let content = fs::read_to_string(cluster.at(2, "busy")).expect("read");
+        assert_eq!(content, "line\n".repeat(calls));
+        assert!(!waiter.is_finished(), "nobody has unlocked it");
+        flock(&held, libc::LOCK_UN).expect("unlocked");
+        within_scope(waiter).expect("the lock is had in the end");
+    });
 }
 
 /// A worker that is killed before it serves has changed nothing for the one after it; too many of them end the member.

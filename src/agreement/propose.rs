@@ -41,6 +41,10 @@ impl Group {
                 "too many commands of this member wait for the leader".into(),
             ));
         };
+        let admission = matches!(command, Command::Admit(_) | Command::TakeOver(_));
+        if self.session().is_between() && !admission {
+            return Err(AgreementError::Expired);
+        }
         let ticket = match identity {
             Some(identity) => self.session().begin_kept(identity),
             None => self.session().begin(),

@@ -48,6 +48,8 @@ struct Inner {
     /// The agreed state has this session: an answer of it came. Before that nothing is said of earlier commands, since
     /// those that were given up may never have been there, and a session that begins in the middle is refused.
     known: bool,
+    /// The cluster has ended the incarnation before, and there is none yet.
+    between: bool,
 }
 
 /// The identity of one command, the same for all its retries. Dropped when nobody waits for its answer any more.
@@ -101,6 +103,7 @@ impl Session {
     pub fn set_incarnation(&self, incarnation: Incarnation, start: u64) {
         let mut inner = self.lock();
         (inner.incarnation, inner.start) = (incarnation, start);
+        inner.between = false;
     }
 
     /// Which life of this member it is; 0 before it is admitted.
@@ -119,9 +122,16 @@ impl Session {
         *inner = Inner {
             id,
             life: id,
+            between: true,
             ..Inner::default()
         };
         self.save(&inner);
+    }
+
+    /// Whether the cluster has ended this member and not admitted it again: but for that nothing may be asked, since a
+    /// retry could not be told from a new command.
+    pub fn is_between(&self) -> bool {
+        self.lock().between
     }
 
     /// An identity for a new command. Before admission there is no session: such commands are idempotent by content.

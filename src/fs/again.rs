@@ -46,6 +46,15 @@ impl Volume {
     pub(crate) async fn fix_ends(&self, ino: Ino, writers: &BTreeSet<WriterId>) -> Outcome<()> {
         self.barrier().await?;
         for writer in writers {
+            if self
+                .table
+                .writer(ino)
+                .is_some_and(|mine| mine.writer == *writer)
+            {
+                // Of this worker, which has queued what was answered: a fence would have the rest made twice.
+                self.drain(ino).await?;
+                continue;
+            }
             let open = self
                 .ctx
                 .state()

@@ -67,7 +67,7 @@ impl Call {
 
     /// All of an answered write is known to be merged.
     pub(crate) fn set_made(&self, len: usize) {
-        if let Some(note) = self.note(0, len) {
+        if let Some(note) = self.note(0, len, true) {
             note.done();
         }
     }
@@ -107,9 +107,9 @@ impl Call {
         (first.writer == WriterId::default()).then(|| first.into())
     }
 
-    /// Where the identity of a piece is kept.
-    pub(crate) fn note(&self, piece: usize, len: usize) -> Option<Arc<dyn Note>> {
-        self.noted(piece, len, self.kept.clone())
+    /// Where the identity of a piece is kept. The bytes of a write that was answered are kept until its last one is there.
+    pub(crate) fn note(&self, piece: usize, len: usize, is_last: bool) -> Option<Arc<dyn Note>> {
+        self.noted(piece, len, self.kept.clone().filter(|_| is_last))
     }
 
     /// The same of a write that is answered early, whose bytes are kept there.

@@ -382,7 +382,7 @@ impl Volume {
                 break;
             }
             let piece = data.split_to(data.len().min(PAYLOAD_BYTES_MAX));
-            let note = call.note(at, piece.len());
+            let note = call.note(at, piece.len(), data.is_empty());
             let draft = Draft::new(Target::Tail, Op::Append, piece, time);
             let draft = draft.durable(durable).noted(note);
             last = writer.push(draft.behind(call.is_answered()))?;
@@ -412,7 +412,8 @@ impl Volume {
                 .min(room.min(usize::MAX as u64) as usize);
             let (target, op) = (Target::Segment(segment), Op::WriteAt(at));
             let draft = Draft::new(target, op, data.split_to(len), time);
-            let draft = draft.durable(durable).noted(call.note(piece, len));
+            let note = call.note(piece, len, data.is_empty());
+            let draft = draft.durable(durable).noted(note);
             last = writer.push(draft.behind(call.is_answered()))?;
             offset += len as u64;
         }

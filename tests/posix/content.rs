@@ -278,7 +278,7 @@ fn truncate_below_writers_of_other_mounts() {
 /// The file is rolled into several segments between the cuts, which make full ones the last again.
 #[test]
 fn truncate_of_many_segments_below_writers_of_other_mounts() {
-    cut_below_writers(96 << 10, 15, 9 << 20);
+    cut_below_writers(1 << 20, 5, 70 << 20);
 }
 
 /// Writers append records of `size` bytes on all mounts but one, which cuts the file `cuts` times, each time that it has
