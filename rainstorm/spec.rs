@@ -6,8 +6,10 @@ use crate::decimal::Decimal;
 use crate::event_time::TimeFormat;
 use crate::range::{self, Ranges};
 use crate::savepoint::{self, StartSpec};
+use crate::scale::Bounds;
 use crate::spec_ends::{sink, source};
 use crate::spec_op::operation;
+use crate::spec_tasks;
 use crate::spec_tree::{Fault, Node, Table, Value, nearest, parse_json, parse_toml};
 
 /// Largest spec file in bytes: its text travels with each committed job epoch.
@@ -100,6 +102,8 @@ pub struct StageSpec {
     pub from: Vec<From>,
     pub op: OpSpec,
     pub tasks: u32,
+    /// `tasks` is what it begins with; the job finds out how many it needs.
+    pub scale: Option<Bounds>,
     pub partition: Partition,
 }
 
@@ -418,7 +422,7 @@ fn stage(node: &Node) -> Result<StageSpec, Fault> {
         ));
     };
     let op = operation(op)?;
-    let tasks = table.int("tasks", 1, 1, TASKS_MAX)? as u32;
+    let (tasks, scale) = spec_tasks::tasks(&table)?;
     let partition = match range::partition(node, &table, &op, tasks)? {
         Some(range) => range,
         None => partition(node, &table, &op)?,
@@ -430,6 +434,7 @@ fn stage(node: &Node) -> Result<StageSpec, Fault> {
         partition,
         op,
         tasks,
+        scale,
     })
 }
 
