@@ -88,6 +88,7 @@ pub use legacy::legacy_spec;
 pub use options::Options;
 pub use position::Progress;
 pub use prepare::job_name;
+pub use savepoint::is_name as is_savepoint_name;
 pub use seams::{
     CallError, Cluster, Entry, Owner, Sink, Source, Storage, StorageError, StorageResult,
 };
