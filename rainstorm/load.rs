@@ -235,3 +235,112 @@ impl Loads {
 fn percent(part: u64, whole: u64) -> u32 {
     (100 * part).checked_div(whole).unwrap_or_default() as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Counters;
+    use crate::plan::Pinned;
+    use crate::position::{Border, TaskPosition};
+
+    const SPEC: &str = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\n\
+        [[stage]]\nname = \"some\"\nfrom = \"in\"\nop = { filter = { contains = \"a\" } }\n\
+        [[stage]]\nname = \"once\"\nfrom = \"some\"\nop = { dedup = {} }\ntasks = { min = 2, max = 8 }\n\
+        [[stage]]\nname = \"all\"\nfrom = \"in\"\nop = { dedup = {} }\ntasks = { max = 4 }\n\
+        [[sink]]\nfrom = \"once\"\npath = \"/once\"\n[[sink]]\nfrom = \"all\"\npath = \"/all\"\n";
+
+    fn positions() -> (Spec, Plan, Positions) {
+        let pinned = Pinned {
+            files: Vec::new(),
+            columns: None,
+        };
+        let spec = Spec::parse(SPEC, false).unwrap();
+        let plan = Plan::resolve(&spec, "job", std::slice::from_ref(&pinned)).unwrap();
+        let tasks = |step: &crate::plan::Step| vec![TaskPosition::default(); step.tasks as usize];
+        let positions = Positions {
+            spec: SPEC.to_owned(),
+            json: false,
+            sources: vec![pinned],
+            chunk_bytes: 1,
+            tasks: plan.steps.iter().map(tasks).collect(),
+            rate: None,
+            counts: BTreeMap::new(),
+            border: Some(Border::default()),
+            scaled: BTreeMap::new(),
+        };
+        (spec, plan, positions)
+    }
+
+    fn report(node: NodeId, task: u32, idle: u64, blocked: &[u64]) -> Report {
+        Report {
+            id: TaskId { node, task },
+            position: TaskPosition::default(),
+            watermarks: Vec::new(),
+            counters: Counters::default(),
+            reads: Vec::new(),
+            writes: Vec::new(),
+            program: None,
+            files: Vec::new(),
+            load: Load {
+                took: 1000,
+                idle,
+                blocked: blocked.to_vec(),
+                behind: 0,
+            },
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_tasks_do_adds_up_to_looks_at_their_stages() {
+        let (spec, plan, positions) = positions();
+        let names: Vec<&str> = plan.steps.iter().map(|step| step.name.as_str()).collect();
+        assert_eq!(names, ["some", "once", "all"]);
+        let every = Duration::from_secs(1);
+        let mut loads = Loads::new(&spec, every);
+        let mut wishes = Vec::new();
+        for barrier in 0.. {
+            // Two barriers make a look: what one says counts for half.
+            tokio::time::advance(every / 2).await;
+            let idle = if barrier % 2 == 0 { 0 } else { 100 };
+            let reports = [
+                report(0, 0, 100, &[4 * idle]),
+                report(1, 0, idle, &[]),
+                report(1, 1, 0, &[]),
+                report(2, 0, 0, &[]),
+            ];
+            wishes = loads.barrier(&plan, &positions, &reports);
+            if !wishes.is_empty() {
+                assert_eq!(barrier, 15, "five looks of rest, and three");
+                break;
+            }
+        }
+        let why =
+            "its tasks worked 97 % of the time, and who feeds them waited 20 % of it".to_owned();
+        // `all` keeps up with its source.
+        let (stage, from, to) = ("once".to_owned(), 2, 4);
+        let wish = Wish {
+            stage,
+            from,
+            to,
+            why,
+        };
+        assert_eq!(wishes, [wish]);
+        loads.give_up(&wishes);
+        for _ in 0..100 {
+            tokio::time::advance(every).await;
+            let reports = [report(0, 0, 0, &[900]), report(1, 0, 0, &[])];
+            assert_eq!(loads.barrier(&plan, &positions, &reports), []);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_meter_tells_how_long_a_task_rested() {
+        let mut meter = Meter::new();
+        for _ in 0..2 {
+            tokio::time::advance(Duration::from_millis(5)).await;
+            meter.rested(Duration::from_millis(2));
+            let load = meter.take(vec![1], 7);
+            assert_eq!((load.took, load.idle, load.behind), (5000, 2000, 7));
+        }
+    }
+}
