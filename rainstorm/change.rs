@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::position::Positions;
 use crate::prepare::{self, Before, SpecFile};
 use crate::run::End;
+use crate::scale::{Scaled, Wish};
 use crate::seams::Owner;
 use crate::spec::{Partition, TASKS_MAX};
 use crate::spec_tree::{Fault, nearest};
@@ -20,9 +21,17 @@ const REFUSED: &str = "the new spec was refused: ";
 /// A spec's inode and generation, and its owner.
 type Identity = (Ino, u64, Owner);
 
+/// Of a job whose spec stays.
+fn same(job: &JobInfo) -> Identity {
+    let (uid, gid) = (job.uid, job.gid);
+    (job.spec, job.generation, Owner { uid, gid })
+}
+
 /// What a job becomes, and what there is to say about it.
-struct Next {
+pub struct Next {
     positions: Positions,
+    /// `changed` or `scaled`.
+    how: &'static str,
     notes: Vec<String>,
 }
 
@@ -61,6 +70,7 @@ async fn try_rewrite(
         let next = |job: &JobInfo| match job.positions.is_empty() {
             true => Ok(Next {
                 positions: positions.clone(),
+                how: "changed",
                 notes: Vec::new(),
             }),
             false => Err(Error::Attempt("the job has committed meanwhile".into())),
@@ -102,9 +112,11 @@ async fn try_rewrite(
                 chunk_bytes: positions.chunk_bytes,
                 tasks: onto.tasks,
                 rate: None,
-                counts: Default::default(),
+                counts: ready.counts.clone(),
                 border: Some(onto.border),
+                scaled: Default::default(),
             },
+            how: "changed",
             notes: onto.notes,
         })
     };
@@ -116,29 +128,10 @@ pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) 
     if job.positions.is_empty() {
         return Err(Error::Attempt("the job has committed nothing yet".into()));
     }
-    let owner = Owner {
-        uid: job.uid,
-        gid: job.gid,
-    };
     let next = |job: &JobInfo| {
         let now = Before::of(&job.name, Positions::decode(&job.positions)?)?;
         check_tasks(&now, stage, tasks)?;
-        let mut positions = now.positions.clone();
-        positions.counts.insert(stage.to_owned(), tasks);
-        let new = Before::of(&job.name, positions)?;
-        let states = |node, task: u32| {
-            now.positions.tasks[usize::from(node)][task as usize].states(job, node, task)
-        };
-        let onto = upgrade::onto(&now.positions, &states, now.version(), new.version());
-        let onto = onto.map_err(|fault| Error::Job(format!("{}; {}", fault.what, fault.remedy)))?;
-        Ok(Next {
-            positions: Positions {
-                tasks: onto.tasks,
-                border: Some(onto.border),
-                ..new.positions
-            },
-            notes: onto.notes,
-        })
+        with_tasks(job, now, &[(stage, tasks)])
     };
     let now = Before::of(&job.name, Positions::decode(&job.positions)?)?;
     check_tasks(&now, stage, tasks)?;
@@ -146,7 +139,69 @@ pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) 
     if now.spec.stages.iter().any(has) {
         return Ok(());
     }
-    change(driver, job.id, (job.spec, job.generation, owner), &next).await
+    change(driver, job.id, same(job), &next).await
+}
+
+/// Gives stages of a job that runs the numbers of tasks that it needs.
+pub async fn scale(driver: &Driver, id: JobId, wishes: &[Wish]) -> Result<()> {
+    let job = driver.job(id).ok_or(Error::Over)?;
+    let next = |job: &JobInfo| match job.phase {
+        JobPhase::Running => scaled(job, wishes),
+        _ => Err(Error::Over),
+    };
+    change(driver, id, same(&job), &next).await
+}
+
+/// What a job becomes so. An error if it is no more as it was when that was wished.
+pub fn scaled(job: &JobInfo, wishes: &[Wish]) -> Result<Next> {
+    let now = Before::of(&job.name, Positions::decode(&job.positions)?)?;
+    let mut scaled = now.positions.scaled.clone();
+    let mut counts: Vec<(&str, u32)> = Vec::new();
+    for wish in wishes {
+        check_tasks(&now, &wish.stage, wish.to)?;
+        let known = now.spec.stages.iter().find(|s| s.name == wish.stage);
+        if known.is_none_or(|known| known.scale.is_none() || known.tasks != wish.from) {
+            let what = format!("the stage `{}` has changed meanwhile", wish.stage);
+            return Err(Error::Attempt(what));
+        }
+        counts.push((&wish.stage, wish.to));
+        let last = Scaled {
+            from: wish.from,
+            to: wish.to,
+            epoch: job.epoch.0,
+            why: wish.why.clone(),
+        };
+        scaled.insert(wish.stage.clone(), last);
+    }
+    let mut next = with_tasks(job, now, &counts)?;
+    next.positions.scaled = scaled;
+    next.how = "scaled";
+    next.notes
+        .extend(wishes.iter().map(|wish| wish.why.clone()));
+    Ok(next)
+}
+
+fn with_tasks(job: &JobInfo, now: Before, counts: &[(&str, u32)]) -> Result<Next> {
+    let mut positions = now.positions.clone();
+    for &(stage, tasks) in counts {
+        positions.counts.insert(stage.to_owned(), tasks);
+        positions.scaled.remove(stage);
+    }
+    let new = Before::of(&job.name, positions)?;
+    let states = |node, task: u32| {
+        now.positions.tasks[usize::from(node)][task as usize].states(job, node, task)
+    };
+    let onto = upgrade::onto(&now.positions, &states, now.version(), new.version());
+    let onto = onto.map_err(|fault| Error::Job(format!("{}; {}", fault.what, fault.remedy)))?;
+    Ok(Next {
+        positions: Positions {
+            tasks: onto.tasks,
+            border: Some(onto.border),
+            ..new.positions
+        },
+        how: "changed",
+        notes: onto.notes,
+    })
 }
 
 fn check_tasks(job: &Before, stage: &str, tasks: u32) -> Result<()> {
@@ -160,9 +215,14 @@ fn check_tasks(job: &Before, stage: &str, tasks: u32) -> Result<()> {
         let what = format!("the `bounds` of `{stage}` say how many tasks it has; rewrite the spec");
         return Err(Error::Job(what));
     }
-    match (1..=TASKS_MAX).contains(&i64::from(tasks)) {
-        true => Ok(()),
-        false => Err(Error::Job(format!("use 1 to {TASKS_MAX} tasks"))),
+    match known.scale {
+        Some(bounds) if !bounds.allow(tasks) => Err(Error::Job(format!(
+            "the spec lets `{stage}` have {bounds} tasks; use one of these, or rewrite the spec"
+        ))),
+        None if !(1..=TASKS_MAX).contains(&i64::from(tasks)) => {
+            Err(Error::Job(format!("use 1 to {TASKS_MAX} tasks")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -184,10 +244,19 @@ async fn change(
         let Some(job) = freeze(driver, job).await? else {
             continue;
         };
-        let Next { positions, notes } = next(&job)?;
+        let Next {
+            positions,
+            how,
+            notes,
+        } = next(&job)?;
         let message = match job.phase {
             JobPhase::Paused => job.message.lines().next().unwrap_or_default().to_owned(),
             _ => String::new(),
+        };
+        // A version that was refused is that still.
+        let message = match (job.spec, job.generation) == (spec, generation) {
+            true => with_refusal(&job.message, &message),
+            false => message,
         };
         let (uid, gid) = (owner.uid, owner.gid);
         let command = JobCommand::Change {
@@ -211,7 +280,7 @@ async fn change(
                     true => String::new(),
                     false => format!(": {}", notes.join("; ")),
                 };
-                let line = format!("changed behind job epoch {}{notes}", job.epoch);
+                let line = format!("{how} behind job epoch {}{notes}", job.epoch);
                 tracing::info!(job = %id, name = job.name, line, "a job goes on changed");
                 driver.log(&job, &line).await;
                 return Ok(());
@@ -230,7 +299,7 @@ fn follows(now: &JobInfo, job: &JobInfo) -> bool {
 fn failed(end: End) -> Error {
     match end {
         End::Again { why, .. } | End::Final(why) => Error::Attempt(why),
-        End::Done | End::Over => Error::Over,
+        End::Done | End::Over | End::Scale(_) => Error::Over,
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::change;
 use crate::error::{Error, Result};
 use crate::hold::Holds;
+use crate::load::Loads;
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::position::{Positions, Progress, attempt_of, state_prefix};
@@ -99,6 +100,12 @@ impl Driver {
                 End::Done => return self.clean_up(id).await,
                 End::Over => why = "another attempt was begun".into(),
                 End::Final(message) => return self.fail(&info, message).await,
+                End::Scale(wishes) => {
+                    why = "it was scaled".into();
+                    if let Err(error) = change::scale(&self, id, &wishes).await {
+                        tracing::warn!(job = %id, %error, "cannot scale the job yet");
+                    }
+                }
                 End::Again { why: reason, blame } => {
                     let moved = self.job(id).is_some_and(|job| job.epoch > epoch);
                     barren = if moved { 0 } else { barren + 1 };
@@ -217,6 +224,7 @@ impl Driver {
         Ok(Run {
             info: info.clone(),
             rates: Rates::new(&plan, &positions),
+            loads: Loads::new(&spec, self.options.scale_every),
             receipt,
             plan,
             positions,

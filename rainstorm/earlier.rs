@@ -1,4 +1,4 @@
-//! Positions as the version before wrote them: a task had one share of its source, and no state but its own. Read, never
+//! Positions as the first version wrote them: a task had one share of its source, and no state but its own. Read, never
 //! written.
 
 use crate::plan::{Input, Pinned, Plan};
@@ -64,6 +64,7 @@ pub fn decode(bytes: &[u8]) -> Result<Positions, FrameError> {
         rate: earlier.rate,
         counts: BTreeMap::new(),
         border: None,
+        scaled: BTreeMap::new(),
     })
 }
 
@@ -73,7 +74,7 @@ mod tests {
     use hydfs_types::{Attempt, Ino};
 
     #[test]
-    fn positions_of_the_version_before_are_read() {
+    fn positions_of_earlier_versions_are_read() {
         let spec = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\n\
              [[stage]]\nname = \"n\"\nfrom = \"in\"\nop = { count = { by = 1 } }\ntasks = 2\n";
         let task = |chunk, at: u64, state| Task {
@@ -114,7 +115,11 @@ mod tests {
         assert_eq!((shares(1).next, shares(1).step, shares(1).at), (1, 2, 0));
         assert_eq!(read.tasks[1][0].state, Some(state));
         assert_eq!(read.rate, Some(RateOrder::Lines(7)));
-        // Written anew it is of this version.
-        assert_eq!(Positions::decode(&read.encode()).unwrap(), read);
+        // Written anew it is of this version; the one in between had no end.
+        let bytes = read.encode();
+        assert_eq!(Positions::decode(&bytes).unwrap(), read);
+        let mut between = bytes[..bytes.len() - 1].to_vec();
+        between[3] = 2;
+        assert_eq!(Positions::decode(&between).unwrap(), read);
     }
 }

@@ -1,6 +1,7 @@
 //! The coordinator's way through one attempt: deploy, barrier, commit, and again.
 
 use crate::attempt::frame;
+use crate::change;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::message::{Deploy, Report, Request, Response};
@@ -8,6 +9,7 @@ use crate::position::{Positions, state_prefix};
 use crate::rate::{RateOrder, Shares};
 use crate::receipt;
 use crate::run::{End, Run, refused};
+use crate::scale::Wish;
 use futures_util::future::try_join_all;
 use hydfs_types::{
     AgreementError, JobCommand, JobCommit, JobEpoch, JobId, JobInfo, MemberId, PAYLOAD_BYTES_MAX,
@@ -56,8 +58,28 @@ impl Driver {
             if let Some(shares) = run.rates.barrier(&run.plan, &run.positions, rows) {
                 self.tell_shares(run, shares).await?;
             }
+            let wishes = run.loads.barrier(&run.plan, &run.positions, &reports);
+            if !wishes.is_empty() && self.can_scale(run, &wishes).await {
+                return Err(End::Scale(wishes));
+            }
         }
         Ok(())
+    }
+
+    /// Whether the job can go on so: no attempt ends for a wish that cannot come true.
+    async fn can_scale(&self, run: &mut Run, wishes: &[Wish]) -> bool {
+        let job = self.job(run.info.id);
+        let goes_on = |job: &JobInfo| job.attempt == run.info.attempt && !job.positions.is_empty();
+        let Some(job) = job.filter(goes_on) else {
+            return false;
+        };
+        let Err(error) = change::scaled(&job, wishes) else {
+            return true;
+        };
+        tracing::warn!(job = %job.id, name = job.name, %error, "the job cannot be scaled");
+        self.log(&job, &format!("cannot be scaled: {error}")).await;
+        run.loads.give_up(wishes);
+        false
     }
 
     fn rate_order(&self, job: JobId) -> Option<RateOrder> {

@@ -112,6 +112,13 @@ impl Follow {
         self.listed.then(|| self.files.keys().copied())
     }
 
+    /// Bytes that were there at the last looks and were not read.
+    pub fn behind(&self) -> u64 {
+        let files = self.files.values();
+        let behind = |file: &File| file.len - file.position.at - file.searched;
+        files.map(behind).sum()
+    }
+
     /// When there may be more, after `next` had nothing.
     pub fn look_at(&self) -> Instant {
         let files = self.files.values().map(|file| file.look_at);

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::inbox::{Inbox, Item, Offer, window};
 use crate::key::{task_of, write_key};
+use crate::load::micros;
 use crate::message::{Push, Request, Response, TaskId};
 use crate::operator::select;
 use crate::outlet::{Folder, Outlet};
@@ -50,6 +51,8 @@ struct Edge {
     /// Lines per channel, where the route is by key.
     pending: Vec<Lines>,
     turn: usize,
+    /// How long lines waited for room behind it.
+    blocked: Duration,
 }
 
 struct Channel {
@@ -85,6 +88,7 @@ impl Links {
                 turn: me.task as usize % channels.len().max(1),
                 channels,
                 pending,
+                blocked: Duration::ZERO,
             });
         }
         let mut outputs = Vec::new();
@@ -174,12 +178,12 @@ impl Links {
             for (channel, pending) in edge.channels.iter_mut().zip(&mut edge.pending) {
                 if let Some(batch) = pending.take() {
                     for piece in fit(batch)? {
-                        channel
+                        edge.blocked += channel
                             .send(&self.context, self.me, Item::Lines(piece))
                             .await?;
                     }
                 }
-                channel
+                edge.blocked += channel
                     .send(&self.context, self.me, Item::Barrier { id, last, mark })
                     .await?;
             }
@@ -208,6 +212,14 @@ impl Links {
         files
     }
 
+    /// How long each edge had no room since the last call, in microseconds.
+    pub fn take_blocked(&mut self) -> Vec<u64> {
+        let edges = self.edges.iter_mut();
+        edges
+            .map(|edge| micros(std::mem::take(&mut edge.blocked)))
+            .collect()
+    }
+
     pub async fn close(self) {
         for (_, output) in self.outputs {
             output.close().await;
@@ -225,7 +237,7 @@ impl Edge {
         batch: &Batch,
     ) -> Result<()> {
         for piece in fit(batch.clone())? {
-            self.channels[at]
+            self.blocked += self.channels[at]
                 .send(context, me, Item::Lines(piece))
                 .await?;
         }
@@ -259,7 +271,7 @@ impl Edge {
                 && let Some(batch) = self.pending[at].take()
             {
                 for piece in fit(batch)? {
-                    self.channels[at]
+                    self.blocked += self.channels[at]
                         .send(context, me, Item::Lines(piece))
                         .await?;
                 }
@@ -327,12 +339,14 @@ fn channel(context: &Arc<Context>, me: TaskId, to: TaskId) -> Result<Channel> {
 }
 
 impl Channel {
-    async fn send(&mut self, context: &Arc<Context>, me: TaskId, item: Item) -> Result<()> {
+    /// Hands an item over; how long that waited for room.
+    async fn send(&mut self, context: &Arc<Context>, me: TaskId, item: Item) -> Result<Duration> {
+        let began = Instant::now();
         let seq = self.seq;
         self.seq += 1;
         match &self.peer {
             Peer::Here(inbox) => match inbox.put(me, seq, item).await {
-                Offer::Taken => Ok(()),
+                Offer::Taken => Ok(began.elapsed()),
                 Offer::Full | Offer::Stranger => Err(Error::Attempt(format!(
                     "task {} does not know task {me}",
                     self.to
@@ -344,13 +358,14 @@ impl Channel {
                     .acquire_owned()
                     .await
                     .map_err(|_| Error::Over)?;
+                let waited = began.elapsed();
                 let (context, to, member) = (context.clone(), self.to, *member);
                 context.clone().spawn(async move {
                     let pushed = push(&context, me, to, member, seq, item).await;
                     drop(permit);
                     pushed
                 });
-                Ok(())
+                Ok(waited)
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What members say to each other about jobs: heads of `Service::Streaming` frames. Enums grow at the end.
 
 use crate::event_time::EventMark;
+use crate::load::Load;
 use crate::plan::NodeId;
 use crate::position::{Positions, TaskPosition};
 use crate::rate::Shares;
@@ -127,6 +128,8 @@ pub struct Report {
     pub program: Option<String>,
     /// Since its report before: what it wrote to each file of a sink that is a folder, by the sink's number.
     pub files: Vec<(u16, String, Writes)>,
+    /// Since its report before.
+    pub load: Load,
 }
 
 /// Work of a task.

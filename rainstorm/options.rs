@@ -22,6 +22,8 @@ pub struct Options {
     pub member_timeout: Duration,
     /// `/.jobs` is looked through this often, beside the notices of closed specs.
     pub scan_every: Duration,
+    /// What tasks do with their time is looked at this often, where a spec leaves their number open.
+    pub scale_every: Duration,
     /// Attempts without a committed job epoch between them before a job fails.
     pub barren_attempts_max: u32,
     /// What the kernel offers to confine executables. `None`: what it is found to offer; a test hands less in.
@@ -41,6 +43,7 @@ impl Options {
             contact_timeout: Duration::from_secs(6),
             member_timeout: Duration::from_secs(4),
             scan_every: Duration::from_secs(2),
+            scale_every: Duration::from_secs(2),
             barren_attempts_max: 20,
             kernel: None,
             life: RandomState::new().build_hasher().finish(),

@@ -44,6 +44,8 @@ pub struct Paced {
     me: TaskId,
     shares: watch::Receiver<Shares>,
     bucket: Bucket,
+    /// It had nothing to read, or might not.
+    rested: Duration,
 }
 
 enum From {
@@ -95,6 +97,7 @@ impl Paced {
             me: id,
             shares: context.shares(),
             bucket: Bucket::new(),
+            rested: Duration::ZERO,
         })
     }
 
@@ -135,6 +138,19 @@ impl Paced {
         reads
     }
 
+    /// How long it had nothing to read, or might not, since the last call.
+    pub fn take_rested(&mut self) -> Duration {
+        std::mem::take(&mut self.rested)
+    }
+
+    /// Of a followed source: bytes that are there and were not read.
+    pub fn behind(&self) -> u64 {
+        match &self.reader {
+            From::Whole(_) => 0,
+            From::Growing(follow) => follow.behind(),
+        }
+    }
+
     /// Lines, or a barrier. Lines that are none of the source's format go to `letters`.
     pub async fn next(&mut self, counters: &mut Counters, letters: &mut Letters) -> Result<Item> {
         loop {
@@ -154,7 +170,9 @@ impl Paced {
                 });
             }
             if must_wait {
+                let began = Instant::now();
                 self.asked.changed().await.map_err(|_| Error::Over)?;
+                self.rested += began.elapsed();
                 continue;
             }
             let share = self.shares.borrow_and_update().get(&self.me).copied();
@@ -221,12 +239,15 @@ impl Paced {
         if barrier_waits {
             until = until.min(self.at + self.epoch);
         }
-        tokio::select! {
+        let began = Instant::now();
+        let waited = tokio::select! {
             biased;
             changed = self.asked.changed() => changed.map_err(|_| Error::Over),
             changed = self.shares.changed() => changed.map_err(|_| Error::Over),
             () = time::sleep_until(until) => Ok(()),
-        }
+        };
+        self.rested += began.elapsed();
+        waited
     }
 
     /// The next lines, or `None` when it is time to look at barriers again.
@@ -251,6 +272,7 @@ impl Paced {
                 return Ok(Some(held));
             }
             From::Growing(follow) => {
+                let began = Instant::now();
                 if let Some((ino, batch)) = follow.next().await? {
                     let position = follow.position(ino).ok_or(Error::Over)?;
                     let start = position.at - (batch.bytes().len() as u64 + 1);
@@ -262,6 +284,8 @@ impl Paced {
                     };
                     return Ok(Some(Held::new(batch, file, start, None)));
                 }
+                // To look in vain is no work.
+                self.rested += began.elapsed();
                 follow.look_at()
             }
         };

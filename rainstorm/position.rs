@@ -4,6 +4,7 @@
 use crate::earlier;
 use crate::plan::{Input, NodeId, Pinned, Plan, Step};
 use crate::rate::RateOrder;
+use crate::scale::Scaled;
 use crate::spec::Spec;
 use crate::spec_tree::Fault;
 use bytes::Bytes;
@@ -25,10 +26,12 @@ pub struct Positions {
     pub tasks: Vec<Vec<TaskPosition>>,
     /// What `control` said about rates.
     pub rate: Option<RateOrder>,
-    /// What `control` said about numbers of tasks, by stage.
+    /// Numbers of tasks that are others than the spec's, by stage: `control` said so, or the job found out.
     pub counts: BTreeMap<String, u32>,
     /// Until the first job epoch of this plan is committed.
     pub border: Option<Border>,
+    /// The last change of each stage whose number of tasks the job finds out.
+    pub scaled: BTreeMap<String, Scaled>,
 }
 
 /// Where a plan begins: what the receipt has to say of it.
@@ -42,7 +45,9 @@ pub struct Border {
 
 /// Stands where the spec's text stood in the first version of positions, which it never is: the version follows.
 const MARKER: u8 = 0;
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// It ends before `scaled`.
+const VERSION_BEFORE: u8 = 2;
 
 impl Positions {
     /// With its version.
@@ -50,11 +55,17 @@ impl Positions {
         hydfs_types::encode(&(MARKER, VERSION, self))
     }
 
-    /// As a job epoch has them, of this version or the one before.
+    /// As a job epoch has them, of this version or an earlier one.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         match bytes.get(2..4) {
             Some([MARKER, VERSION]) => {
                 let (_, _, positions): (u8, u8, Self) = hydfs_types::decode(bytes)?;
+                Ok(positions)
+            }
+            Some([MARKER, VERSION_BEFORE]) => {
+                // The byte behind the end stands for none.
+                let (_, _, positions): (u8, u8, Self) =
+                    hydfs_types::decode(&[bytes, &[0]].concat())?;
                 Ok(positions)
             }
             Some([MARKER, other]) => Err(FrameError::Malformed(format!(
@@ -74,7 +85,7 @@ impl Positions {
         all.map(|file| file.path).collect()
     }
 
-    /// The spec, as `control` has changed it.
+    /// The spec, with the numbers of tasks that are in force.
     pub fn parse(&self) -> Result<Spec, Fault> {
         let mut spec = Spec::parse(&self.spec, self.json)?;
         for stage in &mut spec.stages {

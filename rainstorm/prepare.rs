@@ -10,9 +10,9 @@ use crate::meaning;
 use crate::options::Options;
 use crate::plan::{Op, Pinned, PinnedFile, Plan, Step};
 use crate::position::{Border, Positions, TaskPosition};
-use crate::savepoint;
+use crate::savepoint::{self, StartSpec};
 use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
-use crate::spec::{Format, LookupSpec, OpSpec, SPEC_BYTES_MAX, SourceSpec, Spec, StartSpec};
+use crate::spec::{Format, LookupSpec, OpSpec, SPEC_BYTES_MAX, SourceSpec, Spec};
 use crate::spec_tree::Fault;
 use crate::upgrade::{self, ANEW, Version};
 use std::collections::BTreeMap;
@@ -82,6 +82,8 @@ pub struct Ready {
     pub spec: Spec,
     pub plan: Plan,
     pub sources: Vec<Pinned>,
+    /// As in [`Positions`].
+    pub counts: BTreeMap<String, u32>,
 }
 
 /// Reads, checks and pins. `Error::Spec` is for the author of the spec; `Error::Storage` may pass.
@@ -143,6 +145,7 @@ pub async fn check(
             goes_on: vec![None; ready.plan.steps.len()],
             savepoint: None,
         }),
+        scaled: BTreeMap::new(),
     };
     Ok((positions, ready.plan))
 }
@@ -209,11 +212,12 @@ fn begin_from(
         sources: ready.sources,
         chunk_bytes: saved.chunk_bytes,
         rate: None,
-        counts: BTreeMap::new(),
+        counts: ready.counts,
         border: Some(Border {
             goes_on: vec![None; ready.plan.steps.len()],
             savepoint: Some(format!("{}/{}", start.job, start.name)),
         }),
+        scaled: BTreeMap::new(),
     };
     Ok((positions, ready.plan))
 }
@@ -238,7 +242,8 @@ pub async fn resolve(
         let remedy = format!("keep it below {SPEC_BYTES_MAX}");
         return Err(located(Fault::new(0, what, remedy)));
     }
-    let spec = Spec::parse(&text, json).map_err(located)?;
+    let mut spec = Spec::parse(&text, json).map_err(located)?;
+    let counts = before.map_or_else(BTreeMap::new, |before| goes_on_with(before, &mut spec));
     let kept = match before {
         Some(before) => meaning::sources(&before.spec, &spec).map_err(located)?,
         None => vec![None; spec.sources.len()],
@@ -285,7 +290,22 @@ pub async fn resolve(
         plan,
         sources,
         text,
+        counts,
     })
+}
+
+/// Where a spec leaves the number of tasks open, what is known of it so far is kept.
+fn goes_on_with(before: &Before, spec: &mut Spec) -> BTreeMap<String, u32> {
+    let mut counts = BTreeMap::new();
+    for stage in &mut spec.stages {
+        let mut known = before.spec.stages.iter();
+        let known = known.find(|known| known.name == stage.name);
+        if let (Some(bounds), Some(known)) = (stage.scale, known) {
+            stage.tasks = bounds.nearest(known.tasks);
+            counts.insert(stage.name.clone(), stage.tasks);
+        }
+    }
+    counts
 }
 
 enum Fail {

@@ -1,10 +1,12 @@
 //! One attempt as its coordinator sees it: plan, places, and the positions that its reports add up to. No I/O.
 
 use crate::error::Error;
+use crate::load::Loads;
 use crate::message::{Report, Response};
 use crate::plan::{Input, Pinned, Plan};
 use crate::position::{Positions, Progress};
 use crate::rate::Rates;
+use crate::scale::Wish;
 use crate::sink::Writer;
 use hydfs_types::{JobId, JobInfo, MemberId, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +17,8 @@ pub enum End {
     /// The job table says so: another attempt, or the job's end.
     Over,
     Final(String),
+    /// It goes on with other numbers of tasks.
+    Scale(Vec<Wish>),
     Again {
         why: String,
         blame: Option<MemberId>,
@@ -46,6 +50,8 @@ pub struct Run {
     pub receipt: Option<Writer>,
     /// Of sources with a rate.
     pub rates: Rates,
+    /// Of stages whose numbers of tasks are open.
+    pub loads: Loads,
 }
 
 impl Run {

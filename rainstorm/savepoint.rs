@@ -4,7 +4,9 @@
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::position::{Inherited, Positions};
+use crate::prepare::is_job_name;
 use crate::seams::{Owner, Storage, StorageError, StorageResult};
+use crate::spec_tree::{Fault, Table};
 use bytes::{BufMut, Bytes, BytesMut};
 use hydfs_types::{JobInfo, PAYLOAD_BYTES_MAX};
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,34 @@ pub struct Savepoint {
 pub fn is_name(name: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     !name.is_empty() && name.len() <= 64 && name.chars().all(good)
+}
+
+/// A savepoint as a spec names it.
+#[derive(Debug, Clone)]
+pub struct StartSpec {
+    pub at: usize,
+    pub job: String,
+    pub name: String,
+}
+
+/// The savepoint that `[job]` of a spec says it begins from.
+pub fn start(job: &Table<'_>) -> Result<Option<StartSpec>, Fault> {
+    let Some(node) = job.get("start") else {
+        return Ok(None);
+    };
+    let (text, at) = Table::of(node, "start", &["savepoint"])?.need_text("savepoint")?;
+    match text.split_once('/') {
+        Some((job, name)) if is_name(name) && is_job_name(job) => Ok(Some(StartSpec {
+            at,
+            job: job.to_owned(),
+            name: name.to_owned(),
+        })),
+        _ => {
+            let what = format!("`savepoint = \"{text}\"` is no savepoint");
+            let remedy = "write the job and the name that its `control` was given: \"JOB/NAME\"";
+            Err(Fault::new(at, what, remedy))
+        }
+    }
 }
 
 fn folder(job: &str, name: &str) -> String {

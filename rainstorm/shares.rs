@@ -31,6 +31,15 @@ impl Share {
     }
 }
 
+/// How many chunks of a source of `all` chunks are in these shares.
+pub fn left(shares: &[Share], all: u64) -> u64 {
+    let bounded = shares.iter().map(|share| Share {
+        end: share.end.min(all),
+        ..*share
+    });
+    bounded.map(|share| share.chunks()).sum()
+}
+
 /// The shares of `tasks` tasks, from those that some tasks had of a source of `all` chunks.
 ///
 /// Open shares are always one for each task, as many chunks apart as there are tasks. Behind the one that is furthest nothing
@@ -154,6 +163,7 @@ mod tests {
                 tasks = deal(&before, all, count);
                 prop_assert_eq!(tasks.len(), count as usize);
                 prop_assert_eq!(chunks(&tasks.concat(), all), chunks(&before, all));
+                prop_assert_eq!(left(&before, all), chunks(&before, all).len() as u64);
                 // Changes alone make no more and more shares.
                 let again = deal(&tasks.concat(), all, count);
                 prop_assert!(again.concat().len() <= tasks.concat().len() + count as usize);

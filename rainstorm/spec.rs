@@ -4,11 +4,12 @@
 use crate::aggregate::Kind;
 use crate::decimal::Decimal;
 use crate::event_time::TimeFormat;
-use crate::prepare::is_job_name;
 use crate::range::{self, Ranges};
-use crate::savepoint;
+use crate::savepoint::{self, StartSpec};
+use crate::scale::Bounds;
 use crate::spec_ends::{sink, source};
 use crate::spec_op::operation;
+use crate::spec_tasks;
 use crate::spec_tree::{Fault, Node, Table, Value, nearest, parse_json, parse_toml};
 
 /// Largest spec file in bytes: its text travels with each committed job epoch.
@@ -36,14 +37,6 @@ pub struct Spec {
     pub sources: Vec<SourceSpec>,
     pub stages: Vec<StageSpec>,
     pub sinks: Vec<SinkSpec>,
-}
-
-/// A savepoint of a job.
-#[derive(Debug, Clone)]
-pub struct StartSpec {
-    pub at: usize,
-    pub job: String,
-    pub name: String,
 }
 
 /// How the lines of a source are read.
@@ -109,6 +102,8 @@ pub struct StageSpec {
     pub from: Vec<From>,
     pub op: OpSpec,
     pub tasks: u32,
+    /// `tasks` is what it begins with; the job finds out how many it needs.
+    pub scale: Option<Bounds>,
     pub partition: Partition,
 }
 
@@ -327,25 +322,6 @@ struct JobSpec {
     start: Option<StartSpec>,
 }
 
-fn start(job: &Table<'_>) -> Result<Option<StartSpec>, Fault> {
-    let Some(node) = job.get("start") else {
-        return Ok(None);
-    };
-    let (text, at) = Table::of(node, "start", &["savepoint"])?.need_text("savepoint")?;
-    match text.split_once('/') {
-        Some((job, name)) if savepoint::is_name(name) && is_job_name(job) => Ok(Some(StartSpec {
-            at,
-            job: job.to_owned(),
-            name: name.to_owned(),
-        })),
-        _ => {
-            let what = format!("`savepoint = \"{text}\"` is no savepoint");
-            let remedy = "write the job and the name that its `control` was given: \"JOB/NAME\"";
-            Err(Fault::new(at, what, remedy))
-        }
-    }
-}
-
 fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
     let Some(node) = table.get("job") else {
         return Ok(JobSpec {
@@ -367,7 +343,7 @@ fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
         receipt: job.get("receipt").is_none() || job.flag("receipt")?,
         dead_letters: word(&job, "on_error", &[("fail", false), ("dead", true)])?,
         sandbox_required: word(&job, "sandbox", &sandbox)?,
-        start: start(&job)?,
+        start: savepoint::start(&job)?,
     })
 }
 
@@ -446,7 +422,7 @@ fn stage(node: &Node) -> Result<StageSpec, Fault> {
         ));
     };
     let op = operation(op)?;
-    let tasks = table.int("tasks", 1, 1, TASKS_MAX)? as u32;
+    let (tasks, scale) = spec_tasks::tasks(&table)?;
     let partition = match range::partition(node, &table, &op, tasks)? {
         Some(range) => range,
         None => partition(node, &table, &op)?,
@@ -458,6 +434,7 @@ fn stage(node: &Node) -> Result<StageSpec, Fault> {
         partition,
         op,
         tasks,
+        scale,
     })
 }
 

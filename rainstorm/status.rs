@@ -2,7 +2,8 @@
 
 use crate::position::{Positions, Progress};
 use crate::rate;
-use crate::spec::SourceSpec;
+use crate::scale::{Bounds, Scaled};
+use crate::spec::{SourceSpec, StageSpec};
 use hydfs_types::{JobInfo, JobPhase};
 use std::collections::BTreeMap;
 
@@ -43,6 +44,7 @@ pub fn status_text(job: &JobInfo) -> String {
 /// `/.jobs/NAME/status.json`: the same and the counters, as one line of JSON.
 pub fn status_json(job: &JobInfo) -> String {
     let counters = progress(job).unwrap_or_default();
+    let InForce { rates, scales } = in_force(job);
     let value = serde_json::json!({
         "name": job.name,
         "status": phase_word(job.phase),
@@ -60,7 +62,8 @@ pub fn status_json(job: &JobInfo) -> String {
         "tasks": counters.tasks,
         "tasks_ended": counters.tasks_ended,
         "dead": counters.dead,
-        "rates": rates(job).into_iter().collect::<BTreeMap<_, _>>(),
+        "rates": rates.into_iter().collect::<BTreeMap<_, _>>(),
+        "scales": scales.iter().map(|scale| (&scale.stage, scale.json())).collect::<BTreeMap<_, _>>(),
     });
     format!("{value}\n")
 }
@@ -84,29 +87,84 @@ pub fn progress_text(job: &JobInfo) -> String {
         .checked_div(bytes_total)
         .unwrap_or(100)
         .min(100);
+    let InForce { rates, scales } = in_force(job);
+    let rates = rates
+        .iter()
+        .map(|(source, rate)| format!("rate.{source} = {rate}/s\n"));
+    let scales = scales.iter().map(Scale::text);
     format!(
         "percent = {percent}\nrows_in = {rows_in}\nrows_out = {rows_out}\nbytes_in = {bytes_in}\n\
          bytes_total = {bytes_total}\nretries = {retries}\ntasks = {tasks}\ntasks_ended = {tasks_ended}\ndead = {dead}\n{}",
-        rates(job)
-            .into_iter()
-            .map(|(source, rate)| format!("rate.{source} = {rate}/s\n"))
-            .collect::<String>()
+        rates.chain(scales).collect::<String>()
     )
 }
 
-/// The rates of sources that have one, as of the last committed job epoch.
-fn rates(job: &JobInfo) -> Vec<(String, u64)> {
+/// What is in force as of the last committed job epoch.
+#[derive(Default)]
+struct InForce {
+    /// Of sources that have one, in lines a second.
+    rates: Vec<(String, u64)>,
+    /// Stages whose numbers of tasks are open.
+    scales: Vec<Scale>,
+}
+
+struct Scale {
+    stage: String,
+    tasks: u32,
+    bounds: Bounds,
+    last: Option<Scaled>,
+}
+
+fn in_force(job: &JobInfo) -> InForce {
     let Ok(positions) = Positions::decode(&job.positions) else {
-        return Vec::new();
+        return InForce::default();
     };
     let Ok(spec) = positions.parse() else {
-        return Vec::new();
+        return InForce::default();
     };
     let rate = |source: SourceSpec| {
         let rate = rate::effective(source.rate, positions.rate)?;
         Some((source.name, rate))
     };
-    spec.sources.into_iter().filter_map(rate).collect()
+    let scale = |stage: StageSpec| {
+        Some(Scale {
+            tasks: stage.tasks,
+            bounds: stage.scale?,
+            last: positions.scaled.get(&stage.name).cloned(),
+            stage: stage.name,
+        })
+    };
+    InForce {
+        rates: spec.sources.into_iter().filter_map(rate).collect(),
+        scales: spec.stages.into_iter().filter_map(scale).collect(),
+    }
+}
+
+impl Scale {
+    fn text(&self) -> String {
+        let Self {
+            stage,
+            tasks,
+            bounds,
+            last,
+        } = self;
+        let last = last
+            .as_ref()
+            .map(|last| format!("scaled.{stage} = {last}\n"));
+        format!(
+            "tasks.{stage} = {tasks} of {bounds}\n{}",
+            last.unwrap_or_default()
+        )
+    }
+
+    fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "tasks": self.tasks,
+            "min": self.bounds.min,
+            "max": self.bounds.max,
+            "scaled": self.last.as_ref().map(Scaled::to_string),
+        })
+    }
 }
 
 /// Counters of the last committed job epoch; `None` before the first.

@@ -10,6 +10,7 @@ use crate::exec::Exec;
 use crate::inbox::{Inbox, Item};
 use crate::key::Keys;
 use crate::links::Links;
+use crate::load::Meter;
 use crate::lookup::Index;
 use crate::message::{Counters, Report, TaskId};
 use crate::operator::Operator;
@@ -24,6 +25,7 @@ use crate::state_log::{self, StateLog};
 use crate::{cache, sandbox};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Largest executable in bytes.
 pub const EXECUTABLE_BYTES_MAX: usize = 256 << 20;
@@ -49,6 +51,7 @@ pub async fn run(context: Arc<Context>, id: TaskId, start: TaskPosition) -> Resu
         links,
         position: start,
         counters: Counters::default(),
+        meter: Meter::new(),
     };
     task.work(input).await
 }
@@ -62,6 +65,7 @@ struct Task {
     position: TaskPosition,
     counters: Counters,
     letters: Letters,
+    meter: Meter,
 }
 
 enum In {
@@ -76,11 +80,14 @@ impl Task {
         loop {
             let (number, item) = match &mut input {
                 In::Source(paced) => {
-                    let next = paced.next(&mut self.counters, &mut self.letters);
-                    (0, next.await?)
+                    let next = paced.next(&mut self.counters, &mut self.letters).await?;
+                    self.meter.rested(paced.take_rested());
+                    (0, next)
                 }
                 In::Tasks(inbox, nodes) => {
+                    let began = Instant::now();
                     let (from, item) = inbox.next().await.map_err(Error::Attempt)?;
+                    self.meter.rested(began.elapsed());
                     let number = nodes.iter().position(|&node| node == from);
                     (number.unwrap_or_default(), item)
                 }
@@ -98,12 +105,13 @@ impl Task {
                         false => self.operator.barrier(mark.at(), &mut out)?,
                     }
                     self.pass(&mut out).await?;
-                    let mut reads = Vec::new();
+                    let (mut reads, mut behind) = (Vec::new(), 0);
                     if let In::Source(paced) = &mut input {
                         paced.save(&mut self.position);
                         reads = paced.take_reads();
+                        behind = paced.behind();
                     }
-                    let concluded = self.barrier((id, last, mark), reads).await?;
+                    let concluded = self.barrier((id, last, mark), reads, behind).await?;
                     if last {
                         concluded.await?;
                         self.links.close().await;
@@ -138,6 +146,7 @@ impl Task {
         &mut self,
         (id, last, mark): (u64, bool, EventMark),
         reads: Vec<Reads>,
+        behind: u64,
     ) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
         let mut marks = self.links.barrier(id, last, mark).await?;
         if last {
@@ -171,6 +180,7 @@ impl Task {
             reads,
             writes: self.links.take_writes(),
             files: self.links.take_files(),
+            load: self.meter.take(self.links.take_blocked(), behind),
             program: match &self.operator {
                 Operator::Exec(exec) => exec.digest(),
                 _ => None,

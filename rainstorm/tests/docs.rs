@@ -51,7 +51,7 @@ async fn the_examples_of_the_job_reference_run() {
     );
     world.write("/shop/orders.csv", b"at,id\n1,7\n2,8\n", 0);
     world.write("/shop/payments.csv", b"at,order\n3600,7\n3603,8\n", 0);
-    let [_, paced, folder, windows, join, confined, dead] = blocks("toml")[..] else {
+    let [_, paced, folder, windows, join, confined, dead, scaled] = blocks("toml")[..] else {
         panic!("other examples than these");
     };
     world.spec("windows.toml", windows, 0);
@@ -84,6 +84,13 @@ async fn the_examples_of_the_job_reference_run() {
         letter.contains("\"offset\":23,\"source\":\"/bills.csv\""),
         "{letter}"
     );
+    world.write("/visits/1.log", b"/a /b\n/b /c\n", 0);
+    world.spec("scaled.toml", scaled, 0);
+    let rows = |job: &hydfs_types::JobInfo| rainstorm::progress(job).map_or(0, |all| all.rows_out);
+    let job = world.until("scaled", 60, |job| rows(job) == 3).await;
+    assert_eq!(world.sorted("/.jobs/scaled/output"), ["/a", "/b", "/c"]);
+    let text = rainstorm::progress_text(&job);
+    assert!(text.contains("tasks.first = 1 of 1 to 8\n"), "{text}");
     world.done("windows").await;
     assert_eq!(
         world.sorted("/out/pages"),

@@ -13,6 +13,8 @@ use std::{
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long an order may take to be obeyed.
 const OBEYED: Duration = Duration::from_secs(30);
+/// How long a savepoint may take: all state of the job is copied.
+const SAVED: Duration = Duration::from_secs(600);
 /// Largest file that is shown.
 const SHOWN_BYTES_MAX: usize = 64 << 20;
 
@@ -33,6 +35,12 @@ pub enum Command {
     Pause { name: String },
     /// Let a paused job go on
     Resume { name: String },
+    /// Keep a job's state and positions under a name, for another job to begin from
+    Savepoint {
+        name: String,
+        /// 1 to 64 letters, digits, `_` and `-`
+        savepoint: String,
+    },
     /// Wait until a job has ended; fails unless it is done
     Await {
         name: String,
@@ -83,6 +91,7 @@ pub async fn run(client: &mut Client, command: Command, json: bool) -> Result<()
         Command::Cancel { name } => order(client, &name, "cancel", json).await?,
         Command::Pause { name } => order(client, &name, "pause", json).await?,
         Command::Resume { name } => order(client, &name, "resume", json).await?,
+        Command::Savepoint { name, savepoint } => save(client, &name, &savepoint, json).await?,
         Command::Await { name, timeout } => {
             let limit = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
             let status = wait(client, &name, limit, has_ended).await?;
@@ -102,8 +111,7 @@ pub async fn run(client: &mut Client, command: Command, json: bool) -> Result<()
         }
         Command::Logs { name } => {
             status(client, &name).await?;
-            let log = read(client, &format!("/.jobs/{name}/log")).await?;
-            show::log(json, &log.unwrap_or_default());
+            show::log(json, &log(client, &name).await?);
         }
     }
     Ok(())
@@ -138,9 +146,7 @@ async fn order(client: &mut Client, name: &str, order: &str, json: bool) -> Resu
         show::job_is(json, &before);
         return Ok(());
     }
-    let mut upload = client.create(&format!("/.jobs/{name}/control")).await?;
-    upload.write(format!("{order}\n").into()).await?;
-    upload.finish().await?;
+    tell(client, name, order).await?;
     let limit = Instant::now() + OBEYED;
     let after = wait(client, name, Some(limit), |status| {
         is_so(status) || has_ended(status)
@@ -154,6 +160,73 @@ async fn order(client: &mut Client, name: &str, order: &str, json: bool) -> Resu
         }
     }
     Ok(())
+}
+
+/// Writes an order to the job's control file.
+async fn tell(client: &mut Client, name: &str, order: &str) -> Result<(), Failure> {
+    let mut upload = client.create(&control(name)).await?;
+    upload.write(format!("{order}\n").into()).await?;
+    upload.finish().await?;
+    Ok(())
+}
+
+fn control(name: &str) -> String {
+    format!("/.jobs/{name}/control")
+}
+
+/// Orders a savepoint and waits until it is there.
+async fn save(client: &mut Client, job: &str, name: &str, json: bool) -> Result<(), Failure> {
+    if !rainstorm::is_savepoint_name(name) {
+        let what = format!("`{name}` is no name of a savepoint");
+        return Err(Failure::new(format!(
+            "{what}: use 1 to 64 letters, digits, `_` and `-`"
+        )));
+    }
+    let before = status(client, job).await?;
+    if has_ended(&before) {
+        let what = format!("job {job} has ended: it is {}", word(&before));
+        return Err(Failure::new(what));
+    }
+    let folder = format!("/.jobs/{job}/savepoints/{name}");
+    // Its last file makes it exist.
+    let file = format!("{folder}/savepoint");
+    if read(client, &file).await?.is_some() {
+        let what = format!("job {job} has a savepoint {name} already");
+        return Err(Failure::new(format!(
+            "{what}: take another name, or remove {folder}"
+        )));
+    }
+    let logged = log(client, job).await?.len();
+    tell(client, job, &format!("savepoint {name}")).await?;
+    let limit = Instant::now() + SAVED;
+    while read(client, &control(job)).await?.is_some() {
+        if Instant::now() > limit {
+            let what = format!("savepoint {name} of job {job} is not there yet, but ordered");
+            return Err(Failure::new(format!(
+                "{what}: see `hydfs job logs {job}` and `hydfs status`"
+            )));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let log = log(client, job).await?;
+    let answer = format!("control: `savepoint {name}`: ");
+    let answers = log.get(logged..).unwrap_or_default().lines();
+    let said = answers.filter_map(|line| line.strip_prefix(&answer)).last();
+    match read(client, &file).await? {
+        Some(_) => show::savepoint(json, (job, name), &folder, said.unwrap_or_default()),
+        None => {
+            let why = said.unwrap_or("see its log");
+            let what = format!("job {job} made no savepoint {name}");
+            return Err(Failure::new(format!("{what}: {why}")));
+        }
+    }
+    Ok(())
+}
+
+/// A job's log; empty if there is none yet.
+async fn log(client: &mut Client, name: &str) -> Result<String, Failure> {
+    let log = read(client, &format!("/.jobs/{name}/log")).await?;
+    Ok(log.unwrap_or_default())
 }
 
 async fn wait(

@@ -102,7 +102,7 @@ pub enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Check, list, show, cancel, pause, resume or await jobs, or print their logs
+    /// Check, list, show, cancel, pause, resume, save or await jobs, or print their logs
     Job {
         #[command(subcommand)]
         command: job::Command,

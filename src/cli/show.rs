@@ -231,6 +231,22 @@ pub fn whole_job(json: bool, status: &Value, text: &str) {
     show(json, status, || text.to_owned());
 }
 
+/// A savepoint that is there now; `said` by the job's log.
+pub fn savepoint(json: bool, (job, name): (&str, &str), folder: &str, said: &str) {
+    let epoch = said.rsplit_once("of job epoch ");
+    let epoch = epoch.and_then(|(_, epoch)| epoch.trim_start_matches("je").parse::<u64>().ok());
+    let start = format!("{job}/{name}");
+    let value =
+        json!({ "job": job, "savepoint": name, "path": folder, "start": start, "epoch": epoch });
+    show(json, &value, || {
+        let of = epoch.map_or_else(String::new, |epoch| format!(", of its job epoch {epoch},"));
+        format!(
+            "savepoint {name} of job {job}{of} is in {folder}\n\
+             a new job begins from it with `start = {{ savepoint = \"{start}\" }}` in [job] of its spec"
+        )
+    });
+}
+
 /// What a job is now.
 pub fn job_is(json: bool, status: &Value) {
     show(json, status, || {

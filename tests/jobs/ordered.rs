@@ -82,8 +82,21 @@ fn a_growing_directory_is_followed_and_its_job_obeys_commands() {
     append(&desk, 2, "b.log", "five one six\n");
     assert_eq!(seen(7).iter().filter(|word| *word == "one").count(), 1);
     let control = desk.cluster.at(1, ".jobs/words/control");
-    fs::write(&control, "savepoint half\n").expect("an order is written");
+    let (good, words) = job(&desk, &["savepoint", "words", "half"]);
+    assert!(
+        good && words.contains("is in /.jobs/words/savepoints/half")
+            && words.contains("`start = { savepoint = \"words/half\" }`"),
+        "{words}"
+    );
     log_has("half");
+    for (name, savepoint, why) in [
+        ("words", "half", "has a savepoint half already"),
+        ("words", "no/name", "is no name of a savepoint"),
+        ("nothing", "half", "there is no job nothing"),
+    ] {
+        let (good, words) = job(&desk, &["savepoint", name, savepoint]);
+        assert!(!good && words.contains(why), "{words}");
+    }
     fs::write(&control, "tasks.once=1\n").expect("an order is written");
     append(&desk, 1, "c.log", "six seven\n");
     assert_eq!(seen(8).len(), 8);
