@@ -12,8 +12,9 @@
 use crate::{
     call::Call,
     content::{Piece, dirty_segments, padded},
+    control::job_dir_name,
     synthetic::Synthetic,
-    volume::{Outcome, Volume, job_dir_name},
+    volume::{Outcome, Volume},
 };
 use bytes::Bytes;
 use hydfs_mount::{Answer, FsError, Handle, How, Request};

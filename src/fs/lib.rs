@@ -1,7 +1,7 @@
 //! The file system: what a mount asks, answered from the agreed state and the data plane.
 //!
-//! `volume.rs` is the door; `attributes`, `names`, `content`, `ranges` are families of calls; `ends` does later what nobody waits
-//! for; `synthetic` is the control tree, `inline` what is answered at once, `behind` writes that are, `kept` what the kernel may keep. It knows no FUSE
+//! `volume.rs` is the door; `attributes`, `names`, `directories`, `content`, `ranges` are families of calls; `ends` does later what nobody waits
+//! for; `control` and `synthetic` are the control tree, `inline` what is answered at once, `behind` writes that are, `kept` what the kernel may keep. It knows no FUSE
 //! and no wire.
 
 mod again;
@@ -9,6 +9,8 @@ mod attributes;
 mod behind;
 mod call;
 mod content;
+mod control;
+mod directories;
 mod ends;
 mod error;
 mod failures;
