@@ -428,6 +428,8 @@ pub trait FileSystem: Send + Sync + 'static {
     fn keep(&self, _entry: Option<(Ino, &[u8])>, _attr: &Attr) -> Keep {
         Keep::default()
     }
+    /// The kernel has asked for this; for whoever counts.
+    fn asked(&self, _operation: &'static str) {}
     /// The kernel has sent this request. Called on the session thread, before it reads the next one.
     fn arrived(&self, _unique: u64) {}
     /// The kernel has its reply to this request: it will not be sent again.

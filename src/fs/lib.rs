@@ -5,6 +5,7 @@
 //! and no wire.
 
 mod again;
+mod asked;
 mod attributes;
 mod behind;
 mod call;

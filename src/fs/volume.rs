@@ -4,6 +4,7 @@
 //! then holds everything acknowledged anywhere before the call, so no answer rests on a clock or a time-to-live.
 
 use crate::{
+    asked::Asked,
     behind::Behind,
     call::Call,
     error::{of_agreement, of_data},
@@ -47,6 +48,7 @@ pub struct Volume {
     pub(crate) unlocked: tokio::sync::Notify,
     pub(crate) job_hook: OnceLock<JobHook>,
     pub(crate) failures: Failures,
+    pub(crate) asked: Asked,
     pub(crate) recent: Recent,
     pub(crate) behind: Behind,
 }
@@ -70,6 +72,7 @@ impl Volume {
             unlocked: tokio::sync::Notify::new(),
             job_hook: OnceLock::new(),
             failures: Failures::default(),
+            asked: Asked::default(),
             recent: Recent::default(),
             behind: Behind::default(),
         });
@@ -559,6 +562,10 @@ impl FileSystem for Mounted {
 
     fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Outcome> {
         Box::pin(self.0.clone().answer(caller, request))
+    }
+
+    fn asked(&self, operation: &'static str) {
+        self.0.asked.count(operation);
     }
 
     fn arrived(&self, unique: u64) {
