@@ -7,8 +7,8 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr,
 };
-use hydfs_types::Attr;
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
+use hydfs_types::{Attr, DirEntry};
+use std::{ffi::OsStr, iter::repeat, os::unix::ffi::OsStrExt, time::Duration};
 
 type Outcome = Result<Answer, FsError>;
 
@@ -220,6 +220,7 @@ pub(crate) fn listing(
 pub(crate) fn listing_plus(
     name: &'static str,
     shape: Shape,
+    keep: impl FnOnce(&[(DirEntry, Option<Attr>)]) -> Vec<Duration> + Send + 'static,
     dir: INodeNo,
     from: u64,
     mut reply: ReplyDirectoryPlus,
@@ -229,7 +230,6 @@ pub(crate) fn listing_plus(
             Ok(Answer::Entries(entries)) => entries,
             other => return reply.error(refuse(name, other)),
         };
-        let ttl = shape.attr_ttl.min(shape.entry_ttl);
         for (ino, offset, dot) in directory::dots(dir, from) {
             // The kernel takes nothing but number and kind from these two.
             if reply.add(
@@ -243,17 +243,17 @@ pub(crate) fn listing_plus(
                 return reply.ok();
             }
         }
-        for (entry, attr) in entries
-            .iter()
-            .filter_map(|(entry, attr)| Some((entry, attr.as_ref()?)))
-        {
+        let least = shape.attr_ttl.min(shape.entry_ttl);
+        let kept = keep(&entries).into_iter().chain(repeat(Duration::ZERO));
+        for ((entry, attr), kept) in entries.iter().zip(kept) {
+            let Some(attr) = attr else { continue };
             let offset = directory::offset_after(entry.cookie);
             let attr = convert::attr(attr, shape.block_bytes);
             if reply.add(
                 attr.ino,
                 offset,
                 OsStr::from_bytes(&entry.name),
-                &ttl,
+                &least.max(kept),
                 &attr,
                 convert::GENERATION,
             ) {

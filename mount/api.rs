@@ -115,16 +115,19 @@ pub enum Request {
         ino: Ino,
         handle: Handle,
     },
+    /// Directories that are open at the same time have different handles.
     OpenDir {
         ino: Ino,
     },
     /// Entries after `cookie` (0 is the start), as many as fit `limit` entries. `.` and `..` are the adapter's.
-    /// Cookies of entries lie in 1..=COOKIE_MAX.
+    /// Cookies of entries lie in 1..=COOKIE_MAX. `attrs`: each with its attributes as `Lookup` would give them, where they
+    /// are at hand; the adapter asks for those that are missing.
     ReadDir {
         ino: Ino,
         handle: Handle,
         cookie: u64,
         limit: usize,
+        attrs: bool,
     },
     ReleaseDir {
         ino: Ino,
@@ -263,7 +266,8 @@ impl Request {
             Self::Release { .. } => "release",
             Self::Sync { .. } => "fsync",
             Self::OpenDir { .. } => "opendir",
-            Self::ReadDir { .. } => "readdir",
+            Self::ReadDir { attrs: false, .. } => "readdir",
+            Self::ReadDir { attrs: true, .. } => "readdirplus",
             Self::ReleaseDir { .. } => "releasedir",
             Self::StatFs => "statfs",
             Self::GetXattr { .. } => "getxattr",
@@ -427,6 +431,16 @@ pub trait FileSystem: Send + Sync + 'static {
     /// changes it tells the kernel ([`KernelCache`]).
     fn keep(&self, _entry: Option<(Ino, &[u8])>, _attr: &Attr) -> Keep {
         Keep::default()
+    }
+    /// The same for the entries of a listing, one time for entry and attributes of each, `most` at most. An empty answer
+    /// keeps none.
+    fn keep_listed(
+        &self,
+        _dir: Ino,
+        _entries: &[(DirEntry, Option<Attr>)],
+        _most: Duration,
+    ) -> Vec<Duration> {
+        Vec::new()
     }
     /// The kernel has asked for this; for whoever counts.
     fn asked(&self, _operation: &'static str) {}

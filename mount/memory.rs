@@ -205,6 +205,7 @@ impl State {
                 handle,
                 cookie,
                 limit,
+                ..
             } => {
                 self.opened(*ino, *handle)?;
                 self.tree.list(*ino, *cookie, *limit).map(Answer::Entries)

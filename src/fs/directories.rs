@@ -1,86 +1,118 @@
-//! Directories as they are listed.
+//! Directories as they are listed, also with attributes: those that a lookup of each name would give.
 
 use crate::{
     control::JOB_FILES_FROM,
     synthetic::{Node, Synthetic},
     volume::{Outcome, Volume},
 };
-use hydfs_mount::{Answer, FsError, Opened};
+use hydfs_mount::{Answer, FsError, Handle, Opened};
 use hydfs_state::{Body, State};
-use hydfs_types::{DirEntry, Ino};
+use hydfs_types::{Attr, DirEntry, Ino, Time};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Entries with their attributes, where they were asked for.
+type Listed = Vec<(DirEntry, Option<Attr>)>;
+
+/// Issues handles of directories. They stand for nothing but differ, also from those of the worker before.
+pub(crate) struct OpenDirs(AtomicU64);
+
+impl OpenDirs {
+    /// Begins at a time, as a number.
+    pub(crate) fn from(now: Time) -> Self {
+        let seconds = now.sec.unsigned_abs().wrapping_mul(1_000_000_000);
+        Self(AtomicU64::new(seconds.wrapping_add(u64::from(now.nsec))))
+    }
+
+    fn next(&self) -> Handle {
+        self.0.fetch_add(1, Relaxed)
+    }
+}
 
 impl Volume {
     pub(crate) async fn open_dir(&self, ino: Ino) -> Outcome {
         if !Synthetic::is(ino) {
             self.barrier().await?;
-            return Self::dir_in(&self.ctx.state(), ino);
+            return self.dir_in(&self.ctx.state(), ino);
         }
-        Ok(Self::opened_dir())
+        Ok(self.opened_dir())
     }
 
-    pub(crate) fn dir_in(state: &State, ino: Ino) -> Outcome {
+    pub(crate) fn dir_in(&self, state: &State, ino: Ino) -> Outcome {
         match state.inode(ino).map_err(crate::error::of_command)?.body {
-            Body::Directory(_) => Ok(Self::opened_dir()),
+            Body::Directory(_) => Ok(self.opened_dir()),
             _ => Err(FsError::NotDirectory),
         }
     }
 
-    fn opened_dir() -> Answer {
+    fn opened_dir(&self) -> Answer {
         Answer::Opened(Opened {
-            handle: 0,
+            handle: self.open_dirs.next(),
             direct: false,
             mappable: false,
             keep_cache: false,
         })
     }
 
-    pub(crate) async fn read_dir(&self, ino: Ino, cookie: u64, limit: usize) -> Outcome {
+    /// Entries after a cookie, so many at most.
+    pub(crate) async fn read_dir(&self, ino: Ino, from: (u64, usize), attrs: bool) -> Outcome {
+        let (cookie, limit) = from;
         if Synthetic::is(ino) {
             let (path, node) = self.control_of(ino)?;
             let Node::Directory(names) = node else {
                 return Err(FsError::NotDirectory);
             };
             let entries = self.synthetic.list(&path, &names, cookie, limit);
-            return Ok(Answer::Entries(
-                entries.into_iter().map(|entry| (entry, None)).collect(),
-            ));
+            return Ok(Answer::Entries(bare(entries)));
         }
         self.barrier().await?;
         let of_job = self.job_files(ino, cookie);
-        Self::entries_in(&self.ctx.state(), ino, (cookie, limit), of_job)
+        let entries = if cookie < JOB_FILES_FROM {
+            Self::entries_in(&self.ctx.state(), ino, from)?
+        } else {
+            Vec::new()
+        };
+        if attrs {
+            for entry in &entries {
+                // What cannot be sent is told to whoever closes the file, not to whoever lists it.
+                drop(self.send_behind(entry.ino).await);
+            }
+        }
+        let room = limit - entries.len().min(limit);
+        let of_job = bare(of_job.into_iter().take(room).collect());
+        let mut listed = match attrs {
+            true => self.as_listed(&self.ctx.state(), entries),
+            false => bare(entries),
+        };
+        listed.extend(of_job);
+        Ok(Answer::Entries(listed))
     }
 
-    /// Entries of a directory, those of `of_job` behind its own.
+    /// A directory's own entries.
     pub(crate) fn entries_in(
         state: &State,
         ino: Ino,
         (cookie, limit): (u64, usize),
-        of_job: Vec<DirEntry>,
-    ) -> Outcome {
-        let mut entries = if cookie < JOB_FILES_FROM {
-            state
-                .read_dir(ino, cookie, limit)
-                .map_err(crate::error::of_command)?
-        } else {
-            Vec::new()
-        };
-        let room = limit - entries.len().min(limit);
-        entries.extend(of_job.into_iter().take(room));
-        let attr = |ino: Ino| {
-            state
-                .inode(ino)
-                .ok()
-                .filter(|_| state.is_clean_file(ino))
-                .map(|inode| inode.attr)
-        };
-        Ok(Answer::Entries(
-            entries
-                .into_iter()
-                .map(|entry| {
-                    let attr = attr(entry.ino);
-                    (entry, attr)
-                })
-                .collect(),
-        ))
+    ) -> Outcome<Vec<DirEntry>> {
+        let entries = state.read_dir(ino, cookie, limit);
+        entries.map_err(crate::error::of_command)
     }
+
+    /// Entries with attributes; `None` if something has to be sent before.
+    pub(crate) fn with_attrs(&self, state: &State, entries: Vec<DirEntry>) -> Option<Listed> {
+        let behind = entries.iter().any(|entry| self.is_behind(entry.ino));
+        (!behind).then(|| self.as_listed(state, entries))
+    }
+
+    fn as_listed(&self, state: &State, entries: Vec<DirEntry>) -> Listed {
+        let with_attr = |entry: DirEntry| {
+            let attr = self.as_known(state, entry.ino).ok();
+            (entry, attr)
+        };
+        entries.into_iter().map(with_attr).collect()
+    }
+}
+
+/// Entries alone.
+pub(crate) fn bare(entries: Vec<DirEntry>) -> Listed {
+    entries.into_iter().map(|entry| (entry, None)).collect()
 }

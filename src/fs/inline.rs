@@ -13,6 +13,7 @@ use crate::{
     call::Call,
     content::{Piece, dirty_segments, padded},
     control::job_dir_name,
+    directories::bare,
     synthetic::Synthetic,
     volume::{Outcome, Volume},
 };
@@ -74,17 +75,25 @@ impl Volume {
                 self.open_at_hand(unique, request, *ino, *how)
             }
             Request::OpenDir { ino } if !Synthetic::is(*ino) => {
-                Some(Self::dir_in(&*self.covered()?, *ino))
+                Some(self.dir_in(&*self.covered()?, *ino))
             }
             Request::ReadDir {
-                ino, cookie, limit, ..
+                ino,
+                cookie,
+                limit,
+                attrs,
+                ..
             } if !Synthetic::is(*ino) => {
                 let state = self.covered()?;
                 if job_dir_name(&state, *ino).is_some() {
                     return None;
                 }
-                let from = (*cookie, *limit);
-                Some(Self::entries_in(&state, *ino, from, Vec::new()))
+                let entries = Self::entries_in(&state, *ino, (*cookie, *limit));
+                let listed = entries.map(|entries| match attrs {
+                    true => self.with_attrs(&state, entries),
+                    false => Some(bare(entries)),
+                });
+                listed.transpose().map(|listed| listed.map(Answer::Entries))
             }
             Request::GetXattr { ino, name }
                 if !Synthetic::is(*ino) && !name.starts_with(b"user.hydfs.") =>

@@ -13,7 +13,7 @@
 use crate::{synthetic::Synthetic, volume::Volume};
 use hydfs_mount::Keep;
 use hydfs_state::{Event, State};
-use hydfs_types::{Attr, BoxFuture, Ino};
+use hydfs_types::{Attr, BoxFuture, DirEntry, Ino};
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -23,6 +23,8 @@ use tokio::time::Instant;
 
 /// Attributes, and entries, that are noted at most; what is past that is not kept.
 const KEPT_MAX: usize = 65_536;
+/// Where so many are noted, those that have ended are looked for this often.
+const SWEEP: Duration = Duration::from_millis(50);
 /// The kernel counts in ticks and from a moment later: so much of the lease is not given away.
 const SLACK: Duration = Duration::from_millis(50);
 
@@ -39,6 +41,8 @@ struct Noted {
     entries: BTreeMap<Name, Instant>,
     /// Entries that the kernel takes away itself when this member's command is through: how many requests are at it.
     going: BTreeMap<Name, usize>,
+    /// When those that had ended were last looked for.
+    swept: Option<Instant>,
     /// Nothing is kept any more.
     over: bool,
     counts: KeptCounts,
@@ -80,18 +84,37 @@ impl Kept {
     }
 }
 
+fn note<K: Ord>(map: &mut BTreeMap<K, Instant>, key: K, until: Instant) -> bool {
+    if map.len() >= KEPT_MAX && !map.contains_key(&key) {
+        return false;
+    }
+    let noted = map.entry(key).or_insert(until);
+    *noted = until.max(*noted);
+    true
+}
+
 impl Noted {
-    fn note<K: Ord>(map: &mut BTreeMap<K, Instant>, key: K, until: Instant) -> bool {
-        if map.len() >= KEPT_MAX && !map.contains_key(&key) {
-            let now = Instant::now();
-            map.retain(|_, until| *until > now);
-            if map.len() >= KEPT_MAX {
-                return false;
-            }
+    fn note_attr(&mut self, ino: Ino, until: Instant) -> bool {
+        self.sweep();
+        note(&mut self.attrs, ino, until)
+    }
+
+    fn note_entry(&mut self, name: Name, until: Instant) -> bool {
+        self.sweep();
+        note(&mut self.entries, name, until)
+    }
+
+    /// Makes room, where there is none.
+    fn sweep(&mut self) {
+        if self.attrs.len().max(self.entries.len()) < KEPT_MAX {
+            return;
         }
-        let noted = map.entry(key).or_insert(until);
-        *noted = until.max(*noted);
-        true
+        let now = Instant::now();
+        if self.swept.is_none_or(|at| at + SWEEP <= now) {
+            self.swept = Some(now);
+            self.attrs.retain(|_, until| *until > now);
+            self.entries.retain(|_, until| *until > now);
+        }
     }
 
     /// `own`: by a command of this member.
@@ -126,38 +149,74 @@ impl Noted {
 impl Volume {
     /// How long the kernel may keep what it is about to be answered: only what is in the agreed state now, as it is there.
     pub(crate) fn let_keep(&self, entry: Option<(Ino, &[u8])>, attr: &Attr) -> Keep {
-        let none = Keep::default();
-        let Some(kernel) = self.kernel.get().filter(|_| !Synthetic::is(attr.ino)) else {
-            return none;
-        };
-        // Held until it is noted: a later command finds it there. Not waited for: this may be a session thread.
-        let Ok(state) = self.ctx.state.try_read() else {
-            return none;
-        };
-        let visible = self.ctx.agreement.leased();
-        if visible.is_none_or(|visible| visible < state.index) {
-            return none;
+        if Synthetic::is(attr.ino) {
+            return Keep::default();
         }
-        let Some(left) = self.ctx.agreement.lease_left().checked_sub(SLACK) else {
-            return none;
-        };
-        let until = Instant::now() + left;
+        let kept = self.keeping(|state, noted, names, left| {
+            let until = Instant::now() + left;
+            let attr_kept = is_exact(state, attr) && noted.note_attr(attr.ino, until);
+            let entry_kept = entry
+                .filter(|_| names)
+                .filter(|(parent, name)| state.lookup(*parent, name) == Ok(attr.ino))
+                .is_some_and(|(parent, name)| noted.note_entry((parent, name.to_vec()), until));
+            noted.counts.answers += u64::from(attr_kept || entry_kept);
+            Keep {
+                attr: if attr_kept { left } else { Duration::ZERO },
+                entry: if entry_kept { left } else { Duration::ZERO },
+            }
+        });
+        kept.unwrap_or_default()
+    }
+
+    /// The same for entries of a directory that were listed, name and attributes of each together, `most` at most.
+    pub(crate) fn let_keep_listed(
+        &self,
+        dir: Ino,
+        entries: &[(DirEntry, Option<Attr>)],
+        most: Duration,
+    ) -> Vec<Duration> {
+        if Synthetic::is(dir) {
+            return Vec::new();
+        }
+        let kept = self.keeping(|state, noted, names, left| {
+            let left = left.min(most);
+            let until = Instant::now() + left;
+            let mut keeps = |entry: &DirEntry, attr: &Attr| {
+                names
+                    && !Synthetic::is(attr.ino)
+                    && is_exact(state, attr)
+                    && state.lookup(dir, &entry.name) == Ok(attr.ino)
+                    && noted.note_attr(attr.ino, until)
+                    && noted.note_entry((dir, entry.name.clone()), until)
+            };
+            let kept: Vec<Duration> = entries
+                .iter()
+                .map(|(entry, attr)| match attr {
+                    Some(attr) if keeps(entry, attr) => left,
+                    _ => Duration::ZERO,
+                })
+                .collect();
+            noted.counts.answers += u64::from(kept.iter().any(|left| !left.is_zero()));
+            kept
+        });
+        kept.unwrap_or_default()
+    }
+
+    /// Notes what the kernel keeps: of the state, names included or not, for what is left of the lease. `None`: nothing.
+    fn keeping<T>(&self, note: impl FnOnce(&State, &mut Noted, bool, Duration) -> T) -> Option<T> {
+        let kernel = self.kernel.get()?;
+        // Held until it is noted: a later command finds it there. Not waited for: this may be a session thread.
+        let state = self.ctx.state.try_read().ok()?;
+        let visible = self.ctx.agreement.leased()?;
+        if visible < state.index {
+            return None;
+        }
+        let left = self.ctx.agreement.lease_left().checked_sub(SLACK)?;
         let mut noted = self.kept.lock();
         if noted.over {
-            return none;
+            return None;
         }
-        let attr_kept = is_exact(&state, attr) && Noted::note(&mut noted.attrs, attr.ino, until);
-        let entry_kept = entry
-            .filter(|_| kernel.keeps_entries())
-            .filter(|(parent, name)| state.lookup(*parent, name) == Ok(attr.ino))
-            .is_some_and(|(parent, name)| {
-                Noted::note(&mut noted.entries, (parent, name.to_vec()), until)
-            });
-        noted.counts.answers += u64::from(attr_kept || entry_kept);
-        Keep {
-            attr: if attr_kept { left } else { Duration::ZERO },
-            entry: if entry_kept { left } else { Duration::ZERO },
-        }
+        Some(note(&state, &mut noted, kernel.keeps_entries(), left))
     }
 
     /// Tells the kernel what these changed of what it keeps. `own`: by a command of this member.
@@ -274,8 +333,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_what_is_kept_makes_a_notice_and_only_once() {
         let kept = Kept::default();
-        Noted::note(&mut kept.lock().attrs, Ino(5), soon());
-        Noted::note(&mut kept.lock().entries, (Ino(1), b"a".to_vec()), soon());
+        kept.lock().note_attr(Ino(5), soon());
+        kept.lock().note_entry((Ino(1), b"a".to_vec()), soon());
         let change = |event: Event| {
             let mut lost = Lost::default();
             kept.lock().changed(&event, false, &mut lost);
@@ -298,7 +357,7 @@ mod tests {
         for (own, notice) in [(true, false), (false, true)] {
             let mut noted = Noted::default();
             let name = (Ino(1), b"a".to_vec());
-            Noted::note(&mut noted.entries, name.clone(), soon());
+            noted.note_entry(name.clone(), soon());
             noted.going.insert(name, 1);
             let mut lost = Lost::default();
             let event = Event::Entry {
@@ -313,7 +372,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_name_that_is_moved_is_kept_under_both() {
         let kept = Kept::default();
-        Noted::note(&mut kept.lock().entries, (Ino(1), b"a".to_vec()), soon());
+        kept.lock().note_entry((Ino(1), b"a".to_vec()), soon());
         kept.couple((Ino(1), b"a"), (Ino(2), b"b"));
         kept.couple((Ino(1), b"c"), (Ino(2), b"d"));
         assert_eq!(kept.lock().entries.len(), 2);
@@ -330,12 +389,12 @@ mod tests {
     async fn no_more_is_noted_than_the_limit_and_what_ended_makes_room() {
         let mut noted = Noted::default();
         for ino in 0..KEPT_MAX as u64 {
-            assert!(Noted::note(&mut noted.attrs, Ino(ino), soon()));
+            assert!(noted.note_attr(Ino(ino), soon()));
         }
-        assert!(!Noted::note(&mut noted.attrs, Ino(u64::MAX), soon()));
-        assert!(Noted::note(&mut noted.attrs, Ino(3), soon()), "known");
+        assert!(!noted.note_attr(Ino(u64::MAX), soon()));
+        assert!(noted.note_attr(Ino(3), soon()), "known");
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(Noted::note(&mut noted.attrs, Ino(u64::MAX), soon()));
+        assert!(noted.note_attr(Ino(u64::MAX), soon()));
         assert_eq!(noted.attrs.len(), 1);
     }
 }

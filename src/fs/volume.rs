@@ -7,6 +7,7 @@ use crate::{
     asked::Asked,
     behind::Behind,
     call::Call,
+    directories::OpenDirs,
     error::{of_agreement, of_data},
     failures::Failures,
     kept::Kept,
@@ -23,11 +24,16 @@ use hydfs_mount::{
 };
 use hydfs_state::{Body, Event, State};
 use hydfs_store::Disk;
-use hydfs_types::{Attr, BoxFuture, Clock, Command, Incarnation, Ino, Planted, ROOT_INO, Reply};
-use std::sync::{Arc, OnceLock};
+use hydfs_types::{
+    Attr, BoxFuture, Clock, Command, DirEntry, Incarnation, Ino, Planted, ROOT_INO, Reply,
+};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 /// The root's attributes are answered from the local state when the group gives no answer for so long.
-const ROOT_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+const ROOT_WAIT: Duration = Duration::from_secs(1);
 
 /// Result of a call.
 pub type Outcome<T = Answer> = Result<T, FsError>;
@@ -49,6 +55,7 @@ pub struct Volume {
     pub(crate) job_hook: OnceLock<JobHook>,
     pub(crate) failures: Failures,
     pub(crate) asked: Asked,
+    pub(crate) open_dirs: OpenDirs,
     pub(crate) recent: Recent,
     pub(crate) behind: Behind,
 }
@@ -61,7 +68,6 @@ impl Volume {
         let volume = Arc::new(Self {
             ctx: data.ctx.clone(),
             data,
-            clock,
             disk,
             table: Table::default(),
             synthetic: Synthetic::default(),
@@ -73,6 +79,8 @@ impl Volume {
             job_hook: OnceLock::new(),
             failures: Failures::default(),
             asked: Asked::default(),
+            open_dirs: OpenDirs::from(clock.now()),
+            clock,
             recent: Recent::default(),
             behind: Behind::default(),
         });
@@ -311,8 +319,12 @@ impl Volume {
             Request::Sync { ino, .. } => self.sync(ino).await,
             Request::OpenDir { ino } => self.open_dir(ino).await,
             Request::ReadDir {
-                ino, cookie, limit, ..
-            } => self.read_dir(ino, cookie, limit).await,
+                ino,
+                cookie,
+                limit,
+                attrs,
+                ..
+            } => self.read_dir(ino, (cookie, limit), attrs).await,
             Request::ReleaseDir { .. } => Ok(Answer::Done),
             Request::StatFs => self.stat_fs(),
             Request::GetXattr { ino, name } => self.get_xattr(ino, &name).await,
@@ -562,6 +574,15 @@ impl FileSystem for Mounted {
 
     fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Outcome> {
         Box::pin(self.0.clone().answer(caller, request))
+    }
+
+    fn keep_listed(
+        &self,
+        dir: Ino,
+        entries: &[(DirEntry, Option<Attr>)],
+        most: Duration,
+    ) -> Vec<Duration> {
+        self.0.let_keep_listed(dir, entries, most)
     }
 
     fn asked(&self, operation: &'static str) {
