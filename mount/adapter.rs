@@ -57,6 +57,19 @@ impl Adapter {
     }
 
     pub(crate) fn ask(&self, header: &Header, request: Request, reply: impl Reply) {
+        match &request {
+            Request::Make { parent, .. }
+            | Request::Link { parent, .. }
+            | Request::Unlink { parent, .. }
+            | Request::RemoveDir { parent, .. } => self.kernel.changes(*parent),
+            Request::Rename {
+                parent, to_parent, ..
+            } => {
+                self.kernel.changes(*parent);
+                self.kernel.changes(*to_parent);
+            }
+            _ => {}
+        }
         self.dispatch.submit(caller(header), request, false, reply);
     }
 
@@ -90,7 +103,9 @@ impl Adapter {
         let request = directory::request_plus(ino(dir), handle.0, from);
         let (fs, kernel) = (self.dispatch.file_system(), self.kernel.clone());
         let keep = move |entries: &[(DirEntry, Option<Attr>)]| {
-            kernel.listing(handle.0, || fs.keep_listed(ino(dir), entries, LISTED))
+            kernel.listing(ino(dir), handle.0, || {
+                fs.keep_listed(ino(dir), entries, LISTED)
+            })
         };
         let plus = answer::listing_plus("readdirplus", self.shape, keep, dir, from, reply);
         self.dispatch.submit_listing(caller(header), request, plus);

@@ -463,8 +463,8 @@ pub trait KernelCache: Send + Sync + 'static {
     fn invalidate_pages(&self, ino: Ino) -> BoxFuture<'static, ()>;
     /// The attributes of this inode changed.
     fn invalidate_attr(&self, ino: Ino);
-    /// Entries changed: the kernel looks all that it keeps up again.
-    fn invalidate_entries(&self);
+    /// Entries changed, of this directory or of any: the kernel looks all that it keeps up again.
+    fn invalidate_entries(&self, dir: Option<Ino>);
     /// Whether the kernel can do that (Linux 6.16). Otherwise it must keep no entries: it forgets a single one only when
     /// it gets the lock of the directory, which a request of this mount may hold.
     fn keeps_entries(&self) -> bool;

@@ -36,7 +36,10 @@ const WANTED: [InitFlags; 10] = [
 
 /// Listings with attributes, where the kernel may keep names: otherwise it looks each up again anyway, and the attributes
 /// would have been gathered for nothing.
-const PLUS: InitFlags = InitFlags::FUSE_DO_READDIRPLUS.union(InitFlags::FUSE_READDIRPLUS_AUTO);
+///
+/// Without READDIRPLUS_AUTO on purpose: by itself the kernel would ask for attributes of the first page alone of whoever reads
+/// all of a directory before it looks at anything, as `find` and `du` do.
+const PLUS: InitFlags = InitFlags::FUSE_DO_READDIRPLUS;
 /// The first protocol with FUSE_NOTIFY_INC_EPOCH, without which no name may be kept that others change.
 const EPOCHS: (u32, u32) = (7, 44);
 

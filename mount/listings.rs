@@ -3,11 +3,12 @@
 //! Names that are looked up count as of the request: the kernel takes the epoch before it asks, so a notice that overtakes
 //! the answer is not missed (`notify`). Names of a listing it counts as of the moment at which it enters them, which may be
 //! after a notice that took them away. So a listing of which names may be kept is *under way* from before anything of it is
-//! noted until the kernel asks for something else through the same open directory, which it does only when the last answer
-//! is entered. What changes meanwhile is told to the kernel a second time then, and counts as told only after that, or when
-//! the names have ended by time.
+//! noted until the kernel asks for something else through the same open directory, or for a change of names in it: it does
+//! either only when the last answer is entered. What changes in that directory meanwhile is told to the kernel a second time
+//! then, and counts as told only after that, or when the names have ended by time.
 
 use crate::Handle;
+use hydfs_types::Ino;
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -25,6 +26,7 @@ const UNDER_WAY_MAX: usize = 1_024;
 
 struct Listing {
     number: u64,
+    dir: Ino,
     /// When all that it may have entered has ended by time.
     until: Instant,
     /// The kernel was told of a change meanwhile.
@@ -58,8 +60,8 @@ impl Listings {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A listing through this handle is about to be answered. False: nothing of it may be kept.
-    pub(crate) fn begin(&self, handle: Handle) -> bool {
+    /// A listing of a directory through this handle is about to be answered. False: nothing of it may be kept.
+    pub(crate) fn begin(&self, dir: Ino, handle: Handle) -> bool {
         let mut under_way = self.lock();
         let now = Instant::now();
         if under_way.by_handle.len() >= UNDER_WAY_MAX {
@@ -71,6 +73,7 @@ impl Listings {
         under_way.begun += 1;
         let listing = Listing {
             number: under_way.begun,
+            dir,
             until: now + LISTED + REPLY_SLACK,
             doubtful: false,
         };
@@ -78,22 +81,35 @@ impl Listings {
         true
     }
 
-    /// The kernel has entered the last listing through this handle, or nothing of it is kept. True: it must be told again.
-    pub(crate) fn end(&self, handle: Handle) -> bool {
-        let ended = self.lock().by_handle.remove(&handle);
-        ended.is_some_and(|listing| listing.doubtful)
-    }
-
-    /// Lets those go on that wait for what has ended.
-    pub(crate) fn ring(&self) {
-        self.changed.send_replace(());
-    }
-
-    /// The kernel was told of a change that it may enter over.
-    pub(crate) fn doubt(&self) {
+    /// The kernel has entered the last listing through this handle, or nothing of it is kept. `again` has it told again, where
+    /// it must be: before anybody who waits for that looks.
+    pub(crate) fn end(&self, handle: Handle, again: impl FnOnce()) {
         let mut under_way = self.lock();
-        let all = under_way.by_handle.values_mut();
-        all.for_each(|listing| listing.doubtful = true);
+        let ended = under_way.by_handle.remove(&handle);
+        if ended.is_some_and(|listing| listing.doubtful) {
+            again();
+            self.changed.send_replace(());
+        }
+    }
+
+    /// The same for all listings of this directory.
+    pub(crate) fn end_all_of(&self, dir: Ino, again: impl FnOnce()) {
+        let mut under_way = self.lock();
+        let ended = under_way
+            .by_handle
+            .extract_if(.., |_, listing| listing.dir == dir);
+        if ended.filter(|(_, listing)| listing.doubtful).count() > 0 {
+            again();
+            self.changed.send_replace(());
+        }
+    }
+
+    /// The kernel was told of a change in this directory, or in one that is not known, that it may enter over.
+    pub(crate) fn doubt(&self, dir: Option<Ino>) {
+        let mut under_way = self.lock();
+        for listing in under_way.by_handle.values_mut() {
+            listing.doubtful |= dir.is_none_or(|dir| dir == listing.dir);
+        }
     }
 
     /// When the last of the doubtful listings up to this number ends by time.
@@ -107,17 +123,15 @@ impl Listings {
             .max()
     }
 
-    /// Resolves when no listing is doubtful any more of those that are under way now. True: some were, and the kernel was
-    /// told again of what it may have entered.
-    pub(crate) async fn settled(&self) -> bool {
+    /// Resolves when no listing is doubtful any more of those that are under way now: the notices that are on their way to
+    /// the kernel then have all that it must be told.
+    pub(crate) async fn settled(&self) {
         let number = self.lock().begun;
-        let mut waited = false;
         loop {
             let mut changed = self.changed.subscribe();
             let Some(until) = self.doubtful_until(number) else {
-                return waited;
+                return;
             };
-            waited = true;
             // Late, or rung: looked at again either way.
             drop(tokio::time::timeout_at(until, changed.changed()).await);
         }
@@ -129,38 +143,66 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
+    const DIR: Ino = Ino(7);
+
+    /// Whether the kernel is told again.
+    fn end(listings: &Listings, handle: Handle) -> bool {
+        let mut again = false;
+        listings.end(handle, || again = true);
+        again
+    }
+
+    /// How long a change waits.
+    async fn waits(listings: &Listings) -> Duration {
+        let begun = Instant::now();
+        listings.settled().await;
+        begun.elapsed()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_change_waits_for_listings_that_began_before_it_and_no_longer_than_they_are_kept() {
         let listings = Arc::new(Listings::default());
-        assert!(listings.begin(1));
-        assert!(!listings.settled().await, "nothing has changed");
-        listings.doubt();
-        assert!(listings.begin(2));
+        assert!(listings.begin(DIR, 1));
+        assert!(waits(&listings).await.is_zero(), "nothing has changed");
+        listings.doubt(Some(Ino(8)));
+        assert!(waits(&listings).await.is_zero(), "nothing in it");
+        listings.doubt(Some(DIR));
+        assert!(listings.begin(DIR, 2));
         let waiting = tokio::spawn({
             let listings = listings.clone();
             async move { listings.settled().await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        assert!(!listings.end(2), "it began after the change");
-        assert!(listings.end(1) && !listings.end(1));
-        listings.ring();
-        assert!(waiting.await.unwrap());
+        assert!(!end(&listings, 2), "it began after the change");
+        assert!(end(&listings, 1) && !end(&listings, 1));
+        waiting.await.unwrap();
 
-        let begun = Instant::now();
-        assert!(listings.begin(3));
-        listings.doubt();
-        assert!(listings.settled().await);
-        assert_eq!(begun.elapsed(), LISTED + REPLY_SLACK);
-        assert!(!listings.end(3), "it has ended by time");
+        assert!(listings.begin(DIR, 3));
+        listings.doubt(None);
+        assert_eq!(waits(&listings).await, LISTED + REPLY_SLACK);
+        assert!(!end(&listings, 3), "it has ended by time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_changes_names_of_a_directory_shows_that_it_is_listed() {
+        let listings = Listings::default();
+        assert!(listings.begin(DIR, 1) && listings.begin(Ino(8), 2));
+        listings.doubt(Some(DIR));
+        let mut again = 0;
+        for dir in [Ino(8), DIR, DIR] {
+            listings.end_all_of(dir, || again += 1);
+        }
+        assert_eq!(again, 1);
+        assert!(waits(&listings).await.is_zero());
     }
 
     #[tokio::test(start_paused = true)]
     async fn listings_that_nobody_goes_on_with_make_room_in_time() {
         let listings = Listings::default();
-        assert!((0..UNDER_WAY_MAX as u64).all(|handle| listings.begin(handle)));
-        assert!(!listings.begin(u64::MAX));
+        assert!((0..UNDER_WAY_MAX as u64).all(|handle| listings.begin(DIR, handle)));
+        assert!(!listings.begin(DIR, u64::MAX));
         tokio::time::advance(LISTED + REPLY_SLACK).await;
-        assert!(listings.begin(u64::MAX));
+        assert!(listings.begin(DIR, u64::MAX));
     }
 }

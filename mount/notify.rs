@@ -55,7 +55,9 @@ fn attr_goes(ino: Ino) -> [u8; 40] {
 enum Notice {
     Pages(Ino),
     Attr(Ino),
-    Entries,
+    /// Of this directory.
+    Entries(Ino),
+    AllEntries,
     /// A second time, of what a listing may have brought back.
     EntriesAgain,
 }
@@ -90,9 +92,10 @@ impl Kernel {
             );
         }
         let thread = self.pages.clone();
-        let pages = move |notice: &Notice| match notice {
-            Notice::Pages(ino) => logged(notice, notifier.inval_inode(INodeNo(ino.0), 0, 0)),
-            Notice::Attr(_) | Notice::Entries | Notice::EntriesAgain => {}
+        let pages = move |notice: &Notice| {
+            if let Notice::Pages(ino) = notice {
+                logged(notice, notifier.inval_inode(INodeNo(ino.0), 0, 0));
+            }
         };
         std::thread::Builder::new()
             .name("fuse-pages".into())
@@ -110,14 +113,15 @@ impl Kernel {
         self.known.close();
     }
 
-    /// A listing goes out through a handle: `keep` says, right before, how long each of its entries may be kept.
+    /// A listing of `dir` goes out through a handle: `keep` says, right before, how long each of its entries may be kept.
     pub(crate) fn listing(
         &self,
+        dir: Ino,
         handle: Handle,
         keep: impl FnOnce() -> Vec<Duration>,
     ) -> Vec<Duration> {
         // Before it is noted that anything is kept: no change comes between.
-        if !self.keeps_entries() || !self.listings.begin(handle) {
+        if !self.keeps_entries() || !self.listings.begin(dir, handle) {
             return Vec::new();
         }
         let kept = keep();
@@ -129,10 +133,14 @@ impl Kernel {
 
     /// Of the last listing through a handle nothing is on its way any more.
     pub(crate) fn listed(&self, handle: Handle) {
-        if self.listings.end(handle) {
-            self.known.push(Notice::EntriesAgain);
-            self.listings.ring();
-        }
+        let again = || self.known.push(Notice::EntriesAgain);
+        self.listings.end(handle, again);
+    }
+
+    /// The kernel changes names of a directory: it has that directory's lock, which whoever lists it had.
+    pub(crate) fn changes(&self, dir: Ino) {
+        let again = || self.known.push(Notice::EntriesAgain);
+        self.listings.end_all_of(dir, again);
     }
 }
 
@@ -267,8 +275,11 @@ impl KernelCache for Kernel {
         self.known.push(Notice::Attr(ino));
     }
 
-    fn invalidate_entries(&self) {
-        self.known.push(Notice::Entries);
+    fn invalidate_entries(&self, dir: Option<Ino>) {
+        self.known.push(match dir {
+            Some(dir) => Notice::Entries(dir),
+            None => Notice::AllEntries,
+        });
     }
 
     fn keeps_entries(&self) -> bool {
@@ -280,9 +291,9 @@ impl KernelCache for Kernel {
         let (known, listings) = (self.known.clone(), self.listings.clone());
         Box::pin(async move {
             told.await;
-            if listings.settled().await {
-                known.settled().await;
-            }
+            listings.settled().await;
+            // What was told again meanwhile, for this change or for others.
+            known.settled().await;
         })
     }
 }
@@ -302,15 +313,19 @@ fn forget(device: &File, listings: &Listings, notice: &Notice) {
                 .as_ref()
                 .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
             if unknown {
-                listings.doubt();
+                listings.doubt(None);
                 // Where there are no epochs each name is looked up again anyway.
                 drop(tell(device, &NEXT_EPOCH));
             } else {
                 logged(notice, told);
             }
         }
-        Notice::Entries => {
-            listings.doubt();
+        Notice::Entries(dir) => {
+            listings.doubt(Some(*dir));
+            logged(notice, tell(device, &NEXT_EPOCH));
+        }
+        Notice::AllEntries => {
+            listings.doubt(None);
             logged(notice, tell(device, &NEXT_EPOCH));
         }
         Notice::EntriesAgain => logged(notice, tell(device, &NEXT_EPOCH)),
@@ -343,14 +358,14 @@ mod tests {
         let cache = Arc::new(Notices::new(TTL));
         for _ in 0..10 {
             cache.push(Notice::Attr(Ino(7)));
-            cache.push(Notice::Entries);
+            cache.push(Notice::AllEntries);
         }
         let settled = cache.settled();
         let (thread, seen) = drain(&cache);
         settled.await;
         assert_eq!(
             *seen.lock().unwrap(),
-            [Notice::Attr(Ino(7)), Notice::Entries]
+            [Notice::Attr(Ino(7)), Notice::AllEntries]
         );
         cache.close();
         thread.join().unwrap();

@@ -61,7 +61,8 @@ pub struct KeptCounts {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Lost {
     attrs: Vec<Ino>,
-    entries: bool,
+    /// Directories of which entries are lost; `None`: any.
+    entries: Vec<Option<Ino>>,
 }
 
 impl Kept {
@@ -132,7 +133,8 @@ impl Noted {
             Event::Entry { parent, name } => {
                 let name = (*parent, name.clone());
                 let kept = self.entries.remove(&name).is_some_and(|until| until > now);
-                lost.entries |= kept && !(own && self.going.contains_key(&name));
+                let told = kept && !(own && self.going.contains_key(&name));
+                lost.entries.extend(told.then_some(Some(*parent)));
             }
             Event::Replaced => self.all(lost),
             _ => {}
@@ -142,7 +144,8 @@ impl Noted {
     fn all(&mut self, lost: &mut Lost) {
         lost.attrs
             .extend(std::mem::take(&mut self.attrs).into_keys());
-        lost.entries |= !std::mem::take(&mut self.entries).is_empty();
+        let kept = !std::mem::take(&mut self.entries).is_empty();
+        lost.entries.extend(kept.then_some(None));
     }
 }
 
@@ -253,12 +256,12 @@ impl Volume {
         let Some(kernel) = self.kernel.get().filter(|_| *lost != Lost::default()) else {
             return;
         };
-        self.kept.lock().counts.notices += lost.attrs.len() as u64 + u64::from(lost.entries);
+        self.kept.lock().counts.notices += (lost.attrs.len() + lost.entries.len()) as u64;
         lost.attrs
             .iter()
             .for_each(|ino| kernel.invalidate_attr(*ino));
-        if lost.entries {
-            kernel.invalidate_entries();
+        for dir in &lost.entries {
+            kernel.invalidate_entries(*dir);
         }
     }
 
@@ -310,8 +313,9 @@ impl Drop for Going<'_> {
         // It did not go, or nobody knows; what changed meanwhile made no notice.
         noted.entries.remove(&self.name);
         drop(noted);
+        let dir = self.name.0;
         self.volume.tell_lost(&Lost {
-            entries: true,
+            entries: vec![Some(dir)],
             ..Lost::default()
         });
     }
@@ -348,13 +352,13 @@ mod tests {
         assert_eq!(change(entry(b"b")), Lost::default());
         assert_eq!(change(Event::Writers(Ino(5))).attrs, [Ino(5)]);
         assert_eq!(change(Event::Data(Ino(5))), Lost::default());
-        assert!(change(entry(b"a")).entries);
+        assert_eq!(change(entry(b"a")).entries, [Some(Ino(1))]);
         assert_eq!(change(entry(b"a")), Lost::default());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_the_kernel_takes_away_itself_makes_no_notice_unless_somebody_else_did_it() {
-        for (own, notice) in [(true, false), (false, true)] {
+        for (own, notice) in [(true, 0), (false, 1)] {
             let mut noted = Noted::default();
             let name = (Ino(1), b"a".to_vec());
             noted.note_entry(name.clone(), soon());
@@ -365,7 +369,7 @@ mod tests {
                 name: b"a".to_vec(),
             };
             noted.changed(&event, own, &mut lost);
-            assert_eq!((lost.entries, noted.entries.len()), (notice, 0));
+            assert_eq!((lost.entries.len(), noted.entries.len()), (notice, 0));
         }
     }
 
@@ -382,7 +386,7 @@ mod tests {
             name: b"b".to_vec(),
         };
         kept.lock().changed(&event, true, &mut lost);
-        assert!(lost.entries);
+        assert_eq!(lost.entries, [Some(Ino(2))]);
     }
 
     #[tokio::test(start_paused = true)]
