@@ -3,9 +3,9 @@
 
 use crate::{Answer, FsError, Keep, convert, directory, errno::fail, xattr};
 use fuser::{
-    Errno, FileHandle, FileType, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr,
+    Errno, FileHandle, FileType, INodeNo, PollEvents, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 use hydfs_types::{Attr, DirEntry};
 use std::{ffi::OsStr, iter::repeat, os::unix::ffi::OsStrExt, time::Duration};
@@ -147,6 +147,17 @@ pub(crate) fn offset(name: &'static str, reply: ReplyLseek) -> impl Reply {
             Ok(offset) => reply.offset(offset),
             Err(_) => reply.error(Errno::EOVERFLOW),
         },
+        other => reply.error(refuse(name, other)),
+    }
+}
+
+/// What is ready of `wanted`. What cannot be written is ready for it, too: a write fails at once.
+pub(crate) fn polled(name: &'static str, wanted: PollEvents, reply: ReplyPoll) -> impl Reply {
+    let readable = PollEvents::POLLIN | PollEvents::POLLRDNORM;
+    let writable = PollEvents::POLLOUT | PollEvents::POLLWRNORM;
+    move |outcome| match outcome {
+        Ok(Answer::Ready(true)) => reply.poll(wanted & (readable | writable)),
+        Ok(Answer::Ready(false)) => reply.poll(wanted & writable),
         other => reply.error(refuse(name, other)),
     }
 }

@@ -195,6 +195,13 @@ pub enum Request {
         offset: u64,
         len: u64,
     },
+    /// poll(2): whether a read would find something, `Answer::Ready`. `wake`: by what number to tell the kernel of it later
+    /// ([`KernelCache::wake`]), if somebody waits; it is the open file's, the same each time.
+    Poll {
+        ino: Ino,
+        handle: Handle,
+        wake: Option<u64>,
+    },
     /// lseek with SEEK_DATA (`data`) or SEEK_HOLE. `NotSupported` makes the adapter answer as for a file without holes.
     Seek {
         ino: Ino,
@@ -240,6 +247,7 @@ impl Request {
             | Self::GetLock { ino, .. }
             | Self::SetLock { ino, .. }
             | Self::Unlock { ino, .. }
+            | Self::Poll { ino, .. }
             | Self::Seek { ino, .. } => (*ino, None),
             Self::StatFs => (ROOT_INO, None),
         }
@@ -278,6 +286,7 @@ impl Request {
             Self::GetLock { .. } => "getlk",
             Self::SetLock { .. } | Self::Unlock { .. } => "setlk",
             Self::Copy { .. } => "copy_file_range",
+            Self::Poll { .. } => "poll",
             Self::Seek { .. } => "lseek",
         }
     }
@@ -328,6 +337,7 @@ pub enum Answer {
     Names(Vec<Vec<u8>>),
     StatFs(StatFs),
     Offset(u64),
+    Ready(bool),
     Lock(Option<Lock>),
 }
 
@@ -468,6 +478,8 @@ pub trait KernelCache: Send + Sync + 'static {
     /// Whether the kernel can do that (Linux 6.16). Otherwise it must keep no entries: it forgets a single one only when
     /// it gets the lock of the directory, which a request of this mount may hold.
     fn keeps_entries(&self) -> bool;
+    /// Whoever polls this open file asks again.
+    fn wake(&self, poller: u64);
     /// Resolves when the kernel uses no attributes and no entries any more that were invalidated before this call. That
     /// waits for no request.
     fn settled(&self) -> BoxFuture<'static, ()>;

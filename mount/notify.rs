@@ -15,7 +15,7 @@ use crate::{
     Handle, KernelCache,
     listings::{Listings, REPLY_SLACK},
 };
-use fuser::{INodeNo, Notifier};
+use fuser::{INodeNo, Notifier, PollHandle};
 use hydfs_types::{BoxFuture, Ino};
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -60,6 +60,7 @@ enum Notice {
     AllEntries,
     /// A second time, of what a listing may have brought back.
     EntriesAgain,
+    Poll(u64),
 }
 
 /// The kernel's cache of one mount.
@@ -92,9 +93,10 @@ impl Kernel {
             );
         }
         let thread = self.pages.clone();
+        let for_pages = notifier.clone();
         let pages = move |notice: &Notice| {
             if let Notice::Pages(ino) = notice {
-                logged(notice, notifier.inval_inode(INodeNo(ino.0), 0, 0));
+                logged(notice, for_pages.inval_inode(INodeNo(ino.0), 0, 0));
             }
         };
         std::thread::Builder::new()
@@ -103,7 +105,12 @@ impl Kernel {
         let (thread, listings) = (self.known.clone(), self.listings.clone());
         std::thread::Builder::new()
             .name("fuse-notify".into())
-            .spawn(move || thread.deliver(|notice| forget(&device, &listings, notice)))?;
+            .spawn(move || {
+                thread.deliver(|notice| match notice {
+                    Notice::Poll(poller) => logged(notice, notifier.poll(PollHandle(*poller))),
+                    _ => forget(&device, &listings, notice),
+                })
+            })?;
         Ok(())
     }
 
@@ -282,6 +289,10 @@ impl KernelCache for Kernel {
         });
     }
 
+    fn wake(&self, poller: u64) {
+        self.known.push(Notice::Poll(poller));
+    }
+
     fn keeps_entries(&self) -> bool {
         self.keeps_entries.get().is_some_and(|keeps| *keeps)
     }
@@ -305,7 +316,7 @@ fn tell(mut device: &File, message: &[u8]) -> io::Result<()> {
 /// Has the kernel forget attributes or entries.
 fn forget(device: &File, listings: &Listings, notice: &Notice) {
     match notice {
-        Notice::Pages(_) => {}
+        Notice::Pages(_) | Notice::Poll(_) => {}
         Notice::Attr(ino) => {
             let told = tell(device, &attr_goes(*ino));
             // Evicted, or not there yet: then what is on its way brings it.

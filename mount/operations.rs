@@ -585,6 +585,17 @@ impl fuser::Filesystem for Adapter {
         self.ask(header, request, answer::empty("setlk", reply));
     }
 
+    #[rustfmt::skip]
+    fn poll(
+        &self, header: &Header, inode: INodeNo, handle: FileHandle, notifier: PollNotifier,
+        events: PollEvents, flags: PollFlags, reply: ReplyPoll,
+    ) {
+        let waits = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY);
+        let wake = waits.then(|| notifier.handle().0);
+        let request = Request::Poll { ino: ino(inode), handle: handle.0, wake };
+        self.ask(header, request, answer::polled("poll", events, reply));
+    }
+
     // ---- not served ----
 
     #[rustfmt::skip]
@@ -599,15 +610,6 @@ impl fuser::Filesystem for Adapter {
     #[rustfmt::skip]
     fn bmap(
         &self, _: &Header, _: INodeNo, _: u32, _: u64, reply: ReplyBmap,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    /// The kernel answers "always ready" from then on, which is what poll(2) says of files.
-    #[rustfmt::skip]
-    fn poll(
-        &self, _: &Header, _: INodeNo, _: FileHandle, _: PollNotifier, _: PollEvents, _: PollFlags,
-        reply: ReplyPoll,
     ) {
         reply.error(Errno::ENOSYS);
     }

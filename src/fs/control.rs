@@ -84,7 +84,13 @@ impl Volume {
     pub(crate) fn control_attr(&self, path: &str) -> Outcome<Attr> {
         let node = self.control_node(path)?;
         let ino = self.synthetic.ino(path).ok_or(FsError::NotFound)?;
-        Ok(Synthetic::attr(ino, &node, self.clock.now()))
+        let mut attr = Synthetic::attr(ino, &node, self.clock.now());
+        if let Some(lines) = self.lines_at(path) {
+            // Whoever follows a file looks at these.
+            let (size, changed) = lines.size();
+            (attr.size, attr.mtime, attr.ctime) = (size, changed, changed);
+        }
+        Ok(attr)
     }
 
     pub(crate) fn control_of(&self, ino: Ino) -> Outcome<(String, Node)> {
@@ -122,9 +128,24 @@ impl Volume {
         self.control.get().ok_or(FsError::NotFound)?.remove(&path)
     }
 
+    /// What the kernel may have open from an earlier worker has a path again, and whoever polls lines is heard.
+    pub(crate) fn know_cluster_files(&self) {
+        let Ok(Node::Directory(names)) = self.control_node("cluster") else {
+            return;
+        };
+        for path in names.iter().map(|(name, _)| format!("cluster/{name}")) {
+            let known = self.synthetic.ino(&path);
+            if let Some(lines) = known.and_then(|_| self.lines_at(&path)) {
+                self.hear(&lines);
+            }
+        }
+    }
+
     pub(crate) fn opened_control(&self, ino: Ino, how: How, text: Bytes) -> Outcome<Opened> {
+        let handle = self.table.open(ino, how, Some(text), &Call::once())?;
+        self.follow_opened(ino, handle);
         Ok(Opened {
-            handle: self.table.open(ino, how, Some(text), &Call::once())?,
+            handle,
             direct: true,
             mappable: false,
             keep_cache: false,

@@ -5,28 +5,12 @@ use crate::{
     synthetic::{Node, Synthetic},
     volume::{Outcome, Volume},
 };
-use hydfs_mount::{Answer, FsError, Handle, Opened};
+use hydfs_mount::{Answer, FsError, Opened};
 use hydfs_state::{Body, State};
-use hydfs_types::{Attr, DirEntry, Ino, Time};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use hydfs_types::{Attr, DirEntry, Ino};
 
 /// Entries with their attributes, where they were asked for.
 type Listed = Vec<(DirEntry, Option<Attr>)>;
-
-/// Issues handles of directories. They stand for nothing but differ, also from those of the worker before.
-pub(crate) struct OpenDirs(AtomicU64);
-
-impl OpenDirs {
-    /// Begins at a time, as a number.
-    pub(crate) fn from(now: Time) -> Self {
-        let seconds = now.sec.unsigned_abs().wrapping_mul(1_000_000_000);
-        Self(AtomicU64::new(seconds.wrapping_add(u64::from(now.nsec))))
-    }
-
-    fn next(&self) -> Handle {
-        self.0.fetch_add(1, Relaxed)
-    }
-}
 
 impl Volume {
     pub(crate) async fn open_dir(&self, ino: Ino) -> Outcome {

@@ -7,26 +7,22 @@ use crate::{
     asked::Asked,
     behind::Behind,
     call::Call,
-    directories::OpenDirs,
     error::{of_agreement, of_data},
     failures::Failures,
+    follow::Following,
     kept::Kept,
     ranges::Place,
     recent::Recent,
     synthetic::{Control, Node, Synthetic},
-    table::Table,
+    table::{Numbers, Table},
 };
 use bytes::Bytes;
 use hydfs_data::{Context, Data, WriteBehind};
 use hydfs_memory::{Memory, Slot};
-use hydfs_mount::{
-    Answer, Caller, FileSystem, FsError, How, Keep, KernelCache, Opened, Request, StatFs,
-};
+use hydfs_mount::{Answer, Caller, FsError, How, KernelCache, Opened, Request, StatFs};
 use hydfs_state::{Body, Event, State};
 use hydfs_store::Disk;
-use hydfs_types::{
-    Attr, BoxFuture, Clock, Command, DirEntry, Incarnation, Ino, Planted, ROOT_INO, Reply,
-};
+use hydfs_types::{Attr, Clock, Command, Incarnation, Ino, Planted, ROOT_INO, Reply};
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
@@ -55,7 +51,8 @@ pub struct Volume {
     pub(crate) job_hook: OnceLock<JobHook>,
     pub(crate) failures: Failures,
     pub(crate) asked: Asked,
-    pub(crate) open_dirs: OpenDirs,
+    pub(crate) open_dirs: Numbers,
+    pub(crate) following: Arc<Following>,
     pub(crate) recent: Recent,
     pub(crate) behind: Behind,
 }
@@ -69,7 +66,7 @@ impl Volume {
             ctx: data.ctx.clone(),
             data,
             disk,
-            table: Table::default(),
+            table: Table::of_a_worker_from(clock.now()),
             synthetic: Synthetic::default(),
             control: OnceLock::new(),
             kernel: OnceLock::new(),
@@ -79,7 +76,8 @@ impl Volume {
             job_hook: OnceLock::new(),
             failures: Failures::default(),
             asked: Asked::default(),
-            open_dirs: OpenDirs::from(clock.now()),
+            open_dirs: Numbers::from(clock.now()),
+            following: Arc::default(),
             clock,
             recent: Recent::default(),
             behind: Behind::default(),
@@ -92,11 +90,12 @@ impl Volume {
     /// What outlives this worker, and what the one before left. Once, before the mount is served.
     pub fn keep(&self, memory: Arc<Memory>) {
         self.keep_left(memory.left_behind());
+        self.following.keep(memory.clone());
         self.table.keep(memory);
     }
 
     /// The kernel has sent again all that it will: what no request holds any more goes.
-    fn caught_up(&self) {
+    pub(crate) fn caught_up(&self) {
         let Some(memory) = self.table.memory() else {
             return;
         };
@@ -114,6 +113,7 @@ impl Volume {
     /// Who writes the control tree. Once.
     pub fn set_control(&self, control: Arc<dyn Control>) {
         drop(self.control.set(control));
+        self.know_cluster_files();
     }
 
     /// Whom to tell what changed elsewhere. Once.
@@ -122,6 +122,7 @@ impl Volume {
         for ino in self.table.open_inodes() {
             drop(kernel.invalidate_pages(ino));
         }
+        self.following.set_kernel(kernel.clone());
         drop(self.kernel.set(kernel));
     }
 
@@ -197,7 +198,7 @@ impl Volume {
         reply.map_err(of_agreement)
     }
 
-    async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
+    pub(crate) async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
         self.left_is_sent(&request).await;
         let memory = self.table.memory();
         let memory = memory.filter(|_| !self.ctx.has(Planted::RepeatedAnew));
@@ -326,6 +327,9 @@ impl Volume {
                 ..
             } => self.read_dir(ino, (cookie, limit), attrs).await,
             Request::ReleaseDir { .. } => Ok(Answer::Done),
+            Request::Poll { ino, handle, wake } => {
+                Ok(Answer::Ready(self.is_ready(ino, handle, wake)))
+            }
             Request::StatFs => self.stat_fs(),
             Request::GetXattr { ino, name } => self.get_xattr(ino, &name).await,
             Request::ListXattr { ino } => self.list_xattr(ino).await,
@@ -561,60 +565,5 @@ impl Volume {
         let start = (offset as usize).min(text.len());
         let end = start.saturating_add(len as usize).min(text.len());
         text.slice(start..end)
-    }
-}
-
-/// The [`FileSystem`] that the FUSE adapter mounts.
-pub struct Mounted(pub Arc<Volume>);
-
-impl FileSystem for Mounted {
-    fn keep(&self, entry: Option<(Ino, &[u8])>, attr: &Attr) -> Keep {
-        self.0.let_keep(entry, attr)
-    }
-
-    fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Outcome> {
-        Box::pin(self.0.clone().answer(caller, request))
-    }
-
-    fn keep_listed(
-        &self,
-        dir: Ino,
-        entries: &[(DirEntry, Option<Attr>)],
-        most: Duration,
-    ) -> Vec<Duration> {
-        self.0.let_keep_listed(dir, entries, most)
-    }
-
-    fn asked(&self, operation: &'static str) {
-        self.0.asked.count(operation);
-    }
-
-    fn arrived(&self, unique: u64) {
-        if let Some(memory) = self.0.table.memory() {
-            memory.claim(unique);
-        }
-    }
-
-    fn replied(&self, unique: u64) {
-        if let Some(seq) = self
-            .0
-            .table
-            .memory()
-            .and_then(|memory| memory.replied(unique))
-        {
-            self.0.ctx.agreement.forget(seq);
-        }
-    }
-
-    fn caught_up(&self) {
-        self.0.caught_up();
-    }
-
-    fn failed(&self, operation: &'static str, about: (Ino, Option<&[u8]>), error: &FsError) {
-        self.0.note_failure(operation, about, error);
-    }
-
-    fn call_now(&self, caller: Caller, request: &Request) -> Option<Outcome> {
-        self.0.at_hand(caller.unique, request)
     }
 }
