@@ -95,10 +95,13 @@ impl Listings {
     /// The same for all listings of this directory.
     pub(crate) fn end_all_of(&self, dir: Ino, again: impl FnOnce()) {
         let mut under_way = self.lock();
-        let ended = under_way
-            .by_handle
-            .extract_if(.., |_, listing| listing.dir == dir);
-        if ended.filter(|(_, listing)| listing.doubtful).count() > 0 {
+        let mut doubtful = false;
+        under_way.by_handle.retain(|_, listing| {
+            let ended = listing.dir == dir;
+            doubtful |= ended && listing.doubtful;
+            !ended
+        });
+        if doubtful {
             again();
             self.changed.send_replace(());
         }
