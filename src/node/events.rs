@@ -21,7 +21,9 @@ struct Standing {
     left: bool,
     full: bool,
     draining: bool,
-    /// It is seen not to answer.
+    /// It was seen to answer, in this incarnation.
+    heard: bool,
+    /// It was, and is not now.
     suspect: bool,
     /// Slots that it is still copying.
     learns: usize,
@@ -37,6 +39,20 @@ struct Look {
     jobs: BTreeMap<JobId, (String, JobPhase)>,
 }
 
+impl Look {
+    /// With what has to be known from the look before: who joins did not stop to answer, it has not begun to.
+    fn after(mut self, before: &Self) -> Self {
+        for (name, now) in &mut self.members {
+            let known = before.members.get(name);
+            let heard =
+                known.is_some_and(|known| known.heard && known.incarnation == now.incarnation);
+            now.suspect = now.alive && heard && !now.heard;
+            now.heard |= heard;
+        }
+        self
+    }
+}
+
 /// Tells what happens, until the member stops.
 pub(crate) async fn follow(member: Arc<Member>) {
     let mut state = member.followers.members.subscribe();
@@ -46,7 +62,7 @@ pub(crate) async fn follow(member: Arc<Member>) {
         return;
     };
     let mut seen = swim.watch();
-    let mut last = look(&member);
+    let mut last = look(&member).after(&Look::default());
     let me = &member.config.name;
     tell(&member, &format!("{me} watches"));
     last.members.iter().for_each(|(name, standing)| {
@@ -64,7 +80,7 @@ pub(crate) async fn follow(member: Arc<Member>) {
         if changed.is_err() {
             return;
         }
-        let now = look(&member);
+        let now = look(&member).after(&last);
         differences(&last, &now, me)
             .iter()
             .for_each(|what| tell(&member, what));
@@ -88,7 +104,7 @@ fn look(member: &Member) -> Look {
     let view = member.swim.get().map(|swim| swim.view());
     for seen in view.unwrap_or_default() {
         if let Some(standing) = look.members.get_mut(&seen.name) {
-            standing.suspect = standing.alive && seen.state != SeenState::Alive;
+            standing.heard = standing.alive && seen.state == SeenState::Alive;
         }
     }
     look
@@ -110,6 +126,7 @@ fn of_state(state: &State) -> Look {
             left: one.left,
             full: one.full,
             draining: one.draining,
+            heard: false,
             suspect: false,
             learns: learns.get(&one.incarnation).copied().unwrap_or_default(),
         };
@@ -284,6 +301,25 @@ mod tests {
         // Gone and back between two looks.
         let lines = differences(&with(up()), &with(back), "n2");
         assert_eq!(lines[..2], ["n3 failed", "n3 joined"]);
+    }
+
+    #[test]
+    fn who_has_not_answered_yet_is_not_suspected() {
+        let heard = Standing {
+            heard: true,
+            ..up()
+        };
+        let silent = with(up()).after(&Look::default());
+        assert!(!silent.members["n3"].suspect);
+        let answers = with(heard).after(&silent);
+        assert!(differences(&silent, &answers, "n2").is_empty());
+        let silent = with(up()).after(&answers);
+        assert_eq!(differences(&answers, &silent, "n2"), ["n3 is suspected"]);
+        let again = Standing {
+            incarnation: Incarnation(4),
+            ..up()
+        };
+        assert!(!with(again).after(&silent).members["n3"].suspect);
     }
 
     #[test]
