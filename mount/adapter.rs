@@ -5,10 +5,15 @@ use crate::{
     answer::{self, Reply, Shape},
     catch_up::CatchingUp,
     convert::ino,
+    directory,
     dispatch::Dispatch,
+    listings::LISTED,
+    notify::Kernel,
 };
-use fuser::{INodeNo, ReplyEntry, Request as Header};
-use hydfs_types::FileKind;
+use fuser::{
+    FileHandle, INodeNo, ReplyDirectory, ReplyDirectoryPlus, ReplyEntry, Request as Header,
+};
+use hydfs_types::{Attr, DirEntry, FileKind};
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt, sync::Arc, time::Duration};
 use tokio::runtime::Handle as Runtime;
 
@@ -16,12 +21,18 @@ use tokio::runtime::Handle as Runtime;
 pub(crate) struct Adapter {
     pub dispatch: Arc<Dispatch>,
     pub shape: Shape,
+    pub kernel: Arc<Kernel>,
     /// Longest wait for a lock.
     pub lock_timeout: Duration,
 }
 
 impl Adapter {
-    pub(crate) fn new(fs: Arc<dyn FileSystem>, runtime: Runtime, config: &ServeConfig) -> Self {
+    pub(crate) fn new(
+        fs: Arc<dyn FileSystem>,
+        runtime: Runtime,
+        config: &ServeConfig,
+        kernel: Arc<Kernel>,
+    ) -> Self {
         let catching_up = CatchingUp::new(match config.offer {
             Some(_) => config.threads.max(1),
             None => 0,
@@ -40,12 +51,64 @@ impl Adapter {
                 catching_up,
             )),
             shape,
+            kernel,
             lock_timeout: config.lock_timeout,
         }
     }
 
     pub(crate) fn ask(&self, header: &Header, request: Request, reply: impl Reply) {
+        match &request {
+            Request::Make { parent, .. }
+            | Request::Link { parent, .. }
+            | Request::Unlink { parent, .. }
+            | Request::RemoveDir { parent, .. } => self.kernel.changes(*parent),
+            Request::Rename {
+                parent, to_parent, ..
+            } => {
+                self.kernel.changes(*parent);
+                self.kernel.changes(*to_parent);
+            }
+            _ => {}
+        }
         self.dispatch.submit(caller(header), request, false, reply);
+    }
+
+    pub(crate) fn list(
+        &self,
+        header: &Header,
+        dir: INodeNo,
+        handle: FileHandle,
+        from: u64,
+        reply: ReplyDirectory,
+    ) {
+        self.kernel.listed(handle.0);
+        let request = directory::request(ino(dir), handle.0, from);
+        self.ask(
+            header,
+            request,
+            answer::listing("readdir", dir, from, reply),
+        );
+    }
+
+    /// The same with attributes. What the kernel may keep of it is asked right before the answer goes out.
+    pub(crate) fn list_plus(
+        &self,
+        header: &Header,
+        dir: INodeNo,
+        handle: FileHandle,
+        from: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        self.kernel.listed(handle.0);
+        let request = directory::request_plus(ino(dir), handle.0, from);
+        let (fs, kernel) = (self.dispatch.file_system(), self.kernel.clone());
+        let keep = move |entries: &[(DirEntry, Option<Attr>)]| {
+            kernel.listing(ino(dir), handle.0, || {
+                fs.keep_listed(ino(dir), entries, LISTED)
+            })
+        };
+        let plus = answer::listing_plus("readdirplus", self.shape, keep, dir, from, reply);
+        self.dispatch.submit_listing(caller(header), request, plus);
     }
 
     pub(crate) fn make(

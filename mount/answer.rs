@@ -3,12 +3,12 @@
 
 use crate::{Answer, FsError, Keep, convert, directory, errno::fail, xattr};
 use fuser::{
-    Errno, FileHandle, FileType, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr,
+    Errno, FileHandle, FileType, INodeNo, PollEvents, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
-use hydfs_types::Attr;
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
+use hydfs_types::{Attr, DirEntry};
+use std::{ffi::OsStr, iter::repeat, os::unix::ffi::OsStrExt, time::Duration};
 
 type Outcome = Result<Answer, FsError>;
 
@@ -151,6 +151,17 @@ pub(crate) fn offset(name: &'static str, reply: ReplyLseek) -> impl Reply {
     }
 }
 
+/// What is ready of `wanted`. What cannot be written is ready for it, too: a write fails at once.
+pub(crate) fn polled(name: &'static str, wanted: PollEvents, reply: ReplyPoll) -> impl Reply {
+    let readable = PollEvents::POLLIN | PollEvents::POLLRDNORM;
+    let writable = PollEvents::POLLOUT | PollEvents::POLLWRNORM;
+    move |outcome| match outcome {
+        Ok(Answer::Ready(true)) => reply.poll(wanted & (readable | writable)),
+        Ok(Answer::Ready(false)) => reply.poll(wanted & writable),
+        other => reply.error(refuse(name, other)),
+    }
+}
+
 pub(crate) fn statfs(name: &'static str, reply: ReplyStatfs) -> impl Reply {
     move |outcome| match outcome {
         Ok(Answer::StatFs(s)) => reply.statfs(
@@ -220,6 +231,7 @@ pub(crate) fn listing(
 pub(crate) fn listing_plus(
     name: &'static str,
     shape: Shape,
+    keep: impl FnOnce(&[(DirEntry, Option<Attr>)]) -> Vec<Duration> + Send + 'static,
     dir: INodeNo,
     from: u64,
     mut reply: ReplyDirectoryPlus,
@@ -229,7 +241,6 @@ pub(crate) fn listing_plus(
             Ok(Answer::Entries(entries)) => entries,
             other => return reply.error(refuse(name, other)),
         };
-        let ttl = shape.attr_ttl.min(shape.entry_ttl);
         for (ino, offset, dot) in directory::dots(dir, from) {
             // The kernel takes nothing but number and kind from these two.
             if reply.add(
@@ -243,17 +254,17 @@ pub(crate) fn listing_plus(
                 return reply.ok();
             }
         }
-        for (entry, attr) in entries
-            .iter()
-            .filter_map(|(entry, attr)| Some((entry, attr.as_ref()?)))
-        {
+        let least = shape.attr_ttl.min(shape.entry_ttl);
+        let kept = keep(&entries).into_iter().chain(repeat(Duration::ZERO));
+        for ((entry, attr), kept) in entries.iter().zip(kept) {
+            let Some(attr) = attr else { continue };
             let offset = directory::offset_after(entry.cookie);
             let attr = convert::attr(attr, shape.block_bytes);
             if reply.add(
                 attr.ino,
                 offset,
                 OsStr::from_bytes(&entry.name),
-                &ttl,
+                &least.max(kept),
                 &attr,
                 convert::GENERATION,
             ) {

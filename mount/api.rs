@@ -115,16 +115,19 @@ pub enum Request {
         ino: Ino,
         handle: Handle,
     },
+    /// Directories that are open at the same time have different handles.
     OpenDir {
         ino: Ino,
     },
     /// Entries after `cookie` (0 is the start), as many as fit `limit` entries. `.` and `..` are the adapter's.
-    /// Cookies of entries lie in 1..=COOKIE_MAX.
+    /// Cookies of entries lie in 1..=COOKIE_MAX. `attrs`: each with its attributes as `Lookup` would give them, where they
+    /// are at hand; the adapter asks for those that are missing.
     ReadDir {
         ino: Ino,
         handle: Handle,
         cookie: u64,
         limit: usize,
+        attrs: bool,
     },
     ReleaseDir {
         ino: Ino,
@@ -192,6 +195,13 @@ pub enum Request {
         offset: u64,
         len: u64,
     },
+    /// poll(2): whether a read would find something, `Answer::Ready`. `wake`: by what number to tell the kernel of it later
+    /// ([`KernelCache::wake`]), if somebody waits; it is the open file's, the same each time.
+    Poll {
+        ino: Ino,
+        handle: Handle,
+        wake: Option<u64>,
+    },
     /// lseek with SEEK_DATA (`data`) or SEEK_HOLE. `NotSupported` makes the adapter answer as for a file without holes.
     Seek {
         ino: Ino,
@@ -237,6 +247,7 @@ impl Request {
             | Self::GetLock { ino, .. }
             | Self::SetLock { ino, .. }
             | Self::Unlock { ino, .. }
+            | Self::Poll { ino, .. }
             | Self::Seek { ino, .. } => (*ino, None),
             Self::StatFs => (ROOT_INO, None),
         }
@@ -263,7 +274,8 @@ impl Request {
             Self::Release { .. } => "release",
             Self::Sync { .. } => "fsync",
             Self::OpenDir { .. } => "opendir",
-            Self::ReadDir { .. } => "readdir",
+            Self::ReadDir { attrs: false, .. } => "readdir",
+            Self::ReadDir { attrs: true, .. } => "readdirplus",
             Self::ReleaseDir { .. } => "releasedir",
             Self::StatFs => "statfs",
             Self::GetXattr { .. } => "getxattr",
@@ -274,6 +286,7 @@ impl Request {
             Self::GetLock { .. } => "getlk",
             Self::SetLock { .. } | Self::Unlock { .. } => "setlk",
             Self::Copy { .. } => "copy_file_range",
+            Self::Poll { .. } => "poll",
             Self::Seek { .. } => "lseek",
         }
     }
@@ -324,6 +337,7 @@ pub enum Answer {
     Names(Vec<Vec<u8>>),
     StatFs(StatFs),
     Offset(u64),
+    Ready(bool),
     Lock(Option<Lock>),
 }
 
@@ -428,6 +442,18 @@ pub trait FileSystem: Send + Sync + 'static {
     fn keep(&self, _entry: Option<(Ino, &[u8])>, _attr: &Attr) -> Keep {
         Keep::default()
     }
+    /// The same for the entries of a listing, one time for entry and attributes of each, `most` at most. An empty answer
+    /// keeps none.
+    fn keep_listed(
+        &self,
+        _dir: Ino,
+        _entries: &[(DirEntry, Option<Attr>)],
+        _most: Duration,
+    ) -> Vec<Duration> {
+        Vec::new()
+    }
+    /// The kernel has asked for this; for whoever counts.
+    fn asked(&self, _operation: &'static str) {}
     /// The kernel has sent this request. Called on the session thread, before it reads the next one.
     fn arrived(&self, _unique: u64) {}
     /// The kernel has its reply to this request: it will not be sent again.
@@ -447,11 +473,13 @@ pub trait KernelCache: Send + Sync + 'static {
     fn invalidate_pages(&self, ino: Ino) -> BoxFuture<'static, ()>;
     /// The attributes of this inode changed.
     fn invalidate_attr(&self, ino: Ino);
-    /// Entries changed: the kernel looks all that it keeps up again.
-    fn invalidate_entries(&self);
+    /// Entries changed, of this directory or of any: the kernel looks all that it keeps up again.
+    fn invalidate_entries(&self, dir: Option<Ino>);
     /// Whether the kernel can do that (Linux 6.16). Otherwise it must keep no entries: it forgets a single one only when
     /// it gets the lock of the directory, which a request of this mount may hold.
     fn keeps_entries(&self) -> bool;
+    /// Whoever polls this open file asks again.
+    fn wake(&self, poller: u64);
     /// Resolves when the kernel uses no attributes and no entries any more that were invalidated before this call. That
     /// waits for no request.
     fn settled(&self) -> BoxFuture<'static, ()>;

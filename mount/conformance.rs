@@ -349,6 +349,7 @@ impl Client {
                     handle,
                     cookie,
                     limit: step,
+                    attrs: false,
                 })
                 .await
             {

@@ -9,8 +9,8 @@ use hydfs_types::Ino;
 /// The inode number shown for `..`, whose parent the kernel knows and we need not (libfuse's FUSE_UNKNOWN_INO).
 pub(crate) const UNKNOWN_INO: INodeNo = INodeNo(0xffff_ffff);
 /// Entries asked for at once. glibc reads 32 KiB: up to 1,024 short names, or 190 with attributes.
-pub(crate) const PLAIN_ENTRIES: usize = 512;
-pub(crate) const PLUS_ENTRIES: usize = 160;
+const PLAIN_ENTRIES: usize = 512;
+const PLUS_ENTRIES: usize = 160;
 
 /// Dots that a listing from `offset` begins with: (inode, kernel offset after it, name).
 pub(crate) fn dots(
@@ -32,12 +32,24 @@ pub(crate) fn offset_after(cookie: u64) -> u64 {
 }
 
 /// The request that goes on at the kernel's `offset`.
-pub(crate) fn request(ino: Ino, handle: u64, offset: u64, limit: usize) -> Request {
+pub(crate) fn request(ino: Ino, handle: u64, offset: u64) -> Request {
     Request::ReadDir {
         ino,
         handle,
         cookie: offset.saturating_sub(2),
-        limit,
+        limit: PLAIN_ENTRIES,
+        attrs: false,
+    }
+}
+
+/// The same, for entries with their attributes.
+pub(crate) fn request_plus(ino: Ino, handle: u64, offset: u64) -> Request {
+    Request::ReadDir {
+        ino,
+        handle,
+        cookie: offset.saturating_sub(2),
+        limit: PLUS_ENTRIES,
+        attrs: true,
     }
 }
 
@@ -58,7 +70,7 @@ mod tests {
             (offset_after(1), 1),
             (offset_after(COOKIE_MAX), COOKIE_MAX),
         ] {
-            let Request::ReadDir { cookie: asked, .. } = request(Ino(1), 0, offset, 9) else {
+            let Request::ReadDir { cookie: asked, .. } = request(Ino(1), 0, offset) else {
                 panic!()
             };
             assert_eq!(asked, cookie);

@@ -90,6 +90,7 @@ impl Dispatch {
         strip: bool,
         reply: impl Reply,
     ) {
+        self.fs.asked(request.name());
         self.fs.arrived(caller.unique);
         if self.catching_up.is_done_with(caller.unique) {
             self.fs.caught_up();

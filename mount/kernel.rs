@@ -34,9 +34,14 @@ const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_MAX_PAGES,
 ];
 
-/// Listings with attributes, where the kernel may keep them: without time-outs it looks each name up again
-/// anyway, and the attributes would have been gathered for nothing.
-const PLUS: InitFlags = InitFlags::FUSE_DO_READDIRPLUS.union(InitFlags::FUSE_READDIRPLUS_AUTO);
+/// Listings with attributes, where the kernel may keep names: otherwise it looks each up again anyway, and the attributes
+/// would have been gathered for nothing.
+///
+/// Without READDIRPLUS_AUTO on purpose: by itself the kernel would ask for attributes of the first page alone of whoever reads
+/// all of a directory before it looks at anything, as `find` and `du` do.
+const PLUS: InitFlags = InitFlags::FUSE_DO_READDIRPLUS;
+/// The first protocol with FUSE_NOTIFY_INC_EPOCH, without which no name may be kept that others change.
+const EPOCHS: (u32, u32) = (7, 44);
 
 /// The first kernel that shares mappings of handles without page cache, see FUSE_DIRECT_IO_ALLOW_MMAP above. Asked of the
 /// kernel's version: a worker that takes a mount over does not negotiate again.
@@ -59,7 +64,9 @@ fn version(release: &str) -> Option<(u32, u32)> {
 }
 
 pub(crate) fn negotiate(config: &mut KernelConfig, shape: Shape) {
-    let plus = (!shape.attr_ttl.is_zero() && !shape.entry_ttl.is_zero()).then_some(PLUS);
+    let version = config.kernel_abi();
+    let keeps_names = (version.0, version.1) >= EPOCHS || !shape.entry_ttl.is_zero();
+    let plus = keeps_names.then_some(PLUS);
     for flag in WANTED.into_iter().chain(plus) {
         if let Err(missing) = config.add_capabilities(flag) {
             tracing::info!(?missing, "the kernel does without");

@@ -16,6 +16,7 @@ mod errno;
 mod error;
 mod init;
 mod kernel;
+mod listings;
 mod memory;
 mod mounts;
 mod notify;

@@ -205,10 +205,12 @@ impl State {
                 handle,
                 cookie,
                 limit,
+                ..
             } => {
                 self.opened(*ino, *handle)?;
                 self.tree.list(*ino, *cookie, *limit).map(Answer::Entries)
             }
+            R::Poll { .. } => Ok(Answer::Ready(true)),
             R::StatFs => Ok(Answer::StatFs(self.statfs())),
             R::GetXattr { ino, name } => {
                 let value = self

@@ -3,29 +3,32 @@
 //! kernel for a request that is being served, so neither session threads nor tasks may make the call, or wait for it.
 //!
 //! A change and an answer that is on its way do not get past each other: the kernel numbers attributes, and entries by
-//! *epochs*, from the moment of the request, and an answer that is older than a notice is not kept.
+//! *epochs*, from the moment of the request, and an answer that is older than a notice is not kept. Two answers are an
+//! exception: attributes of an inode that the kernel has not got yet, which have no number to be compared with, so that a
+//! notice without an inode makes a new epoch; and entries of a listing, see `listings`.
 //!
 //! A queue holds `NOTICES_MAX` distinct notices. One more drops the oldest, and what was dropped then ends by
 //! time: whatever the kernel holds was given with a time-out of at most `ttl`, so `settled` waits that long
 //! after the last drop. Nothing is ever reported as invalidated that is not.
 
-use crate::KernelCache;
-use fuser::{INodeNo, Notifier};
+use crate::{
+    Handle, KernelCache,
+    listings::{Listings, REPLY_SLACK},
+};
+use fuser::{INodeNo, Notifier, PollHandle};
 use hydfs_types::{BoxFuture, Ino};
 use std::{
     collections::{BTreeSet, VecDeque},
     fs::File,
     io::{self, Write},
     os::fd::OwnedFd,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
 
 /// Notices waiting at most.
 pub const NOTICES_MAX: usize = 4_096;
-/// A reply on its way when a notice was dropped starts its time-out this much later at most.
-const REPLY_SLACK: Duration = Duration::from_millis(100);
 /// The thread looks this often whether it is still needed.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -37,55 +40,114 @@ const NEXT_EPOCH: [u8; 16] = {
     ]
 };
 
+/// FUSE_NOTIFY_INVAL_INODE for attributes alone (a negative offset). fuser has it, but does not say whether the kernel knows
+/// the inode.
+fn attr_goes(ino: Ino) -> [u8; 40] {
+    let mut message = [0; 40];
+    message[..4].copy_from_slice(&40_u32.to_ne_bytes());
+    message[4..8].copy_from_slice(&2_u32.to_ne_bytes());
+    message[16..24].copy_from_slice(&ino.0.to_ne_bytes());
+    message[24..32].copy_from_slice(&(-1_i64).to_ne_bytes());
+    message
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Notice {
     Pages(Ino),
     Attr(Ino),
-    Entries,
+    /// Of this directory.
+    Entries(Ino),
+    AllEntries,
+    /// A second time, of what a listing may have brought back.
+    EntriesAgain,
+    Poll(u64),
 }
 
 /// The kernel's cache of one mount.
 pub struct Kernel {
     pages: Arc<Notices>,
     known: Arc<Notices>,
-    keeps_entries: bool,
+    listings: Arc<Listings>,
+    /// Known from when the threads run.
+    keeps_entries: OnceLock<bool>,
 }
 
 impl Kernel {
-    /// Starts the threads. `device` is another descriptor of the mount that `notifier` is of; `ttl` is the longest time that
-    /// the kernel may keep anything.
-    pub(crate) fn start(
-        notifier: Notifier,
-        device: OwnedFd,
-        ttl: Duration,
-    ) -> io::Result<Arc<Self>> {
+    /// `ttl` is the longest time that the kernel may keep anything.
+    pub(crate) fn new(ttl: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            pages: Arc::new(Notices::new(ttl)),
+            known: Arc::new(Notices::new(ttl)),
+            listings: Arc::default(),
+            keeps_entries: OnceLock::new(),
+        })
+    }
+
+    /// Starts the threads. `device` is another descriptor of the mount that `notifier` is of. Once.
+    pub(crate) fn start(&self, notifier: Notifier, device: OwnedFd) -> io::Result<()> {
         let device = File::from(device);
-        let keeps_entries = next_epoch(&device).is_ok();
-        if !keeps_entries {
+        let can_tell = || tell(&device, &NEXT_EPOCH).is_ok();
+        if !*self.keeps_entries.get_or_init(can_tell) {
             tracing::info!(
                 "the kernel keeps no names: it cannot be told of changes to them (Linux 6.16 can)"
             );
         }
-        let (pages, known) = (Arc::new(Notices::new(ttl)), Arc::new(Notices::new(ttl)));
-        let (thread, pages_notifier) = (pages.clone(), notifier.clone());
+        let thread = self.pages.clone();
+        let for_pages = notifier.clone();
+        let pages = move |notice: &Notice| {
+            if let Notice::Pages(ino) = notice {
+                logged(notice, for_pages.inval_inode(INodeNo(ino.0), 0, 0));
+            }
+        };
         std::thread::Builder::new()
             .name("fuse-pages".into())
-            .spawn(move || thread.deliver(|notice| send(&pages_notifier, None, notice)))?;
-        let thread = known.clone();
+            .spawn(move || thread.deliver(pages))?;
+        let (thread, listings) = (self.known.clone(), self.listings.clone());
         std::thread::Builder::new()
             .name("fuse-notify".into())
-            .spawn(move || thread.deliver(|notice| send(&notifier, Some(&device), notice)))?;
-        Ok(Arc::new(Self {
-            pages,
-            known,
-            keeps_entries,
-        }))
+            .spawn(move || {
+                thread.deliver(|notice| match notice {
+                    Notice::Poll(poller) => logged(notice, notifier.poll(PollHandle(*poller))),
+                    _ => forget(&device, &listings, notice),
+                })
+            })?;
+        Ok(())
     }
 
     /// Ends the threads: the mount is gone, and its cache with it.
     pub(crate) fn close(&self) {
         self.pages.close();
         self.known.close();
+    }
+
+    /// A listing of `dir` goes out through a handle: `keep` says, right before, how long each of its entries may be kept.
+    pub(crate) fn listing(
+        &self,
+        dir: Ino,
+        handle: Handle,
+        keep: impl FnOnce() -> Vec<Duration>,
+    ) -> Vec<Duration> {
+        // Before it is noted that anything is kept: no change comes between.
+        if !self.keeps_entries() || !self.listings.begin(dir, handle) {
+            return Vec::new();
+        }
+        let kept = keep();
+        if kept.iter().all(Duration::is_zero) {
+            self.listed(handle);
+        }
+        kept
+    }
+
+    /// Of the last listing through a handle nothing is on its way any more.
+    pub(crate) fn listed(&self, handle: Handle) {
+        let again = || self.known.push(Notice::EntriesAgain);
+        self.listings.end(handle, again);
+    }
+
+    /// The kernel changes names of a directory: it has that directory's lock, which whoever lists it had.
+    pub(crate) fn changes(&self, dir: Ino) {
+        let again = || self.known.push(Notice::EntriesAgain);
+        self.listings.end_all_of(dir, again);
     }
 }
 
@@ -220,33 +282,69 @@ impl KernelCache for Kernel {
         self.known.push(Notice::Attr(ino));
     }
 
-    fn invalidate_entries(&self) {
-        self.known.push(Notice::Entries);
+    fn invalidate_entries(&self, dir: Option<Ino>) {
+        self.known.push(match dir {
+            Some(dir) => Notice::Entries(dir),
+            None => Notice::AllEntries,
+        });
+    }
+
+    fn wake(&self, poller: u64) {
+        self.known.push(Notice::Poll(poller));
     }
 
     fn keeps_entries(&self) -> bool {
-        self.keeps_entries
+        self.keeps_entries.get().is_some_and(|keeps| *keeps)
     }
 
     fn settled(&self) -> BoxFuture<'static, ()> {
-        self.known.settled()
+        let told = self.known.settled();
+        let (known, listings) = (self.known.clone(), self.listings.clone());
+        Box::pin(async move {
+            told.await;
+            listings.settled().await;
+            // What was told again meanwhile, for this change or for others.
+            known.settled().await;
+        })
     }
 }
 
-fn next_epoch(mut device: &File) -> io::Result<()> {
-    device.write_all(&NEXT_EPOCH)
+fn tell(mut device: &File, message: &[u8]) -> io::Result<()> {
+    device.write_all(message)
 }
 
-fn send(notifier: &Notifier, device: Option<&File>, notice: &Notice) {
-    let sent = match (notice, device) {
-        (Notice::Pages(ino), _) => notifier.inval_inode(INodeNo(ino.0), 0, 0),
-        // A negative offset means the attributes alone.
-        (Notice::Attr(ino), _) => notifier.inval_inode(INodeNo(ino.0), -1, 0),
-        (Notice::Entries, Some(device)) => next_epoch(device),
-        (Notice::Entries, None) => Ok(()),
-    };
-    if let Err(error) = sent {
-        // The usual one: the kernel does not have that inode.
+/// Has the kernel forget attributes or entries.
+fn forget(device: &File, listings: &Listings, notice: &Notice) {
+    match notice {
+        Notice::Pages(_) | Notice::Poll(_) => {}
+        Notice::Attr(ino) => {
+            let told = tell(device, &attr_goes(*ino));
+            // Evicted, or not there yet: then what is on its way brings it.
+            let unknown = told
+                .as_ref()
+                .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+            if unknown {
+                listings.doubt(None);
+                // Where there are no epochs each name is looked up again anyway.
+                drop(tell(device, &NEXT_EPOCH));
+            } else {
+                logged(notice, told);
+            }
+        }
+        Notice::Entries(dir) => {
+            listings.doubt(Some(*dir));
+            logged(notice, tell(device, &NEXT_EPOCH));
+        }
+        Notice::AllEntries => {
+            listings.doubt(None);
+            logged(notice, tell(device, &NEXT_EPOCH));
+        }
+        Notice::EntriesAgain => logged(notice, tell(device, &NEXT_EPOCH)),
+    }
+}
+
+fn logged(notice: &Notice, told: io::Result<()>) {
+    if let Err(error) = told {
         tracing::debug!(?notice, %error, "the kernel took no notice");
     }
 }
@@ -271,14 +369,14 @@ mod tests {
         let cache = Arc::new(Notices::new(TTL));
         for _ in 0..10 {
             cache.push(Notice::Attr(Ino(7)));
-            cache.push(Notice::Entries);
+            cache.push(Notice::AllEntries);
         }
         let settled = cache.settled();
         let (thread, seen) = drain(&cache);
         settled.await;
         assert_eq!(
             *seen.lock().unwrap(),
-            [Notice::Attr(Ino(7)), Notice::Entries]
+            [Notice::Attr(Ino(7)), Notice::AllEntries]
         );
         cache.close();
         thread.join().unwrap();

@@ -6,7 +6,6 @@ use crate::{
     adapter::{Adapter, Node, bytes, caller, permissions},
     answer,
     convert::{self, ino},
-    directory,
     errno::fail,
     kernel, xattr,
 };
@@ -457,12 +456,7 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        let request = directory::request(ino(inode), handle.0, offset, directory::PLAIN_ENTRIES);
-        self.ask(
-            header,
-            request,
-            answer::listing("readdir", inode, offset, reply),
-        );
+        self.list(header, inode, handle, offset, reply);
     }
 
     fn readdirplus(
@@ -473,9 +467,7 @@ impl fuser::Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let request = directory::request(ino(inode), handle.0, offset, directory::PLUS_ENTRIES);
-        let plus = answer::listing_plus("readdirplus", self.shape, inode, offset, reply);
-        self.dispatch.submit_listing(caller(header), request, plus);
+        self.list_plus(header, inode, handle, offset, reply);
     }
 
     fn releasedir(
@@ -486,6 +478,7 @@ impl fuser::Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        self.kernel.listed(handle.0);
         let request = Request::ReleaseDir {
             ino: ino(inode),
             handle: handle.0,
@@ -592,6 +585,17 @@ impl fuser::Filesystem for Adapter {
         self.ask(header, request, answer::empty("setlk", reply));
     }
 
+    #[rustfmt::skip]
+    fn poll(
+        &self, header: &Header, inode: INodeNo, handle: FileHandle, notifier: PollNotifier,
+        events: PollEvents, flags: PollFlags, reply: ReplyPoll,
+    ) {
+        let waits = flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY);
+        let wake = waits.then(|| notifier.handle().0);
+        let request = Request::Poll { ino: ino(inode), handle: handle.0, wake };
+        self.ask(header, request, answer::polled("poll", events, reply));
+    }
+
     // ---- not served ----
 
     #[rustfmt::skip]
@@ -606,15 +610,6 @@ impl fuser::Filesystem for Adapter {
     #[rustfmt::skip]
     fn bmap(
         &self, _: &Header, _: INodeNo, _: u32, _: u64, reply: ReplyBmap,
-    ) {
-        reply.error(Errno::ENOSYS);
-    }
-
-    /// The kernel answers "always ready" from then on, which is what poll(2) says of files.
-    #[rustfmt::skip]
-    fn poll(
-        &self, _: &Header, _: INodeNo, _: FileHandle, _: PollNotifier, _: PollEvents, _: PollFlags,
-        reply: ReplyPoll,
     ) {
         reply.error(Errno::ENOSYS);
     }

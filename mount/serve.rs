@@ -78,14 +78,16 @@ pub fn serve(
     // A cloned descriptor's requests die with the process that read them.
     options.clone_fd = false;
     let device = fd.try_clone().map_err(MountError::Session)?;
-    let adapter = Adapter::new(fs, runtime, config);
+    let longest = config.attr_ttl.max(config.entry_ttl).max(config.keep_max);
+    let cache = Kernel::new(longest);
+    let adapter = Adapter::new(fs, runtime, config, cache.clone());
     let session = match &config.offer {
         None => Session::from_fd(adapter, fd, SessionACL::All, options),
         Some(offer) => init::take_over(adapter, fd, *offer, options),
     }
     .map_err(MountError::Session)?;
-    let longest = config.attr_ttl.max(config.entry_ttl).max(config.keep_max);
-    let cache = Kernel::start(session.notifier(), device, longest).map_err(MountError::Thread)?;
+    let started = cache.start(session.notifier(), device);
+    started.map_err(MountError::Thread)?;
     if let Some(path) = &config.path {
         // Only now: the INIT answer lowers it to what it was when the kernel asked.
         supervise::raise_read_ahead(path);

@@ -5,7 +5,7 @@ mod common;
 #[path = "common/lines.rs"]
 mod lines;
 
-use common::{Cluster, SOON, text, until, within};
+use common::{Cluster, SOON, text, until};
 use lines::Log;
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,7 +15,7 @@ use std::{
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 const KILLS: usize = 6;
@@ -32,24 +32,6 @@ fn signal(pid: u32, number: i32) {
     #[allow(unsafe_code)]
     let sent = unsafe { libc::kill(pid as i32, number) };
     assert_eq!(sent, 0, "no process {pid}");
-}
-
-/// Kills member i's worker and waits until another one serves; how long a call on the mount took meanwhile.
-fn kill_worker(cluster: &Cluster, i: usize) -> Duration {
-    let before = cluster.pid(i);
-    let mount = cluster.mount(i);
-    signal(before, libc::SIGKILL);
-    let began = Instant::now();
-    within("a call after the kill", SOON, move || {
-        fs::read_dir(mount).expect("the mount lives").count()
-    });
-    let stall = began.elapsed();
-    let data = cluster.data(i);
-    until("the next worker", SOON, || {
-        let now = fs::read_to_string(data.join("worker.pid")).unwrap_or_default();
-        now.trim().parse::<u32>().is_ok_and(|now| now != before)
-    });
-    stall
 }
 
 /// Takes (or gives back) a lock of the whole file, or says that somebody else has it.
@@ -194,7 +176,7 @@ fn nobody_notices_that_workers_are_killed() {
             let kills = scope.spawn(|| {
                 let kill = |n| {
                     thread::sleep(Duration::from_millis(300 + n as u64 * 37 % 500));
-                    let stall = kill_worker(&cluster, 1);
+                    let stall = cluster.kill_worker(1);
                     println!("kill {n}: a call took {} ms", stall.as_millis());
                     stall
                 };
@@ -251,7 +233,7 @@ fn a_lock_ends_with_its_file_after_a_kill() {
     };
     let file = File::create(cluster.at(1, "locked")).expect("made");
     flock(&file, libc::LOCK_EX | libc::LOCK_NB).expect("free");
-    kill_worker(&cluster, 1);
+    cluster.kill_worker(1);
     let second = File::open(cluster.at(1, "locked")).expect("opened");
     assert!(flock(&second, libc::LOCK_EX | libc::LOCK_NB).is_err());
     drop(file);

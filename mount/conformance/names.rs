@@ -265,6 +265,7 @@ async fn listing(c: Client) {
                 handle: opened.handle,
                 cookie,
                 limit: 9,
+                attrs: true,
             })
             .await
         else {

@@ -12,8 +12,10 @@
 use crate::{
     call::Call,
     content::{Piece, dirty_segments, padded},
+    control::job_dir_name,
+    directories::bare,
     synthetic::Synthetic,
-    volume::{Outcome, Volume, job_dir_name},
+    volume::{Outcome, Volume},
 };
 use bytes::Bytes;
 use hydfs_mount::{Answer, FsError, Handle, How, Request};
@@ -25,6 +27,9 @@ impl Volume {
     /// The answer to a request, if it is at hand.
     /// `unique`: the kernel's number for it.
     pub(crate) fn at_hand(&self, unique: u64, request: &Request) -> Option<Outcome> {
+        if let Some(answer) = self.followed_at_hand(request) {
+            return Some(Ok(answer));
+        }
         if self.has_left() {
             return None;
         }
@@ -53,6 +58,29 @@ impl Volume {
         }
     }
 
+    /// Of files that are followed: this worker's own word, which needs nobody.
+    fn followed_at_hand(&self, request: &Request) -> Option<Answer> {
+        match request {
+            Request::Poll { ino, handle, wake } => {
+                Some(Answer::Ready(self.is_ready(*ino, *handle, *wake)))
+            }
+            Request::Read {
+                ino,
+                handle,
+                offset,
+                len,
+            } => {
+                let read = self.read_followed(*ino, *handle, *offset, *len);
+                read.map(Answer::Data)
+            }
+            Request::Release { ino, handle } if Synthetic::is(*ino) => {
+                self.follow_closed(*handle);
+                None
+            }
+            _ => None,
+        }
+    }
+
     /// What the state alone answers.
     fn looked_up(&self, unique: u64, request: &Request) -> Option<Outcome> {
         match request {
@@ -73,17 +101,25 @@ impl Volume {
                 self.open_at_hand(unique, request, *ino, *how)
             }
             Request::OpenDir { ino } if !Synthetic::is(*ino) => {
-                Some(Self::dir_in(&*self.covered()?, *ino))
+                Some(self.dir_in(&*self.covered()?, *ino))
             }
             Request::ReadDir {
-                ino, cookie, limit, ..
+                ino,
+                cookie,
+                limit,
+                attrs,
+                ..
             } if !Synthetic::is(*ino) => {
                 let state = self.covered()?;
                 if job_dir_name(&state, *ino).is_some() {
                     return None;
                 }
-                let from = (*cookie, *limit);
-                Some(Self::entries_in(&state, *ino, from, Vec::new()))
+                let entries = Self::entries_in(&state, *ino, (*cookie, *limit));
+                let listed = entries.map(|entries| match attrs {
+                    true => self.with_attrs(&state, entries),
+                    false => Some(bare(entries)),
+                });
+                listed.transpose().map(|listed| listed.map(Answer::Entries))
             }
             Request::GetXattr { ino, name }
                 if !Synthetic::is(*ino) && !name.starts_with(b"user.hydfs.") =>

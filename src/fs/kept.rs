@@ -13,7 +13,7 @@
 use crate::{synthetic::Synthetic, volume::Volume};
 use hydfs_mount::Keep;
 use hydfs_state::{Event, State};
-use hydfs_types::{Attr, BoxFuture, Ino};
+use hydfs_types::{Attr, BoxFuture, DirEntry, Ino};
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -23,6 +23,8 @@ use tokio::time::Instant;
 
 /// Attributes, and entries, that are noted at most; what is past that is not kept.
 const KEPT_MAX: usize = 65_536;
+/// Where so many are noted, those that have ended are looked for this often.
+const SWEEP: Duration = Duration::from_millis(50);
 /// The kernel counts in ticks and from a moment later: so much of the lease is not given away.
 const SLACK: Duration = Duration::from_millis(50);
 
@@ -39,6 +41,8 @@ struct Noted {
     entries: BTreeMap<Name, Instant>,
     /// Entries that the kernel takes away itself when this member's command is through: how many requests are at it.
     going: BTreeMap<Name, usize>,
+    /// When those that had ended were last looked for.
+    swept: Option<Instant>,
     /// Nothing is kept any more.
     over: bool,
     counts: KeptCounts,
@@ -57,7 +61,8 @@ pub struct KeptCounts {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Lost {
     attrs: Vec<Ino>,
-    entries: bool,
+    /// Directories of which entries are lost; `None`: any.
+    entries: Vec<Option<Ino>>,
 }
 
 impl Kept {
@@ -80,18 +85,37 @@ impl Kept {
     }
 }
 
+fn note<K: Ord>(map: &mut BTreeMap<K, Instant>, key: K, until: Instant) -> bool {
+    if map.len() >= KEPT_MAX && !map.contains_key(&key) {
+        return false;
+    }
+    let noted = map.entry(key).or_insert(until);
+    *noted = until.max(*noted);
+    true
+}
+
 impl Noted {
-    fn note<K: Ord>(map: &mut BTreeMap<K, Instant>, key: K, until: Instant) -> bool {
-        if map.len() >= KEPT_MAX && !map.contains_key(&key) {
-            let now = Instant::now();
-            map.retain(|_, until| *until > now);
-            if map.len() >= KEPT_MAX {
-                return false;
-            }
+    fn note_attr(&mut self, ino: Ino, until: Instant) -> bool {
+        self.sweep();
+        note(&mut self.attrs, ino, until)
+    }
+
+    fn note_entry(&mut self, name: Name, until: Instant) -> bool {
+        self.sweep();
+        note(&mut self.entries, name, until)
+    }
+
+    /// Makes room, where there is none.
+    fn sweep(&mut self) {
+        if self.attrs.len().max(self.entries.len()) < KEPT_MAX {
+            return;
         }
-        let noted = map.entry(key).or_insert(until);
-        *noted = until.max(*noted);
-        true
+        let now = Instant::now();
+        if self.swept.is_none_or(|at| at + SWEEP <= now) {
+            self.swept = Some(now);
+            self.attrs.retain(|_, until| *until > now);
+            self.entries.retain(|_, until| *until > now);
+        }
     }
 
     /// `own`: by a command of this member.
@@ -109,7 +133,8 @@ impl Noted {
             Event::Entry { parent, name } => {
                 let name = (*parent, name.clone());
                 let kept = self.entries.remove(&name).is_some_and(|until| until > now);
-                lost.entries |= kept && !(own && self.going.contains_key(&name));
+                let told = kept && !(own && self.going.contains_key(&name));
+                lost.entries.extend(told.then_some(Some(*parent)));
             }
             Event::Replaced => self.all(lost),
             _ => {}
@@ -119,45 +144,82 @@ impl Noted {
     fn all(&mut self, lost: &mut Lost) {
         lost.attrs
             .extend(std::mem::take(&mut self.attrs).into_keys());
-        lost.entries |= !std::mem::take(&mut self.entries).is_empty();
+        let kept = !std::mem::take(&mut self.entries).is_empty();
+        lost.entries.extend(kept.then_some(None));
     }
 }
 
 impl Volume {
     /// How long the kernel may keep what it is about to be answered: only what is in the agreed state now, as it is there.
     pub(crate) fn let_keep(&self, entry: Option<(Ino, &[u8])>, attr: &Attr) -> Keep {
-        let none = Keep::default();
-        let Some(kernel) = self.kernel.get().filter(|_| !Synthetic::is(attr.ino)) else {
-            return none;
-        };
-        // Held until it is noted: a later command finds it there. Not waited for: this may be a session thread.
-        let Ok(state) = self.ctx.state.try_read() else {
-            return none;
-        };
-        let visible = self.ctx.agreement.leased();
-        if visible.is_none_or(|visible| visible < state.index) {
-            return none;
+        if Synthetic::is(attr.ino) {
+            return Keep::default();
         }
-        let Some(left) = self.ctx.agreement.lease_left().checked_sub(SLACK) else {
-            return none;
-        };
-        let until = Instant::now() + left;
+        let kept = self.keeping(|state, noted, names, left| {
+            let until = Instant::now() + left;
+            let attr_kept = is_exact(state, attr) && noted.note_attr(attr.ino, until);
+            let entry_kept = entry
+                .filter(|_| names)
+                .filter(|(parent, name)| state.lookup(*parent, name) == Ok(attr.ino))
+                .is_some_and(|(parent, name)| noted.note_entry((parent, name.to_vec()), until));
+            noted.counts.answers += u64::from(attr_kept || entry_kept);
+            Keep {
+                attr: if attr_kept { left } else { Duration::ZERO },
+                entry: if entry_kept { left } else { Duration::ZERO },
+            }
+        });
+        kept.unwrap_or_default()
+    }
+
+    /// The same for entries of a directory that were listed, name and attributes of each together, `most` at most.
+    pub(crate) fn let_keep_listed(
+        &self,
+        dir: Ino,
+        entries: &[(DirEntry, Option<Attr>)],
+        most: Duration,
+    ) -> Vec<Duration> {
+        if Synthetic::is(dir) {
+            return Vec::new();
+        }
+        let kept = self.keeping(|state, noted, names, left| {
+            let left = left.min(most);
+            let until = Instant::now() + left;
+            let mut keeps = |entry: &DirEntry, attr: &Attr| {
+                names
+                    && !Synthetic::is(attr.ino)
+                    && is_exact(state, attr)
+                    && state.lookup(dir, &entry.name) == Ok(attr.ino)
+                    && noted.note_attr(attr.ino, until)
+                    && noted.note_entry((dir, entry.name.clone()), until)
+            };
+            let kept: Vec<Duration> = entries
+                .iter()
+                .map(|(entry, attr)| match attr {
+                    Some(attr) if keeps(entry, attr) => left,
+                    _ => Duration::ZERO,
+                })
+                .collect();
+            noted.counts.answers += u64::from(kept.iter().any(|left| !left.is_zero()));
+            kept
+        });
+        kept.unwrap_or_default()
+    }
+
+    /// Notes what the kernel keeps: of the state, names included or not, for what is left of the lease. `None`: nothing.
+    fn keeping<T>(&self, note: impl FnOnce(&State, &mut Noted, bool, Duration) -> T) -> Option<T> {
+        let kernel = self.kernel.get()?;
+        // Held until it is noted: a later command finds it there. Not waited for: this may be a session thread.
+        let state = self.ctx.state.try_read().ok()?;
+        let visible = self.ctx.agreement.leased()?;
+        if visible < state.index {
+            return None;
+        }
+        let left = self.ctx.agreement.lease_left().checked_sub(SLACK)?;
         let mut noted = self.kept.lock();
         if noted.over {
-            return none;
+            return None;
         }
-        let attr_kept = is_exact(&state, attr) && Noted::note(&mut noted.attrs, attr.ino, until);
-        let entry_kept = entry
-            .filter(|_| kernel.keeps_entries())
-            .filter(|(parent, name)| state.lookup(*parent, name) == Ok(attr.ino))
-            .is_some_and(|(parent, name)| {
-                Noted::note(&mut noted.entries, (parent, name.to_vec()), until)
-            });
-        noted.counts.answers += u64::from(attr_kept || entry_kept);
-        Keep {
-            attr: if attr_kept { left } else { Duration::ZERO },
-            entry: if entry_kept { left } else { Duration::ZERO },
-        }
+        Some(note(&state, &mut noted, kernel.keeps_entries(), left))
     }
 
     /// Tells the kernel what these changed of what it keeps. `own`: by a command of this member.
@@ -194,12 +256,12 @@ impl Volume {
         let Some(kernel) = self.kernel.get().filter(|_| *lost != Lost::default()) else {
             return;
         };
-        self.kept.lock().counts.notices += lost.attrs.len() as u64 + u64::from(lost.entries);
+        self.kept.lock().counts.notices += (lost.attrs.len() + lost.entries.len()) as u64;
         lost.attrs
             .iter()
             .for_each(|ino| kernel.invalidate_attr(*ino));
-        if lost.entries {
-            kernel.invalidate_entries();
+        for dir in &lost.entries {
+            kernel.invalidate_entries(*dir);
         }
     }
 
@@ -251,8 +313,9 @@ impl Drop for Going<'_> {
         // It did not go, or nobody knows; what changed meanwhile made no notice.
         noted.entries.remove(&self.name);
         drop(noted);
+        let dir = self.name.0;
         self.volume.tell_lost(&Lost {
-            entries: true,
+            entries: vec![Some(dir)],
             ..Lost::default()
         });
     }
@@ -274,8 +337,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn only_what_is_kept_makes_a_notice_and_only_once() {
         let kept = Kept::default();
-        Noted::note(&mut kept.lock().attrs, Ino(5), soon());
-        Noted::note(&mut kept.lock().entries, (Ino(1), b"a".to_vec()), soon());
+        kept.lock().note_attr(Ino(5), soon());
+        kept.lock().note_entry((Ino(1), b"a".to_vec()), soon());
         let change = |event: Event| {
             let mut lost = Lost::default();
             kept.lock().changed(&event, false, &mut lost);
@@ -289,16 +352,16 @@ mod tests {
         assert_eq!(change(entry(b"b")), Lost::default());
         assert_eq!(change(Event::Writers(Ino(5))).attrs, [Ino(5)]);
         assert_eq!(change(Event::Data(Ino(5))), Lost::default());
-        assert!(change(entry(b"a")).entries);
+        assert_eq!(change(entry(b"a")).entries, [Some(Ino(1))]);
         assert_eq!(change(entry(b"a")), Lost::default());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_the_kernel_takes_away_itself_makes_no_notice_unless_somebody_else_did_it() {
-        for (own, notice) in [(true, false), (false, true)] {
+        for (own, notice) in [(true, 0), (false, 1)] {
             let mut noted = Noted::default();
             let name = (Ino(1), b"a".to_vec());
-            Noted::note(&mut noted.entries, name.clone(), soon());
+            noted.note_entry(name.clone(), soon());
             noted.going.insert(name, 1);
             let mut lost = Lost::default();
             let event = Event::Entry {
@@ -306,14 +369,14 @@ mod tests {
                 name: b"a".to_vec(),
             };
             noted.changed(&event, own, &mut lost);
-            assert_eq!((lost.entries, noted.entries.len()), (notice, 0));
+            assert_eq!((lost.entries.len(), noted.entries.len()), (notice, 0));
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_name_that_is_moved_is_kept_under_both() {
         let kept = Kept::default();
-        Noted::note(&mut kept.lock().entries, (Ino(1), b"a".to_vec()), soon());
+        kept.lock().note_entry((Ino(1), b"a".to_vec()), soon());
         kept.couple((Ino(1), b"a"), (Ino(2), b"b"));
         kept.couple((Ino(1), b"c"), (Ino(2), b"d"));
         assert_eq!(kept.lock().entries.len(), 2);
@@ -323,19 +386,19 @@ mod tests {
             name: b"b".to_vec(),
         };
         kept.lock().changed(&event, true, &mut lost);
-        assert!(lost.entries);
+        assert_eq!(lost.entries, [Some(Ino(2))]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_more_is_noted_than_the_limit_and_what_ended_makes_room() {
         let mut noted = Noted::default();
         for ino in 0..KEPT_MAX as u64 {
-            assert!(Noted::note(&mut noted.attrs, Ino(ino), soon()));
+            assert!(noted.note_attr(Ino(ino), soon()));
         }
-        assert!(!Noted::note(&mut noted.attrs, Ino(u64::MAX), soon()));
-        assert!(Noted::note(&mut noted.attrs, Ino(3), soon()), "known");
+        assert!(!noted.note_attr(Ino(u64::MAX), soon()));
+        assert!(noted.note_attr(Ino(3), soon()), "known");
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(Noted::note(&mut noted.attrs, Ino(u64::MAX), soon()));
+        assert!(noted.note_attr(Ino(u64::MAX), soon()));
         assert_eq!(noted.attrs.len(), 1);
     }
 }

@@ -1,21 +1,27 @@
 //! The file system: what a mount asks, answered from the agreed state and the data plane.
 //!
-//! `volume.rs` is the door; `attributes`, `names`, `content`, `ranges` are families of calls; `ends` does later what nobody waits
-//! for; `synthetic` is the control tree, `inline` what is answered at once, `behind` writes that are, `kept` what the kernel may keep. It knows no FUSE
+//! `volume.rs` is the door; `attributes`, `names`, `directories`, `content`, `ranges` are families of calls; `ends` does later what nobody waits
+//! for; `control` and `synthetic` are the control tree, `follow` and `lines` what is followed in it, `inline` what is answered at once, `behind` writes that are, `kept` what the kernel may keep. It knows no FUSE
 //! and no wire.
 
 mod again;
+mod asked;
 mod attributes;
 mod behind;
 mod call;
 mod content;
+mod control;
+mod directories;
 mod ends;
 mod error;
 mod failures;
 mod fixed;
+mod follow;
 mod inline;
 mod kept;
+mod lines;
 mod locks;
+mod mounted;
 mod names;
 mod own;
 mod ranges;
@@ -27,5 +33,7 @@ mod volume;
 mod writers;
 
 pub use kept::KeptCounts;
+pub use lines::Lines;
+pub use mounted::Mounted;
 pub use synthetic::{Control, JOBS_DIR, Node, read_only};
-pub use volume::{JobHook, Mounted, Outcome, Volume};
+pub use volume::{JobHook, Outcome, Volume};

@@ -1,12 +1,13 @@
 //! Control is files: the tree below `.cluster` and the status files of jobs. Their text comes from the node; nothing in
-//! here is stored, and nothing waits for the network. Sizes are 0, as in /proc: readers read to the end.
+//! here is stored, and nothing waits for the network. Sizes are 0, as in /proc: readers read to the end. Only files that are followed have one.
 
+use crate::lines::Lines;
 use bytes::Bytes;
 use hydfs_mount::FsError;
 use hydfs_types::{Attr, DirEntry, FileKind, Ino, Time};
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 /// Name of the control directory in the root: reachable, not listed.
@@ -28,6 +29,10 @@ pub enum Node {
 /// Who writes the control tree. Paths have no leading slash: `cluster/members`, `jobs/NAME/status`.
 pub trait Control: Send + Sync + 'static {
     fn node(&self, path: &str) -> Option<Node>;
+    /// The lines of the file at `path`, if it is one that is followed.
+    fn lines(&self, _path: &str) -> Option<Arc<Lines>> {
+        None
+    }
     /// A person makes the file at `path`, or writes all of `text` into it. Refused for what is made here.
     fn put(&self, _path: &str, _text: &[u8]) -> Result<(), FsError> {
         Err(read_only())

@@ -6,10 +6,13 @@ use bytes::Bytes;
 use hydfs_data::{DataError, FileWriter};
 use hydfs_memory::{Locker, Memory, OpenFile};
 use hydfs_mount::{FsError, Handle, How};
-use hydfs_types::{Ino, WriterId};
+use hydfs_types::{Ino, Time, WriterId};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 use tokio::time::Instant;
 
@@ -53,7 +56,6 @@ impl Use {
 
 #[derive(Default)]
 struct Inner {
-    next: Handle,
     handles: BTreeMap<Handle, OpenHandle>,
     uses: BTreeMap<Ino, Use>,
     /// Writers that were recalled before they were taken up.
@@ -67,9 +69,24 @@ struct Inner {
 /// Handles that only this worker knows: of control files, and of callers other than the kernel.
 const VOLATILE: Handle = 1 << 63;
 
+/// Issues numbers that differ from each other, and from those of the worker before: the kernel still has those.
+pub struct Numbers(AtomicU64);
+
+impl Numbers {
+    /// Begins at a time, as a number.
+    pub fn from(now: Time) -> Self {
+        let seconds = now.sec.unsigned_abs().wrapping_mul(1_000_000_000);
+        Self(AtomicU64::new(seconds.wrapping_add(u64::from(now.nsec))))
+    }
+
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Relaxed)
+    }
+}
+
 /// The table.
-#[derive(Default)]
 pub struct Table {
+    volatile: Numbers,
     inner: Mutex<Inner>,
     memory: OnceLock<Arc<Memory>>,
 }
@@ -109,6 +126,15 @@ fn how_of(bits: u64) -> How {
 }
 
 impl Table {
+    /// Empty, for a worker that begins now.
+    pub fn of_a_worker_from(now: Time) -> Self {
+        Self {
+            volatile: Numbers::from(now),
+            inner: Mutex::default(),
+            memory: OnceLock::new(),
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner
             .lock()
@@ -148,10 +174,7 @@ impl Table {
                 let opened = memory.open_file(OpenFile { ino, how }, Some(slot));
                 opened.map_err(|_| FsError::TooManyOpen)?
             }
-            _ => {
-                inner.next += 1;
-                inner.next | VOLATILE
-            }
+            _ => self.volatile.next() | VOLATILE,
         };
         inner.add(handle, ino, how, text);
         Ok(handle)
@@ -449,7 +472,7 @@ mod tests {
     };
 
     fn worker(file: &std::fs::File) -> Table {
-        let table = Table::default();
+        let table = Table::of_a_worker_from(Time::default());
         table.keep(Memory::open(file.try_clone().unwrap().into()).unwrap());
         table
     }

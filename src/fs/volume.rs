@@ -4,36 +4,32 @@
 //! then holds everything acknowledged anywhere before the call, so no answer rests on a clock or a time-to-live.
 
 use crate::{
+    asked::Asked,
     behind::Behind,
     call::Call,
     error::{of_agreement, of_data},
     failures::Failures,
+    follow::Following,
     kept::Kept,
     ranges::Place,
     recent::Recent,
-    synthetic::{CLUSTER_DIR, Control, JOBS_DIR, Node, Synthetic, read_only},
-    table::Table,
+    synthetic::{Control, Node, Synthetic},
+    table::{Numbers, Table},
 };
 use bytes::Bytes;
 use hydfs_data::{Context, Data, WriteBehind};
 use hydfs_memory::{Memory, Slot};
-use hydfs_mount::{
-    Answer, Caller, FileSystem, FsError, How, Keep, KernelCache, Opened, Request, StatFs,
-};
+use hydfs_mount::{Answer, Caller, FsError, How, KernelCache, Opened, Request, StatFs};
 use hydfs_state::{Body, Event, State};
 use hydfs_store::Disk;
-use hydfs_types::{
-    Attr, BoxFuture, Clock, Command, DirEntry, FileKind, Incarnation, Ino, Planted, ROOT_INO, Reply,
+use hydfs_types::{Attr, Clock, Command, Incarnation, Ino, Planted, ROOT_INO, Reply};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
-use std::sync::{Arc, OnceLock};
-
-/// Control files of a job, in its directory.
-const JOB_FILES: [&str; 3] = ["status", "progress", "status.json"];
-/// Their cookies in a listing are from here on, past those of real entries.
-const JOB_FILES_FROM: u64 = 1 << 62;
 
 /// The root's attributes are answered from the local state when the group gives no answer for so long.
-const ROOT_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+const ROOT_WAIT: Duration = Duration::from_secs(1);
 
 /// Result of a call.
 pub type Outcome<T = Answer> = Result<T, FsError>;
@@ -54,6 +50,9 @@ pub struct Volume {
     pub(crate) unlocked: tokio::sync::Notify,
     pub(crate) job_hook: OnceLock<JobHook>,
     pub(crate) failures: Failures,
+    pub(crate) asked: Asked,
+    pub(crate) open_dirs: Numbers,
+    pub(crate) following: Arc<Following>,
     pub(crate) recent: Recent,
     pub(crate) behind: Behind,
 }
@@ -66,9 +65,8 @@ impl Volume {
         let volume = Arc::new(Self {
             ctx: data.ctx.clone(),
             data,
-            clock,
             disk,
-            table: Table::default(),
+            table: Table::of_a_worker_from(clock.now()),
             synthetic: Synthetic::default(),
             control: OnceLock::new(),
             kernel: OnceLock::new(),
@@ -77,6 +75,10 @@ impl Volume {
             unlocked: tokio::sync::Notify::new(),
             job_hook: OnceLock::new(),
             failures: Failures::default(),
+            asked: Asked::default(),
+            open_dirs: Numbers::from(clock.now()),
+            following: Arc::default(),
+            clock,
             recent: Recent::default(),
             behind: Behind::default(),
         });
@@ -88,11 +90,12 @@ impl Volume {
     /// What outlives this worker, and what the one before left. Once, before the mount is served.
     pub fn keep(&self, memory: Arc<Memory>) {
         self.keep_left(memory.left_behind());
+        self.following.keep(memory.clone());
         self.table.keep(memory);
     }
 
     /// The kernel has sent again all that it will: what no request holds any more goes.
-    fn caught_up(&self) {
+    pub(crate) fn caught_up(&self) {
         let Some(memory) = self.table.memory() else {
             return;
         };
@@ -110,6 +113,7 @@ impl Volume {
     /// Who writes the control tree. Once.
     pub fn set_control(&self, control: Arc<dyn Control>) {
         drop(self.control.set(control));
+        self.know_cluster_files();
     }
 
     /// Whom to tell what changed elsewhere. Once.
@@ -118,6 +122,7 @@ impl Volume {
         for ino in self.table.open_inodes() {
             drop(kernel.invalidate_pages(ino));
         }
+        self.following.set_kernel(kernel.clone());
         drop(self.kernel.set(kernel));
     }
 
@@ -193,7 +198,7 @@ impl Volume {
         reply.map_err(of_agreement)
     }
 
-    async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
+    pub(crate) async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
         self.left_is_sent(&request).await;
         let memory = self.table.memory();
         let memory = memory.filter(|_| !self.ctx.has(Planted::RepeatedAnew));
@@ -315,9 +320,16 @@ impl Volume {
             Request::Sync { ino, .. } => self.sync(ino).await,
             Request::OpenDir { ino } => self.open_dir(ino).await,
             Request::ReadDir {
-                ino, cookie, limit, ..
-            } => self.read_dir(ino, cookie, limit).await,
+                ino,
+                cookie,
+                limit,
+                attrs,
+                ..
+            } => self.read_dir(ino, (cookie, limit), attrs).await,
             Request::ReleaseDir { .. } => Ok(Answer::Done),
+            Request::Poll { ino, handle, wake } => {
+                Ok(Answer::Ready(self.is_ready(ino, handle, wake)))
+            }
             Request::StatFs => self.stat_fs(),
             Request::GetXattr { ino, name } => self.get_xattr(ino, &name).await,
             Request::ListXattr { ino } => self.list_xattr(ino).await,
@@ -415,127 +427,6 @@ impl Volume {
         self.as_known(state, ino)
     }
 
-    /// Whether an entry may be the control tree's, by its name alone.
-    pub(crate) fn may_be_control(parent: Ino, name: &[u8]) -> bool {
-        Synthetic::is(parent)
-            || parent == ROOT_INO && name == CLUSTER_DIR
-            || JOB_FILES.iter().any(|known| known.as_bytes() == name)
-    }
-
-    /// The control path of an entry, if it is one.
-    fn control_path(&self, parent: Ino, name: &[u8]) -> Option<String> {
-        let name_text = std::str::from_utf8(name).ok();
-        if let Some(path) = Synthetic::is(parent)
-            .then(|| self.synthetic.path(parent))
-            .flatten()
-        {
-            return Some(format!("{path}/{}", name_text?));
-        }
-        if parent == ROOT_INO && name == CLUSTER_DIR {
-            return Some("cluster".into());
-        }
-        if !name_text.is_some_and(|name| JOB_FILES.contains(&name)) {
-            return None;
-        }
-        let job = job_dir_name(&self.ctx.state(), parent)?;
-        Some(format!("jobs/{job}/{}", name_text?))
-    }
-
-    /// The control files of a job's directory, listed after its real ones.
-    fn job_files(&self, ino: Ino, cookie: u64) -> Vec<DirEntry> {
-        let Some(job) = job_dir_name(&self.ctx.state(), ino) else {
-            return Vec::new();
-        };
-        let paths = JOB_FILES.iter().enumerate().map(|(at, name)| {
-            (
-                JOB_FILES_FROM + at as u64,
-                *name,
-                format!("jobs/{job}/{name}"),
-            )
-        });
-        let after = paths.filter(|(at, _, path)| *at > cookie && self.control_node(path).is_ok());
-        after
-            .filter_map(|(cookie, name, path)| {
-                Some(DirEntry {
-                    name: name.into(),
-                    ino: self.synthetic.ino(&path)?,
-                    kind: FileKind::Regular,
-                    cookie,
-                })
-            })
-            .collect()
-    }
-
-    /// Whether a name is a control file's.
-    pub(crate) fn is_control(&self, parent: Ino, name: &[u8]) -> bool {
-        self.control_path(parent, name)
-            .is_some_and(|path| self.control_node(&path).is_ok())
-    }
-
-    fn control_node(&self, path: &str) -> Outcome<Node> {
-        self.control
-            .get()
-            .and_then(|control| control.node(path))
-            .ok_or(FsError::NotFound)
-    }
-
-    fn control_attr(&self, path: &str) -> Outcome<Attr> {
-        let node = self.control_node(path)?;
-        let ino = self.synthetic.ino(path).ok_or(FsError::NotFound)?;
-        Ok(Synthetic::attr(ino, &node, self.clock.now()))
-    }
-
-    pub(crate) fn control_of(&self, ino: Ino) -> Outcome<(String, Node)> {
-        let path = self.synthetic.path(ino).ok_or(FsError::Stale)?;
-        let node = self.control_node(&path)?;
-        Ok((path, node))
-    }
-
-    /// What a person writes into the control tree.
-    pub(crate) fn put_control(&self, ino: Ino, text: &[u8]) -> Outcome<()> {
-        let path = self.synthetic.path(ino).ok_or(FsError::Stale)?;
-        self.control
-            .get()
-            .ok_or(FsError::NotFound)?
-            .put(&path, text)
-    }
-
-    /// Makes and opens a file of the control tree, where one may be made.
-    pub(crate) fn create_control(&self, parent: Ino, name: &[u8], how: How) -> Outcome {
-        let path = self.control_path(parent, name).ok_or_else(read_only)?;
-        let ino = self.synthetic.ino(&path).ok_or(FsError::NotFound)?;
-        if how.exclusive && self.control_node(&path).is_ok() {
-            return Err(FsError::Exists);
-        }
-        self.put_control(ino, &[])?;
-        let attr = self.control_attr(&path)?;
-        Ok(Answer::Created(
-            attr,
-            self.opened_control(ino, how, Bytes::new())?,
-        ))
-    }
-
-    pub(crate) fn remove_control(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
-        let path = self.control_path(parent, name).ok_or(FsError::NotFound)?;
-        self.control.get().ok_or(FsError::NotFound)?.remove(&path)
-    }
-
-    fn opened_control(&self, ino: Ino, how: How, text: Bytes) -> Outcome<Opened> {
-        Ok(Opened {
-            handle: self.table.open(ino, how, Some(text), &Call::once())?,
-            direct: true,
-            mappable: false,
-            keep_cache: false,
-        })
-    }
-
-    /// Sets attributes in the control tree: what can be written can be cut, and nothing else changes.
-    pub(crate) fn set_control_attr(&self, ino: Ino) -> Outcome<Attr> {
-        self.put_control(ino, &[])?;
-        let (path, _) = self.control_of(ino)?;
-        self.control_attr(&path)
-    }
-
     async fn get_attr(&self, ino: Ino) -> Outcome<Attr> {
         if Synthetic::is(ino) {
             let (path, _) = self.control_of(ino)?;
@@ -568,80 +459,6 @@ impl Volume {
             Body::Symlink(target) => Ok(Answer::Target(target.clone())),
             _ => Err(FsError::Invalid("not a symbolic link".into())),
         }
-    }
-
-    async fn open_dir(&self, ino: Ino) -> Outcome {
-        if !Synthetic::is(ino) {
-            self.barrier().await?;
-            return Self::dir_in(&self.ctx.state(), ino);
-        }
-        Ok(Self::opened_dir())
-    }
-
-    pub(crate) fn dir_in(state: &State, ino: Ino) -> Outcome {
-        match state.inode(ino).map_err(crate::error::of_command)?.body {
-            Body::Directory(_) => Ok(Self::opened_dir()),
-            _ => Err(FsError::NotDirectory),
-        }
-    }
-
-    fn opened_dir() -> Answer {
-        Answer::Opened(Opened {
-            handle: 0,
-            direct: false,
-            mappable: false,
-            keep_cache: false,
-        })
-    }
-
-    async fn read_dir(&self, ino: Ino, cookie: u64, limit: usize) -> Outcome {
-        if Synthetic::is(ino) {
-            let (path, node) = self.control_of(ino)?;
-            let Node::Directory(names) = node else {
-                return Err(FsError::NotDirectory);
-            };
-            let entries = self.synthetic.list(&path, &names, cookie, limit);
-            return Ok(Answer::Entries(
-                entries.into_iter().map(|entry| (entry, None)).collect(),
-            ));
-        }
-        self.barrier().await?;
-        let of_job = self.job_files(ino, cookie);
-        Self::entries_in(&self.ctx.state(), ino, (cookie, limit), of_job)
-    }
-
-    /// Entries of a directory, those of `of_job` behind its own.
-    pub(crate) fn entries_in(
-        state: &State,
-        ino: Ino,
-        (cookie, limit): (u64, usize),
-        of_job: Vec<DirEntry>,
-    ) -> Outcome {
-        let mut entries = if cookie < JOB_FILES_FROM {
-            state
-                .read_dir(ino, cookie, limit)
-                .map_err(crate::error::of_command)?
-        } else {
-            Vec::new()
-        };
-        let room = limit - entries.len().min(limit);
-        entries.extend(of_job.into_iter().take(room));
-        let attr = |ino: Ino| {
-            state
-                .inode(ino)
-                .ok()
-                .filter(|_| state.is_clean_file(ino))
-                .map(|inode| inode.attr)
-        };
-        Ok(Answer::Entries(
-            entries
-                .into_iter()
-                .map(|entry| {
-                    let attr = attr(entry.ino);
-                    (entry, attr)
-                })
-                .collect(),
-        ))
     }
 
     fn stat_fs(&self) -> Outcome {
@@ -748,60 +565,5 @@ impl Volume {
         let start = (offset as usize).min(text.len());
         let end = start.saturating_add(len as usize).min(text.len());
         text.slice(start..end)
-    }
-}
-
-/// The name of a directory directly below `.jobs`.
-pub(crate) fn job_dir_name(state: &State, ino: Ino) -> Option<String> {
-    let jobs = state.lookup(ROOT_INO, JOBS_DIR).ok()?;
-    let Body::Directory(directory) = &state.inode(ino).ok()?.body else {
-        return None;
-    };
-    if directory.parent != jobs {
-        return None;
-    }
-    let path = state.path_of(ino)?;
-    Some(path.rsplit('/').next()?.to_owned())
-}
-
-/// The [`FileSystem`] that the FUSE adapter mounts.
-pub struct Mounted(pub Arc<Volume>);
-
-impl FileSystem for Mounted {
-    fn keep(&self, entry: Option<(Ino, &[u8])>, attr: &Attr) -> Keep {
-        self.0.let_keep(entry, attr)
-    }
-
-    fn call(&self, caller: Caller, request: Request) -> BoxFuture<'static, Outcome> {
-        Box::pin(self.0.clone().answer(caller, request))
-    }
-
-    fn arrived(&self, unique: u64) {
-        if let Some(memory) = self.0.table.memory() {
-            memory.claim(unique);
-        }
-    }
-
-    fn replied(&self, unique: u64) {
-        if let Some(seq) = self
-            .0
-            .table
-            .memory()
-            .and_then(|memory| memory.replied(unique))
-        {
-            self.0.ctx.agreement.forget(seq);
-        }
-    }
-
-    fn caught_up(&self) {
-        self.0.caught_up();
-    }
-
-    fn failed(&self, operation: &'static str, about: (Ino, Option<&[u8]>), error: &FsError) {
-        self.0.note_failure(operation, about, error);
-    }
-
-    fn call_now(&self, caller: Caller, request: &Request) -> Option<Outcome> {
-        self.0.at_hand(caller.unique, request)
     }
 }

@@ -36,6 +36,11 @@ pub(crate) const AT_HANDLES_ISSUED: usize = 8;
 pub(crate) const AT_BEGUN: usize = 9;
 pub(crate) const AT_READY: usize = 10;
 pub(crate) const AT_BEHIND_ISSUED: usize = 11;
+/// Words of the header that were free, and empty, in earlier builds: neither an earlier worker nor an earlier supervisor is
+/// disturbed by what stands there, so that it is no new version.
+pub(crate) const AT_POLLERS: usize = 64;
+/// Pollers that are kept at most.
+pub(crate) const POLLERS_MAX: usize = 64;
 const HEADER_WORDS: usize = 512;
 
 pub(crate) const REQUEST_WORDS: usize = 32;

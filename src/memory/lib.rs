@@ -15,6 +15,7 @@ mod layout;
 mod lockers;
 mod map;
 mod memory;
+mod pollers;
 mod requests;
 
 pub use behind::{Behind, Kept, Left};

@@ -6,6 +6,7 @@
 mod config;
 mod control;
 mod error;
+mod events;
 mod faults;
 mod fsck;
 mod handover;
@@ -131,6 +132,7 @@ async fn mount(member: &Arc<Member>) -> Result<Option<hydfs_mount::Serving>, Err
         // From here on there may be requests in hand that the next worker has to know of.
         memory.set_ready();
     }
+    tokio::spawn(events::follow(member.clone()));
     let fs = Arc::new(Mounted(member.volume.clone()));
     let runtime = tokio::runtime::Handle::current();
     // The first answers to the kernel come from this runtime: it must not be blocked while they are waited for.

@@ -17,7 +17,7 @@ use crate::{
 use hydfs_agreement::{Group, Options as GroupOptions, Retention, Timing};
 use hydfs_control::Staging;
 use hydfs_data::{Context, Data, SharedState, Trial};
-use hydfs_fs::{JOBS_DIR, Mounted, Volume};
+use hydfs_fs::{JOBS_DIR, Lines, Mounted, Volume};
 use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
 use hydfs_memory::Memory;
 use hydfs_store::{FaultyDisk, Folder, LogOptions};
@@ -66,6 +66,8 @@ pub struct Member {
     pub faults: Option<Arc<Faults>>,
     /// What outlives this worker.
     pub memory: Option<Arc<Memory>>,
+    /// What has happened in the cluster, as far as this member knows.
+    pub events: Arc<Lines>,
     /// The kernel of its mount, if it has one.
     pub(crate) kernel: Arc<Kernel>,
     trial: Trial,
@@ -277,6 +279,7 @@ impl Member {
             streams: streaming,
             faults,
             memory,
+            events: Arc::default(),
             kernel,
             trial,
         }))

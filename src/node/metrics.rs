@@ -99,6 +99,14 @@ pub fn metrics(member: &Member) -> String {
         "counter",
         kept.notices,
     );
+    for (operation, count) in member.volume.asked_counts() {
+        put(
+            &format!("hydfs_mount_requests_total{{operation=\"{operation}\"}}"),
+            "requests of the kernel of the mount, by operation",
+            "counter",
+            count,
+        );
+    }
     put(
         "hydfs_inodes",
         "inodes",

@@ -6,7 +6,7 @@ use crate::{
     status::{leading, liveness, status},
 };
 use bytes::Bytes;
-use hydfs_fs::{Control, Node};
+use hydfs_fs::{Control, Lines, Node};
 use hydfs_mount::FsError;
 use hydfs_ring::Ring;
 use hydfs_state::State;
@@ -33,7 +33,7 @@ impl Control for Tree {
         let text = match parts[..] {
             ["cluster"] => {
                 let files = [
-                    "errors", "jobs", "leader", "members", "metrics", "ring", "status",
+                    "errors", "events", "jobs", "leader", "members", "metrics", "ring", "status",
                 ];
                 let mut names: Vec<(String, bool)> = files
                     .iter()
@@ -75,6 +75,7 @@ impl Control for Tree {
             }
             ["cluster", "faults", name] => member.faults.as_ref()?.text(name)?,
             ["cluster", "errors"] => member.volume.failures_text(),
+            ["cluster", "events"] => return Some(Node::File(member.events.whole().into())),
             ["cluster", "leader"] => leader(&member),
             ["cluster", "members"] => members(&member.ctx.state()),
             ["cluster", "metrics"] => metrics(&member),
@@ -96,6 +97,11 @@ impl Control for Tree {
             _ => return None,
         };
         Some(Node::File(Bytes::from(text)))
+    }
+
+    fn lines(&self, path: &str) -> Option<Arc<Lines>> {
+        let member = self.0.upgrade().filter(|_| path == "cluster/events")?;
+        Some(member.events.clone())
     }
 
     fn put(&self, path: &str, text: &[u8]) -> Result<(), FsError> {

@@ -127,6 +127,26 @@ impl Cluster {
         self.member("kill", i);
     }
 
+    /// Kills member i's worker and waits until another one serves; how long a call on the mount took meanwhile.
+    pub fn kill_worker(&self, i: usize) -> Duration {
+        let before = self.pid(i);
+        let mount = self.mount(i);
+        let number = before.to_string();
+        let killed = Command::new("kill").args(["-KILL", &number]).status();
+        assert!(killed.expect("kill").success(), "no process {before}");
+        let began = Instant::now();
+        within("a call after the kill", SOON, move || {
+            fs::read_dir(mount).expect("the mount lives").count()
+        });
+        let stall = began.elapsed();
+        let data = self.data(i);
+        until("the next worker", SOON, || {
+            let now = fs::read_to_string(data.join("worker.pid")).unwrap_or_default();
+            now.trim().parse::<u32>().is_ok_and(|now| now != before)
+        });
+        stall
+    }
+
     /// Kills several members at the same moment.
     pub fn kill_all(&self, which: &[usize]) {
         thread::scope(|scope| {

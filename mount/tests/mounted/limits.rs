@@ -5,7 +5,7 @@ use hydfs_mount::{Answer, Caller, FileSystem, FsError, MemoryFs, Request, ServeC
 use hydfs_types::BoxFuture;
 use std::{
     fs::{self, File},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -144,6 +144,11 @@ fn calls_not_served_say_so_each_time() {
             assert_eq!(libc::poll(&mut poll, 1, 1_000), 1);
             assert_eq!(poll.revents & libc::POLLIN, libc::POLLIN);
         }
+    }
+    for _ in 0..2 {
+        let mut nameless = fs::OpenOptions::new();
+        nameless.write(true).custom_flags(libc::O_TMPFILE);
+        assert_eq!(errno(nameless.open(&mount.path)), libc::EOPNOTSUPP);
     }
     // The kernel copies by itself where we do not.
     let to = File::create(mount.at("g")).unwrap();

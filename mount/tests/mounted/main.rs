@@ -13,6 +13,7 @@ mod files;
 mod harness;
 mod limits;
 mod links;
+mod listings;
 mod mapping;
 mod notices;
 mod sparse;

@@ -78,7 +78,7 @@ fn the_kernel_forgets_what_it_is_told_to() {
         eprintln!("skipped the rest: this kernel has no epochs");
         return;
     }
-    cache.invalidate_entries();
+    cache.invalidate_entries(None);
     runtime.block_on(cache.settled());
     assert_eq!(harness::errno(fs::metadata(mount.at("f"))), libc::ENOENT);
 }

@@ -95,6 +95,18 @@ fn names_that_are_not_served_answer_so_each_time() {
             errno(set(&path, "security.selinux", b"x", 0)),
             libc::EOPNOTSUPP
         );
+        // As setfacl(1) writes `u::rw,g::r,o::r`: version 2, then tag, rights and nobody in particular.
+        let list: Vec<u8> = [(0x01, 6), (0x04, 4), (0x20, 4)]
+            .into_iter()
+            .flat_map(|(tag, rights)| [tag, 0, rights, 0, 0xff, 0xff, 0xff, 0xff])
+            .collect();
+        let list = [&[2, 0, 0, 0][..], &list].concat();
+        for (path, name) in [
+            (&path, "system.posix_acl_access"),
+            (&mount.path, "system.posix_acl_default"),
+        ] {
+            assert_eq!(errno(set(path, name, &list, 0)), libc::EOPNOTSUPP);
+        }
         set(&path, "user.still", b"x", 0).unwrap();
         set(&path, "trusted.root", b"x", 0).unwrap();
     }
