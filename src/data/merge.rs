@@ -425,6 +425,7 @@ impl SlotLeader {
             slot_epoch: config.epoch,
             map,
             through: through.into_iter().collect(),
+            time: list.iter().map(|head| head.time).max().unwrap_or_default(),
             cut: SegmentCut {
                 base: target.version,
                 digest,

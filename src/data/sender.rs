@@ -348,6 +348,16 @@ impl FileWriter {
         inner.sent.max(inner.acked)
     }
 
+    /// Last seq that this segment acknowledged; 0 where nothing was sent there.
+    pub fn last_in(&self, segment: SegmentId) -> Seq {
+        let inner = self.inner();
+        inner
+            .lanes
+            .get(&segment)
+            .map(|lane| lane.last)
+            .unwrap_or_default()
+    }
+
     /// Records that a fenced writer could not get acknowledged, for a new writer to send again (R5). Those whose fate
     /// is fixed as merged are left out. The caller has had the segments looked at, so that every end is fixed.
     pub fn salvage(&self) -> Vec<Queued> {

@@ -58,6 +58,11 @@ impl Volume {
                 let state = self.ctx.state();
                 state.lock_in_the_way(ino, incarnation, &lock).is_some()
             };
+            if self.table.is_unlocking(ino, lock.owner) {
+                // What is given back is of an earlier owner, whose number the kernel has given anew.
+                freed.await;
+                continue;
+            }
             if until.is_none() || !blocked() {
                 let command = Command::Lock {
                     ino,
@@ -125,15 +130,21 @@ impl Volume {
     /// Gives all locks of an owner back, as often as it takes; they end with the incarnation in any case.
     fn unlock_later(self: Arc<Self>, ino: Ino, owner: u64) {
         let incarnation = self.ctx.me();
+        self.table.begin_unlocking(ino, owner);
         tokio::spawn(async move {
             while self.ctx.me() == incarnation {
                 let command = self.unlocking(ino, owner, 0, u64::MAX);
                 match self.ctx.agreement.propose(command).await {
                     Err(AgreementError::NoQuorum { .. }) => sleep(AGAIN).await,
-                    Ok(_) => return self.table.unlocked(ino, owner),
-                    Err(_) => return,
+                    Ok(_) => {
+                        self.table.unlocked(ino, owner);
+                        break;
+                    }
+                    Err(_) => break,
                 }
             }
+            self.table.end_unlocking(ino, owner);
+            self.unlocked.notify_waiters();
         });
     }
 }

@@ -64,6 +64,8 @@ struct Inner {
     releasing: BTreeSet<Ino>,
     /// Owners that asked for locks, and through which open files.
     lockers: BTreeMap<(Ino, u64), BTreeSet<Handle>>,
+    /// Owners whose locks are being given back, and how often. The kernel may have given the owner's number anew.
+    unlocking: BTreeMap<(Ino, u64), usize>,
 }
 
 /// Handles that only this worker knows: of control files, and of callers other than the kernel.
@@ -395,19 +397,37 @@ impl Table {
         self.inner().lockers.remove(&(ino, owner)).is_some()
     }
 
-    /// Forgets the owners that asked for locks through an open file, and names them.
+    /// Forgets the owners that asked for locks through an open file, and names them; not those that have asked through
+    /// another one since, which is a later owner of the same number.
     pub fn take_lockers_through(&self, ino: Ino, handle: Handle) -> Vec<u64> {
         let mut inner = self.inner();
-        let owners: Vec<u64> = inner
-            .lockers
-            .range((ino, 0)..=(ino, u64::MAX))
-            .filter(|(_, through)| through.contains(&handle))
-            .map(|((_, owner), _)| *owner)
+        let of_inode = inner.lockers.range_mut((ino, 0)..=(ino, u64::MAX));
+        let owners: Vec<u64> = of_inode
+            .filter_map(|((_, owner), through)| {
+                (through.remove(&handle) && through.is_empty()).then_some(*owner)
+            })
             .collect();
         for owner in &owners {
             inner.lockers.remove(&(ino, *owner));
         }
         owners
+    }
+
+    /// The locks of this owner are being given back.
+    pub fn begin_unlocking(&self, ino: Ino, owner: u64) {
+        *self.inner().unlocking.entry((ino, owner)).or_default() += 1;
+    }
+
+    pub fn end_unlocking(&self, ino: Ino, owner: u64) {
+        let mut inner = self.inner();
+        let count = inner.unlocking.remove(&(ino, owner)).unwrap_or_default();
+        if count > 1 {
+            inner.unlocking.insert((ino, owner), count - 1);
+        }
+    }
+
+    pub fn is_unlocking(&self, ino: Ino, owner: u64) -> bool {
+        self.inner().unlocking.contains_key(&(ino, owner))
     }
 
     /// No descriptor is served any more.

@@ -8,7 +8,7 @@ use crate::{
     volume::{Outcome, Volume},
 };
 use bytes::Bytes;
-use hydfs_data::{Draft, Target};
+use hydfs_data::{Draft, FileWriter, Target};
 use hydfs_memory::Slot;
 use hydfs_mount::FsError;
 use hydfs_types::{AgreementError, Command, CommandError, Ino, Op, SEGMENT_BYTES, SegmentId, Then};
@@ -99,11 +99,7 @@ impl Volume {
 
     /// The fast command, and the segment that the new end falls into.
     fn truncate_command(&self, ino: Ino, size: u64) -> Outcome<(Command, Option<SegmentId>)> {
-        let sole = self
-            .table
-            .writer(ino)
-            .filter(|writer| writer.is_open())
-            .map(|writer| (writer.writer, writer.last_sent()));
+        let writer = self.table.writer(ino).filter(|writer| writer.is_open());
         let state = self.ctx.state();
         let (_, file) = state.file(ino).map_err(of_command)?;
         let boundary = file
@@ -111,6 +107,12 @@ impl Volume {
             .range(..size.max(1))
             .next_back()
             .map(|(_, id)| *id);
+        // What it sent to segments that are gone has nothing to wait for.
+        let last = |writer: &FileWriter| match boundary {
+            Some(segment) if file.segments.len() == 1 => writer.last_in(segment),
+            _ => writer.last_sent(),
+        };
+        let sole = writer.map(|writer| (writer.writer, last(&writer)));
         Ok((
             Command::Truncate {
                 ino,
@@ -124,9 +126,9 @@ impl Volume {
 
     /// Truncates below live writers of other mounts: everything acknowledged is merged under the fence before the cut.
     async fn cut_off(&self, call: &Call, ino: Ino, size: u64) -> Outcome<()> {
-        let (cuts, far) = {
+        let (cuts, far, shrinks) = {
             let state = self.ctx.state();
-            let (_, file) = state.file(ino).map_err(of_command)?;
+            let (inode, file) = state.file(ino).map_err(of_command)?;
             let behind = file
                 .segments
                 .range(size + 1..)
@@ -140,7 +142,7 @@ impl Volume {
                 .and_then(|(start, id)| Some((size - start, *id, state.segment(*id)?.len)));
             let reached = boundary.filter(|(wanted, _, len)| *wanted <= SEGMENT_BYTES.max(*len));
             cuts.extend(reached.map(|(wanted, id, _)| (id, Then::SetLen(wanted))));
-            (cuts, reached.is_none())
+            (cuts, reached.is_none(), size < inode.attr.size)
         };
         for (segment, then) in cuts {
             let before = call.cut_before().filter(|one| one.segment == segment);
@@ -155,16 +157,25 @@ impl Volume {
                 .await
                 .map_err(Self::data_error)?;
         }
-        if far {
-            self.grow_far(ino, size).await
-        } else {
-            Ok(())
+        if !far {
+            return Ok(());
         }
+        let (end, len) = self.grow_far(ino, size).await?;
+        if !shrinks {
+            return Ok(());
+        }
+        // A size that was set before goes on behind it: where it was cut the file ends.
+        let cut = self
+            .data
+            .reader
+            .cutoff(end, Then::SetLen(len), None, |_| {});
+        cut.await.map_err(Self::data_error)
     }
 
     /// Grows a file past what its last segment may take, below live writers of other mounts. The segment at the new end
     /// gets its length by a record; then the one that was last takes no more appends, so that they go to the new end.
-    async fn grow_far(&self, ino: Ino, size: u64) -> Outcome<()> {
+    /// Answers that segment and its length.
+    async fn grow_far(&self, ino: Ino, size: u64) -> Outcome<(SegmentId, u64)> {
         let before = {
             let state = self.ctx.state();
             let (_, file) = state.file(ino).map_err(of_command)?;
@@ -173,7 +184,7 @@ impl Volume {
         let (end, at, _) = self.place(ino, size - 1).await.map_err(Self::data_error)?;
         self.lengthen(ino, end, at + 1).await?;
         let Some(before) = before.filter(|before| *before != end) else {
-            return Ok(());
+            return Ok((end, at + 1));
         };
         // One that holds nothing cannot be full.
         self.lengthen(ino, before, 1).await?;
@@ -181,7 +192,8 @@ impl Volume {
             .reader
             .cutoff(before, Then::Full, None, |_| {})
             .await
-            .map_err(Self::data_error)
+            .map_err(Self::data_error)?;
+        Ok((end, at + 1))
     }
 
     /// Makes a segment at least this long.

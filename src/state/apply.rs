@@ -150,7 +150,7 @@ impl State {
                 incarnation,
                 job,
             } => self.grant(*ino, *incarnation, *job, events),
-            Command::Extend { ino, starts } => self.extend(*ino, starts),
+            Command::Extend { ino, starts } => self.extend(*ino, starts, events),
             Command::End { ends } => self.end(ends, events),
             Command::Merge { incarnation, items } => self.merge(*incarnation, items, events),
             Command::Truncate {

@@ -259,6 +259,8 @@ pub struct MergeItem {
     pub map: MapVersion,
     /// Per writer the last seq that is in the base now; everything of that lane up to it.
     pub through: Vec<(WriterId, Seq)>,
+    /// The latest time of the records that this adds.
+    pub time: Time,
     pub cut: SegmentCut,
     /// Fixes the end of fenced writers of which nothing or no more is left.
     pub then: Then,

@@ -201,3 +201,41 @@ fn a_change_to_what_already_is_moves_the_change_time_when_the_tick_is_over() {
         }
     }
 }
+
+/// Times are those of the writes: looking at a file, on any mount, and the end of its writer move nothing.
+#[test]
+fn times_stay_what_the_last_write_made_them() {
+    let Some(cluster) = Cluster::up(2) else {
+        return;
+    };
+    let (here, there) = (cluster.at(1, "written"), cluster.at(2, "written"));
+    let times = |path: &std::path::Path| {
+        let known = fs::metadata(path).expect("metadata");
+        let nanos = |sec: i64, nsec: i64| i128::from(sec) * 1_000_000_000 + i128::from(nsec);
+        (
+            nanos(known.mtime(), known.mtime_nsec()),
+            nanos(known.ctime(), known.ctime_nsec()),
+        )
+    };
+    for n in 0..3 {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options
+            .create(true)
+            .append(true)
+            .open(&here)
+            .expect("opened");
+        std::io::Write::write_all(&mut file, b"line\n").expect("written");
+        drop(file);
+        let closed = times(&here);
+        assert_eq!(times(&there), closed, "elsewhere, round {n}");
+        assert!(fs::read(&there).expect("read").ends_with(b"line\n"));
+        assert_eq!(times(&there), closed, "after a read, round {n}");
+        // Longer than a writer stays when nobody has it open.
+        std::thread::sleep(std::time::Duration::from_millis(1000));
+        assert_eq!(
+            (times(&here), times(&there)),
+            (closed, closed),
+            "later, round {n}"
+        );
+    }
+}

@@ -278,7 +278,7 @@ fn truncate_below_writers_of_other_mounts() {
 /// The file is rolled into several segments between the cuts, which make full ones the last again.
 #[test]
 fn truncate_of_many_segments_below_writers_of_other_mounts() {
-    cut_below_writers(1 << 20, 5, 70 << 20);
+    cut_below_writers(1_000_000, 5, 70 << 20);
 }
 
 /// Writers append records of `size` bytes on all mounts but one, which cuts the file `cuts` times, each time that it has
@@ -348,11 +348,13 @@ fn cut_below_writers(size: usize, cuts: usize, least: u64) {
     let mut last = [None; MEMBERS];
     for bytes in found.chunks(size) {
         let text = String::from_utf8_lossy(bytes);
-        let writer: usize = text[..1].parse().unwrap_or_else(|_| panic!("torn: {text}"));
+        let writer: usize = text[..1]
+            .parse()
+            .unwrap_or_else(|_| panic!("torn: {text:.60}"));
         let number: usize = text[2..10]
             .parse()
-            .unwrap_or_else(|_| panic!("torn: {text}"));
-        assert_eq!(bytes, record(writer, number), "torn");
+            .unwrap_or_else(|_| panic!("torn: {text:.60}"));
+        assert!(bytes == record(writer, number), "torn: {text:.60}");
         assert!(
             last[writer].is_none_or(|last| number > last),
             "record {number} of writer {writer} after {:?}",
@@ -443,4 +445,71 @@ fn fsync_reaches_the_disks() {
         .read_to_end(&mut text)
         .expect("read");
     assert_eq!((text.len(), &text[4999..]), (5002, &b"\x01xy"[..]));
+}
+
+const SEGMENT: u64 = 64 << 20;
+
+fn sizes(at: &[PathBuf], name: &str) -> Vec<u64> {
+    let size = |at: &PathBuf| fs::metadata(at.join(name)).expect("metadata").len();
+    at.iter().map(size).collect()
+}
+
+/// An append begins at the end, also where that was set and lies in a segment that is written to in part.
+#[test]
+fn appends_begin_at_a_size_that_was_set() {
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
+    let at = folders(&cluster, "set");
+    let size = SEGMENT + (36 << 20);
+    let file = File::create(at[0].join("f")).expect("made");
+    file.set_len(size).expect("grown");
+    file.write_at(b"x", SEGMENT + 5).expect("written");
+    for (n, at) in at.iter().enumerate() {
+        let mut appending = OpenOptions::new();
+        let mut appending = appending.append(true).open(at.join("f")).expect("opened");
+        appending
+            .write_all(format!("line {n}\n").as_bytes())
+            .expect("appended");
+    }
+    let added = 7 * MEMBERS as u64;
+    assert_eq!(sizes(&at, "f"), [size + added; MEMBERS]);
+    for at in &at {
+        let file = File::open(at.join("f")).expect("opened");
+        let mut tail = vec![0; added as usize];
+        file.read_exact_at(&mut tail, size).expect("read");
+        let lines: String = (0..MEMBERS).map(|n| format!("line {n}\n")).collect();
+        assert_eq!(String::from_utf8_lossy(&tail), lines);
+    }
+}
+
+/// Sizes that another mount set are cut where there is nothing but holes, below its open descriptor, and after it cut.
+#[test]
+fn sizes_that_another_mount_set_are_set_anew() {
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
+    let at = folders(&cluster, "anew");
+    for (n, (before, after)) in [
+        (2 * SEGMENT + 1027, SEGMENT + 1008),
+        (2 * SEGMENT + 1027, 2 * SEGMENT + 5),
+        (3 * SEGMENT + 5, 3 * SEGMENT),
+        (SEGMENT + 5, 7),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("f{n}");
+        let file = File::create(at[2].join(&name)).expect("made");
+        file.set_len(before).expect("grown");
+        let other = OpenOptions::new().write(true).open(at[0].join(&name));
+        other.expect("opened").set_len(after).expect("cut");
+        assert_eq!(sizes(&at, &name), [after; MEMBERS], "{before} to {after}");
+    }
+    let file = File::create(at[1].join("g")).expect("made");
+    file.write_at(b"x", SEGMENT + 5).expect("written");
+    let other = OpenOptions::new().write(true).open(at[0].join("g"));
+    other.expect("opened").set_len(0).expect("cut");
+    file.set_len(100).expect("set where what it wrote is gone");
+    assert_eq!(sizes(&at, "g"), [100; MEMBERS]);
 }

@@ -212,3 +212,29 @@ END"#;
         assert_eq!(python(at, &format!("{connect}; {whole}")), "ok\n");
     }
 }
+
+/// The kernel gives the numbers of owners again as soon as a file is closed: what is given back late is the earlier one's.
+#[test]
+fn flock_excludes_those_who_open_again_and_again() {
+    let Some(cluster) = Cluster::up(2) else {
+        return;
+    };
+    let made = File::create(cluster.at(1, "turns")).expect("made");
+    drop(made);
+    let inside = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let (path, inside) = (cluster.at(1 + n % 2, "turns"), &inside);
+            scope.spawn(move || {
+                for turn in 0..60 {
+                    let file = File::open(&path).expect("opened");
+                    file.lock().expect("locked");
+                    let others = inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    assert_eq!(others, 0, "turn {turn} of {n}");
+                    std::thread::yield_now();
+                    inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                }
+            });
+        }
+    });
+}

@@ -69,10 +69,7 @@ impl State {
             }
         }
         if let Some(time) = end.mtime.filter(|_| end.last > timed) {
-            let now = self.time;
-            let inode = self.names.inode_mut(ino);
-            inode.attr.mtime = time.after(inode.attr.mtime);
-            inode.changed(now);
+            self.names.inode_mut(ino).modified(time);
             data.insert(ino);
         }
         ended.entry(ino).or_default().insert(end.writer);

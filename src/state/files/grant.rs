@@ -75,6 +75,7 @@ impl State {
         file.writers.insert(id);
         if file.segments.is_empty() {
             names.add_segment(ino, 0);
+            self.fill_up(ino, events);
         }
         events.push(Event::Writers(ino));
         Granted {

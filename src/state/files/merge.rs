@@ -3,17 +3,18 @@
 use super::{FILE_BYTES_MAX, writers::Ended};
 use crate::{Cut, Event, Segment, State, WriterPhase};
 use hydfs_types::{
-    CommandError, Incarnation, Ino, MergeItem, MergeOutcome, Reply, SegmentId, Seq, Then, WriterId,
+    CommandError, Incarnation, Ino, MergeItem, MergeOutcome, Reply, SegmentId, Seq, Then, Time,
+    WriterId,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a merge command touched, for what is told once per file at its end.
 #[derive(Default)]
 struct Touch {
     /// Files whose content changed.
     data: BTreeSet<Ino>,
-    /// Files whose time of change is now.
-    time: BTreeSet<Ino>,
+    /// Files that were written to, and when.
+    time: BTreeMap<Ino, Time>,
     ended: Ended,
 }
 
@@ -33,9 +34,8 @@ impl State {
                 false => MergeOutcome::Refused,
             });
         }
-        let now = self.time;
-        for ino in &touch.time {
-            self.names.inode_mut(*ino).modified(now);
+        for (ino, time) in &touch.time {
+            self.names.inode_mut(*ino).modified(*time);
         }
         for ino in &touch.data {
             self.data_changed(*ino, events);
@@ -90,8 +90,9 @@ impl State {
     ) -> MergeOutcome {
         let id = item.segment;
         let ino = self.names.segments[&id].ino;
-        if self.moves_time(item) {
-            touch.time.insert(ino);
+        if let Some(time) = self.moves_time(item) {
+            let latest = touch.time.entry(ino).or_default();
+            *latest = time.max(*latest);
         }
         let settled = self.settle(item);
         if !settled.is_empty() {
@@ -125,7 +126,7 @@ impl State {
         }
         match item.then {
             Then::Nothing => {}
-            Then::Full => self.roll(id, ino, end),
+            Then::Full => self.roll(id, ino, end, events),
             Then::SetLen(_) => {
                 self.shrink_to(ino, end);
                 self.names.open_last(ino);
@@ -138,19 +139,26 @@ impl State {
         MergeOutcome::Merged(version)
     }
 
-    /// A writer that closed said when it wrote last; all other records are as new as the cut that shows them.
-    fn moves_time(&self, item: &MergeItem) -> bool {
+    /// When the file was written to, as far as that does not count already: a writer that closed said it itself.
+    fn moves_time(&mut self, item: &MergeItem) -> Option<Time> {
+        if matches!(item.then, Then::SetLen(_) | Then::Retire) {
+            return Some(self.time);
+        }
         let segment = &self.names.segments[&item.segment];
-        matches!(item.then, Then::SetLen(_) | Then::Retire)
-            || item.through.iter().any(|(id, seq)| {
-                let writer = &self.names.writers[id];
-                let told =
-                    writer.job.is_none() && matches!(writer.phase, WriterPhase::Closed { .. });
-                !told
-                    && *seq > writer.timed
-                    && *seq > segment.merged(*id)
-                    && segment.digest != item.cut.digest
-            })
+        if segment.digest == item.cut.digest {
+            return None;
+        }
+        let mut moves = false;
+        for (id, seq) in &item.through {
+            let writer = self.names.writers.get_mut(id).expect("agreed on before");
+            let told = writer.job.is_none() && matches!(writer.phase, WriterPhase::Closed { .. });
+            if !told && *seq > writer.timed && *seq > segment.merged(*id) {
+                // Its end says nothing new of that.
+                writer.timed = *seq;
+                moves = true;
+            }
+        }
+        moves.then_some(item.time)
     }
 
     /// Moves the lanes on and fixes the ends that this merge fixes. Answers the writers that nothing waits for here.
@@ -187,7 +195,7 @@ impl State {
     }
 
     /// The segment takes no more appends; the last one of a file is followed by the next.
-    fn roll(&mut self, id: SegmentId, ino: Ino, end: u64) {
+    fn roll(&mut self, id: SegmentId, ino: Ino, end: u64, events: &mut Vec<Event>) {
         let last = self
             .names
             .file_mut(ino)
@@ -201,6 +209,7 @@ impl State {
             .set_full();
         if last == Some(id) {
             self.names.add_segment(ino, end);
+            self.fill_up(ino, events);
         }
     }
 

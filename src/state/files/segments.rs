@@ -2,14 +2,21 @@
 
 use super::{FILE_BYTES_MAX, Place, segment_index, slot_of};
 use crate::{Event, FileBody, Namespace, Segment, State, apply::issue};
-use hydfs_types::{CommandError, Digest, Ino, Reply, SegmentId, SegmentVersion, WriterId};
+use hydfs_types::{
+    CommandError, Digest, Ino, Reply, SEGMENT_BYTES, SegmentId, SegmentVersion, WriterId,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most segments that one `Extend` may name.
 const EXTEND_STARTS_MAX: usize = 4096;
 
 impl State {
-    pub(crate) fn extend(&mut self, ino: Ino, starts: &[u64]) -> Result<Reply, CommandError> {
+    pub(crate) fn extend(
+        &mut self,
+        ino: Ino,
+        starts: &[u64],
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
         self.names.regular(ino)?;
         if starts.len() > EXTEND_STARTS_MAX || starts.iter().any(|start| *start >= FILE_BYTES_MAX) {
             return Err(CommandError::Invalid(
@@ -20,9 +27,30 @@ impl State {
             let file = self.names.regular(ino)?;
             if let Place::Missing { .. } = self.names.place(file, *start) {
                 self.names.add_segment(ino, *start);
+                self.fill_up(ino, events);
             }
         }
         Ok(Reply::Done)
+    }
+
+    /// The last segment of a file, which was just begun, reaches up to a size that was set, as far as it may: an append
+    /// begins there.
+    pub(crate) fn fill_up(&mut self, ino: Ino, events: &mut Vec<Event>) {
+        let file = self.names.file_mut(ino);
+        let size = file.size_min;
+        let Some((start, id)) = file.segments.last_key_value().map(|(at, id)| (*at, *id)) else {
+            return;
+        };
+        let segment = self
+            .names
+            .segments
+            .get_mut(&id)
+            .expect("files name segments that exist");
+        let wanted = size.saturating_sub(start).min(SEGMENT_BYTES);
+        if wanted > 0 {
+            segment.set_len(wanted, BTreeMap::new(), |_| true, id, events);
+            self.data_changed(ino, events);
+        }
     }
 }
 

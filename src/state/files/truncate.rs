@@ -151,21 +151,8 @@ impl State {
         let fenced = std::mem::take(&mut segment.fenced);
         dropped.extend(fenced.into_iter().map(|writer| (writer, ALL)));
         dropped.extend(sole);
-        segment.version = segment.version.next();
-        segment.digest = segment.digest.after_set_len(wanted);
-        segment.len = wanted;
-        segment.set_length(&dropped, |writer| self.names.writers.contains_key(writer));
-        let how = Cut::SetLen {
-            len: wanted,
-            dropped: dropped.into_iter().collect(),
-            digest: segment.digest,
-        };
-        events.push(Event::Cut {
-            segment: id,
-            slot: segment.slot,
-            version: segment.version,
-            how,
-        });
+        let known = |writer: &WriterId| self.names.writers.contains_key(writer);
+        segment.set_len(wanted, dropped, known, id, events);
         true
     }
 
@@ -184,6 +171,32 @@ impl State {
 }
 
 impl Segment {
+    /// The next version has this length, and nothing of what is pending of these writers up to these records.
+    pub(crate) fn set_len(
+        &mut self,
+        len: u64,
+        dropped: BTreeMap<WriterId, Seq>,
+        known: impl Fn(&WriterId) -> bool,
+        id: SegmentId,
+        events: &mut Vec<Event>,
+    ) {
+        self.version = self.version.next();
+        self.digest = self.digest.after_set_len(len);
+        self.len = len;
+        self.set_length(&dropped, known);
+        let how = Cut::SetLen {
+            len,
+            dropped: dropped.into_iter().collect(),
+            digest: self.digest,
+        };
+        events.push(Event::Cut {
+            segment: id,
+            slot: self.slot,
+            version: self.version,
+            how,
+        });
+    }
+
     /// Remembers the length that was just set. Nothing that was before an empty segment is needed to make it again, nor
     /// what it dropped of writers that are gone: replicas drop all of those.
     fn set_length(&mut self, dropped: &BTreeMap<WriterId, Seq>, known: impl Fn(&WriterId) -> bool) {

@@ -141,6 +141,7 @@ fn file_commands_keep_their_bytes() {
         slot_epoch: SlotEpoch(2),
         map: MapVersion(77),
         through: vec![(WriterId(5), Seq(6))],
+        time: Time::default(),
         cut,
         then: Then::SetLen(100),
     };
@@ -149,7 +150,7 @@ fn file_commands_keep_their_bytes() {
             incarnation: Incarnation(4),
             items: vec![item],
         },
-        "0100ac020201040680c49fd50c0513040108024d01050603cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd640264",
+        "0100ac020201040680c49fd50c0513040108024d010506000003cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd640264",
     );
     let touched = vec![Touched {
         segment: SegmentId(8),

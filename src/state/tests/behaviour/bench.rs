@@ -178,6 +178,7 @@ impl Bench {
             slot_epoch: self.state.config(known.slot).expect("a slot").epoch,
             map: MapVersion(self.index),
             through: through.iter().map(|(w, s)| (*w, Seq(*s))).collect(),
+            time: self.state.time,
             cut: SegmentCut {
                 base: known.version,
                 digest,

@@ -131,6 +131,7 @@ fn merge(state: &State, raw: [u8; 5]) -> Command {
         slot_epoch: config.as_ref().map(|c| c.epoch).unwrap_or_default(),
         map: MapVersion(state.index.0 - u64::from(raw[3] % 3)),
         through: through.collect(),
+        time: state.time,
         cut: SegmentCut {
             base: known.version,
             digest: known.digest.after_set_len(u64::from(raw[4])),
