@@ -190,20 +190,20 @@ async fn change(
             _ => String::new(),
         };
         let (uid, gid) = (owner.uid, owner.gid);
+        let positions = positions.encode().to_vec();
         let command = JobCommand::Change {
             job: id,
             from: job.attempt,
             spec,
             generation,
-            positions: Some(positions.encode().to_vec()),
+            positions: Some((job.epoch, positions.clone())),
             uid,
             gid,
             message,
         };
         let is_done = || {
-            driver.job(id).is_some_and(|now| {
-                follows(&now, &job) && (now.spec, now.generation) == (spec, generation)
-            })
+            let now = driver.job(id);
+            now.is_some_and(|now| follows(&now, &job) && now.positions == positions)
         };
         match driver.agree(command, is_done).await {
             Ok(_) => {
@@ -234,19 +234,23 @@ fn failed(end: End) -> Error {
     }
 }
 
-/// Ends the attempt of a job that runs, so that its last job epoch stays the last; `None` if another one was begun.
+/// Ends the attempt of a job that has not ended, so that its last job epoch stays the last; `None` if somebody else began another
+/// one. A paused one has an attempt, too: what it proposed may land behind a resume.
 async fn freeze(driver: &Driver, job: JobInfo) -> Result<Option<JobInfo>> {
-    if job.phase != JobPhase::Running {
-        return Ok(Some(job));
-    }
+    let why = match job.phase {
+        JobPhase::Running => with_refusal(&job.message, "it is being changed"),
+        JobPhase::Paused => job.message.clone(),
+        JobPhase::Done | JobPhase::Failed | JobPhase::Cancelled => return Ok(Some(job)),
+    };
     let restart = JobCommand::Restart {
         job: job.id,
         from: job.attempt,
-        why: with_refusal(&job.message, "it is being changed"),
+        why: why.clone(),
     };
-    let is_done = || driver.job(job.id).is_some_and(|now| follows(&now, &job));
+    let own = |now: &JobInfo| follows(now, &job) && now.message == why;
+    let is_done = || driver.job(job.id).is_some_and(|now| own(&now));
     match driver.agree(restart, is_done).await {
-        Ok(_) => Ok(driver.job(job.id).filter(|now| follows(now, &job))),
+        Ok(_) => Ok(driver.job(job.id).filter(own)),
         Err(End::Over) => Ok(None),
         Err(end) => Err(failed(end)),
     }

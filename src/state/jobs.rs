@@ -248,7 +248,10 @@ impl State {
             return Err(CommandError::Changed);
         }
         let (name, ended) = (job.name.clone(), has_ended(job.phase));
-        if let Some(positions) = positions {
+        if let Some((epoch, positions)) = positions {
+            if job.epoch != *epoch {
+                return Err(CommandError::Changed);
+            }
             if positions.len() + job.progress.len() > POSITIONS_BYTES_MAX {
                 return Err(CommandError::Invalid(format!(
                     "positions are over {POSITIONS_BYTES_MAX} bytes"
@@ -263,7 +266,7 @@ impl State {
         }
         let changed = self.time;
         let job = self.jobs.get_mut(id).expect("found above");
-        if let Some(positions) = positions {
+        if let Some((_, positions)) = positions {
             job.attempt = Attempt(from.0 + 1);
             job.positions.clone_from(positions);
             (job.uid, job.gid) = (*uid, *gid);

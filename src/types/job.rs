@@ -72,13 +72,14 @@ pub enum JobCommand {
     Forget { job: JobId },
     /// Another version of the spec, or of what was ordered, seen at attempt `from`. With positions the job takes it: it goes on
     /// from them under the next attempt, the writers of older ones are fenced, and one that failed or was cancelled runs again.
+    /// They were made from this job epoch, and refused unless it is still the last: whoever proposed them makes others.
     /// Without, only the spec's identity and the message change.
     Change {
         job: JobId,
         from: Attempt,
         spec: Ino,
         generation: u64,
-        positions: Option<Vec<u8>>,
+        positions: Option<(JobEpoch, Vec<u8>)>,
         /// Owner of the spec, for a job that takes it.
         uid: u32,
         gid: u32,

@@ -193,14 +193,14 @@ fn file_commands_keep_their_bytes() {
         from: Attempt(2),
         spec: Ino(6),
         generation: 3,
-        positions: Some(vec![1, 2]),
+        positions: Some((JobEpoch(7), vec![1, 2])),
         uid: 4,
         gid: 5,
         message: "m".into(),
     };
     golden(
         Command::Job(change),
-        "0100ac020201040680c49fd50c05150501020603010201020405016d",
+        "0100ac020201040680c49fd50c0515050102060301070201020405016d",
     );
     golden(
         Command::Fence {

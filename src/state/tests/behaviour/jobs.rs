@@ -253,13 +253,14 @@ fn an_expired_member_ends_its_tasks() {
     assert!(bench.state.is_clean_file(ino));
 }
 
+/// With positions that were made from job epoch 1.
 fn change(from: u32, generation: u64, positions: Option<&[u8]>) -> Command {
     Command::Job(JobCommand::Change {
         job: JOB,
         from: Attempt(from),
         spec: Ino(50),
         generation,
-        positions: positions.map(<[u8]>::to_vec),
+        positions: positions.map(|positions| (JobEpoch(1), positions.to_vec())),
         uid: 3,
         gid: 4,
         message: "changed".to_owned(),
@@ -306,4 +307,23 @@ fn a_job_that_changes_goes_on_from_its_positions_and_its_writers_are_fenced() {
     );
     bench.ok(change(3, 5, None));
     assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Failed);
+}
+
+#[test]
+fn positions_of_a_job_epoch_that_is_not_the_last_are_refused() {
+    let (mut bench, _, _, _) = running();
+    bench.ok(commit(1, 1, &[], false));
+    bench.ok(restart(1));
+    // Attempt 2 is another's than the one that the positions were made under: it commits.
+    bench.ok(commit(2, 2, &[], false));
+    assert_eq!(
+        bench.refused(change(2, 2, Some(&[9]))),
+        CommandError::Changed
+    );
+    let job = bench.state.jobs[&JOB].clone();
+    assert_eq!((job.attempt, job.generation), (Attempt(2), 1));
+    assert_eq!(job.positions, [2]);
+    // What is only noted needs no positions.
+    bench.ok(change(2, 2, None));
+    assert_eq!(bench.state.jobs[&JOB].generation, 2);
 }

@@ -240,7 +240,12 @@ fn job(state: &State, raw: [u8; 5]) -> Command {
             from: Attempt(job.attempt.0 + u32::from(raw[2].is_multiple_of(5))),
             spec: job.spec,
             generation: job.generation + u64::from(raw[3] % 2),
-            positions: (!raw[4].is_multiple_of(3)).then(Vec::new),
+            positions: (!raw[4].is_multiple_of(3)).then(|| {
+                (
+                    JobEpoch(job.epoch.0 + u64::from(raw[4].is_multiple_of(7))),
+                    Vec::new(),
+                )
+            }),
             uid: 0,
             gid: 0,
             message: String::new(),
