@@ -59,3 +59,41 @@ async fn a_change_while_the_driver_begins_an_attempt_doubles_nothing() {
     }
     assert!(changed >= 4, "{changed} changes");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stage_with_state_is_not_left_without_an_input_that_goes_on() {
+    for tasks in [1, 2] {
+        let world = World::start(3, |_| {}).await;
+        world.write("/old", b"a\nb\na\n", 0);
+        world.write("/new", b"b\n", 0);
+        let spec = |new: &str, from: &str| {
+            format!(
+                "version = 1\n[[source]]\nname = \"old\"\npath = \"/old\"\n{new}\
+                 [[stage]]\nname = \"n\"\nfrom = {from}\nop = {{ count = {{ by = 1 }} }}\ntasks = {tasks}\n"
+            )
+        };
+        let follow = "[[source]]\nname = \"new\"\npath = \"/new\"\nfollow = true\n";
+        let both = spec(follow, "[\"old\", \"new\"]");
+        world.spec("j.toml", &both, 0);
+        world.until("j", 20, |job| job.epoch.0 >= 1).await;
+        sleep(Duration::from_secs(5)).await;
+        world.spec("j.toml", &spec("", "\"old\""), 0);
+        let job = world
+            .until("j", 20, |job| job.message.contains("refused"))
+            .await;
+        let why = "the stage `n` has ended; its state would never be put out; leave it an input";
+        assert!(job.message.contains(why), "{}", job.message);
+        assert_eq!(job.phase, JobPhase::Running);
+        // With an input that ends, what it holds is put out.
+        world.spec(
+            "j.toml",
+            &both
+                .replace("follow = true\n", "")
+                .replace("\"new\"", "\"more\""),
+            0,
+        );
+        world.done("j").await;
+        assert_eq!(world.sorted("/.jobs/j/output"), ["a,2", "b,3"]);
+        world.check();
+    }
+}
