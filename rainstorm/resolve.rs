@@ -396,7 +396,7 @@ impl<'a> Builder<'a> {
             of: Some(first + keys),
             window: spec.window.map(|window| WindowSpec {
                 cut: Cut::Given,
-                lateness_ms: 0,
+                // Results come as late as lines may: the stage puts them out when the watermark is that far past their end.
                 ..window
             }),
             ..spec
