@@ -327,3 +327,76 @@ fn positions_of_a_job_epoch_that_is_not_the_last_are_refused() {
     bench.ok(change(2, 2, None));
     assert_eq!(bench.state.jobs[&JOB].generation, 2);
 }
+
+/// A segment at 0 that is full and the next one, where `writer` goes on.
+fn rolled(bench: &mut Bench, ino: Ino, writer: WriterId, first: SegmentId) -> SegmentId {
+    bench.ok(commit(1, 1, &[(writer, 1)], false));
+    let roll = MergeItem {
+        then: Then::Full,
+        ..bench.item(first, &[(writer, 1)], SEGMENT_BYTES)
+    };
+    assert!(matches!(bench.merge(roll), MergeOutcome::Merged(_)));
+    assert_eq!(
+        bench.state.writer(writer).map(|w| w.phase),
+        Some(WriterPhase::Open),
+        "a roll by size ends nobody"
+    );
+    bench.segment_at(ino, SEGMENT_BYTES)
+}
+
+#[test]
+fn a_job_epoch_whose_records_went_with_a_retired_segment_is_refused() {
+    let (mut bench, ino, writer, first) = running();
+    let next = rolled(&mut bench, ino, writer, first);
+    // Records 2 and 3 are durable in `next`.
+    let retire = MergeItem {
+        then: Then::Retire,
+        ..bench.item(next, &[], 0)
+    };
+    assert!(matches!(bench.merge(retire), MergeOutcome::Merged(_)));
+    assert!(bench.events.contains(&Event::Writers(ino)));
+    assert_eq!(
+        bench.refused(commit(1, 2, &[(writer, 3)], false)),
+        CommandError::Changed
+    );
+    let cut = MergeItem {
+        then: Then::SetLen(0),
+        ..bench.item(first, &[], 0)
+    };
+    assert!(matches!(bench.merge(cut), MergeOutcome::Merged(_)));
+    assert!(bench.state.is_clean_file(ino));
+    // The attempt runs again.
+    bench.ok(restart(1));
+    let again = grant(&mut bench, ino, 2);
+    bench.ok(commit(2, 2, &[(again, 2)], false));
+    let item = bench.item(first, &[(again, 2)], 20);
+    assert!(matches!(bench.merge(item), MergeOutcome::Merged(_)));
+}
+
+#[test]
+fn a_cutoff_that_fills_a_segment_ends_writers_of_jobs_first_and_keeps_what_is_committed() {
+    let (mut bench, ino, writer, first) = running();
+    bench.ok(commit(1, 1, &[(writer, 1)], false));
+    bench.ok(Command::Extend {
+        ino,
+        starts: vec![SEGMENT_BYTES],
+    });
+    let fill = MergeItem {
+        then: Then::Full,
+        ..bench.item(first, &[(writer, 1)], 10)
+    };
+    // Record 2 was not listed, and is committed before the cut.
+    bench.ok(commit(1, 2, &[(writer, 2)], false));
+    assert_eq!(bench.merge(fill), MergeOutcome::Refused);
+    assert!(!bench.state.segment(first).unwrap().is_full());
+    assert_eq!(
+        bench.refused(commit(1, 3, &[(writer, 3)], false)),
+        CommandError::Changed
+    );
+    let again = MergeItem {
+        then: Then::Full,
+        ..bench.item(first, &[(writer, 2)], 20)
+    };
+    assert!(matches!(bench.merge(again), MergeOutcome::Merged(_)));
+    assert!(bench.state.segment(first).unwrap().is_full());
+}
