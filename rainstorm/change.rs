@@ -121,6 +121,9 @@ pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) 
         gid: job.gid,
     };
     let next = |job: &JobInfo| {
+        if !matches!(job.phase, JobPhase::Running | JobPhase::Paused) {
+            return Err(Error::Job("the job has ended".into()));
+        }
         let now = Before::of(&job.name, Positions::decode(&job.positions)?)?;
         check_tasks(&now, stage, tasks)?;
         let mut positions = now.positions.clone();
@@ -174,12 +177,18 @@ async fn change(
     (spec, generation, owner): Identity,
     next: &(dyn Fn(&JobInfo) -> Result<Next> + Sync),
 ) -> Result<()> {
-    next(&driver.job(id).ok_or(Error::Over)?)?;
+    let began = driver.job(id).ok_or(Error::Over)?;
+    next(&began)?;
     let _hold = driver.changing.hold(id);
     for _ in 0..TRIES {
         let job = driver.job(id).ok_or(Error::Over)?;
-        if job.phase == JobPhase::Done {
-            return Err(Error::Over);
+        match job.phase {
+            JobPhase::Done => return Err(Error::Over),
+            JobPhase::Cancelled if began.phase != JobPhase::Cancelled => {
+                let why = "the job was cancelled meanwhile; save the spec again to go on with it";
+                return Err(Error::Job(why.into()));
+            }
+            _ => {}
         }
         let Some(job) = freeze(driver, job).await? else {
             continue;
@@ -194,6 +203,7 @@ async fn change(
         let command = JobCommand::Change {
             job: id,
             from: job.attempt,
+            phase: job.phase,
             spec,
             generation,
             positions: Some((job.epoch, positions.clone())),
@@ -276,6 +286,7 @@ async fn refuse(
         let command = JobCommand::Change {
             job: id,
             from: job.attempt,
+            phase: job.phase,
             spec,
             generation,
             positions: None,

@@ -215,6 +215,7 @@ async fn set(driver: &Driver, job: &JobInfo, phase: JobPhase, message: &str) {
     let id = job.id;
     let command = JobCommand::SetPhase {
         job: id,
+        attempt: None,
         phase,
         message: change::with_refusal(&job.message, message),
     };

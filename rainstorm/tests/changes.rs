@@ -3,7 +3,7 @@
 
 mod world;
 
-use hydfs_types::JobPhase;
+use hydfs_types::{JobCommand, JobPhase};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -94,6 +94,70 @@ async fn a_stage_with_state_is_not_left_without_an_input_that_goes_on() {
         );
         world.done("j").await;
         assert_eq!(world.sorted("/.jobs/j/output"), ["a,2", "b,3"]);
+        world.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_is_under_way_does_not_revive_a_job_that_is_cancelled() {
+    let world = World::start(3, |_| {}).await;
+    world.write("/in", numbers(10).as_bytes(), 0);
+    world.spec("j.toml", &some("", 1, true), 0);
+    let before = world.until("j", 20, |job| job.epoch.0 >= 1).await;
+    world.knobs.lost_changes.store(1000, Relaxed);
+    world.spec("j.toml", &some("7", 1, true), 0);
+    let frozen = |job: &hydfs_types::JobInfo| job.message.contains("it is being changed");
+    world.until("j", 20, frozen).await;
+    world.command(JobCommand::SetPhase {
+        job: before.id,
+        attempt: None,
+        phase: JobPhase::Cancelled,
+        message: "cancelled by its control file".into(),
+    });
+    world.knobs.lost_changes.store(0, Relaxed);
+    let noted = |job: &hydfs_types::JobInfo| job.generation != before.generation;
+    let job = world.until("j", 20, noted).await;
+    assert_eq!(job.phase, JobPhase::Cancelled);
+    let words =
+        "cancelled by its control file\nthe new spec was refused: the job was cancelled meanwhile";
+    assert!(job.message.starts_with(words), "{}", job.message);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.job("j").unwrap().phase, JobPhase::Cancelled);
+    world.spec("j.toml", &some("7", 1, true), 0);
+    world
+        .until("j", 20, |job| job.phase == JobPhase::Running)
+        .await;
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_does_not_outlive_the_change_that_mends_it() {
+    for seed in 0..16 {
+        let world = World::start(3, |_| {}).await;
+        world.seed(seed);
+        world.write("/in", b"a,1\n", 0);
+        let spec = |on_error: &str| {
+            format!(
+                "version = 1\n[job]\nepoch_ms = 5\non_error = \"{on_error}\"\n\
+                 [[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\n\
+                 [[stage]]\nname = \"n\"\nfrom = \"in\"\nop = {{ sum = {{ by = 1, of = 2 }} }}\n"
+            )
+        };
+        world.spec("j.toml", &spec("fail"), 0);
+        world.until("j", 20, |job| job.epoch.0 >= 1).await;
+        sleep(Duration::from_secs(1)).await;
+        world.extend("/in", b"a,x\n");
+        sleep(Duration::from_millis(world.random(60))).await;
+        world.spec("j.toml", &spec("dead"), 0);
+        sleep(Duration::from_secs(10)).await;
+        let job = world.job("j").unwrap();
+        let log = world.log("j");
+        assert_eq!(
+            job.phase,
+            JobPhase::Running,
+            "seed {seed}: {}\n{log}",
+            job.message
+        );
         world.check();
     }
 }

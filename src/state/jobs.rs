@@ -31,9 +31,10 @@ impl State {
             JobCommand::Commit(commit) => self.commit_job(commit, events),
             JobCommand::SetPhase {
                 job,
+                attempt,
                 phase,
                 message,
-            } => self.set_job_phase(*job, *phase, message, events),
+            } => self.set_job_phase((*job, *attempt), *phase, message, events),
             JobCommand::Forget { job } => self.forget_job(*job, events),
             JobCommand::Change { .. } => self.change_job(command, events),
         }
@@ -202,7 +203,7 @@ impl State {
 
     fn set_job_phase(
         &mut self,
-        id: JobId,
+        (id, attempt): (JobId, Option<Attempt>),
         phase: JobPhase,
         message: &str,
         events: &mut Vec<Event>,
@@ -210,6 +211,9 @@ impl State {
         let job = self.jobs.get_mut(&id).ok_or(CommandError::NoJob)?;
         if has_ended(job.phase) && job.phase != phase {
             return Err(CommandError::NoJob);
+        }
+        if attempt.is_some_and(|attempt| attempt != job.attempt) {
+            return Err(CommandError::Changed);
         }
         job.phase = phase;
         job.message = message.to_owned();
@@ -230,6 +234,7 @@ impl State {
         let JobCommand::Change {
             job: id,
             from,
+            phase,
             spec,
             generation,
             positions,
@@ -244,7 +249,7 @@ impl State {
         if job.phase == JobPhase::Done {
             return Err(CommandError::NoJob);
         }
-        if job.attempt != *from {
+        if job.attempt != *from || job.phase != *phase {
             return Err(CommandError::Changed);
         }
         let (name, ended) = (job.name.clone(), has_ended(job.phase));

@@ -211,10 +211,14 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
         }
         JobCommand::SetPhase {
             job,
+            attempt,
             phase,
             message,
         } => {
             let known = inner.jobs.get_mut(&job).ok_or(CommandError::NoJob)?;
+            if attempt.is_some_and(|attempt| attempt != known.attempt) {
+                return Err(CommandError::Changed);
+            }
             if matches!(
                 known.phase,
                 JobPhase::Done | JobPhase::Failed | JobPhase::Cancelled
@@ -231,6 +235,7 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
         JobCommand::Change {
             job,
             from,
+            phase,
             spec,
             generation,
             positions,
@@ -239,7 +244,7 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
             message,
         } => {
             let known = inner.jobs.get_mut(&job).ok_or(CommandError::NoJob)?;
-            if known.attempt != from || known.phase == JobPhase::Done {
+            if known.attempt != from || known.phase != phase || phase == JobPhase::Done {
                 return Err(CommandError::Changed);
             }
             if positions

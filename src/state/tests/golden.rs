@@ -191,6 +191,7 @@ fn file_commands_keep_their_bytes() {
     let change = JobCommand::Change {
         job: JobId(1),
         from: Attempt(2),
+        phase: JobPhase::Paused,
         spec: Ino(6),
         generation: 3,
         positions: Some((JobEpoch(7), vec![1, 2])),
@@ -198,9 +199,19 @@ fn file_commands_keep_their_bytes() {
         gid: 5,
         message: "m".into(),
     };
+    let failed = JobCommand::SetPhase {
+        job: JobId(1),
+        attempt: Some(Attempt(2)),
+        phase: JobPhase::Failed,
+        message: "m".into(),
+    };
+    golden(
+        Command::Job(failed),
+        "0100ac020201040680c49fd50c05150301010203016d",
+    );
     golden(
         Command::Job(change),
-        "0100ac020201040680c49fd50c0515050102060301070201020405016d",
+        "0100ac020201040680c49fd50c051505010201060301070201020405016d",
     );
     golden(
         Command::Fence {

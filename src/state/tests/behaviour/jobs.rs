@@ -44,6 +44,7 @@ fn commit(attempt: u32, epoch: u64, watermarks: &[(WriterId, u64)], done: bool) 
 fn phase(phase: JobPhase) -> Command {
     Command::Job(JobCommand::SetPhase {
         job: JOB,
+        attempt: None,
         phase,
         message: "why".to_owned(),
     })
@@ -253,11 +254,16 @@ fn an_expired_member_ends_its_tasks() {
     assert!(bench.state.is_clean_file(ino));
 }
 
-/// With positions that were made from job epoch 1.
 fn change(from: u32, generation: u64, positions: Option<&[u8]>) -> Command {
+    change_of(JobPhase::Running, from, generation, positions)
+}
+
+/// With positions that were made from job epoch 1.
+fn change_of(phase: JobPhase, from: u32, generation: u64, positions: Option<&[u8]>) -> Command {
     Command::Job(JobCommand::Change {
         job: JOB,
         from: Attempt(from),
+        phase,
         spec: Ino(50),
         generation,
         positions: positions.map(|positions| (JobEpoch(1), positions.to_vec())),
@@ -297,15 +303,15 @@ fn a_job_that_changes_goes_on_from_its_positions_and_its_writers_are_fenced() {
 
     // One that was cancelled runs again, unless another of its name does; one that is done is over.
     bench.ok(phase(JobPhase::Cancelled));
-    bench.ok(change(2, 4, Some(&[8])));
+    bench.ok(change_of(JobPhase::Cancelled, 2, 4, Some(&[8])));
     assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Running);
     bench.ok(phase(JobPhase::Failed));
     bench.ok(start("job", 51, 1));
     assert_eq!(
-        bench.refused(change(3, 5, Some(&[7]))),
+        bench.refused(change_of(JobPhase::Failed, 3, 5, Some(&[7]))),
         CommandError::Exists
     );
-    bench.ok(change(3, 5, None));
+    bench.ok(change_of(JobPhase::Failed, 3, 5, None));
     assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Failed);
 }
 
@@ -399,4 +405,38 @@ fn a_cutoff_that_fills_a_segment_ends_writers_of_jobs_first_and_keeps_what_is_co
     };
     assert!(matches!(bench.merge(again), MergeOutcome::Merged(_)));
     assert!(bench.state.segment(first).unwrap().is_full());
+}
+
+#[test]
+fn a_change_revives_no_job_that_ended_meanwhile() {
+    let (mut bench, _, _, _) = running();
+    bench.ok(commit(1, 1, &[], false));
+    bench.ok(restart(1));
+    bench.ok(phase(JobPhase::Cancelled));
+    assert_eq!(
+        bench.refused(change(2, 2, Some(&[9]))),
+        CommandError::Changed
+    );
+    assert_eq!(bench.refused(change(2, 2, None)), CommandError::Changed);
+    let job = &bench.state.jobs[&JOB];
+    assert_eq!((job.phase, job.generation), (JobPhase::Cancelled, 1));
+}
+
+#[test]
+fn a_failure_is_one_attempts_own() {
+    let (mut bench, _, _, _) = running();
+    let failure = |attempt| {
+        Command::Job(JobCommand::SetPhase {
+            job: JOB,
+            attempt: Some(Attempt(attempt)),
+            phase: JobPhase::Failed,
+            message: "why".to_owned(),
+        })
+    };
+    bench.ok(restart(1));
+    assert_eq!(bench.refused(failure(1)), CommandError::Changed);
+    assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Running);
+    bench.ok(failure(2));
+    bench.ok(failure(2));
+    assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Failed);
 }
