@@ -347,6 +347,7 @@ impl<'a> Builder<'a> {
                     .map(|(left, right)| [left, right].concat());
                 let spec = JoinSpec {
                     sides,
+                    columns: [left, other],
                     within_ms: *within_ms,
                 };
                 Ok((Op::Join(spec), after))

@@ -161,3 +161,44 @@ async fn a_failure_does_not_outlive_the_change_that_mends_it() {
         world.check();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_join_keeps_the_columns_of_the_lines_that_it_holds() {
+    let world = World::start(3, |_| {}).await;
+    world.write("/left.csv", b"at,k,a,b\n1000,k1,A,B\n", 0);
+    world.write("/right.csv", b"at,k,c\n1000,k0,C0\n", 0);
+    let source = |name: &str| {
+        format!(
+            "[[source]]\nname = \"{name}\"\npath = \"/{name}.csv\"\nformat = \"csv\"\nfollow = true\n\
+             time = \"at\"\ntime_format = \"unix_ms\"\n"
+        )
+    };
+    let spec = |between: &str, from: &str| {
+        format!(
+            "version = 1\n{}{}{between}[[stage]]\nname = \"j\"\nfrom = [\"{from}\", \"right\"]\n\
+             op = {{ join = {{ on = \"k\", within_ms = 3600000, time = \"at\", time_format = \"unix_ms\" }} }}\n\
+             [[stage]]\nname = \"out\"\nfrom = \"j\"\nop = {{ select = {{ columns = [\"a\", \"c\"] }} }}\n",
+            source("left"),
+            source("right")
+        )
+    };
+    let stage =
+        |op: &str| format!("[[stage]]\nname = \"before\"\nfrom = \"left\"\nop = {{ {op} }}\n");
+    world.spec("j.toml", &spec("", "left"), 0);
+    world.until("j", 20, |job| job.epoch.0 >= 1).await;
+    sleep(Duration::from_secs(5)).await;
+    let narrow = stage("select = { columns = [\"at\", \"k\", \"a\"] }");
+    world.spec("j.toml", &spec(&narrow, "before"), 0);
+    let job = world
+        .until("j", 20, |job| job.message.contains("refused"))
+        .await;
+    let why = "the stage `j` has state, which is of `join of left (at, k, a, b) on k";
+    assert!(job.message.contains(why), "{}", job.message);
+    let same = stage("filter = { column = \"k\", contains = \"k\" }");
+    world.spec("j.toml", &spec(&same, "before"), 0);
+    world.until("j", 20, |job| job.message.is_empty()).await;
+    world.extend("/right.csv", b"1002,k1,C2\n");
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.lines("/.jobs/j/output"), ["A,C2"]);
+    world.check();
+}
