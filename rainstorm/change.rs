@@ -65,7 +65,7 @@ async fn try_rewrite(
             }),
             false => Err(Error::Attempt("the job has committed meanwhile".into())),
         };
-        return change(driver, job.id, identity, &next).await;
+        return change(driver, job.id, Some(identity), &next).await;
     }
     let before = Before::of(&job.name, Positions::decode(&job.positions)?)?;
     let options = &driver.options;
@@ -108,7 +108,7 @@ async fn try_rewrite(
             notes: onto.notes,
         })
     };
-    change(driver, job.id, identity, &next).await
+    change(driver, job.id, Some(identity), &next).await
 }
 
 /// Gives a stage another number of tasks. `Error::Job` says why not.
@@ -116,10 +116,6 @@ pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) 
     if job.positions.is_empty() {
         return Err(Error::Attempt("the job has committed nothing yet".into()));
     }
-    let owner = Owner {
-        uid: job.uid,
-        gid: job.gid,
-    };
     let next = |job: &JobInfo| {
         if !matches!(job.phase, JobPhase::Running | JobPhase::Paused) {
             return Err(Error::Job("the job has ended".into()));
@@ -149,7 +145,7 @@ pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) 
     if now.spec.stages.iter().any(has) {
         return Ok(());
     }
-    change(driver, job.id, (job.spec, job.generation, owner), &next).await
+    change(driver, job.id, None, &next).await
 }
 
 fn check_tasks(job: &Before, stage: &str, tasks: u32) -> Result<()> {
@@ -169,12 +165,12 @@ fn check_tasks(job: &Before, stage: &str, tasks: u32) -> Result<()> {
     }
 }
 
-/// Lets the job go on from what `next` makes of its last committed job epoch. It is tried on the job as it is first: what
-/// cannot be disturbs nothing.
+/// Lets the job go on from what `next` makes of its last committed job epoch, under a new identity or the one that it has then. It is
+/// tried on the job as it is first: what cannot be disturbs nothing.
 async fn change(
     driver: &Driver,
     id: JobId,
-    (spec, generation, owner): Identity,
+    identity: Option<Identity>,
     next: &(dyn Fn(&JobInfo) -> Result<Next> + Sync),
 ) -> Result<()> {
     let began = driver.job(id).ok_or(Error::Over)?;
@@ -198,6 +194,11 @@ async fn change(
             JobPhase::Paused => job.message.lines().next().unwrap_or_default().to_owned(),
             _ => String::new(),
         };
+        let own = Owner {
+            uid: job.uid,
+            gid: job.gid,
+        };
+        let (spec, generation, owner) = identity.unwrap_or((job.spec, job.generation, own));
         let (uid, gid) = (owner.uid, owner.gid);
         let positions = positions.encode().to_vec();
         let command = JobCommand::Change {

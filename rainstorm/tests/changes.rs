@@ -202,3 +202,46 @@ async fn a_join_keeps_the_columns_of_the_lines_that_it_holds() {
     assert_eq!(world.lines("/.jobs/j/output"), ["A,C2"]);
     world.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_order_and_a_saved_spec_at_once_are_both_obeyed() {
+    for seed in 0..12 {
+        let world = World::start(3, |_| {}).await;
+        world.seed(seed);
+        world.write("/in", numbers(10).as_bytes(), 0);
+        world.spec("j.toml", &some("", 1, true), 0);
+        world.until("j", 20, |job| job.epoch.0 >= 1).await;
+        sleep(Duration::from_secs(2)).await;
+        let before = world.job("j").unwrap().generation;
+        world.spec("j.toml", &some("7", 1, true), 0);
+        sleep(Duration::from_millis(seed)).await;
+        order(&world, "j", "tasks.some=4");
+        let leader = world.leader.borrow().unwrap();
+        world.rain(leader).unwrap().spec_closed("/.jobs/j/control");
+        sleep(Duration::from_secs(5)).await;
+        assert!(world.read("/.jobs/j/control").is_none(), "seed {seed}");
+        world.extend("/in", b"17\n18\n");
+        sleep(Duration::from_secs(3)).await;
+        let job = world.job("j").unwrap();
+        assert!(job.generation > before, "seed {seed}");
+        let tasks = rainstorm::progress(&job).unwrap().tasks;
+        // Whichever came first: a new version takes back what was ordered before.
+        let log = world.log("j");
+        let changes: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("changed behind"))
+            .collect();
+        assert_eq!(changes.len(), 2, "seed {seed}: {log}");
+        let want = if changes[1].contains("has 4 tasks") {
+            4
+        } else {
+            1
+        };
+        assert_eq!(tasks, want, "seed {seed}: {log}");
+        let mut want: Vec<String> = (0..10).map(|n| n.to_string()).collect();
+        want.push("17".into());
+        want.sort();
+        assert_eq!(world.sorted("/.jobs/j/output"), want, "seed {seed}");
+        world.check();
+    }
+}
