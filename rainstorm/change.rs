@@ -124,7 +124,7 @@ pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) 
         check_tasks(&now, stage, tasks)?;
         let mut positions = now.positions.clone();
         positions.counts.insert(stage.to_owned(), tasks);
-        let new = Before::of(&job.name, positions)?;
+        let new = Before::planned(&job.name, positions)?;
         let states = |node, task: u32| {
             now.positions.tasks[usize::from(node)][task as usize].states(job, node, task)
         };

@@ -245,3 +245,27 @@ async fn an_order_and_a_saved_spec_at_once_are_both_obeyed() {
         world.check();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_savepoint_of_another_shape_than_its_plan_is_refused() {
+    let world = World::start(3, |_| {}).await;
+    world.write("/in", numbers(10).as_bytes(), 0);
+    world.spec("j.toml", &some("", 3, true), 0);
+    world.until("j", 20, |job| job.epoch.0 >= 1).await;
+    order(&world, "j", "savepoint one");
+    sleep(Duration::from_secs(5)).await;
+    let path = "/.jobs/j/savepoints/one/savepoint";
+    let mut saved = world.read(path).unwrap();
+    let text = b"tasks = 3";
+    let at = saved.windows(text.len()).position(|bytes| bytes == text);
+    saved[at.unwrap() + text.len() - 1] = b'2';
+    let crc = crc32c::crc32c(&saved[8..]);
+    saved[4..8].copy_from_slice(&crc.to_le_bytes());
+    world.write(path, &saved, 0);
+    let start = "[job]\nstart = { savepoint = \"j/one\" }\n";
+    world.spec("k.toml", &some("", 2, true).replace("[job]\n", start), 0);
+    let job = world.ended("k").await;
+    let why = "/.jobs/j: the positions are not those of its plan";
+    assert!(job.message.contains(why), "{}", job.message);
+    world.check();
+}
