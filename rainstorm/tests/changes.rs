@@ -269,3 +269,34 @@ async fn a_savepoint_of_another_shape_than_its_plan_is_refused() {
     assert!(job.message.contains(why), "{}", job.message);
     world.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_cannot_be_obeyed_yet_holds_no_cancel_back() {
+    let world = World::start(3, |_| {}).await;
+    world.write("/in", numbers(10).as_bytes(), 0);
+    world.spec("j.toml", &some("", 1, true), 0);
+    world.until("j", 20, |job| job.epoch.0 >= 1).await;
+    world.knobs.lost_changes.store(1000, Relaxed);
+    order(&world, "j", "tasks.some=2\npause\ncancel\n");
+    assert_eq!(world.ended("j").await.phase, JobPhase::Cancelled);
+    sleep(Duration::from_secs(5)).await;
+    assert!(world.read("/.jobs/j/control").is_none());
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_is_written_while_another_is_obeyed_is_obeyed_next() {
+    let world = World::start(3, |_| {}).await;
+    world.write("/in", numbers(10).as_bytes(), 0);
+    world.spec("j.toml", &some("", 1, true), 0);
+    world.until("j", 20, |job| job.epoch.0 >= 1).await;
+    world.knobs.lost_changes.store(1000, Relaxed);
+    order(&world, "j", "tasks.some=2\n");
+    let frozen = |job: &hydfs_types::JobInfo| job.message.contains("it is being changed");
+    world.until("j", 20, frozen).await;
+    order(&world, "j", "cancel\n");
+    world.knobs.lost_changes.store(0, Relaxed);
+    assert_eq!(world.ended("j").await.phase, JobPhase::Cancelled);
+    assert!(world.log("j").contains("has 2 tasks instead of 1"));
+    world.check();
+}
