@@ -21,12 +21,6 @@ const REFUSED: &str = "the new spec was refused: ";
 /// A spec's inode and generation, and its owner.
 type Identity = (Ino, u64, Owner);
 
-/// Of a job whose spec stays.
-fn same(job: &JobInfo) -> Identity {
-    let (uid, gid) = (job.uid, job.gid);
-    (job.spec, job.generation, Owner { uid, gid })
-}
-
 /// What a job becomes, and what there is to say about it.
 pub struct Next {
     positions: Positions,
@@ -75,7 +69,7 @@ async fn try_rewrite(
             }),
             false => Err(Error::Attempt("the job has committed meanwhile".into())),
         };
-        return change(driver, job.id, identity, &next).await;
+        return change(driver, job.id, Some(identity), &next).await;
     }
     let before = Before::of(&job.name, Positions::decode(&job.positions)?)?;
     let options = &driver.options;
@@ -120,7 +114,7 @@ async fn try_rewrite(
             notes: onto.notes,
         })
     };
-    change(driver, job.id, identity, &next).await
+    change(driver, job.id, Some(identity), &next).await
 }
 
 /// Gives a stage another number of tasks. `Error::Job` says why not.
@@ -129,6 +123,9 @@ pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) 
         return Err(Error::Attempt("the job has committed nothing yet".into()));
     }
     let next = |job: &JobInfo| {
+        if !matches!(job.phase, JobPhase::Running | JobPhase::Paused) {
+            return Err(Error::Job("the job has ended".into()));
+        }
         let now = Before::of(&job.name, Positions::decode(&job.positions)?)?;
         check_tasks(&now, stage, tasks)?;
         with_tasks(job, now, &[(stage, tasks)])
@@ -139,17 +136,16 @@ pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) 
     if now.spec.stages.iter().any(has) {
         return Ok(());
     }
-    change(driver, job.id, same(job), &next).await
+    change(driver, job.id, None, &next).await
 }
 
 /// Gives stages of a job that runs the numbers of tasks that it needs.
 pub async fn scale(driver: &Driver, id: JobId, wishes: &[Wish]) -> Result<()> {
-    let job = driver.job(id).ok_or(Error::Over)?;
     let next = |job: &JobInfo| match job.phase {
         JobPhase::Running => scaled(job, wishes),
         _ => Err(Error::Over),
     };
-    change(driver, id, same(&job), &next).await
+    change(driver, id, None, &next).await
 }
 
 /// What a job becomes so. An error if it is no more as it was when that was wished.
@@ -187,7 +183,7 @@ fn with_tasks(job: &JobInfo, now: Before, counts: &[(&str, u32)]) -> Result<Next
         positions.counts.insert(stage.to_owned(), tasks);
         positions.scaled.remove(stage);
     }
-    let new = Before::of(&job.name, positions)?;
+    let new = Before::planned(&job.name, positions)?;
     let states = |node, task: u32| {
         now.positions.tasks[usize::from(node)][task as usize].states(job, node, task)
     };
@@ -226,20 +222,26 @@ fn check_tasks(job: &Before, stage: &str, tasks: u32) -> Result<()> {
     }
 }
 
-/// Lets the job go on from what `next` makes of its last committed job epoch. It is tried on the job as it is first: what
-/// cannot be disturbs nothing.
+/// Lets the job go on from what `next` makes of its last committed job epoch, under a new identity or the one that it has then. It is
+/// tried on the job as it is first: what cannot be disturbs nothing.
 async fn change(
     driver: &Driver,
     id: JobId,
-    (spec, generation, owner): Identity,
+    identity: Option<Identity>,
     next: &(dyn Fn(&JobInfo) -> Result<Next> + Sync),
 ) -> Result<()> {
-    next(&driver.job(id).ok_or(Error::Over)?)?;
+    let began = driver.job(id).ok_or(Error::Over)?;
+    next(&began)?;
     let _hold = driver.changing.hold(id);
     for _ in 0..TRIES {
         let job = driver.job(id).ok_or(Error::Over)?;
-        if job.phase == JobPhase::Done {
-            return Err(Error::Over);
+        match job.phase {
+            JobPhase::Done => return Err(Error::Over),
+            JobPhase::Cancelled if began.phase != JobPhase::Cancelled => {
+                let why = "the job was cancelled meanwhile; save the spec again to go on with it";
+                return Err(Error::Job(why.into()));
+            }
+            _ => {}
         }
         let Some(job) = freeze(driver, job).await? else {
             continue;
@@ -253,26 +255,32 @@ async fn change(
             JobPhase::Paused => job.message.lines().next().unwrap_or_default().to_owned(),
             _ => String::new(),
         };
+        let own = Owner {
+            uid: job.uid,
+            gid: job.gid,
+        };
+        let (spec, generation, owner) = identity.unwrap_or((job.spec, job.generation, own));
         // A version that was refused is that still.
         let message = match (job.spec, job.generation) == (spec, generation) {
             true => with_refusal(&job.message, &message),
             false => message,
         };
         let (uid, gid) = (owner.uid, owner.gid);
+        let positions = positions.encode().to_vec();
         let command = JobCommand::Change {
             job: id,
             from: job.attempt,
+            phase: job.phase,
             spec,
             generation,
-            positions: Some(positions.encode().to_vec()),
+            positions: Some((job.epoch, positions.clone())),
             uid,
             gid,
             message,
         };
         let is_done = || {
-            driver.job(id).is_some_and(|now| {
-                follows(&now, &job) && (now.spec, now.generation) == (spec, generation)
-            })
+            let now = driver.job(id);
+            now.is_some_and(|now| follows(&now, &job) && now.positions == positions)
         };
         match driver.agree(command, is_done).await {
             Ok(_) => {
@@ -303,19 +311,23 @@ fn failed(end: End) -> Error {
     }
 }
 
-/// Ends the attempt of a job that runs, so that its last job epoch stays the last; `None` if another one was begun.
+/// Ends the attempt of a job that has not ended, so that its last job epoch stays the last; `None` if somebody else began another
+/// one. A paused one has an attempt, too: what it proposed may land behind a resume.
 async fn freeze(driver: &Driver, job: JobInfo) -> Result<Option<JobInfo>> {
-    if job.phase != JobPhase::Running {
-        return Ok(Some(job));
-    }
+    let why = match job.phase {
+        JobPhase::Running => with_refusal(&job.message, "it is being changed"),
+        JobPhase::Paused => job.message.clone(),
+        JobPhase::Done | JobPhase::Failed | JobPhase::Cancelled => return Ok(Some(job)),
+    };
     let restart = JobCommand::Restart {
         job: job.id,
         from: job.attempt,
-        why: with_refusal(&job.message, "it is being changed"),
+        why: why.clone(),
     };
-    let is_done = || driver.job(job.id).is_some_and(|now| follows(&now, &job));
+    let own = |now: &JobInfo| follows(now, &job) && now.message == why;
+    let is_done = || driver.job(job.id).is_some_and(|now| own(&now));
     match driver.agree(restart, is_done).await {
-        Ok(_) => Ok(driver.job(job.id).filter(|now| follows(now, &job))),
+        Ok(_) => Ok(driver.job(job.id).filter(own)),
         Err(End::Over) => Ok(None),
         Err(end) => Err(failed(end)),
     }
@@ -341,6 +353,7 @@ async fn refuse(
         let command = JobCommand::Change {
             job: id,
             from: job.attempt,
+            phase: job.phase,
             spec,
             generation,
             positions: None,

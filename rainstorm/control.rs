@@ -91,7 +91,12 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
         Err(error) if error.is_temporary() => return,
         Err(error) => error.to_string(),
     };
+    // An order that cannot be obeyed yet waits for the next scan. What is behind it does, too, but no `cancel`.
+    let mut waits = false;
     for word in text.lines().map(str::trim).filter(|word| !word.is_empty()) {
+        if waits && word != "cancel" {
+            continue;
+        }
         let jobs = driver.cluster.jobs().into_iter();
         let Some(job) = jobs.filter(|job| job.name == name).max_by_key(|job| job.id) else {
             break;
@@ -99,12 +104,14 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
         match (word, job.phase) {
             ("pause", JobPhase::Running) => {
                 let how = "paused by its control file; write `resume` there to go on";
-                set(driver, &job, JobPhase::Paused, how).await;
+                waits = !set(driver, &job, JobPhase::Paused, how).await;
             }
-            ("resume", JobPhase::Paused) => set(driver, &job, JobPhase::Running, "").await,
+            ("resume", JobPhase::Paused) => {
+                waits = !set(driver, &job, JobPhase::Running, "").await;
+            }
             ("cancel", JobPhase::Running | JobPhase::Paused) => {
                 let how = "cancelled by its control file";
-                set(driver, &job, JobPhase::Cancelled, how).await;
+                waits = !set(driver, &job, JobPhase::Cancelled, how).await;
             }
             ("pause" | "resume" | "cancel", _) => {}
             _ if let Some(name) = word.strip_prefix("savepoint ") => {
@@ -126,7 +133,7 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
                     }
                     Err(error) => {
                         tracing::warn!(job = %job.id, %error, word, "an order cannot be obeyed yet");
-                        return;
+                        waits = true;
                     }
                 }
             }
@@ -140,18 +147,14 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
                         driver.log(&job, &format!("control: `{word}`: {why}")).await;
                     }
                     Err(error) => {
-                        // The order stays, and the next scan obeys it.
                         tracing::warn!(job = %job.id, %error, word, "an order cannot be obeyed yet");
-                        return;
+                        waits = true;
                     }
                 }
             }
             _ => match (rate_order(word), job.phase) {
                 (Some(order), JobPhase::Running) => {
-                    if !set_rate(driver, &job, order).await {
-                        // The order stays, and the next scan obeys it.
-                        return;
-                    }
+                    waits = !set_rate(driver, &job, order).await;
                 }
                 (Some(_), JobPhase::Paused) => {
                     let line = format!("control: `{word}`: the job is paused; resume it first");
@@ -165,6 +168,11 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
                 }
             },
         }
+    }
+    let is_another = |now: Entry| (now.ino, now.generation) != (entry.ino, entry.generation);
+    if waits || storage.stat(path).await.is_ok_and(is_another) {
+        // The next scan finds it, or what was written there meanwhile.
+        return;
     }
     if let Err(error) = storage.remove(path, Some(entry.ino)).await {
         tracing::warn!(path, %error, "cannot remove an order that was obeyed; it is obeyed again");
@@ -211,20 +219,23 @@ async fn set_rate(driver: &Driver, job: &JobInfo, order: RateOrder) -> bool {
     has_it().is_some()
 }
 
-async fn set(driver: &Driver, job: &JobInfo, phase: JobPhase, message: &str) {
+/// Whether the job has the phase now.
+async fn set(driver: &Driver, job: &JobInfo, phase: JobPhase, message: &str) -> bool {
     let id = job.id;
     let command = JobCommand::SetPhase {
         job: id,
+        attempt: None,
         phase,
         message: change::with_refusal(&job.message, message),
     };
     let is_set = || driver.job(id).is_some_and(|job| job.phase == phase);
     if driver.agree(command, is_set).await.is_err() {
         tracing::warn!(job = %id, ?phase, "cannot change the phase of the job; its order stays");
-        return;
+        return false;
     }
     tracing::info!(job = %id, name = job.name, ?phase, message, "order to a job");
     if phase == JobPhase::Cancelled {
         driver.clean_up(id).await;
     }
+    true
 }

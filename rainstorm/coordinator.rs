@@ -81,7 +81,11 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
         while looking.len() < INTAKES_MAX
             && let Some(path) = waiting
                 .iter()
-                .find(|path| !looking.values().any(|other| other == *path))
+                .find(|path| {
+                    !looking
+                        .values()
+                        .any(|other| subject(other) == subject(path))
+                })
                 .cloned()
         {
             waiting.remove(&path);
@@ -112,6 +116,12 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
             }
         }
     }
+}
+
+/// The job that a path speaks of: what is done about one job is done one after the other.
+fn subject(path: &str) -> &str {
+    let of_spec = || Some(job_name(path)?.0);
+    control::job_of(path).or_else(of_spec).unwrap_or(path)
 }
 
 /// A spec, or an order to a job.

@@ -269,6 +269,7 @@ impl Driver {
         let id = info.id;
         let phase = JobCommand::SetPhase {
             job: id,
+            attempt: Some(info.attempt),
             phase: JobPhase::Failed,
             message: change::with_refusal(&info.message, &message),
         };
@@ -278,6 +279,9 @@ impl Driver {
         };
         match self.agree(phase, ended).await {
             Ok(_) => self.clean_up(id).await,
+            Err(End::Over) => {
+                tracing::info!(job = %id, attempt = %info.attempt, "another attempt was begun meanwhile: it may do better");
+            }
             Err(_) => {
                 tracing::warn!(job = %id, "cannot register the failure; the next leader will")
             }

@@ -24,6 +24,8 @@ pub struct Side {
 #[derive(Debug, Clone)]
 pub struct JoinSpec {
     pub sides: [Side; 2],
+    /// What each side's columns are called. Lines that are held have them.
+    pub columns: [Option<Vec<String>>; 2],
     pub within_ms: i64,
 }
 
@@ -247,6 +249,7 @@ mod tests {
         };
         Join::new(JoinSpec {
             sides: [side(), side()],
+            columns: [None, None],
             within_ms,
         })
     }

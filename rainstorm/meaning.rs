@@ -1,6 +1,6 @@
 //! What of a spec must not change while a job goes on: how a source was read so far, and what a stage's state says.
 
-use crate::plan::Plan;
+use crate::plan::{Op, Plan};
 use crate::spec::{Column, Format, OpSpec, SourceSpec, Spec, StageSpec, TimeSpec};
 use crate::spec_tree::Fault;
 
@@ -73,13 +73,20 @@ pub fn of_state(
             time: times,
             within_ms,
         } => {
+            let step = plan.steps.iter().find(|step| step.name == stage.name);
+            let columns = |at: usize| match step.map(|step| &step.op) {
+                Some(Op::Join(spec)) => spec.columns[at].as_deref(),
+                _ => None,
+            };
             let side = |at: usize| {
                 let from = stage
                     .from
                     .get(at)
                     .map(|from| origins(&from.name, plan, &origin));
                 let from = from.unwrap_or_default();
-                format!("{from} on {} at {}", names(&on[at]), time(&times[at]))
+                let of = columns(at).map(|columns| format!(" ({})", columns.join(", ")));
+                let of = of.unwrap_or_default();
+                format!("{from}{of} on {} at {}", names(&on[at]), time(&times[at]))
             };
             format!("join of {} with {} within {within_ms} ms", side(0), side(1))
         }

@@ -55,10 +55,28 @@ pub struct Before {
 }
 
 impl Before {
-    /// Of a job of this name.
+    /// Of a job of this name. Positions of another shape than their plan's, which no job writes, are refused.
     pub fn of(name: &str, positions: Positions) -> Result<Self> {
-        let broken = |fault: Fault| Error::Job(format!("/.jobs/{name}: {}", fault.what));
-        let spec = positions.parse().map_err(broken)?;
+        let before = Self::planned(name, positions)?;
+        let tasks = before.plan.steps.iter().map(|step| step.tasks as usize);
+        match tasks.eq(before.positions.tasks.iter().map(Vec::len)) {
+            true => Ok(before),
+            false => Err(Error::Job(format!(
+                "/.jobs/{name}: the positions are not those of its plan"
+            ))),
+        }
+    }
+
+    /// The same whose positions are still to be shared out anew.
+    pub fn planned(name: &str, positions: Positions) -> Result<Self> {
+        let broken = |what: String| Error::Job(format!("/.jobs/{name}: {what}"));
+        let spec = positions.parse().map_err(|fault| broken(fault.what))?;
+        let lookups = spec.stages.iter();
+        let lookups = lookups.filter(|stage| matches!(stage.op, OpSpec::Lookup(_)));
+        if spec.sources.len() + lookups.count() != positions.sources.len() {
+            return Err(broken("the sources are not those of its spec".into()));
+        }
+        let broken = |fault: Fault| broken(fault.what);
         let plan = Plan::resolve(&spec, name, &positions.sources).map_err(broken)?;
         Ok(Self {
             positions,

@@ -347,6 +347,7 @@ impl<'a> Builder<'a> {
                     .map(|(left, right)| [left, right].concat());
                 let spec = JoinSpec {
                     sides,
+                    columns: [left, other],
                     within_ms: *within_ms,
                 };
                 Ok((Op::Join(spec), after))
@@ -396,7 +397,7 @@ impl<'a> Builder<'a> {
             of: Some(first + keys),
             window: spec.window.map(|window| WindowSpec {
                 cut: Cut::Given,
-                lateness_ms: 0,
+                // Results come as late as lines may: the stage puts them out when the watermark is that far past their end.
                 ..window
             }),
             ..spec

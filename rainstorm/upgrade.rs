@@ -239,6 +239,22 @@ impl Change<'_> {
             return Err(Fault::new(stage.map_or(0, |stage| stage.at), what, remedy));
         }
         let before = &self.positions.tasks[old as usize];
+        let is_open = |number: usize| match before.get(number) {
+            Some(was) if before.len() == step.tasks as usize => !was.ended,
+            _ => true,
+        };
+        if (0..)
+            .zip(&tasks)
+            .any(|(number, task)| task.ended && is_open(number))
+        {
+            let stage = self.new.spec.stages.iter().find(|s| s.name == step.stage());
+            let what = format!(
+                "what comes to the stage `{}` has ended; its state would never be put out",
+                step.stage()
+            );
+            let remedy = format!("leave it an input that goes on, {ANEW}");
+            return Err(Fault::new(stage.map_or(0, |stage| stage.at), what, remedy));
+        }
         let all: Vec<Inherited> = (0..before.len() as u32)
             .flat_map(|task| (self.states)(old, task))
             .collect();

@@ -440,6 +440,7 @@ async fn a_paused_job_stands_still_and_a_cancelled_one_ends() {
     let job = world.until("filter", 10, |job| job.epoch.0 >= 2).await.id;
     let set = |phase| JobCommand::SetPhase {
         job,
+        attempt: None,
         phase,
         message: String::new(),
     };

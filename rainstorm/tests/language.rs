@@ -657,3 +657,34 @@ async fn what_makes_no_sense_is_refused_with_a_remedy() {
     }
     world.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn windows_with_lateness_have_their_best_whatever_the_number_of_tasks() {
+    let mut outputs = Vec::new();
+    for tasks in [1, 3] {
+        let world = World::start(3, |_| {}).await;
+        world.write(
+            "/in.csv",
+            b"at,page\n1000,a\n2000,a\n3000,b\n4000,d\n4001,d\n4002,d\n",
+            0,
+        );
+        let spec = format!(
+            "version = 1\n[[source]]\nname = \"in\"\npath = \"/in.csv\"\nformat = \"csv\"\nfollow = true\n\
+             time = \"at\"\ntime_format = \"unix_ms\"\n\
+             [[stage]]\nname = \"n\"\nfrom = \"in\"\ntasks = {tasks}\n\
+             op = {{ top = {{ by = \"page\", n = 2, window = {{ tumbling_ms = 60000, time = \"at\", \
+             time_format = \"unix_ms\", allowed_lateness_ms = 5000 }} }} }}\n"
+        );
+        world.spec("j.toml", &spec, 0);
+        world.until("j", 20, |job| job.epoch.0 >= 1).await;
+        for at in (50_000..80_000).step_by(500) {
+            world.extend("/in.csv", format!("{at},c\n").as_bytes());
+            sleep(Duration::from_millis(200)).await;
+        }
+        sleep(Duration::from_secs(5)).await;
+        outputs.push(world.lines("/.jobs/j/output"));
+        world.check();
+    }
+    assert_eq!(outputs[0], ["0,60000,c,20", "0,60000,d,3"]);
+    assert_eq!(outputs[0], outputs[1]);
+}

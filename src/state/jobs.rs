@@ -31,9 +31,10 @@ impl State {
             JobCommand::Commit(commit) => self.commit_job(commit, events),
             JobCommand::SetPhase {
                 job,
+                attempt,
                 phase,
                 message,
-            } => self.set_job_phase(*job, *phase, message, events),
+            } => self.set_job_phase((*job, *attempt), *phase, message, events),
             JobCommand::Forget { job } => self.forget_job(*job, events),
             JobCommand::Change { .. } => self.change_job(command, events),
         }
@@ -202,7 +203,7 @@ impl State {
 
     fn set_job_phase(
         &mut self,
-        id: JobId,
+        (id, attempt): (JobId, Option<Attempt>),
         phase: JobPhase,
         message: &str,
         events: &mut Vec<Event>,
@@ -210,6 +211,9 @@ impl State {
         let job = self.jobs.get_mut(&id).ok_or(CommandError::NoJob)?;
         if has_ended(job.phase) && job.phase != phase {
             return Err(CommandError::NoJob);
+        }
+        if attempt.is_some_and(|attempt| attempt != job.attempt) {
+            return Err(CommandError::Changed);
         }
         job.phase = phase;
         job.message = message.to_owned();
@@ -230,6 +234,7 @@ impl State {
         let JobCommand::Change {
             job: id,
             from,
+            phase,
             spec,
             generation,
             positions,
@@ -244,11 +249,14 @@ impl State {
         if job.phase == JobPhase::Done {
             return Err(CommandError::NoJob);
         }
-        if job.attempt != *from {
+        if job.attempt != *from || job.phase != *phase {
             return Err(CommandError::Changed);
         }
         let (name, ended) = (job.name.clone(), has_ended(job.phase));
-        if let Some(positions) = positions {
+        if let Some((epoch, positions)) = positions {
+            if job.epoch != *epoch {
+                return Err(CommandError::Changed);
+            }
             if positions.len() + job.progress.len() > POSITIONS_BYTES_MAX {
                 return Err(CommandError::Invalid(format!(
                     "positions are over {POSITIONS_BYTES_MAX} bytes"
@@ -263,7 +271,7 @@ impl State {
         }
         let changed = self.time;
         let job = self.jobs.get_mut(id).expect("found above");
-        if let Some(positions) = positions {
+        if let Some((_, positions)) = positions {
             job.attempt = Attempt(from.0 + 1);
             job.positions.clone_from(positions);
             (job.uid, job.gid) = (*uid, *gid);

@@ -13,8 +13,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Format of data folders that this binary writes, and the newest that it reads.
-const FORMAT: u16 = 1;
+/// Format of data folders that this binary writes and reads.
+const FORMAT: u16 = 2;
 const PATH: &str = "format";
 const HEADING: &str = "# The data folder of one HyDFS member. Do not edit, and do not copy a folder: its copy is refused.\n";
 
@@ -293,6 +293,13 @@ fn load(disk: &dyn Disk) -> Result<Option<Format>> {
     };
     let text = std::str::from_utf8(&bytes).map_err(|error| bad(&error))?;
     let version: Version = toml::from_str(text).map_err(|error| bad(&error.message()))?;
+    if version.format < FORMAT {
+        let why = format!(
+            "it was written by an earlier build (format {}, this one reads {FORMAT}): start with an empty folder",
+            version.format
+        );
+        return Err(StoreError::NotUsable { path, why });
+    }
     if version.format > FORMAT {
         return Err(StoreError::Newer {
             path: path.clone(),

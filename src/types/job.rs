@@ -65,20 +65,24 @@ pub enum JobCommand {
     /// Changes phase and message; writers are ended at their watermarks when the phase is an end.
     SetPhase {
         job: JobId,
+        /// What is said of one attempt is refused once there is another.
+        attempt: Option<Attempt>,
         phase: JobPhase,
         message: String,
     },
     /// Forgets a job that has ended.
     Forget { job: JobId },
-    /// Another version of the spec, or of what was ordered, seen at attempt `from`. With positions the job takes it: it goes on
+    /// Another version of the spec, or of what was ordered, seen at attempt `from` in `phase`: refused at any other. With positions the job takes it: it goes on
     /// from them under the next attempt, the writers of older ones are fenced, and one that failed or was cancelled runs again.
+    /// They were made from this job epoch, and refused unless it is still the last: whoever proposed them makes others.
     /// Without, only the spec's identity and the message change.
     Change {
         job: JobId,
         from: Attempt,
+        phase: JobPhase,
         spec: Ino,
         generation: u64,
-        positions: Option<Vec<u8>>,
+        positions: Option<(JobEpoch, Vec<u8>)>,
         /// Owner of the spec, for a job that takes it.
         uid: u32,
         gid: u32,

@@ -93,6 +93,14 @@ impl Cluster for Member {
                 return Err(no_quorum());
             }
             self.alive().await;
+            if matches!(command, JobCommand::Restart { .. }) {
+                let delay = self.world.knobs.restart_delay_ms.load(Relaxed);
+                sleep(Duration::from_millis(delay)).await;
+            }
+            let is_change = matches!(command, JobCommand::Change { .. });
+            if is_change && self.world.happens(&self.world.knobs.lost_changes) {
+                return Err(no_quorum());
+            }
             if matches!(command, JobCommand::Commit(_)) && !self.world.commit_comes_through() {
                 sleep(Duration::from_millis(5)).await;
                 return Err(no_quorum());
@@ -154,12 +162,19 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
             );
             Ok(Reply::Job(id))
         }
-        JobCommand::Restart { job, from, .. } => {
+        JobCommand::Restart { job, from, why } => {
             let known = inner.jobs.get_mut(&job).ok_or(CommandError::NoJob)?;
-            if known.attempt != from || known.phase != JobPhase::Running {
+            if matches!(
+                known.phase,
+                JobPhase::Done | JobPhase::Failed | JobPhase::Cancelled
+            ) {
+                return Err(CommandError::NoJob);
+            }
+            if known.attempt != from {
                 return Err(CommandError::Changed);
             }
             known.attempt.0 += 1;
+            known.message = why;
             end_writers(inner, job);
             Ok(Reply::Done)
         }
@@ -196,10 +211,14 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
         }
         JobCommand::SetPhase {
             job,
+            attempt,
             phase,
             message,
         } => {
             let known = inner.jobs.get_mut(&job).ok_or(CommandError::NoJob)?;
+            if attempt.is_some_and(|attempt| attempt != known.attempt) {
+                return Err(CommandError::Changed);
+            }
             if matches!(
                 known.phase,
                 JobPhase::Done | JobPhase::Failed | JobPhase::Cancelled
@@ -216,6 +235,7 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
         JobCommand::Change {
             job,
             from,
+            phase,
             spec,
             generation,
             positions,
@@ -224,11 +244,17 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
             message,
         } => {
             let known = inner.jobs.get_mut(&job).ok_or(CommandError::NoJob)?;
-            if known.attempt != from || known.phase == JobPhase::Done {
+            if known.attempt != from || known.phase != phase || phase == JobPhase::Done {
+                return Err(CommandError::Changed);
+            }
+            if positions
+                .as_ref()
+                .is_some_and(|(epoch, _)| *epoch != known.epoch)
+            {
                 return Err(CommandError::Changed);
             }
             (known.spec, known.generation, known.message) = (spec, generation, message);
-            let Some(positions) = positions else {
+            let Some((_, positions)) = positions else {
                 return Ok(Reply::Job(job));
             };
             known.attempt.0 += 1;

@@ -29,10 +29,11 @@ impl State {
         let mut outcomes = Vec::with_capacity(items.len());
         for item in items {
             let agreed = self.agrees(incarnation, item);
-            outcomes.push(match agreed {
+            let outcome = match agreed && !self.fences_first(item, events) {
                 true => self.merge_one(item, &mut touch, events),
                 false => MergeOutcome::Refused,
-            });
+            };
+            outcomes.push(outcome);
         }
         for (ino, time) in &touch.time {
             self.names.inode_mut(*ino).modified(*time);
@@ -80,6 +81,28 @@ impl State {
             }
         };
         phase && seq >= segment.merged(id) && writer.job.is_none_or(|job| seq <= job.watermark)
+    }
+
+    /// A cutoff that fills a segment makes appends void that wait in it for a job epoch, also those of one that is committed
+    /// before the cut. So it ends the writers of jobs first, and is refused: the next try lists what counts of theirs. What
+    /// rolls by its size is the last segment, and no such append waits there.
+    fn fences_first(&mut self, item: &MergeItem, events: &mut Vec<Event>) -> bool {
+        let ino = self.names.segments[&item.segment].ino;
+        let file = self.names.regular(ino).ok();
+        let last = file.and_then(|file| file.segments.values().next_back());
+        item.then == Then::Full && last != Some(&item.segment) && self.fence_jobs(ino, events)
+    }
+
+    /// Ends the writers that tasks of jobs have of a file: a job epoch that counts on their records is refused, and the attempt
+    /// runs again. Whether there were any.
+    fn fence_jobs(&mut self, ino: Ino, events: &mut Vec<Event>) -> bool {
+        let writers = &self.names.writers;
+        let file = self.names.regular(ino);
+        let live = file.into_iter().flat_map(|file| &file.writers);
+        let of_jobs = live.filter(|id| writers[id].job.is_some());
+        let of_jobs: BTreeSet<WriterId> = of_jobs.copied().collect();
+        self.fence_writers(&of_jobs, events);
+        !of_jobs.is_empty()
     }
 
     fn merge_one(
@@ -134,6 +157,8 @@ impl State {
             Then::Retire => {
                 self.shrink_to(ino, start);
                 self.names.retire_segment(id, events);
+                // Records that wait for a job epoch may have gone with it.
+                self.fence_jobs(ino, events);
             }
         }
         MergeOutcome::Merged(version)

@@ -192,16 +192,27 @@ fn file_commands_keep_their_bytes() {
     let change = JobCommand::Change {
         job: JobId(1),
         from: Attempt(2),
+        phase: JobPhase::Paused,
         spec: Ino(6),
         generation: 3,
-        positions: Some(vec![1, 2]),
+        positions: Some((JobEpoch(7), vec![1, 2])),
         uid: 4,
         gid: 5,
         message: "m".into(),
     };
+    let failed = JobCommand::SetPhase {
+        job: JobId(1),
+        attempt: Some(Attempt(2)),
+        phase: JobPhase::Failed,
+        message: "m".into(),
+    };
+    golden(
+        Command::Job(failed),
+        "0100ac020201040680c49fd50c05150301010203016d",
+    );
     golden(
         Command::Job(change),
-        "0100ac020201040680c49fd50c05150501020603010201020405016d",
+        "0100ac020201040680c49fd50c051505010201060301070201020405016d",
     );
     golden(
         Command::Fence {

@@ -44,6 +44,7 @@ fn commit(attempt: u32, epoch: u64, watermarks: &[(WriterId, u64)], done: bool) 
 fn phase(phase: JobPhase) -> Command {
     Command::Job(JobCommand::SetPhase {
         job: JOB,
+        attempt: None,
         phase,
         message: "why".to_owned(),
     })
@@ -254,12 +255,18 @@ fn an_expired_member_ends_its_tasks() {
 }
 
 fn change(from: u32, generation: u64, positions: Option<&[u8]>) -> Command {
+    change_of(JobPhase::Running, from, generation, positions)
+}
+
+/// With positions that were made from job epoch 1.
+fn change_of(phase: JobPhase, from: u32, generation: u64, positions: Option<&[u8]>) -> Command {
     Command::Job(JobCommand::Change {
         job: JOB,
         from: Attempt(from),
+        phase,
         spec: Ino(50),
         generation,
-        positions: positions.map(<[u8]>::to_vec),
+        positions: positions.map(|positions| (JobEpoch(1), positions.to_vec())),
         uid: 3,
         gid: 4,
         message: "changed".to_owned(),
@@ -296,14 +303,140 @@ fn a_job_that_changes_goes_on_from_its_positions_and_its_writers_are_fenced() {
 
     // One that was cancelled runs again, unless another of its name does; one that is done is over.
     bench.ok(phase(JobPhase::Cancelled));
-    bench.ok(change(2, 4, Some(&[8])));
+    bench.ok(change_of(JobPhase::Cancelled, 2, 4, Some(&[8])));
     assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Running);
     bench.ok(phase(JobPhase::Failed));
     bench.ok(start("job", 51, 1));
     assert_eq!(
-        bench.refused(change(3, 5, Some(&[7]))),
+        bench.refused(change_of(JobPhase::Failed, 3, 5, Some(&[7]))),
         CommandError::Exists
     );
-    bench.ok(change(3, 5, None));
+    bench.ok(change_of(JobPhase::Failed, 3, 5, None));
+    assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Failed);
+}
+
+#[test]
+fn positions_of_a_job_epoch_that_is_not_the_last_are_refused() {
+    let (mut bench, _, _, _) = running();
+    bench.ok(commit(1, 1, &[], false));
+    bench.ok(restart(1));
+    // Attempt 2 is another's than the one that the positions were made under: it commits.
+    bench.ok(commit(2, 2, &[], false));
+    assert_eq!(
+        bench.refused(change(2, 2, Some(&[9]))),
+        CommandError::Changed
+    );
+    let job = bench.state.jobs[&JOB].clone();
+    assert_eq!((job.attempt, job.generation), (Attempt(2), 1));
+    assert_eq!(job.positions, [2]);
+    // What is only noted needs no positions.
+    bench.ok(change(2, 2, None));
+    assert_eq!(bench.state.jobs[&JOB].generation, 2);
+}
+
+/// A segment at 0 that is full and the next one, where `writer` goes on.
+fn rolled(bench: &mut Bench, ino: Ino, writer: WriterId, first: SegmentId) -> SegmentId {
+    bench.ok(commit(1, 1, &[(writer, 1)], false));
+    let roll = MergeItem {
+        then: Then::Full,
+        ..bench.item(first, &[(writer, 1)], SEGMENT_BYTES)
+    };
+    assert!(matches!(bench.merge(roll), MergeOutcome::Merged(_)));
+    assert_eq!(
+        bench.state.writer(writer).map(|w| w.phase),
+        Some(WriterPhase::Open),
+        "a roll by size ends nobody"
+    );
+    bench.segment_at(ino, SEGMENT_BYTES)
+}
+
+#[test]
+fn a_job_epoch_whose_records_went_with_a_retired_segment_is_refused() {
+    let (mut bench, ino, writer, first) = running();
+    let next = rolled(&mut bench, ino, writer, first);
+    // Records 2 and 3 are durable in `next`.
+    let retire = MergeItem {
+        then: Then::Retire,
+        ..bench.item(next, &[], 0)
+    };
+    assert!(matches!(bench.merge(retire), MergeOutcome::Merged(_)));
+    assert!(bench.events.contains(&Event::Writers(ino)));
+    assert_eq!(
+        bench.refused(commit(1, 2, &[(writer, 3)], false)),
+        CommandError::Changed
+    );
+    let cut = MergeItem {
+        then: Then::SetLen(0),
+        ..bench.item(first, &[], 0)
+    };
+    assert!(matches!(bench.merge(cut), MergeOutcome::Merged(_)));
+    assert!(bench.state.is_clean_file(ino));
+    // The attempt runs again.
+    bench.ok(restart(1));
+    let again = grant(&mut bench, ino, 2);
+    bench.ok(commit(2, 2, &[(again, 2)], false));
+    let item = bench.item(first, &[(again, 2)], 20);
+    assert!(matches!(bench.merge(item), MergeOutcome::Merged(_)));
+}
+
+#[test]
+fn a_cutoff_that_fills_a_segment_ends_writers_of_jobs_first_and_keeps_what_is_committed() {
+    let (mut bench, ino, writer, first) = running();
+    bench.ok(commit(1, 1, &[(writer, 1)], false));
+    bench.ok(Command::Extend {
+        ino,
+        starts: vec![SEGMENT_BYTES],
+    });
+    let fill = MergeItem {
+        then: Then::Full,
+        ..bench.item(first, &[(writer, 1)], 10)
+    };
+    // Record 2 was not listed, and is committed before the cut.
+    bench.ok(commit(1, 2, &[(writer, 2)], false));
+    assert_eq!(bench.merge(fill), MergeOutcome::Refused);
+    assert!(!bench.state.segment(first).unwrap().is_full());
+    assert_eq!(
+        bench.refused(commit(1, 3, &[(writer, 3)], false)),
+        CommandError::Changed
+    );
+    let again = MergeItem {
+        then: Then::Full,
+        ..bench.item(first, &[(writer, 2)], 20)
+    };
+    assert!(matches!(bench.merge(again), MergeOutcome::Merged(_)));
+    assert!(bench.state.segment(first).unwrap().is_full());
+}
+
+#[test]
+fn a_change_revives_no_job_that_ended_meanwhile() {
+    let (mut bench, _, _, _) = running();
+    bench.ok(commit(1, 1, &[], false));
+    bench.ok(restart(1));
+    bench.ok(phase(JobPhase::Cancelled));
+    assert_eq!(
+        bench.refused(change(2, 2, Some(&[9]))),
+        CommandError::Changed
+    );
+    assert_eq!(bench.refused(change(2, 2, None)), CommandError::Changed);
+    let job = &bench.state.jobs[&JOB];
+    assert_eq!((job.phase, job.generation), (JobPhase::Cancelled, 1));
+}
+
+#[test]
+fn a_failure_is_one_attempts_own() {
+    let (mut bench, _, _, _) = running();
+    let failure = |attempt| {
+        Command::Job(JobCommand::SetPhase {
+            job: JOB,
+            attempt: Some(Attempt(attempt)),
+            phase: JobPhase::Failed,
+            message: "why".to_owned(),
+        })
+    };
+    bench.ok(restart(1));
+    assert_eq!(bench.refused(failure(1)), CommandError::Changed);
+    assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Running);
+    bench.ok(failure(2));
+    bench.ok(failure(2));
     assert_eq!(bench.state.jobs[&JOB].phase, JobPhase::Failed);
 }

@@ -232,6 +232,9 @@ fn job(state: &State, raw: [u8; 5]) -> Command {
         },
         2 => JobCommand::SetPhase {
             job: id,
+            attempt: raw[2]
+                .is_multiple_of(2)
+                .then(|| Attempt(job.attempt.0 + u32::from(raw[3].is_multiple_of(5)))),
             phase: JobPhase::Failed,
             message: String::new(),
         },
@@ -239,9 +242,15 @@ fn job(state: &State, raw: [u8; 5]) -> Command {
         4 => JobCommand::Change {
             job: id,
             from: Attempt(job.attempt.0 + u32::from(raw[2].is_multiple_of(5))),
+            phase: job.phase,
             spec: job.spec,
             generation: job.generation + u64::from(raw[3] % 2),
-            positions: (!raw[4].is_multiple_of(3)).then(Vec::new),
+            positions: (!raw[4].is_multiple_of(3)).then(|| {
+                (
+                    JobEpoch(job.epoch.0 + u64::from(raw[4].is_multiple_of(7))),
+                    Vec::new(),
+                )
+            }),
             uid: 0,
             gid: 0,
             message: String::new(),
