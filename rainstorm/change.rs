@@ -5,6 +5,7 @@ use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::position::Positions;
 use crate::prepare::{self, Before, SpecFile};
+use crate::rights;
 use crate::run::End;
 use crate::scale::{Scaled, Wish};
 use crate::seams::Owner;
@@ -57,10 +58,16 @@ async fn try_rewrite(
     let storage = &*driver.storage;
     let text = prepare::text(storage, file).await?;
     let who = (file.name.as_str(), file.owner);
+    let is_another = (job.uid, job.gid) != (file.owner.uid, file.owner.gid);
     if job.positions.is_empty() {
         // Nothing was committed: there is nothing to go on from.
-        let (positions, _) =
+        let (positions, plan) =
             prepare::check(storage, &driver.options, &file.path, who, text).await?;
+        if is_another
+            && let Some(fault) = rights::check(storage, (&job.name, &plan), file.owner).await?
+        {
+            return Err(Error::Spec(fault.located(&file.path, &positions.spec)));
+        }
         let next = |job: &JobInfo| match job.positions.is_empty() {
             true => Ok(Next {
                 positions: positions.clone(),
@@ -79,6 +86,11 @@ async fn try_rewrite(
         plan: &ready.plan,
     };
     let located = |fault: Fault| Error::Spec(fault.located(&file.path, &ready.text));
+    if is_another
+        && let Some(fault) = rights::check(storage, (&job.name, &ready.plan), file.owner).await?
+    {
+        return Err(located(fault));
+    }
     if before.spec.receipt != ready.spec.receipt {
         let what = "`receipt` has changed, but a receipt is of a whole job";
         return Err(located(Fault::new(

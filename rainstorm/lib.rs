@@ -58,6 +58,7 @@ mod reach;
 mod reader;
 mod receipt;
 mod resolve;
+mod rights;
 mod run;
 mod sandbox;
 mod savepoint;

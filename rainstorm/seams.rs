@@ -108,6 +108,8 @@ pub trait Storage: Send + Sync + 'static {
         owner: Owner,
         limit: usize,
     ) -> BoxFuture<'a, StorageResult<Bytes>>;
+    /// `Denied` unless `owner` may write this file or make files in this folder, or make it if it is missing. Makes nothing.
+    fn may_write<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<()>>;
     /// Makes a directory and its parents; those that exist are fine.
     fn make_dir<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<()>>;
     /// A new writer of this attempt on a file, which is made (with its parents, owned by `owner`) if missing.

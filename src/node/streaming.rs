@@ -423,6 +423,22 @@ async fn ensure(volume: &Volume, path: &str, owner: Owner, kind: FileKind) -> St
     }
 }
 
+/// Whether a user may write what is there, or make what is missing as `ensure` does.
+async fn may_write(volume: &Volume, path: &str, owner: Owner) -> StorageResult<()> {
+    let may = match walk(volume, path, owner).await {
+        Ok(attr) => may(&attr, owner, 2),
+        Err(StorageError::NotFound(_)) => match split(path).0 {
+            "/.jobs" => true,
+            dir => return Box::pin(may_write(volume, dir, owner)).await,
+        },
+        Err(error) => return Err(error),
+    };
+    match may {
+        true => Ok(()),
+        false => Err(StorageError::Denied(path.into())),
+    }
+}
+
 /// Merges what nobody writes any more and nobody has read yet: until then the agreed size does not have it.
 async fn settle(volume: &Volume, attr: &Attr) {
     let pending = {
@@ -503,6 +519,11 @@ impl Storage for Files {
             }
             Ok(all.into())
         })
+    }
+
+    fn may_write<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<()>> {
+        let (volume, path) = (self.volume.clone(), path.to_owned());
+        self.on_core(async move { may_write(&volume, &path, owner).await })
     }
 
     fn make_dir<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<()>> {

@@ -196,18 +196,6 @@ impl State {
 
     fn audit_file(&self, ino: Ino, file: &FileBody) -> Finding {
         let attr = &self.names.inodes[&ino].attr;
-        let (end, stored) = self.names.extent(file);
-        must!(
-            attr.size == end.max(file.size_min),
-            "{ino}: size {} is not {end} or {}",
-            attr.size,
-            file.size_min
-        );
-        must!(
-            attr.stored == stored,
-            "{ino}: {stored} bytes held, {} counted",
-            attr.stored
-        );
         for (start, id) in &file.segments {
             let segment = self.names.segments.get(id);
             must!(
@@ -220,6 +208,18 @@ impl State {
                 "{ino}: the last segment {id} is full"
             );
         }
+        let (end, stored) = self.names.extent(file);
+        must!(
+            attr.size == end.max(file.size_min),
+            "{ino}: size {} is not {end} or {}",
+            attr.size,
+            file.size_min
+        );
+        must!(
+            attr.stored == stored,
+            "{ino}: {stored} bytes held, {} counted",
+            attr.stored
+        );
         let known = |id: &&WriterId| self.names.writers.contains_key(id);
         let lost = file.unread.iter().find(|id| !known(id));
         must!(lost.is_none(), "{ino}: {lost:?} is gone unread");

@@ -97,6 +97,12 @@ impl Cluster for Member {
                 let delay = self.world.knobs.restart_delay_ms.load(Relaxed);
                 sleep(Duration::from_millis(delay)).await;
             }
+            if let JobCommand::SetPhase { phase, .. } = command
+                && phase == JobPhase::Failed
+            {
+                let delay = self.world.knobs.failure_delay_ms.load(Relaxed);
+                sleep(Duration::from_millis(delay)).await;
+            }
             let is_change = matches!(command, JobCommand::Change { .. });
             if is_change && self.world.happens(&self.world.knobs.lost_changes) {
                 return Err(no_quorum());

@@ -39,6 +39,7 @@ pub struct Knobs {
     pub lost_proposals: AtomicU64,
     pub lost_changes: AtomicU64,
     pub restart_delay_ms: AtomicU64,
+    pub failure_delay_ms: AtomicU64,
     pub read_delay_ms: AtomicU64,
     /// Calls take no time, for measurements.
     pub calm: AtomicBool,

@@ -150,6 +150,19 @@ impl Storage for Member {
         })
     }
 
+    /// What is there is its owner's; anybody may make what is missing.
+    fn may_write<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<()>> {
+        Box::pin(async move {
+            self.alive().await;
+            let inner = self.world.lock();
+            let file = inner.files.get(path);
+            match file.is_none_or(|file| owner.uid == 0 || owner.uid == file.uid) {
+                true => Ok(()),
+                false => Err(StorageError::Denied(path.to_owned())),
+            }
+        })
+    }
+
     fn make_dir<'a>(&'a self, _path: &'a str, _owner: Owner) -> BoxFuture<'a, StorageResult<()>> {
         Box::pin(async move {
             self.alive().await;
