@@ -402,11 +402,18 @@ impl Table {
     pub fn take_lockers_through(&self, ino: Ino, handle: Handle) -> Vec<u64> {
         let mut inner = self.inner();
         let of_inode = inner.lockers.range_mut((ino, 0)..=(ino, u64::MAX));
-        let owners: Vec<u64> = of_inode
-            .filter_map(|((_, owner), through)| {
-                (through.remove(&handle) && through.is_empty()).then_some(*owner)
-            })
-            .collect();
+        let asked = of_inode.filter_map(|((_, owner), through)| {
+            through
+                .remove(&handle)
+                .then(|| (*owner, through.is_empty()))
+        });
+        let (last, others): (Vec<_>, Vec<_>) = asked.partition(|(_, is_last)| *is_last);
+        if let Some(memory) = self.memory() {
+            for (owner, _) in others {
+                memory.remove_locker(Locker { ino, owner, handle });
+            }
+        }
+        let owners: Vec<u64> = last.into_iter().map(|(owner, _)| owner).collect();
         for owner in &owners {
             inner.lockers.remove(&(ino, *owner));
         }
