@@ -26,6 +26,7 @@ mod steward;
 mod streaming;
 mod tree;
 mod voters;
+mod workers;
 
 pub use config::{
     CERTS_DEFAULT, CONTROL_SOCKET, Config, DATA_DEFAULT, Detection, FORMAT_FILE, MOUNT_DEFAULT,

@@ -3,7 +3,7 @@
 //! RainStorm computes on a runtime of its own; everything that touches the data plane is handed to the member's core
 //! runtime, where the rules of the data plane hold.
 
-use crate::{Error, member::Member};
+use crate::{Error, member::Member, workers::Members};
 use bytes::Bytes;
 use hydfs_data::{Draft, FileWriter, Target};
 use hydfs_fs::Volume;
@@ -11,12 +11,9 @@ use hydfs_mount::FsError;
 use hydfs_state::Body;
 use hydfs_types::{
     Agreement, AgreementError, Attempt, Attr, BoxFuture, Clock, Command, CommandError, FileKind,
-    Frame, Ino, JobCommand, JobId, JobInfo, JobPhase, LogIndex, MemberId, Op, Peer, ROOT_INO,
-    Reply, Seq, SystemClock, WriterId,
+    Frame, Ino, JobId, MemberId, Op, Peer, ROOT_INO, Reply, Seq, SystemClock, WriterId,
 };
-use rainstorm::{
-    CallError, Cluster, Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult,
-};
+use rainstorm::{Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -193,89 +190,6 @@ fn follow_leader(member: &Arc<Member>) -> watch::Receiver<Option<MemberId>> {
         }
     });
     leader
-}
-
-/// [`Cluster`] over the agreed state.
-struct Members {
-    member: Arc<Member>,
-    leader: watch::Receiver<Option<MemberId>>,
-}
-
-impl Cluster for Members {
-    fn me(&self) -> MemberId {
-        self.member.id()
-    }
-
-    fn members(&self) -> Vec<(MemberId, String)> {
-        let state = self.member.ctx.state();
-        state
-            .cluster
-            .members
-            .values()
-            .filter(|one| one.alive)
-            .map(|one| (one.id, one.said.name.clone()))
-            .collect()
-    }
-
-    fn call(
-        &self,
-        to: MemberId,
-        frame: Frame,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Frame, CallError>> {
-        let addr = self.member.ctx.state().member(to).map(|one| one.said.addr);
-        let net = self.member.net.clone();
-        Box::pin(async move {
-            let addr = addr.ok_or_else(|| CallError {
-                to,
-                why: "no such member".into(),
-            })?;
-            let answer = net
-                .call(addr, frame, deadline)
-                .await
-                .map_err(|error| CallError {
-                    to,
-                    why: error.to_string(),
-                })?;
-            if answer.head.is_empty() {
-                return Err(CallError {
-                    to,
-                    why: "it does not run tasks yet".into(),
-                });
-            }
-            Ok(answer)
-        })
-    }
-
-    fn leader(&self) -> watch::Receiver<Option<MemberId>> {
-        self.leader.clone()
-    }
-
-    fn jobs(&self) -> Vec<JobInfo> {
-        self.member.ctx.state().jobs.values().cloned().collect()
-    }
-
-    fn job(&self, id: JobId) -> Option<JobInfo> {
-        self.member.ctx.state().jobs.get(&id).cloned()
-    }
-
-    fn jobs_running(&self) -> Vec<JobInfo> {
-        let state = self.member.ctx.state();
-        state
-            .jobs
-            .values()
-            .filter(|job| job.phase == JobPhase::Running)
-            .cloned()
-            .collect()
-    }
-
-    fn changes(&self) -> watch::Receiver<LogIndex> {
-        self.member.followers.jobs.subscribe()
-    }
-
-    fn propose(&self, command: JobCommand) -> BoxFuture<'_, Result<Reply, AgreementError>> {
-        self.member.group.propose(Command::Job(command))
-    }
 }
 
 /// [`Storage`] over the volume.

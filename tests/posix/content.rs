@@ -1,6 +1,10 @@
 //! Bytes at offsets: against a local reference, with holes, cut while others write.
 
-use crate::{MEMBERS, Numbers, common::Cluster, folders, sh};
+use crate::{
+    MEMBERS, Numbers,
+    common::{Cluster, SOON, until},
+    folders, sh,
+};
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Write},
@@ -316,13 +320,9 @@ fn cut_below_writers(size: usize, cuts: usize, least: u64) {
                 .write(true)
                 .open(at[0].join("f"))
                 .expect("opened");
-            let len = loop {
-                let len = file.metadata().expect("metadata").len();
-                if len >= least {
-                    break len;
-                }
-                thread::sleep(std::time::Duration::from_millis(5));
-            };
+            let len = || file.metadata().expect("metadata").len();
+            until("the file has grown", SOON, || len() >= least);
+            let len = len();
             // Down to whole records; every fifth time to nothing.
             let keep = if cut % 5 == 4 {
                 0
