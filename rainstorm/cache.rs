@@ -14,16 +14,40 @@ static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
 /// is bound to the file itself (`reach`), not to its name.
 static PUBLISHING: Mutex<()> = Mutex::new(());
 
-/// The path of an executable file with this content below `dir`, made if missing. Blocks on the disk.
-pub fn publish(dir: &Path, content: &[u8]) -> io::Result<PathBuf> {
-    let name: String = Sha256::digest(content)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+/// Where programs of the members are looked for.
+pub const PATH: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
+
+/// SHA-256 in hex.
+fn digest(content: &[u8]) -> String {
+    let digest = Sha256::digest(content);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A program of this member, of `bytes_max` at most, and the SHA-256 of its content. It runs where it is: interpreters look
+/// for their libraries beside themselves. Blocks on the disk.
+pub fn find(name: &str, bytes_max: usize) -> io::Result<Option<(PathBuf, String)>> {
+    for path in PATH.iter().map(|dir| Path::new(dir).join(name)) {
+        let Ok(about) = fs::metadata(&path) else {
+            continue;
+        };
+        if about.is_file()
+            && about.permissions().mode() & 0o111 != 0
+            && about.len() <= bytes_max as u64
+        {
+            let digest = digest(&fs::read(&path)?);
+            return Ok(Some((path, digest)));
+        }
+    }
+    Ok(None)
+}
+
+/// The path of an executable file with this content below `dir`, made if missing, and its SHA-256. Blocks on the disk.
+pub fn publish(dir: &Path, content: &[u8]) -> io::Result<(PathBuf, String)> {
+    let name = digest(content);
     let path = dir.join(&name);
     let _alone = PUBLISHING.lock().unwrap_or_else(PoisonError::into_inner);
     if fs::read(&path).is_ok_and(|held| held == content) {
-        return Ok(path);
+        return Ok((path, name));
     }
     fs::create_dir_all(dir)?;
     let temp = dir.join(format!(
@@ -36,7 +60,7 @@ pub fn publish(dir: &Path, content: &[u8]) -> io::Result<PathBuf> {
         // The error that matters is the one above.
         drop(fs::remove_file(&temp));
     }
-    made.map(|()| path)
+    made.map(|()| (path, name))
 }
 
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
@@ -59,7 +83,7 @@ mod tests {
             let start = std::sync::Barrier::new(8);
             let one = || {
                 start.wait();
-                let path = publish(dir.path(), content.as_bytes()).unwrap();
+                let (path, _) = publish(dir.path(), content.as_bytes()).unwrap();
                 fs::metadata(path).unwrap().ino()
             };
             let all = std::thread::scope(|scope| {
@@ -75,12 +99,13 @@ mod tests {
     fn fault_r11_a_changed_or_broken_executable_is_never_reused() {
         let dir = tempfile::tempdir().unwrap();
         let cache = dir.path().join("cache");
-        let old = publish(&cache, b"#!/bin/sh\necho old\n").unwrap();
-        let new = publish(&cache, b"#!/bin/sh\necho new\n").unwrap();
+        let published = |content: &str| publish(&cache, content.as_bytes()).unwrap().0;
+        let old = published("#!/bin/sh\necho old\n");
+        let new = published("#!/bin/sh\necho new\n");
         assert_ne!(old, new);
-        assert_eq!(publish(&cache, b"#!/bin/sh\necho old\n").unwrap(), old);
+        assert_eq!(published("#!/bin/sh\necho old\n"), old);
         fs::write(&new, b"half of i").unwrap();
-        assert_eq!(publish(&cache, b"#!/bin/sh\necho new\n").unwrap(), new);
+        assert_eq!(published("#!/bin/sh\necho new\n"), new);
         assert_eq!(fs::read(&new).unwrap(), b"#!/bin/sh\necho new\n");
         assert_eq!(
             fs::metadata(&new).unwrap().permissions().mode() & 0o777,

@@ -54,10 +54,9 @@ impl Exec {
         }
     }
 
-    /// SHA-256 of the executable, in hex: the name of its local copy.
-    pub fn digest(&self) -> Option<String> {
-        let name = self.program.path.file_name()?;
-        Some(name.to_string_lossy().into_owned())
+    /// SHA-256 of the executable, in hex.
+    pub fn digest(&self) -> String {
+        self.program.digest.clone()
     }
 
     /// Batches run again since the last call.
@@ -101,7 +100,7 @@ impl Exec {
                 };
                 Err(Error::Job(format!(
                     "operator {} failed {runs} times on one batch: {why}; {remedy}",
-                    self.spec.path
+                    self.spec.place
                 )))
             }
         }
@@ -143,7 +142,7 @@ impl Exec {
                 continue;
             }
             tracing::warn!(
-                operator = self.spec.path,
+                operator = %self.spec.place,
                 lines = range.len(),
                 why,
                 "dead letters"
@@ -161,7 +160,7 @@ impl Exec {
             if run > 0 {
                 self.retries += 1;
                 tracing::warn!(
-                    operator = self.spec.path,
+                    operator = %self.spec.place,
                     run,
                     why,
                     "operator failed, its batch is run again"
@@ -201,9 +200,9 @@ impl Exec {
             ),
             _ => return None,
         };
-        let path = &self.spec.path;
+        let place = &self.spec.place;
         let remedy = "use `contract = \"batch\"`";
-        Some(Error::Line(format!("operator {path}: {what}; {remedy}")))
+        Some(Error::Line(format!("operator {place}: {what}; {remedy}")))
     }
 
     /// The lines that the contract can carry; the others are put aside, or fail the job.
@@ -237,14 +236,14 @@ impl Exec {
             Contract::Batch => {
                 let mut running = self.program.start(&self.spec, None).await?;
                 let done = running.feed_and_collect(batch.bytes()).await;
-                running.conclude(done).await
+                running.conclude(done, &self.spec.exit_ok).await
             }
             Contract::Argv => {
                 let mut all = Vec::new();
                 for piece in pieces(batch) {
                     let mut running = self.program.start(&self.spec, Some(piece)).await?;
                     let done = running.collect().await;
-                    all.extend_from_slice(&running.conclude(done).await?);
+                    all.extend_from_slice(&running.conclude(done, &self.spec.exit_ok).await?);
                     if all.last().is_some_and(|&byte| byte != b'\n') {
                         all.push(b'\n');
                     }

@@ -12,7 +12,7 @@ use crate::plan::{Op, Pinned, PinnedFile, Plan, Step};
 use crate::position::{Border, Positions, TaskPosition};
 use crate::savepoint::{self, StartSpec};
 use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
-use crate::spec::{Format, LookupSpec, OpSpec, SPEC_BYTES_MAX, SourceSpec, Spec};
+use crate::spec::{Format, LookupSpec, OpSpec, Place, SPEC_BYTES_MAX, SourceSpec, Spec};
 use crate::spec_tree::Fault;
 use crate::upgrade::{self, ANEW, Version};
 use std::collections::BTreeMap;
@@ -290,14 +290,17 @@ pub async fn resolve(
                 "chown the spec to another user, or set `allow_root_jobs = true` on every member";
             return Err(located(Fault::new(exec.at, what, remedy)));
         }
-        match storage.pin(&exec.path, owner).await {
+        let Place::Stored(path) = &exec.place else {
+            continue;
+        };
+        match storage.pin(path, owner).await {
             Ok(_) => {}
             Err(error) if error.is_temporary() => return Err(error.into()),
             Err(error) => {
                 return Err(located(Fault::new(
                     exec.at,
                     error.to_string(),
-                    "copy the executable there first",
+                    "copy the executable there first, or name a program of the members with `command`",
                 )));
             }
         }

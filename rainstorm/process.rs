@@ -1,5 +1,6 @@
 //! Processes of operators: started confined, fed and drained at once, killed with their whole group when dropped.
 
+use crate::cache;
 use crate::cell::Cell;
 use crate::sandbox;
 use crate::spec::ExecSpec;
@@ -25,6 +26,8 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// An executable that is ready to run.
 pub struct Program {
     pub path: PathBuf,
+    /// SHA-256 of its content, in hex.
+    pub digest: String,
     /// What its processes run in.
     pub cell: Arc<Cell>,
     /// `HYDFS_…` variables that tell the process what it is part of.
@@ -65,7 +68,7 @@ impl Program {
         let mut command = std::process::Command::new(&self.path);
         command.args(&spec.args).env_clear();
         command
-            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("PATH", cache::PATH.join(":"))
             .env("LANG", "C.UTF-8")
             .env("HOME", self.cell.scratch())
             .env("TMPDIR", self.cell.scratch());
@@ -153,12 +156,21 @@ impl Running {
     }
 
     /// The output of a process that should have ended well, or why it has not.
-    pub async fn conclude(mut self, output: Result<Bytes, String>) -> Result<Bytes, String> {
+    /// `exit_ok`: the statuses that mean well.
+    pub async fn conclude(
+        mut self,
+        output: Result<Bytes, String>,
+        exit_ok: &[i32],
+    ) -> Result<Bytes, String> {
         let ended = self.child.wait().await;
         // Whatever it left running: nothing outlives its batch.
         sandbox::kill_group(self.pid);
         let why = match (output, ended) {
-            (Ok(bytes), Ok(status)) if status.success() => return Ok(bytes),
+            (Ok(bytes), Ok(status))
+                if status.code().is_some_and(|code| exit_ok.contains(&code)) =>
+            {
+                return Ok(bytes);
+            }
             (Err(why), _) => why,
             (Ok(_), Ok(status)) => status.to_string(),
             (Ok(_), Err(error)) => format!("cannot wait for it: {error}"),

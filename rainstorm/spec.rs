@@ -179,13 +179,33 @@ pub enum Contract {
     Argv,
 }
 
-/// An executable of the file system as operator.
+/// Where an executable is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A path of the file system: all tasks run what is stored there.
+    Stored(String),
+    /// A name in `PATH` of the member that runs the task: each runs its own.
+    Member(String),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stored(path) => f.write_str(path),
+            Self::Member(name) => f.write_str(name),
+        }
+    }
+}
+
+/// An executable as operator.
 #[derive(Debug, Clone)]
 pub struct ExecSpec {
     pub at: usize,
-    pub path: String,
+    pub place: Place,
     pub contract: Contract,
     pub args: Vec<String>,
+    /// Exit statuses of a process that worked.
+    pub exit_ok: Vec<i32>,
     pub timeout_ms: u64,
     pub memory_mb: u64,
     /// Runs of a batch, the first included.

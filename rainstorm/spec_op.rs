@@ -2,8 +2,8 @@
 
 use crate::decimal::Decimal;
 use crate::spec::{
-    Bound, Column, Contract, ExecSpec, Mapping, OpSpec, Order, Pieces, Test, clean_path, column,
-    word,
+    Bound, Column, Contract, ExecSpec, Mapping, OpSpec, Order, Pieces, Place, Test, clean_path,
+    column, word,
 };
 use crate::spec_keyed::{aggregate, dedup, join};
 use crate::spec_tree::{Fault, Node, Table, Value};
@@ -186,8 +186,10 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
         "`exec`",
         &[
             "path",
+            "command",
             "contract",
             "args",
+            "exit_ok",
             "columns",
             "timeout_ms",
             "memory_mb",
@@ -197,7 +199,7 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
             "cpu_percent",
         ],
     )?;
-    let (path, at) = table.need_text("path")?;
+    let (place, at) = place(node, &table)?;
     let contracts = [
         ("lines", Contract::Lines),
         ("batch", Contract::Batch),
@@ -205,9 +207,10 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
     ];
     let exec = ExecSpec {
         at,
-        path: clean_path(&path, at)?,
+        place,
         contract: word(&table, "contract", &contracts)?,
         args: table.texts("args")?.unwrap_or_default(),
+        exit_ok: exit_ok(&table)?,
         timeout_ms: table.int("timeout_ms", 30_000, 1, 3_600_000)? as u64,
         memory_mb: table.int("memory_mb", 2_048, 16, 1 << 20)? as u64,
         max_attempts: table.int("max_attempts", 4, 1, 20)? as u32,
@@ -225,6 +228,44 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
         exec,
         columns: table.texts("columns")?,
     })
+}
+
+fn place(node: &Node, table: &Table) -> Result<(Place, usize), Fault> {
+    match (table.text("path")?, table.text("command")?) {
+        (Some((path, at)), None) => Ok((Place::Stored(clean_path(&path, at)?), at)),
+        (None, Some((name, at))) if name.is_empty() || name.contains(['/', '\0']) => {
+            let what = format!("`command` of `exec` is the name of a program, not {name:?}");
+            let remedy = "write a name like \"grep\"; an executable of the file system is a `path`";
+            Err(Fault::new(at, what, remedy))
+        }
+        (None, Some((name, at))) => Ok((Place::Member(name), at)),
+        (Some(_), Some((_, at))) => {
+            let what = "`exec` has both `path` and `command`";
+            Err(Fault::new(at, what, "leave out one of them"))
+        }
+        (None, None) => {
+            let what = "`exec` needs `path` or `command`";
+            let remedy =
+                "name an executable of the file system, or a program that every member has";
+            Err(Fault::new(node.at, what, remedy))
+        }
+    }
+}
+
+fn exit_ok(table: &Table) -> Result<Vec<i32>, Fault> {
+    let Some(list) = table.get("exit_ok") else {
+        return Ok(vec![0]);
+    };
+    let remedy = "write the exit statuses of a run that worked, as in [0, 1]";
+    let wrong = |at| Fault::new(at, "`exit_ok` is no list of numbers from 0 to 255", remedy);
+    let status = |item: &Node| match item.value {
+        Value::Int(status @ 0..=255) => Ok(status as i32),
+        _ => Err(wrong(item.at)),
+    };
+    match &list.value {
+        Value::List(items) if !items.is_empty() => items.iter().map(status).collect(),
+        _ => Err(wrong(list.at)),
+    }
 }
 
 fn split(node: &Node) -> Result<OpSpec, Fault> {

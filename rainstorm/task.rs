@@ -20,9 +20,10 @@ use crate::position::TaskPosition;
 use crate::process::Program;
 use crate::receipt::Reads;
 use crate::sink::Mark;
-use crate::spec::ExecSpec;
+use crate::spec::{ExecSpec, Place};
 use crate::state_log::{self, StateLog};
 use crate::{cache, sandbox};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -182,7 +183,7 @@ impl Task {
             files: self.links.take_files(),
             load: self.meter.take(self.links.take_blocked(), behind),
             program: match &self.operator {
-                Operator::Exec(exec) => exec.digest(),
+                Operator::Exec(exec) => Some(exec.digest()),
                 _ => None,
             },
         };
@@ -225,37 +226,60 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
 }
 
 async fn program(context: &Context, id: TaskId, spec: &ExecSpec) -> Result<Program> {
-    let (owner, path) = (context.owner(), &spec.path);
+    let (owner, place) = (context.owner(), &spec.place);
     if !sandbox::can_become(owner) {
         let what = format!(
-            "operator {path}: this member cannot run programs as user {}",
+            "operator {place}: this member cannot run programs as user {}",
             owner.uid
         );
         return Err(Error::Job(format!(
             "{what}; run it as root, or drop the spec as the user that it runs as"
         )));
     }
-    let content = context
-        .storage
-        .read_small(path, owner, EXECUTABLE_BYTES_MAX)
-        .await?;
-    let dir = context.options.cache_dir.clone();
-    let published = tokio::task::spawn_blocking(move || cache::publish(&dir, &content)).await;
-    let failed =
-        |why: String| Error::Attempt(format!("cannot keep a copy of operator {path}: {why}"));
-    let local = published
-        .map_err(|error| failed(error.to_string()))?
-        .map_err(|error| failed(error.to_string()))?;
+    let (path, digest) = match place {
+        Place::Stored(path) => {
+            let stored = context
+                .storage
+                .read_small(path, owner, EXECUTABLE_BYTES_MAX);
+            let (content, dir) = (stored.await?, context.options.cache_dir.clone());
+            local(place, move || cache::publish(&dir, &content)).await?
+        }
+        Place::Member(name) => {
+            let found = name.clone();
+            let found = local(place, move || cache::find(&found, EXECUTABLE_BYTES_MAX)).await?;
+            found.ok_or_else(|| {
+                let (me, dirs) = (context.cluster.me(), cache::PATH.join(", "));
+                let members = context.cluster.members();
+                let member = members.into_iter().find(|(id, _)| *id == me);
+                let member = member.map_or_else(|| me.to_string(), |(_, name)| name);
+                let what = format!("member {member} has no program {name} in {dirs}");
+                let remedy = "install it there, or store the executable and name its `path`";
+                Error::Job(format!("{what}: {remedy}"))
+            })?
+        }
+    };
     let env = vec![
         ("HYDFS_JOB", context.info.name.clone()),
         ("HYDFS_STAGE", context.step(id.node).name.clone()),
         ("HYDFS_TASK", id.task.to_string()),
     ];
     Ok(Program {
-        cell: cell(context, spec, &local).await?.into(),
-        path: local,
+        cell: cell(context, spec, &path).await?.into(),
+        path,
+        digest,
         env,
     })
+}
+
+/// What blocking work on the executable answers.
+async fn local<T: Send + 'static>(
+    place: &Place,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let failed = |why: String| Error::Attempt(format!("cannot prepare operator {place}: {why}"));
+    done.map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))
 }
 
 /// The cell that the task's processes run in. What it should have and this kernel lacks is said once in the job's log, or

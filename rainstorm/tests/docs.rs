@@ -51,7 +51,18 @@ async fn the_examples_of_the_job_reference_run() {
     );
     world.write("/shop/orders.csv", b"at,id\n1,7\n2,8\n", 0);
     world.write("/shop/payments.csv", b"at,order\n3600,7\n3603,8\n", 0);
-    let [_, paced, folder, windows, join, confined, dead, scaled] = blocks("toml")[..] else {
+    let [
+        _,
+        paced,
+        folder,
+        windows,
+        join,
+        confined,
+        errors,
+        dead,
+        scaled,
+    ] = blocks("toml")[..]
+    else {
         panic!("other examples than these");
     };
     world.spec("windows.toml", windows, 0);
@@ -62,6 +73,10 @@ async fn the_examples_of_the_job_reference_run() {
         world.sorted("/.jobs/confined/output"),
         ["X,1,Y", "Z,2,\"Q, R\""]
     );
+    world.write("/in", b"fine\nAn Error\n", 0);
+    world.spec("errors.toml", errors, 0);
+    world.done("errors").await;
+    assert_eq!(world.sorted("/.jobs/errors/output"), ["An Error"]);
     world.spec("folder.toml", folder, 0);
     world.done("folder").await;
     let speed = world.lines("/out/by-category/Speed Limit");

@@ -254,6 +254,37 @@ async fn fault_r4_poison_goes_to_dead_letters_once_and_everything_else_through()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn programs_of_the_members_are_operators_as_they_are() {
+    let world = World::start(3, |_| {}).await;
+    world.write("/in", &numbers(5_000), 0);
+    // Some batches hold no line with both: `grep` then ends with status 1.
+    let grep =
+        "command = \"grep\", args = [\"-e\", \"4999\"], contract = \"batch\", exit_ok = [0, 1]";
+    world.spec("grep.toml", &exec_job(grep, 3), 0);
+    world.spec(
+        "none.toml",
+        &exec_job("command = \"no-such-program\"", 1),
+        0,
+    );
+    let job = world.ended("grep").await;
+    assert_eq!(job.phase, JobPhase::Done, "{}", job.message);
+    let input = String::from_utf8(numbers(5_000)).unwrap();
+    let want: Vec<&str> = input.lines().filter(|line| line.contains("4999")).collect();
+    assert_eq!(world.sorted("/.jobs/grep/output"), want);
+    let receipt = world.lines("/.jobs/grep/receipt").join("\n");
+    let program = ["/usr/local/bin", "/usr/bin", "/bin"].map(|dir| format!("{dir}/grep"));
+    let program = program.iter().find_map(|path| std::fs::read(path).ok());
+    let digest = <sha2::Sha256 as sha2::Digest>::digest(program.unwrap());
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(receipt.contains(&digest), "{receipt}");
+    let job = world.ended("none").await;
+    assert_eq!(job.phase, JobPhase::Failed);
+    let want = "has no program no-such-program in /usr/local/bin, /usr/bin, /bin: install it there, or store";
+    assert!(job.message.contains(want), "{}", job.message);
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_r14_an_operator_runs_as_the_owner_of_its_spec() {
     let world = World::start(1, |options| options.allow_root_jobs = false).await;
     world.write("/in", b"x\n", 0);
