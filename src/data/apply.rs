@@ -14,7 +14,7 @@ use crate::{
 };
 use hydfs_state::{Event, Segment};
 use hydfs_store::JournalEntry;
-use hydfs_types::{Ino, Op, SegmentId, SegmentVersion, Seq, Then, WriterId};
+use hydfs_types::{Ino, Op, SegmentId, SegmentVersion, Seq, SlotId, Then, WriterId};
 use std::{
     collections::BTreeSet,
     sync::{Arc, MutexGuard, PoisonError},
@@ -47,6 +47,7 @@ impl Replica {
                     .waiting_in(*ino)
                     .into_iter()
                     .for_each(|segment| self.ring_behind(segment)),
+                Event::Slots(slots) => self.ring_if_synced(slots.iter().copied()),
                 Event::Replaced => {
                     let held: Vec<SegmentId> = self.index().segments.keys().copied().collect();
                     held.into_iter()
@@ -71,6 +72,35 @@ impl Replica {
                 .is_some_and(|local| local.pending().next().is_some())
         };
         file.segments.values().copied().filter(waits).collect()
+    }
+
+    /// Segments of a slot that are behind their agreed version here.
+    pub(crate) fn behind_in(&self, slot: SlotId) -> Vec<SegmentId> {
+        let state = self.ctx.state();
+        let index = self.index();
+        let behind = |id: &&SegmentId| {
+            let here = index.segments.get(id).map(|local| local.version);
+            let agreed = state.segment(**id).map(|segment| segment.version);
+            here.unwrap_or_default() < agreed.unwrap_or_default()
+        };
+        let all = state.names.by_slot.get(&slot).into_iter().flatten();
+        all.filter(behind).copied().collect()
+    }
+
+    /// A synced copy is brought to its agreed version also where nobody reads it: it is what others learn from.
+    pub(crate) fn ring_if_synced(&self, slots: impl Iterator<Item = SlotId>) {
+        for slot in slots {
+            let role = self
+                .ctx
+                .state()
+                .config(slot)
+                .map(|config| config.role(self.ctx.me()));
+            if role == Some(Some(true)) {
+                self.behind_in(slot)
+                    .into_iter()
+                    .for_each(|segment| self.ring_behind(segment));
+            }
+        }
     }
 
     /// Follows the agreed versions for ever. One task per member runs it.

@@ -1,18 +1,30 @@
 //! What a learner fetches of one slot: its pending records, then its bases (R11).
+//!
+//! Cuts go on meanwhile. A merge includes the learner. The end of a writer that is alone (R7) asks nobody: it may cut records
+//! that the source has named and the learner has not fetched yet, and the source then has them no more. So each segment
+//! is brought to the version that is *agreed* here, and where the source lacked what it had named, to what is agreed
+//! after that. A slot is ready when all its segments are there at the same moment. Later cuts are made of records that
+//! are here: those that the source named, or those sent since, which come directly.
 
 use crate::{
+    apply::Standing,
     error::DataError,
     repair::Repair,
     segment::{LocalSegment, runs},
 };
 use futures_util::future::join_all;
 use hydfs_store::JournalEntry;
-use hydfs_types::{Incarnation, PulledSegment, PulledSlot, RecordHead, Run, SlotEpoch, SlotId};
+use hydfs_types::{
+    Incarnation, PulledSegment, PulledSlot, RecordHead, Refusal, Run, SegmentId, SlotEpoch, SlotId,
+};
 use std::collections::BTreeMap;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Bytes of pending records that are fetched at once, if more than one.
 const PENDING_BYTES: u64 = 1 << 20;
+
+/// How often a slot's segments are brought to versions that move on meanwhile; then the pull is begun anew.
+const TRIES: usize = 20;
 
 /// What became of a slot that was pulled.
 pub(crate) enum Learned {
@@ -44,10 +56,20 @@ impl Repair {
             .await
             .into_iter()
             .collect::<Result<(), DataError>>()?;
-        Ok(match current() {
-            true => Learned::Ready(slot, epoch),
-            false => Learned::Superseded(slot),
-        })
+        for _ in 0..TRIES {
+            if !current() {
+                return Ok(Learned::Superseded(slot));
+            }
+            let behind = self.replica.behind_in(slot);
+            if behind.is_empty() {
+                return Ok(Learned::Ready(slot, epoch));
+            }
+            for segment in behind {
+                let _places = self.place(places).await?;
+                self.level(source, slot, segment).await?;
+            }
+        }
+        Err(Refusal::Behind.into())
     }
 
     /// A place in the pull, then one of the member's.
@@ -67,29 +89,34 @@ impl Repair {
         slot: SlotId,
         pulled: &PulledSegment,
     ) -> Result<(), DataError> {
-        self.learn_pending(source, slot, pulled).await?;
-        let (version, digest) = {
-            let index = self.replica.index();
-            index
-                .segments
-                .get(&pulled.segment)
-                .map(|local| (local.version, local.digest))
-                .unwrap_or_default()
-        };
-        if version == pulled.version && digest == pulled.digest || version > pulled.version {
-            let kept = self.replica.vouch_for(source, slot, pulled.segment);
-            return kept.await;
+        if !self.learn_pending(source, slot, pulled).await? {
+            // Whatever the source has no more is cut, or void, by a command that it has applied.
+            self.ctx.agreement.barrier().await?;
         }
-        self.replica.learn_base(source, slot, pulled.segment).await
+        self.level(source, slot, pulled.segment).await
     }
 
-    /// The source's pending records, before everything that came directly.
+    /// Brings a base to its agreed version, and what was here through a power loss to what the source has.
+    async fn level(
+        &self,
+        source: Incarnation,
+        slot: SlotId,
+        segment: SegmentId,
+    ) -> Result<(), DataError> {
+        match self.replica.reconcile(segment).await? {
+            Standing::Current => self.replica.vouch_for(source, slot, segment).await,
+            Standing::Missing => self.replica.learn_base(source, slot, segment).await,
+            Standing::NotHeld => Ok(()),
+        }
+    }
+
+    /// The source's pending records, before everything that came directly; whether all that it named are here now.
     async fn learn_pending(
         &self,
         source: Incarnation,
         slot: SlotId,
         pulled: &PulledSegment,
-    ) -> Result<(), DataError> {
+    ) -> Result<bool, DataError> {
         let missing: Vec<_> = {
             let mut index = self.replica.index();
             let local = index
@@ -118,6 +145,7 @@ impl Repair {
                 at.insert((record.head.writer, record.head.seq), position);
             }
         }
+        let mut complete = true;
         let mut index = self.replica.index();
         let local = index
             .segments
@@ -131,8 +159,9 @@ impl Repair {
                 .map(|pending| pending.at);
             match at.get(&(head.writer, head.seq)).copied().or(here) {
                 Some(position) => local.insert_pulled(head.clone(), position),
-                // Merged since the source answered: the base that is pulled next has it.
+                // Cut since the source answered: the base that is pulled next has it.
                 None => {
+                    complete = false;
                     tracing::debug!(writer = %head.writer, seq = %head.seq, "a pending record was merged while it was pulled")
                 }
             }
@@ -146,7 +175,7 @@ impl Repair {
             drop(index);
             self.replica.journal.append(&entry)?;
         }
-        Ok(())
+        Ok(complete)
     }
 }
 

@@ -105,6 +105,8 @@ impl Scrub {
     }
 
     async fn pass(&self) {
+        let slots: Vec<SlotId> = self.ctx.state().names.by_slot.keys().copied().collect();
+        self.replica.ring_if_synced(slots.into_iter());
         let held: Vec<SegmentId> = self.replica.index().segments.keys().copied().collect();
         for (done, segment) in held.iter().enumerate() {
             self.replica.health.progress(done, held.len());

@@ -1,6 +1,8 @@
 //! Repair as the slot leader sees it (R11): it includes a learner in its merges, says what slots hold, and proposes promotions.
 
-use crate::{context::Context, merge::SlotLeader, replica::Replica, segment::LocalSegment};
+use crate::{
+    apply::Standing, context::Context, merge::SlotLeader, replica::Replica, segment::LocalSegment,
+};
 use hydfs_types::{
     Command, Incarnation, MapVersion, Planted, PullSlots, PulledSegment, PulledSlot, Refusal,
     Reply, SegmentId, SlotEpoch, SlotId,
@@ -66,8 +68,15 @@ impl Source {
             self.replica.promise(slot, epoch, &config)?;
             let mut pulled = Vec::with_capacity(segments.len());
             for segment in segments {
-                if self.replica.reconcile(segment).await.is_err() {
-                    return Err(Refusal::Behind);
+                // Whoever is behind itself has neither the base nor all records of the versions before: nobody may learn
+                // that there is nothing.
+                match self.replica.reconcile(segment).await {
+                    Ok(Standing::Current) => {}
+                    Ok(Standing::NotHeld) => continue,
+                    Ok(Standing::Missing) | Err(_) => {
+                        self.replica.ring_behind(segment);
+                        return Err(Refusal::Behind);
+                    }
                 }
                 let index = self.replica.index();
                 let local = index

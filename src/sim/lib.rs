@@ -24,6 +24,8 @@ mod world;
 #[cfg(test)]
 mod drain_tests;
 #[cfg(test)]
+mod learn_tests;
+#[cfg(test)]
 mod net_tests;
 
 pub use chaos::{Faults, Kind};

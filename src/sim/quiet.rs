@@ -13,6 +13,8 @@ use tokio::time::Instant;
 
 /// Longest time until copies that are not wanted have gone.
 const DROPPED: Duration = Duration::from_secs(30);
+/// Longest time until synced copies are at their agreed versions.
+const CURRENT: Duration = Duration::from_secs(30);
 /// Longest time until flipped bits are found and replaced.
 const HEALED: Duration = Duration::from_secs(60);
 
@@ -24,6 +26,7 @@ impl World {
         for member in self.members() {
             member.volume.end_all().await;
         }
+        self.wait_for_versions().await;
         let mut contents = Vec::new();
         for host in &self.hosts {
             let Some(member) = host.member() else {
@@ -56,6 +59,25 @@ impl World {
         self.check_states();
         self.check_places();
         self.check_replicas().await;
+    }
+
+    /// Synced copies are at their agreed versions by themselves: a read would bring them there.
+    async fn wait_for_versions(&mut self) {
+        let until = Instant::now() + CURRENT;
+        loop {
+            self.run(Duration::from_secs(1)).await;
+            let behind = self
+                .members()
+                .iter()
+                .find_map(|member| Some((member.config.name.clone(), behind(member)?)));
+            let Some((name, what)) = behind else {
+                return;
+            };
+            if Instant::now() > until {
+                self.oracle.report(format!("I12: at {name} {what}"));
+                return;
+            }
+        }
     }
 
     /// Every mount shows every committed job epoch.
@@ -235,6 +257,19 @@ fn ino_of(state: &State, name: &[u8]) -> Option<Ino> {
         Body::Directory(root) => Some(root.entries.get(name)?.ino),
         _ => None,
     }
+}
+
+/// A synced copy that is behind its agreed version.
+fn behind(member: &Arc<Member>) -> Option<String> {
+    let (me, state) = (member.ctx.me(), member.ctx.state());
+    state.names.segments.iter().find_map(|(id, segment)| {
+        let synced = state.config(segment.slot)?.role(me) == Some(true);
+        let here = member.data.replica.version(*id);
+        (synced && here < segment.version).then(|| {
+            let agreed = segment.version;
+            format!("the copy of {id} stays at {here}, agreed is {agreed}")
+        })
+    })
 }
 
 /// Segments by slot that a member holds and does not act for.
