@@ -95,6 +95,54 @@ fn injected_faults_work_are_listed_and_end() {
     c.wait_healthy();
 }
 
+/// A member that can keep nothing any more, and still answers: nobody would take its place.
+#[test]
+fn a_member_whose_disk_fails_ends_and_nobody_is_answered_with_an_error() {
+    let Some(c) = Cluster::up_with(3, &[], &[("HYDFS_ALLOW_FAULTS", "true")]) else {
+        return;
+    };
+    c.wait_healthy();
+    fs::write(c.at(1, "log"), "").expect("an empty file is made");
+    let victim = c.leader();
+    let before = c.pid(victim);
+    let paths: Vec<_> = c.members().map(|i| c.at(i, "log")).collect();
+    let writers: Vec<_> = (0..)
+        .zip(paths)
+        .map(|(writer, path)| {
+            std::thread::spawn(move || {
+                let began = Instant::now();
+                write_lines(&path, writer, 1, move |_| {
+                    began.elapsed() > Duration::from_secs(6)
+                })
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(1));
+    inject(&c, victim, "x", "disk=broken for=300s").expect("a fault");
+    let logs: Vec<_> = writers
+        .into_iter()
+        .map(|writer| writer.join().expect("it writes"))
+        .collect();
+    for log in &logs {
+        assert!(
+            log.errors.is_empty() && log.synced > 20,
+            "{} lines, {:?}",
+            log.synced,
+            log.errors
+        );
+    }
+    assert_ne!(
+        c.pid(victim),
+        before,
+        "the worker goes on with a disk that failed"
+    );
+    c.wait_healthy();
+    for i in c.members() {
+        let (bytes, _) = retry("reading", SOON, || fs::read(c.at(i, "log")));
+        judge(&bytes, &logs);
+    }
+}
+
 #[test]
 fn a_member_that_is_cut_off_is_missed_and_returns() {
     let Some(c) = Cluster::up_with(3, &[], &[("HYDFS_ALLOW_FAULTS", "true")]) else {

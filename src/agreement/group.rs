@@ -153,6 +153,11 @@ impl Group {
         self.leadership.clone()
     }
 
+    /// Why nothing is agreed here any more, if so: its disk failed, or it was shut down.
+    pub fn failure(&self) -> Option<AgreementError> {
+        self.progress.stopped()
+    }
+
     /// Whether this member leads, as far as it knows: a majority may have turned away unheard. See [`Group::leads_within`].
     pub fn is_leader(&self) -> bool {
         self.leadership.borrow().1 == Some(self.me)

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     io::{self, IoSlice},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 /// Largest snapshot in bytes that is read or received.
@@ -21,6 +22,8 @@ pub const SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
 const PREFIX: &str = "snapshot-";
 const HEAD_BYTES_MAX: usize = 1 << 20;
 const PREFIX_BYTES: usize = 8;
+/// Before a snapshot is tried again for which there was no room.
+const ROOM_AGAIN: Duration = Duration::from_secs(2);
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -99,18 +102,35 @@ impl Snapshots {
             return Ok(());
         };
         let meta = Meta::from(meta);
-        self.blocking(move |this| {
-            let mut newest = this.lock();
-            if newest.is_some_and(|index| index >= last.index) {
-                return Ok(());
+        loop {
+            let (meta, state) = (meta.clone(), state.clone());
+            let saved = self
+                .blocking(move |this| this.replace(last.index, meta, &state))
+                .await;
+            match saved {
+                // The group could not go on without it. Until there is room the log keeps what it would free.
+                Err(Error::Disk { path, source }) if is_full(&source) => {
+                    tracing::warn!(
+                        path,
+                        "there is no room for a snapshot of the agreed state: trying again"
+                    );
+                    tokio::time::sleep(ROOM_AGAIN).await;
+                }
+                other => return other,
             }
-            this.write(last.index, meta, &state)?;
-            if let Some(old) = newest.replace(last.index) {
-                this.remove(&this.path(old))?;
-            }
-            Ok(())
-        })
-        .await
+        }
+    }
+
+    fn replace(&self, index: u64, meta: Meta, state: &[u8]) -> Result<(), Error> {
+        let mut newest = self.lock();
+        if newest.is_some_and(|newest| newest >= index) {
+            return Ok(());
+        }
+        self.write(index, meta, state)?;
+        match newest.replace(index) {
+            Some(old) => self.remove(&self.path(old)),
+            None => Ok(()),
+        }
     }
 
     fn read(&self, index: u64) -> Result<Snapshot, Error> {
@@ -187,7 +207,11 @@ impl Snapshots {
             file.sync()?;
             self.disk.rename(&temporary, &path)
         };
-        write().map_err(|source| self.failed(&path, source))
+        write().map_err(|source| {
+            // A part of it must not fill what is left of the disk. The error that matters is the one above.
+            drop(self.disk.remove_file(&temporary));
+            self.failed(&path, source)
+        })
     }
 
     fn remove(&self, path: &str) -> Result<(), Error> {
@@ -227,6 +251,13 @@ impl Snapshots {
             })
         })
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn read_exact(file: &dyn DiskFile, offset: u64, len: usize) -> io::Result<Vec<u8>> {

@@ -113,6 +113,11 @@ async fn run_workers(
             how = reason(status),
             "the worker died; another one takes the mount over"
         );
+        tokio::select! {
+            biased;
+            () = stops.next() => return Ok(()),
+            () = tokio::time::sleep(workers.pause()) => {}
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::{
 /// Workers that may die within [`WINDOW`] without ever having served, or by their own fault.
 const DEATHS_MAX: usize = 5;
 const WINDOW: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// What every worker of a member is given.
 pub struct Workers<'a> {
@@ -107,6 +108,12 @@ impl<'a> Workers<'a> {
         self.offer.is_none_or(|offer| offer.can_resend())
     }
 
+    /// How long to wait before the next one: what made several die may pass.
+    pub fn pause(&self) -> Duration {
+        let lately = |at: &&Instant| at.elapsed() <= WINDOW;
+        PAUSE * self.deaths.0.iter().filter(lately).skip(1).count() as u32
+    }
+
     /// One has ended though nobody asked it to; `served`: it was ready. Says whether there shall be another.
     pub fn died(&mut self, status: ExitStatus, served: bool) -> bool {
         if served {
@@ -119,7 +126,9 @@ impl<'a> Workers<'a> {
         if !(served && killed(status)) && self.deaths.too_many(Instant::now()) {
             return false;
         }
-        self.can_go_on() && self.ready().is_ok_and(|ready| ready > 0)
+        // A first one that gives up by itself says why: it would do so again.
+        let first = self.ready().is_ok_and(|ready| ready == 0);
+        self.can_go_on() && (!first || killed(status))
     }
 }
 

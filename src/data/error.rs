@@ -36,7 +36,17 @@ impl From<hydfs_store::StoreError> for DataError {
     fn from(error: hydfs_store::StoreError) -> Self {
         match error {
             hydfs_store::StoreError::NoSpace { .. } => Self::NoSpace,
+            hydfs_store::StoreError::Poisoned(why) => Self::Refused(Refusal::DiskFailed(why)),
             other => Self::Store(other.to_string()),
         }
     }
+}
+
+/// What of a member's disk failed for good.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DiskFailure {
+    #[error("the record journal: {0}")]
+    Journal(String),
+    #[error("a base: {0}")]
+    Base(String),
 }

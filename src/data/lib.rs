@@ -33,7 +33,7 @@ pub use apply::Standing;
 pub use behind::{Pushed, TRUSTED, WriteBehind};
 pub use context::{Context, SharedState, Trial};
 pub use counters::Counters;
-pub use error::DataError;
+pub use error::{DataError, DiskFailure};
 pub use extents::{Extent, Source as ExtentSource};
 pub use health::{Health, Lost, Pass};
 pub use reader::Reader;
@@ -77,6 +77,19 @@ pub struct Data {
 }
 
 impl Data {
+    /// Why the disk here cannot be relied on any more, if so. What was answered is on it or in memory; nothing new is taken.
+    /// Whoever ends the member because of it calls [`Folder::doubt`](hydfs_store::Folder::doubt) first, where a base is at fault.
+    pub fn failure(&self) -> Option<DiskFailure> {
+        let base = self.replica.bases.failure().map(DiskFailure::Base);
+        base.or_else(|| {
+            self.replica
+                .journal
+                .log()
+                .failure()
+                .map(DiskFailure::Journal)
+        })
+    }
+
     /// Opens the local replica: replays its journal. With `redo` (the machine lost power since) bases are written again
     /// from the journal. Call [`Data::start`] once the agreed state is loaded.
     pub fn open(

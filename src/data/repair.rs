@@ -296,8 +296,11 @@ impl Repair {
                 .map(|(segment, _)| *segment)
                 .collect()
         };
-        surplus
-            .into_iter()
-            .try_for_each(|segment| self.replica.drop_segment(segment))
+        surplus.into_iter().try_for_each(|segment| {
+            // Whoever is in the middle of a step would go on in a base made anew. It goes the next time.
+            let turn = self.replica.turn(segment);
+            let held = turn.try_lock();
+            held.map_or(Ok(()), |_turn| self.replica.drop_segment(segment))
+        })
     }
 }

@@ -654,6 +654,7 @@ pub fn finish((digest, len): (Digest, u64), then: Then) -> (Digest, u64) {
 pub fn refusal(error: StoreError) -> Refusal {
     match error {
         StoreError::NoSpace { .. } => Refusal::NoSpace,
+        StoreError::Poisoned(why) => Refusal::DiskFailed(why),
         other => {
             tracing::error!(error = %other, "this member's disk failed a request");
             Refusal::Damaged(other.to_string())

@@ -382,6 +382,11 @@ impl Volume {
         self.table
             .forget_recalled(REMEMBERED, |id| self.ctx.state().writer(id).is_some());
         self.all_left_is_sent().await;
+        // Whoever writes on meanwhile waits for their answers: nobody has to wait with them.
+        let answered_early = |writer: Arc<FileWriter>| writer.may_have_behind();
+        if !self.table.writer(ino).is_some_and(answered_early) {
+            return Ok(());
+        }
         self.drain(ino).await.map_err(|error| DataError::TimedOut {
             millis: 0,
             why: error.to_string(),

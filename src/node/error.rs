@@ -1,5 +1,6 @@
 //! Why a member could not start or go on, in words for the person who started it.
 
+use hydfs_data::DiskFailure;
 use std::path::PathBuf;
 
 /// An error that ends the member.
@@ -20,6 +21,8 @@ pub enum Error {
     Change(#[from] hydfs_agreement::ChangeError),
     #[error("record journal: {0}")]
     Data(#[from] hydfs_data::DataError),
+    #[error("the disk failed: {0}")]
+    Disk(DiskFailure),
     #[error("{0}")]
     Membership(#[from] hydfs_membership::MembershipError),
     #[error("mount: {0}")]

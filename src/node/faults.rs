@@ -2,7 +2,7 @@
 //! and on its disk. Each ends by itself. Nothing of it is there unless the member runs with `allow_faults`.
 //!
 //! A fault is one line of words: `loss=30% to=n3 for=60s`. One of `cut`, `loss=PERCENT%`, `delay=TIME` with `to=`, `from=` or
-//! `with=` (both ways) and a member's name or `all`; or one of `disk=full`, `disk=eio`, `disk=slow:TIME`; and `for=TIME`.
+//! `with=` (both ways) and a member's name or `all`; or one of `disk=full`, `disk=eio`, `disk=broken`, `disk=slow:TIME`; and `for=TIME`.
 
 use hydfs_mount::FsError;
 use hydfs_store::DiskFaults;
@@ -189,6 +189,7 @@ impl Faults {
                 What::Disk(disk) => DiskFaults {
                     full: sum.full || disk.full,
                     unreadable: sum.unreadable || disk.unreadable,
+                    broken: sum.broken || disk.broken,
                     slow: sum.slow.max(disk.slow),
                 },
                 What::Net { .. } => sum,
@@ -212,7 +213,7 @@ fn parse(line: &str, knows: impl Fn(&str) -> bool) -> Result<Spec, String> {
             "for" => lasts.replace(time(value)?).is_some(),
             _ => {
                 return Err(format!(
-                    "{word} is not known: write cut, loss=30%, delay=50ms or disk=full|eio|slow:50ms, to=, from= or with=MEMBER, and for=60s"
+                    "{word} is not known: write cut, loss=30%, delay=50ms or disk=full|eio|broken|slow:50ms, to=, from= or with=MEMBER, and for=60s"
                 ));
             }
         };
@@ -272,11 +273,17 @@ fn disk_fault(value: &str) -> Result<DiskFaults, String> {
             unreadable: true,
             ..none
         }),
+        ("broken", "") => Ok(DiskFaults {
+            broken: true,
+            ..none
+        }),
         ("slow", by) => Ok(DiskFaults {
             slow: time(by)?.min(Duration::from_secs(10)),
             ..none
         }),
-        _ => Err(format!("disk={value}: write full, eio or slow:50ms")),
+        _ => Err(format!(
+            "disk={value}: write full, eio, broken or slow:50ms"
+        )),
     }
 }
 

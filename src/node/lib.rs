@@ -66,7 +66,7 @@ pub fn run(config: Config) -> Result<End, Error> {
         .enable_all()
         .build()?;
     let ended = runtime.block_on(serve(config));
-    if matches!(ended, Ok(End::HandedOn)) {
+    if !matches!(ended, Ok(End::Stopped)) {
         // Requests in hand are the next worker's. Dropped with the runtime they would be answered with EIO.
         std::mem::forget(runtime);
     }
@@ -103,6 +103,10 @@ async fn serve(config: Config) -> Result<End, Error> {
         _ = hand_over.recv() => {
             member.hand_on().await;
             return Ok(End::HandedOn);
+        }
+        error = member.failed() => {
+            tracing::error!(%error, "this member cannot go on");
+            return Err(error);
         }
         () = member.stop.notified() => tracing::info!("out of the cluster: stopping"),
         () = unmounted => tracing::info!("unmounted: stopping"),

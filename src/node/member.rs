@@ -16,7 +16,7 @@ use crate::{
 };
 use hydfs_agreement::{Group, Options as GroupOptions, Retention, Timing};
 use hydfs_control::Staging;
-use hydfs_data::{Context, Data, SharedState, Trial};
+use hydfs_data::{Context, Data, DiskFailure, SharedState, Trial};
 use hydfs_fs::{JOBS_DIR, Lines, Mounted, Volume};
 use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
 use hydfs_memory::Memory;
@@ -40,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(250);
 /// A clean stop takes at most this long per step.
 const STOP: Duration = Duration::from_secs(3);
+/// How often it is looked whether this member can go on.
+const FAILURE_LOOK: Duration = Duration::from_millis(250);
 
 /// One member and all its parts.
 pub struct Member {
@@ -407,6 +409,33 @@ impl Member {
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .map(|admitted| admitted.member)
             .unwrap_or_default()
+    }
+
+    /// Why this member has to end, though nobody asked it to: it answers others and can keep nothing any more, so nobody
+    /// would take its place. What it left is sound for its next life.
+    pub fn failure(&self) -> Option<Error> {
+        if self.stopping.load(Ordering::Acquire) {
+            return None;
+        }
+        let Some(failure) = self.data.failure() else {
+            return self.group.failure().map(Error::Agreement);
+        };
+        if matches!(failure, DiskFailure::Base(_))
+            && let Err(error) = self.folder.doubt()
+        {
+            tracing::error!(%error, "that bases are in doubt could not be noted: empty the data folder, or let `hydfs fsck` compare it");
+        }
+        Some(Error::Disk(failure))
+    }
+
+    /// Resolves when this member has to end, see [`Member::failure`].
+    pub async fn failed(&self) -> Error {
+        loop {
+            tokio::time::sleep(FAILURE_LOOK).await;
+            if let Some(error) = self.failure() {
+                return error;
+            }
+        }
     }
 
     /// Starts everything that follows the state.

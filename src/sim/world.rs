@@ -141,6 +141,7 @@ impl World {
         let until = Instant::now() + span;
         while Instant::now() < until {
             self.stop_those_that_left().await;
+            self.end_those_that_failed().await;
             self.start_users();
             let pause = Instant::now() + LOOK.min(until - Instant::now());
             while Instant::now() < pause {
@@ -150,6 +151,16 @@ impl World {
         }
         self.start_users();
         self.watch.look(&self.hosts);
+    }
+
+    /// Members whose disk failed end by themselves. Their machines start them again when it is whole.
+    async fn end_those_that_failed(&mut self) {
+        for index in 0..self.hosts.len() {
+            let member = self.hosts[index].member();
+            if member.is_some_and(|member| member.failure().is_some()) {
+                self.crash(index, Crash::Kill).await;
+            }
+        }
     }
 
     fn start_users(&mut self) {

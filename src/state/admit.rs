@@ -130,10 +130,12 @@ impl State {
             .expect("members are never removed")
     }
 
-    /// A dead member keeps its entry, not its name, when another data folder comes under it.
+    /// A dead member keeps its entry, not its name, when another data folder comes under it. It has left: nobody waits for a
+    /// machine that was replaced.
     fn give_up_name(&mut self, said: &Admission) {
         for member in self.cluster.members.values_mut() {
             if member.said.name == said.name && member.said.storage != said.storage {
+                member.left |= !member.alive;
                 member.said.name = format!("{} (gone {})", said.name, member.id);
             }
         }

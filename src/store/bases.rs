@@ -273,6 +273,14 @@ impl Bases {
         result
     }
 
+    /// Why bases cannot be made durable here any more, if so: what was written before may be lost, and another sync that
+    /// succeeds says nothing about it.
+    pub fn failure(&self) -> Option<String> {
+        let segment = self.state().failed.first().copied()?;
+        let path = self.disk.locate(&self.path(segment));
+        Some(format!("cannot sync {path}"))
+    }
+
     /// Bases that were changed in this life and not synced since.
     pub fn unsynced(&self) -> Vec<SegmentId> {
         self.state().dirty.iter().copied().collect()

@@ -15,6 +15,8 @@ pub struct DiskFaults {
     pub full: bool,
     /// Bases cannot be read (EIO).
     pub unreadable: bool,
+    /// Nothing can be written or synced any more (EIO).
+    pub broken: bool,
     /// Every sync takes this much longer.
     pub slow: Duration,
 }
@@ -36,6 +38,10 @@ impl FaultyDisk {
 
 fn no_room() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOSPC)
+}
+
+fn broken() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
 }
 
 impl Disk for FaultyDisk {
@@ -71,6 +77,9 @@ impl Disk for FaultyDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        if (self.faults)().broken {
+            return Err(broken());
+        }
         self.inner.sync_dir(dir)
     }
 
@@ -95,9 +104,13 @@ struct FaultyFile {
 }
 
 impl FaultyFile {
-    /// Refuses to grow to `len` on a full disk.
+    /// Refuses all on a broken disk, and to grow to `len` on a full one.
     fn admit(&self, len: u64) -> io::Result<()> {
-        if (self.faults)().full && len > self.inner.len()? {
+        let faults = (self.faults)();
+        if faults.broken {
+            return Err(broken());
+        }
+        if faults.full && len > self.inner.len()? {
             return Err(no_room());
         }
         Ok(())
@@ -126,7 +139,10 @@ impl DiskFile for FaultyFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let slow = (self.faults)().slow;
+        let DiskFaults { slow, broken, .. } = (self.faults)();
+        if broken {
+            return Err(self::broken());
+        }
         if !slow.is_zero() {
             thread::sleep(slow);
         }
@@ -187,6 +203,12 @@ mod tests {
             file.read_at(&mut [0; 4], 0).map_err(code),
             Err(Some(libc::EIO))
         );
+        set(DiskFaults {
+            broken: true,
+            ..DiskFaults::default()
+        });
+        assert_eq!(write(0).map_err(code), Err(Some(libc::EIO)));
+        assert_eq!(file.sync().map_err(code), Err(Some(libc::EIO)));
         set(DiskFaults::default());
         assert_eq!(file.read_at(&mut [0; 9], 0).expect("it reads again"), 4);
     }

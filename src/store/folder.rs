@@ -207,6 +207,15 @@ impl Folder {
         })
     }
 
+    /// What was written and not synced may be lost though the machine is up, as a failed sync of a base says: the next start
+    /// writes it again from the journal and compares it. Durable.
+    pub fn doubt(&self) -> Result<()> {
+        self.update(|format| {
+            format.torn = true;
+            Ok(())
+        })
+    }
+
     /// Starts so far, this one included.
     pub fn start_count(&self) -> u64 {
         self.format().start_count

@@ -335,6 +335,11 @@ impl Log {
         self.shared.stock.load(Ordering::Acquire)
     }
 
+    /// Why the log takes nothing any more, if so.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.poison.get().cloned()
+    }
+
     /// What the log has done since it was opened.
     pub fn stats(&self) -> LogStats {
         let counters = &self.shared.counters;

@@ -269,4 +269,7 @@ pub enum Refusal {
     /// What was answered early could not be sent yet.
     #[error("what was answered early is not on its replicas yet: {0}")]
     NotSent(String),
+    /// It takes nothing any more, and leaves or is expired.
+    #[error("the replica's disk failed: {0}")]
+    DiskFailed(String),
 }
