@@ -126,9 +126,11 @@ pub enum Command {
         #[command(flatten)]
         at: At,
     },
-    /// Leave the cluster: this member's copies move to others, then it stops
+    /// Leave the cluster: this member's copies move to others, then it stops; or say of one that is down that it left
     Leave {
-        /// Do not wait for its copies: the others make them anew
+        /// A member that is down and will not come back [default: this one]
+        member: Option<String>,
+        /// Do not wait for its copies: the others make them anew. Of one that is down: give up what it alone has
         #[arg(long)]
         now: bool,
         #[command(flatten)]
@@ -264,9 +266,14 @@ async fn answer(command: Command) -> Result<(), Failure> {
             };
             show::drain(at.json, &drain);
         }
-        Command::Leave { now, at } => {
+        Command::Leave { member, now, at } => {
             let mut client = connect(&at).await?;
             let name = client.status().await?.member;
+            if let Some(member) = member.filter(|member| *member != name) {
+                client.dismiss(member.clone(), now).await?;
+                show::left(at.json, &member);
+                return Ok(());
+            }
             if !now {
                 drained(&mut client, None).await?;
             }

@@ -67,6 +67,10 @@ impl Client {
         ask!(self, Request::Drain { member, on }, Response::Drain(drain) => drain)
     }
 
+    pub async fn dismiss(&mut self, member: String, now: bool) -> Result<(), Error> {
+        ask!(self, Request::Dismiss { member, now }, Response::Done => ())
+    }
+
     pub async fn leave(&mut self) -> Result<(), Error> {
         ask!(self, Request::Leave, Response::Done => ())
     }

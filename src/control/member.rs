@@ -37,6 +37,8 @@ pub trait Member: Send + Sync + 'static {
     fn suspicion(&self, set: Option<bool>) -> BoxFuture<'_, Result<Suspicion, Error>>;
     /// Has the copies of a member (`None`: this one) moved to others, or takes that back; says how far that is.
     fn drain(&self, member: Option<String>, on: bool) -> BoxFuture<'_, Result<Drain, Error>>;
+    /// A member that is down has left for good. Refuses where nobody alive has what it has, unless `now`.
+    fn dismiss(&self, member: String, now: bool) -> BoxFuture<'_, Result<(), Error>>;
     /// Leaves the cluster for good as it is: drain first. The member stops itself soon after it has answered.
     fn leave(&self) -> BoxFuture<'_, Result<(), Error>>;
     /// The Prometheus text page.

@@ -88,6 +88,11 @@ pub enum Request {
         member: Option<String>,
         on: bool,
     },
+    /// A member that is down will not come back: `Done`. `now`: though nobody alive has what it has.
+    Dismiss {
+        member: String,
+        now: bool,
+    },
 }
 
 /// An answer.

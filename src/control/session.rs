@@ -62,6 +62,9 @@ impl Session {
             Request::Metrics => Response::Text(member.metrics()),
             Request::Suspicion { set } => Response::Suspicion(member.suspicion(set).await?),
             Request::Drain { member: name, on } => Response::Drain(member.drain(name, on).await?),
+            Request::Dismiss { member: name, now } => {
+                member.dismiss(name, now).await.map(|()| Response::Done)?
+            }
             Request::Leave => member.leave().await.map(|()| Response::Done)?,
             Request::Merge { path } => Response::Merged(member.merge(self.caller, path).await?),
             Request::ReadReplica {

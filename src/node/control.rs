@@ -346,6 +346,40 @@ impl Door {
         })
     }
 
+    /// Says that a member which is down will not come back.
+    async fn dismiss_member(&self, name: String, now: bool) -> Result<(), Error> {
+        let (incarnation, only) = {
+            let state = self.0.ctx.state();
+            let known = state
+                .member_named(&name)
+                .ok_or_else(|| Error::new(Kind::NotFound, format!("no member is named {name}")))?;
+            if known.alive {
+                let why = format!("{name} is alive: run `hydfs leave` there, without its name");
+                return Err(Error::new(Kind::Invalid, why));
+            }
+            let dead = |one: &Incarnation| !state.is_alive(*one);
+            let slots = state.cluster.slots.values();
+            let only = slots
+                .filter(|config| config.role(known.incarnation) == Some(true))
+                .filter(|config| config.synced().all(|one| dead(&one)))
+                .count();
+            (known.incarnation, only)
+        };
+        if only > 0 && !now {
+            let why = format!(
+                "{only} slots have no live copy, and {name} has one of each: start it again, or give them up with --now"
+            );
+            return Err(Error::new(Kind::Busy, why));
+        }
+        let command = Command::Leave {
+            incarnation,
+            forever: true,
+        };
+        let done = self.0.group.propose(command).await;
+        done.map(|_| ())
+            .map_err(|error| Error::new(Kind::Unreachable, error.to_string()))
+    }
+
     /// Gives the vote away, without which the others might have no majority, then leaves.
     async fn leave_for_ever(&self) -> Result<(), Error> {
         let until = Instant::now() + VOTE_GOES;
@@ -457,6 +491,10 @@ impl Controlled for Door {
 
     fn drain(&self, member: Option<String>, on: bool) -> BoxFuture<'_, Result<Drain, Error>> {
         Box::pin(self.drain_member(member, on))
+    }
+
+    fn dismiss(&self, member: String, now: bool) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.dismiss_member(member, now))
     }
 
     fn leave(&self) -> BoxFuture<'_, Result<(), Error>> {

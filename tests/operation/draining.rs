@@ -198,3 +198,35 @@ fn leave_and_join() {
         );
     }
 }
+
+/// Who will not come back is said to have left, by name or by a machine with an empty folder under its name: nobody waits for it.
+#[test]
+fn a_machine_that_is_gone_is_not_missed_for_ever() {
+    let Some(c) = Cluster::up(4) else { return };
+    c.wait_healthy();
+    write_synced(&c.at(1, "file"), b"content").unwrap();
+    let why = refused(&c.hydfs(1, &["leave", "n4"]));
+    assert!(why.contains("n4 is alive"), "{why}");
+    c.kill(4);
+    until("it to be missed", SOON, || c.status(1).contains("n4 down"));
+    assert!(refused(&c.hydfs(1, &["leave", "n9"])).contains("no member"));
+    assert!(ok(&c.hydfs(1, &["leave", "n4"])).contains("n4 has left"));
+    until("the others to be healthy without it", SOON, || {
+        (1..=3).all(|i| c.healthy(i, 3))
+    });
+
+    // Another machine takes the name of one that is down.
+    c.start(4);
+    c.wait_healthy();
+    c.kill(4);
+    until("it to be missed again", SOON, || {
+        c.status(1).contains("n4 down")
+    });
+    fs::remove_dir_all(c.data(4)).unwrap();
+    fs::create_dir(c.data(4)).unwrap();
+    c.start(4);
+    until("all four to be healthy", Duration::from_secs(60), || {
+        c.members().all(|i| c.healthy(i, 4))
+    });
+    assert_eq!(fs::read(c.at(4, "file")).unwrap(), b"content");
+}

@@ -192,6 +192,18 @@ impl Member for FakeMember {
             })
         })
     }
+    fn dismiss(&self, member: String, _now: bool) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            match member.as_str() {
+                "n3" => Ok(()),
+                other => Err(Error::new(
+                    Kind::NotFound,
+                    format!("no member is named {other}"),
+                )),
+            }
+        })
+    }
+
     fn leave(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async { Ok(()) })
     }
