@@ -324,6 +324,13 @@ impl World {
         inner.files.insert(to.to_owned(), file);
     }
 
+    /// Gives a file another name, so slowly that whoever lists directories one after the other may find it in none.
+    pub async fn rename_slowly(&self, from: &str, to: &str, pause: Duration) {
+        let file = self.lock().files.remove(from).unwrap();
+        sleep(pause).await;
+        self.lock().files.insert(to.to_owned(), file);
+    }
+
     /// Drops a spec, as an editor on some member would.
     pub fn spec(&self, file: &str, text: &str, uid: u32) {
         let path = format!("/.jobs/{file}");
