@@ -5,12 +5,15 @@ use crate::change;
 use crate::control;
 use crate::driver::{Driver, FIRST_ATTEMPT};
 use crate::error::Error;
+use crate::forget;
 use crate::plan::default_output;
 use crate::position::Positions;
 use crate::prepare::{SpecFile, job_name, prepare};
 use crate::receipt::receipt_path;
 use crate::seams::{Entry, Owner, StorageError};
-use hydfs_types::{FileKind, Ino, JobCommand, JobId, JobInfo, JobPhase, Reply};
+use hydfs_types::{
+    AgreementError, CommandError, FileKind, Ino, JobCommand, JobId, JobInfo, JobPhase, Reply,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,8 +28,16 @@ const SCAN_DEADLINE: Duration = Duration::from_secs(5);
 /// Specs looked at at the same time.
 const INTAKES_MAX: usize = 16;
 
-/// Jobs that this leader registers: their positions, until their driver takes them.
-type Registered = Arc<Mutex<BTreeMap<(Ino, u64), Option<Positions>>>>;
+/// What this leader knows of the specs that it registers, by their identity.
+type Registered = Arc<Mutex<Known>>;
+
+#[derive(Default)]
+struct Known {
+    /// The positions of their jobs, until a driver takes them.
+    positions: BTreeMap<(Ino, u64), Option<Positions>>,
+    /// Those that the job table did not take: their users were told.
+    refused: BTreeSet<(Ino, u64)>,
+}
 
 /// Runs for the life of the member.
 pub async fn run(driver: Driver, mut closed: mpsc::Receiver<String>) {
@@ -59,6 +70,8 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
     let mut waiting: BTreeSet<String> = BTreeSet::new();
     // Jobs whose spec was not there at the last scan.
     let mut gone: BTreeSet<JobId> = BTreeSet::new();
+    // Jobs that nobody needed at the last scan.
+    let mut needless: BTreeSet<JobId> = BTreeSet::new();
     let mut scan = time::interval(driver.options.scan_every);
     scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = driver.cluster.changes();
@@ -70,6 +83,7 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
             }
             let mut known = registered.lock().unwrap_or_else(PoisonError::into_inner);
             let prepared = known
+                .positions
                 .get_mut(&(job.spec, job.generation))
                 .and_then(Option::take);
             let prepared = prepared.filter(|_| job.attempt == FIRST_ATTEMPT);
@@ -112,6 +126,7 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
                     waiting.extend(unknown_specs(driver, &entries));
                     waiting.extend(control::pending(driver, &entries).await);
                     gone = control::without_spec(driver, &entries, &gone).await;
+                    needless = forget::needless_jobs(driver, &entries, &needless).await;
                 }
             }
         }
@@ -223,6 +238,7 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     registered
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
+        .positions
         .insert(key, positions);
     let Owner { uid, gid } = owner;
     let start = JobCommand::Start {
@@ -237,6 +253,22 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     match driver.cluster.propose(start).await {
         Ok(Reply::Job(id)) => tracing::info!(path, job = %id, "job registered"),
         Ok(other) => tracing::warn!(path, ?other, "unexpected answer to a job's start"),
+        Err(AgreementError::Refused(CommandError::Invalid(why))) => {
+            tracing::warn!(path, why, "the job table does not take the job");
+            let is_new = {
+                let mut known = registered.lock().unwrap_or_else(PoisonError::into_inner);
+                known.refused.insert(key)
+            };
+            if !is_new {
+                return;
+            }
+            // There is no job yet whose `status` could say it.
+            let line = format!("{path} cannot start yet, and is tried again: {why}\n");
+            let log = format!("/.jobs/{name}/log");
+            if let Err(error) = driver.storage.append_text(&log, owner, line.into()).await {
+                tracing::warn!(path, %error, "cannot write to the job's log");
+            }
+        }
         Err(error) => tracing::warn!(path, %error, "cannot register the job yet"),
     }
 }

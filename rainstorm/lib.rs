@@ -28,6 +28,7 @@ mod event_time;
 mod exec;
 mod filter;
 mod follow;
+mod forget;
 #[cfg(test)]
 mod fuzz_tests;
 mod glob;

@@ -63,6 +63,8 @@ struct Inner {
     next_ino: u64,
     next_writer: u64,
     next_job: u64,
+    /// What the job table takes.
+    jobs_max: Option<usize>,
     /// Broken promises.
     violations: Vec<String>,
 }
@@ -355,6 +357,11 @@ impl World {
     pub fn command(&self, command: hydfs_types::JobCommand) {
         cluster::apply(&mut self.lock(), command).unwrap();
         self.bump();
+    }
+
+    /// From now on the job table takes so many jobs.
+    pub fn limit_jobs(&self, most: usize) {
+        self.lock().jobs_max = Some(most);
     }
 
     pub fn jobs_count(&self) -> usize {
