@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::message::{Deploy, Report, Request, Response};
 use crate::position::{Positions, state_prefix};
 use crate::rate::{RateOrder, Shares};
-use crate::receipt;
+use crate::receipt::{self, First};
 use crate::run::{End, Run, refused};
 use crate::scale::Wish;
 use futures_util::future::try_join_all;
@@ -225,14 +225,16 @@ impl Driver {
             return Ok(None);
         };
         let names = self.cluster.members().into_iter().collect();
-        let mut line = receipt::line(
-            &run.info,
-            &run.plan,
-            (old, old.border.as_ref()),
-            reports,
-            &names,
-            &run.places,
-        )?;
+        let first = match &old.border {
+            // Nothing of this plan is visible yet: its outputs are as it found them.
+            Some(border) => Some(First {
+                positions: old,
+                border,
+                lengths: receipt::lengths(&*self.storage, &run.plan).await?,
+            }),
+            None => None,
+        };
+        let mut line = receipt::line(&run.info, &run.plan, first, reports, &names, &run.places)?;
         while !line.is_empty() {
             let record = line.split_to(line.len().min(PAYLOAD_BYTES_MAX));
             writer.append(record).await?;
