@@ -1,6 +1,7 @@
 //! The leader's part of RainStorm: finds specs, registers jobs and drives those that run. It acts only while this
 //! member leads the agreement group, and keeps no state that its successor would miss.
 
+use crate::beat::Beat;
 use crate::change;
 use crate::control;
 use crate::driver::{Driver, FIRST_ATTEMPT};
@@ -10,6 +11,7 @@ use crate::plan::default_output;
 use crate::position::Positions;
 use crate::prepare::{SpecFile, job_name, prepare};
 use crate::receipt::receipt_path;
+use crate::savepoint;
 use crate::seams::{Entry, Owner, StorageError};
 use hydfs_types::{
     AgreementError, CommandError, FileKind, Ino, JobCommand, JobId, JobInfo, JobPhase, Reply,
@@ -21,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{self, MissedTickBehavior};
 
-/// A look at one spec takes at most this long; the next scan looks again.
+/// A look at one spec takes at most this long, or so long for each step of what takes long; the next scan looks again.
 const INTAKE_DEADLINE: Duration = Duration::from_secs(60);
 /// A list of `/.jobs` takes at most this long.
 const SCAN_DEADLINE: Duration = Duration::from_secs(5);
@@ -103,13 +105,14 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
                 .cloned()
         {
             waiting.remove(&path);
-            let intake = intake(driver.clone(), registered.clone(), path.clone());
-            looking.insert(
-                intakes
-                    .spawn(async { drop(time::timeout(INTAKE_DEADLINE, intake).await) })
-                    .id(),
-                path,
-            );
+            let beat = Beat::default();
+            let of_intake = Driver {
+                beat: beat.clone(),
+                ..driver.clone()
+            };
+            let intake = intake(of_intake, registered.clone(), path.clone());
+            let spawned = intakes.spawn(async move { beat.follow(INTAKE_DEADLINE, intake).await });
+            looking.insert(spawned.id(), path);
         }
         tokio::select! {
             biased;
@@ -212,8 +215,13 @@ async fn look(driver: Driver, registered: Registered, path: String) {
         }
         return;
     }
-    let (phase, message, positions) = match prepare(&*driver.storage, &driver.options, &file).await
+    let mut prepared = prepare(&*driver.storage, &driver.options, &file).await;
+    if let Ok((positions, _)) = &prepared
+        && let Err(error) = savepoint::check(&driver, positions, &file).await
     {
+        prepared = Err(error);
+    }
+    let (phase, message, positions) = match prepared {
         Ok((positions, plan)) => {
             if let Err(error) = make_room(&driver, &file, plan.outputs()).await {
                 tracing::warn!(path, %error, "cannot make the job's folder yet");

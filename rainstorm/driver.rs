@@ -2,6 +2,7 @@
 //! the last committed one after any failure. It keeps nothing that the job table does not hold: another leader
 //! goes on from there (fault R1).
 
+use crate::beat::Beat;
 use crate::change;
 use crate::error::{Error, Result};
 use crate::hold::Holds;
@@ -35,6 +36,8 @@ pub struct Driver {
     pub changing: Arc<Holds>,
     /// Jobs whose state is being copied: no file of it is removed.
     pub copying: Arc<Holds>,
+    /// Of what is done with it.
+    pub beat: Beat,
 }
 
 impl Driver {
@@ -231,6 +234,7 @@ impl Driver {
             progress,
             places,
             watermarks: BTreeMap::new(),
+            needless: BTreeSet::new(),
         })
     }
 

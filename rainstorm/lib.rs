@@ -8,6 +8,7 @@ mod aggregate;
 mod attempt;
 mod audit;
 mod batch;
+mod beat;
 mod cache;
 mod cell;
 mod cgroup;

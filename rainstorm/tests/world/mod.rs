@@ -251,6 +251,11 @@ impl World {
         assert!(kills >= 3, "the jobs were over after {kills} kills");
     }
 
+    /// From now on so many commits come through; none: as many as there are.
+    pub fn let_commits_through(&self, most: Option<u64>) {
+        *self.commits_left.lock().unwrap() = most;
+    }
+
     /// Takes one of the commits that are left.
     fn commit_comes_through(&self) -> bool {
         match &mut *self.commits_left.lock().unwrap() {
