@@ -110,6 +110,28 @@ struct Reading {
     shares: Vec<Vec<Vec<Share>>>,
     /// Where followed files stand, by the stage that reads them.
     files: BTreeMap<(u16, Ino), u64>,
+    /// Where followed files may have begun that nothing was read of yet.
+    starts: Starts,
+}
+
+/// Where plans of a job began to read followed files: what an earlier one found stays so under a later one.
+#[derive(Clone, Copy, Default)]
+struct Starts {
+    at_beginning: bool,
+    at_end: bool,
+    savepoint: bool,
+}
+
+impl Starts {
+    fn with(self, begin: &Begin) -> Self {
+        // Earlier versions did not say it.
+        let says = |at_end: bool| begin.at_end.is_empty() || begin.at_end.contains(&at_end);
+        Self {
+            at_beginning: self.at_beginning || says(false),
+            at_end: self.at_end || says(true),
+            savepoint: self.savepoint || begin.savepoint.is_some(),
+        }
+    }
 }
 
 impl Reading {
@@ -121,6 +143,7 @@ impl Reading {
         let first = Self {
             shares: begin.shares.clone(),
             files: BTreeMap::new(),
+            starts: Starts::default().with(&begin),
             begin,
         };
         for node in 0..first.shares.len() {
@@ -138,6 +161,7 @@ impl Reading {
         let next = Self {
             shares: begin.shares.clone(),
             files: BTreeMap::new(),
+            starts: self.starts.with(&begin),
             begin,
         };
         let mut files = BTreeMap::new();
@@ -336,22 +360,19 @@ async fn first_offset(
 ) -> Result<()> {
     let (reads, begin) = (&input.reads, &reading.begin);
     let Some(ino) = reads.file else { return Ok(()) };
-    if begin.savepoint.is_some() || reading.files.contains_key(&(input.node, ino)) {
+    if reading.starts.savepoint || reading.files.contains_key(&(input.node, ino)) {
         return Ok(());
     }
     let mut pinned = begin.sources.get(input.source).into_iter().flatten();
     let is_right = match pinned.find(|file| file.source.ino == ino) {
-        Some(file) if begin.at_end.get(input.source) == Some(&false) => reads.from == file.data_at,
-        Some(file) => {
+        Some(file) if reads.from == file.data_at && reading.starts.at_beginning => true,
+        Some(file) if reading.starts.at_end => {
             let (from, len) = (reads.from, file.source.len);
-            let is_there = file.data_at <= from && from <= len;
             let rest = len.saturating_sub(from).min(LINE_BYTES_MAX as u64 + 1);
-            let says_nothing = begin.at_end.is_empty() && from == file.data_at;
-            is_there && {
-                let rest = storage.read(&file.source, from, rest as u32).await?;
-                says_nothing || memchr(b'\n', &rest).is_none()
-            }
+            let rest = storage.read(&file.source, from, rest as u32).await?;
+            file.data_at <= from && from <= len && memchr(b'\n', &rest).is_none()
         }
+        Some(_) => false,
         None if reads.from == 0 => true,
         // Behind the header of CSV.
         None => {

@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Files of a folder whose lengths are asked for at the same time.
 const PINS_MAX: usize = 32;
+/// Most files that were in a folder of which that is done: the job does not begin before. Of one with more, an audit does not
+/// know what else was there.
+const FOLDER_FILES_MAX: usize = 10_000;
 
 /// The receipt of a job.
 pub fn receipt_path(name: &str) -> String {
@@ -277,6 +280,7 @@ pub async fn lengths(storage: &dyn Storage, plan: &Plan) -> Result<BTreeMap<Stri
                         Err(error) => return Err(error.into()),
                     };
                     let regular = entries.into_iter().filter(|e| e.kind == FileKind::Regular);
+                    let regular = regular.take(FOLDER_FILES_MAX);
                     files.extend(regular.map(|entry| format!("{folder}/{}", entry.name)));
                 }
             }

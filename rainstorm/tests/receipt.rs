@@ -189,13 +189,19 @@ async fn a_followed_file_is_read_from_its_beginning() {
         &spec.replace("true\n", "true\nstart = \"end\"\n"),
         0,
     );
+    // What the first version of a spec found stays so under a later one.
+    let end = spec.replace("true\n", "true\nstart = \"end\"\n");
+    world.spec("other.toml", &end, 0);
     world.until("j", 20, |job| job.epoch.0 >= 1).await;
+    sleep(Duration::from_secs(5)).await;
+    world.spec("other.toml", spec, 0);
     sleep(Duration::from_secs(5)).await;
     world.extend("/in/a", b"three\n");
     world.write("/in/b", b"one\ntwo\n", 0);
     sleep(Duration::from_secs(5)).await;
     assert_eq!(audit(&world, "j").await.unwrap().lines_in, 5);
     assert_eq!(audit(&world, "end").await.unwrap().lines_in, 3);
+    assert_eq!(audit(&world, "other").await.unwrap().lines_in, 3);
     for (job, from, other) in [("j", 0, 4), ("end", 8, 0)] {
         let path = format!("/.jobs/{job}/receipt");
         let good = String::from_utf8(world.read(&path).unwrap()).unwrap();
