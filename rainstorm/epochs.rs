@@ -313,13 +313,14 @@ impl Driver {
     }
 
     /// Finds the files of state that earlier attempts have left and nothing needs: of attempts that never committed, or that ended
-    /// while a savepoint was made.
+    /// while a savepoint was made. What cannot be listed now is found by a later attempt.
     async fn find_old_states(&self, run: &mut Run) {
         let (prefix, now) = (state_prefix(&run.info), run.positions.states(&run.info));
         let Some((dir, name)) = prefix.rsplit_once('/') else {
             return;
         };
-        for entry in self.storage.list(dir).await.unwrap_or_default() {
+        let listed = time::timeout(CALL_DEADLINE, self.storage.list(dir)).await;
+        for entry in listed.unwrap_or(Ok(Vec::new())).unwrap_or_default() {
             let path = format!("{dir}/{}", entry.name);
             let attempt = attempt_of(&entry.name);
             let is_old = attempt.is_some_and(|attempt| attempt < run.info.attempt);
