@@ -1,6 +1,7 @@
 //! Checks a job against its receipt: every job epoch has its line, what was read tiles the input without gap or
 //! overlap and still has the same checksum, and the outputs are what was written, line for line.
 
+use crate::batch::LINE_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::plan::{Pinned, PinnedFile};
 use crate::position::Share;
@@ -10,7 +11,7 @@ use crate::seams::{Owner, Source, Storage, StorageError};
 use bytes::{Bytes, BytesMut};
 use hydfs_types::{Ino, JobInfo, JobPhase};
 use memchr::memchr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Largest receipt in bytes.
@@ -109,6 +110,28 @@ struct Reading {
     shares: Vec<Vec<Vec<Share>>>,
     /// Where followed files stand, by the stage that reads them.
     files: BTreeMap<(u16, Ino), u64>,
+    /// Where followed files may have begun that nothing was read of yet.
+    starts: Starts,
+}
+
+/// Where plans of a job began to read followed files: what an earlier one found stays so under a later one.
+#[derive(Clone, Copy, Default)]
+struct Starts {
+    at_beginning: bool,
+    at_end: bool,
+    savepoint: bool,
+}
+
+impl Starts {
+    fn with(self, begin: &Begin) -> Self {
+        // Earlier versions did not say it.
+        let says = |at_end: bool| begin.at_end.is_empty() || begin.at_end.contains(&at_end);
+        Self {
+            at_beginning: self.at_beginning || says(false),
+            at_end: self.at_end || says(true),
+            savepoint: self.savepoint || begin.savepoint.is_some(),
+        }
+    }
 }
 
 impl Reading {
@@ -120,6 +143,7 @@ impl Reading {
         let first = Self {
             shares: begin.shares.clone(),
             files: BTreeMap::new(),
+            starts: Starts::default().with(&begin),
             begin,
         };
         for node in 0..first.shares.len() {
@@ -137,6 +161,7 @@ impl Reading {
         let next = Self {
             shares: begin.shares.clone(),
             files: BTreeMap::new(),
+            starts: self.starts.with(&begin),
             begin,
         };
         let mut files = BTreeMap::new();
@@ -300,6 +325,7 @@ async fn inputs(
                 "job epoch {}, task {}.{}",
                 line.epoch, input.node, input.task
             );
+            first_offset(&**storage, &reading, input, &here).await?;
             reading.take(input, &here)?;
             let again = read_again(storage, &reading, input).await?;
             if again != *reads {
@@ -323,6 +349,50 @@ async fn inputs(
         }
     }
     Ok(())
+}
+
+/// A followed file is read from its beginning, or from the line on that was not whole when the job began.
+async fn first_offset(
+    storage: &dyn Storage,
+    reading: &Reading,
+    input: &InputLine,
+    here: &str,
+) -> Result<()> {
+    let (reads, begin) = (&input.reads, &reading.begin);
+    let Some(ino) = reads.file else { return Ok(()) };
+    if reading.starts.savepoint || reading.files.contains_key(&(input.node, ino)) {
+        return Ok(());
+    }
+    let mut pinned = begin.sources.get(input.source).into_iter().flatten();
+    let is_right = match pinned.find(|file| file.source.ino == ino) {
+        Some(file) if reads.from == file.data_at && reading.starts.at_beginning => true,
+        Some(file) if reading.starts.at_end => {
+            let (from, len) = (reads.from, file.source.len);
+            let rest = len.saturating_sub(from).min(LINE_BYTES_MAX as u64 + 1);
+            let rest = storage.read(&file.source, from, rest as u32).await?;
+            file.data_at <= from && from <= len && memchr(b'\n', &rest).is_none()
+        }
+        Some(_) => false,
+        None if reads.from == 0 => true,
+        // Behind the header of CSV.
+        None => {
+            let source = Source {
+                ino,
+                generation: reads.generation,
+                len: reads.to,
+            };
+            let head = reads.from.min(PIECE_BYTES) as u32;
+            let head = storage.read(&source, 0, head).await?;
+            memchr(b'\n', &head).is_some_and(|end| end as u64 + 1 == reads.from)
+        }
+    };
+    match is_right {
+        true => Ok(()),
+        false => Err(wrong(&format!(
+            "{here} began to read file {ino} at byte {}, which is not its beginning",
+            reads.from
+        ))),
+    }
 }
 
 async fn read_again(
@@ -377,11 +447,18 @@ async fn read_again(
 
 async fn outputs(storage: &dyn Storage, lines: &[Line], audited: &mut Audited) -> Result<()> {
     let mut written: BTreeMap<&str, Writes> = BTreeMap::new();
-    for (path, writes) in lines.iter().flat_map(|line| &line.outputs) {
-        written.entry(path).or_default().join(*writes);
+    let mut lengths = Lengths::default();
+    for line in lines {
+        if let Some(begin) = &line.begin {
+            lengths.begin(begin, &written);
+        }
+        for (path, writes) in &line.outputs {
+            written.entry(path).or_default().join(*writes);
+        }
     }
     for (path, want) in written {
-        let found = read_output(storage, path, want.bytes).await?;
+        let from = lengths.files.get(path).copied().unwrap_or_default();
+        let found = read_output(storage, path, (from, want.bytes)).await?;
         if found != want {
             let what = format!(
                 "{path} holds {} lines ({} bytes, checksum {:x}), but {} ({} bytes, {:x}) were written",
@@ -395,16 +472,50 @@ async fn outputs(storage: &dyn Storage, lines: &[Line], audited: &mut Audited) -
     Ok(())
 }
 
-async fn read_output(storage: &dyn Storage, path: &str, want: u64) -> Result<Writes> {
+/// Where what a job wrote begins in its outputs.
+#[derive(Default)]
+struct Lengths<'a> {
+    files: BTreeMap<&'a str, u64>,
+    /// Folders that the job writes in: files that were not there at first begin empty.
+    folders: BTreeSet<&'a str>,
+}
+
+impl<'a> Lengths<'a> {
+    /// At the beginning of a plan. What the job has written to before begins where it did.
+    fn begin(&mut self, begin: &'a Begin, written: &BTreeMap<&str, Writes>) {
+        let (folders, files): (Vec<_>, Vec<_>) = begin
+            .lengths
+            .iter()
+            .partition(|(path, _)| path.ends_with('/'));
+        for (path, len) in files {
+            let end = path.rfind('/').map_or(0, |at| at + 1);
+            if !written.contains_key(path.as_str()) && !self.folders.contains(&path[..end]) {
+                self.files.entry(path).or_insert(*len);
+            }
+        }
+        self.folders
+            .extend(folders.into_iter().map(|(path, _)| path.as_str()));
+    }
+}
+
+async fn read_output(
+    storage: &dyn Storage,
+    path: &str,
+    (from, want): (u64, u64),
+) -> Result<Writes> {
     let source = storage.pin(path, Owner::ROOT).await?;
-    if source.len != want {
+    if source.len != from + want {
+        let before = match from {
+            0 => String::new(),
+            from => format!(" behind the first {from}"),
+        };
         let what = format!(
-            "{path} has {} bytes, but {want} were written: something else wrote there, or the job goes on",
+            "{path} has {} bytes, but {want} were written{before}: something else wrote there, or the job goes on",
             source.len
         );
         return Err(wrong(&what));
     }
-    let (mut found, mut rest, mut at) = (Writes::default(), BytesMut::new(), 0);
+    let (mut found, mut rest, mut at) = (Writes::default(), BytesMut::new(), from);
     while at < source.len {
         let piece = storage
             .read(&source, at, (source.len - at).min(PIECE_BYTES) as u32)

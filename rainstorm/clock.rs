@@ -6,18 +6,13 @@ use crate::csv;
 use crate::event_time::EventMark;
 use crate::plan::ClockPlan;
 use std::collections::BTreeMap;
-use std::time::Duration;
-use tokio::time::Instant;
 
-/// Event time of the files of one task, by their number or inode.
+/// Event time of the files of one task, by their number or inode. Whether a file is silent is not its to know: who reads
+/// the files sees what waits in them.
 pub struct Clock {
     plan: ClockPlan,
-    files: BTreeMap<u64, Newest>,
-}
-
-struct Newest {
-    time: i64,
-    heard: Instant,
+    /// The newest time of each.
+    files: BTreeMap<u64, i64>,
 }
 
 impl Clock {
@@ -31,21 +26,12 @@ impl Clock {
 
     /// A file that lines may come from: it holds the mark back until it says something, or is silent for too long.
     pub fn expect(&mut self, file: u64) {
-        self.files.entry(file).or_insert_with(|| Newest {
-            time: i64::MIN,
-            heard: Instant::now(),
-        });
+        self.files.entry(file).or_insert(i64::MIN);
     }
 
     /// Forgets files of which nothing more comes.
     pub fn keep(&mut self, stays: impl Fn(u64) -> bool) {
         self.files.retain(|file, _| stays(*file));
-    }
-
-    /// No file is silent: what they have to say is held back here.
-    pub fn keep_awake(&mut self) {
-        let now = Instant::now();
-        self.files.values_mut().for_each(|file| file.heard = now);
     }
 
     /// Lines of a file were read. Those without a time say nothing.
@@ -56,19 +42,15 @@ impl Clock {
             let time = value.and_then(|value| self.plan.format.parse(&value));
             newest = newest.max(time.unwrap_or(i64::MIN));
         }
-        self.expect(file);
-        if let Some(known) = self.files.get_mut(&file) {
-            known.time = known.time.max(newest);
-            known.heard = Instant::now();
-        }
+        let known = self.files.entry(file).or_insert(i64::MIN);
+        *known = newest.max(*known);
     }
 
-    /// The event watermark. Where files are `followed`, those that are silent hold nothing back.
-    pub fn mark(&self, followed: bool) -> EventMark {
-        let idle = Duration::from_millis(self.plan.idle_ms);
-        EventMark::of_all(self.files.values().map(|file| {
-            let at = file.time.saturating_sub(self.plan.out_of_order_ms);
-            match followed && file.heard.elapsed() >= idle {
+    /// The event watermark. Files that are silent hold nothing back.
+    pub fn mark(&self, is_silent: impl Fn(u64) -> bool) -> EventMark {
+        EventMark::of_all(self.files.iter().map(|(&file, newest)| {
+            let at = newest.saturating_sub(self.plan.out_of_order_ms);
+            match is_silent(file) {
                 true => EventMark::Idle(at),
                 false => EventMark::Live(at),
             }
@@ -82,8 +64,8 @@ mod tests {
     use crate::event_time::TimeFormat;
     use bytes::Bytes;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_file_does_not_hold_others_back_for_ever() {
+    #[test]
+    fn a_silent_file_does_not_hold_others_back() {
         let mut clock = Clock::new(ClockPlan {
             column: 0,
             format: TimeFormat::UnixMs,
@@ -92,17 +74,13 @@ mod tests {
         });
         let lines = |text: &'static str| Batch::from_lines(Bytes::from_static(text.as_bytes()));
         clock.expect(1);
-        clock.see(2, &lines("7\nno time\n100\n50"));
-        assert_eq!(clock.mark(true), EventMark::Live(i64::MIN));
-        tokio::time::advance(Duration::from_millis(600)).await;
+        clock.see(2, &lines("7\nno time\n100\n50\n9223372036854775807"));
+        assert_eq!(clock.mark(|_| false), EventMark::Live(i64::MIN));
         clock.see(2, &lines("60"));
-        tokio::time::advance(Duration::from_millis(600)).await;
-        assert_eq!(clock.mark(true), EventMark::Live(95));
-        assert_eq!(clock.mark(false), EventMark::Live(i64::MIN));
+        assert_eq!(clock.mark(|file| file == 1), EventMark::Live(95));
         clock.see(1, &lines("90"));
-        assert_eq!(clock.mark(true), EventMark::Live(85));
+        assert_eq!(clock.mark(|_| false), EventMark::Live(85));
         clock.keep(|file| file != 1);
-        tokio::time::advance(Duration::from_millis(1000)).await;
-        assert_eq!(clock.mark(true), EventMark::Idle(95));
+        assert_eq!(clock.mark(|_| true), EventMark::Idle(95));
     }
 }

@@ -1,16 +1,21 @@
 //! The leader's part of RainStorm: finds specs, registers jobs and drives those that run. It acts only while this
 //! member leads the agreement group, and keeps no state that its successor would miss.
 
+use crate::beat::Beat;
 use crate::change;
 use crate::control;
 use crate::driver::{Driver, FIRST_ATTEMPT};
 use crate::error::Error;
+use crate::forget;
 use crate::plan::default_output;
 use crate::position::Positions;
 use crate::prepare::{SpecFile, job_name, prepare};
 use crate::receipt::receipt_path;
+use crate::savepoint;
 use crate::seams::{Entry, Owner, StorageError};
-use hydfs_types::{FileKind, Ino, JobCommand, JobId, JobInfo, JobPhase, Reply};
+use hydfs_types::{
+    AgreementError, CommandError, FileKind, Ino, JobCommand, JobId, JobInfo, JobPhase, Reply,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,15 +23,23 @@ use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio::time::{self, MissedTickBehavior};
 
-/// A look at one spec takes at most this long; the next scan looks again.
+/// A look at one spec takes at most this long, or so long for each step of what takes long; the next scan looks again.
 const INTAKE_DEADLINE: Duration = Duration::from_secs(60);
 /// A list of `/.jobs` takes at most this long.
 const SCAN_DEADLINE: Duration = Duration::from_secs(5);
 /// Specs looked at at the same time.
 const INTAKES_MAX: usize = 16;
 
-/// Jobs that this leader registers: their positions, until their driver takes them.
-type Registered = Arc<Mutex<BTreeMap<(Ino, u64), Option<Positions>>>>;
+/// What this leader knows of the specs that it registers, by their identity.
+type Registered = Arc<Mutex<Known>>;
+
+#[derive(Default)]
+struct Known {
+    /// The positions of their jobs, until a driver takes them.
+    positions: BTreeMap<(Ino, u64), Option<Positions>>,
+    /// Those that the job table did not take: their users were told.
+    refused: BTreeSet<(Ino, u64)>,
+}
 
 /// Runs for the life of the member.
 pub async fn run(driver: Driver, mut closed: mpsc::Receiver<String>) {
@@ -59,6 +72,8 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
     let mut waiting: BTreeSet<String> = BTreeSet::new();
     // Jobs whose spec was not there at the last scan.
     let mut gone: BTreeSet<JobId> = BTreeSet::new();
+    // Jobs that nobody needed at the last scan.
+    let mut needless: BTreeSet<JobId> = BTreeSet::new();
     let mut scan = time::interval(driver.options.scan_every);
     scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = driver.cluster.changes();
@@ -70,6 +85,7 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
             }
             let mut known = registered.lock().unwrap_or_else(PoisonError::into_inner);
             let prepared = known
+                .positions
                 .get_mut(&(job.spec, job.generation))
                 .and_then(Option::take);
             let prepared = prepared.filter(|_| job.attempt == FIRST_ATTEMPT);
@@ -89,13 +105,14 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
                 .cloned()
         {
             waiting.remove(&path);
-            let intake = intake(driver.clone(), registered.clone(), path.clone());
-            looking.insert(
-                intakes
-                    .spawn(async { drop(time::timeout(INTAKE_DEADLINE, intake).await) })
-                    .id(),
-                path,
-            );
+            let beat = Beat::default();
+            let of_intake = Driver {
+                beat: beat.clone(),
+                ..driver.clone()
+            };
+            let intake = intake(of_intake, registered.clone(), path.clone());
+            let spawned = intakes.spawn(async move { beat.follow(INTAKE_DEADLINE, intake).await });
+            looking.insert(spawned.id(), path);
         }
         tokio::select! {
             biased;
@@ -112,6 +129,7 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
                     waiting.extend(unknown_specs(driver, &entries));
                     waiting.extend(control::pending(driver, &entries).await);
                     gone = control::without_spec(driver, &entries, &gone).await;
+                    needless = forget::needless_jobs(driver, &entries, &needless).await;
                 }
             }
         }
@@ -197,8 +215,13 @@ async fn look(driver: Driver, registered: Registered, path: String) {
         }
         return;
     }
-    let (phase, message, positions) = match prepare(&*driver.storage, &driver.options, &file).await
+    let mut prepared = prepare(&*driver.storage, &driver.options, &file).await;
+    if let Ok((positions, _)) = &prepared
+        && let Err(error) = savepoint::check(&driver, positions, &file).await
     {
+        prepared = Err(error);
+    }
+    let (phase, message, positions) = match prepared {
         Ok((positions, plan)) => {
             if let Err(error) = make_room(&driver, &file, plan.outputs()).await {
                 tracing::warn!(path, %error, "cannot make the job's folder yet");
@@ -223,6 +246,7 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     registered
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
+        .positions
         .insert(key, positions);
     let Owner { uid, gid } = owner;
     let start = JobCommand::Start {
@@ -237,6 +261,22 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     match driver.cluster.propose(start).await {
         Ok(Reply::Job(id)) => tracing::info!(path, job = %id, "job registered"),
         Ok(other) => tracing::warn!(path, ?other, "unexpected answer to a job's start"),
+        Err(AgreementError::Refused(CommandError::Invalid(why))) => {
+            tracing::warn!(path, why, "the job table does not take the job");
+            let is_new = {
+                let mut known = registered.lock().unwrap_or_else(PoisonError::into_inner);
+                known.refused.insert(key)
+            };
+            if !is_new {
+                return;
+            }
+            // There is no job yet whose `status` could say it.
+            let line = format!("{path} cannot start yet, and is tried again: {why}\n");
+            let log = format!("/.jobs/{name}/log");
+            if let Err(error) = driver.storage.append_text(&log, owner, line.into()).await {
+                tracing::warn!(path, %error, "cannot write to the job's log");
+            }
+        }
         Err(error) => tracing::warn!(path, %error, "cannot register the job yet"),
     }
 }

@@ -28,17 +28,18 @@ impl Decimal {
             Some(at) => (&digits[..at], &digits[at + 1..]),
             None => (digits, &[][..]),
         };
-        if part.len() > SCALE || whole.len() > 28 || (whole.is_empty() && part.is_empty()) {
+        if part.len() > SCALE || (whole.is_empty() && part.is_empty()) {
             return None;
         }
+        // All 28 digits before the point fit, and whatever a sum may come to: results are read again where they are put together.
         let mut value: i128 = 0;
         for &digit in whole.iter().chain(part) {
             if !digit.is_ascii_digit() {
                 return None;
             }
-            value = value * 10 + i128::from(digit - b'0');
+            value = value.checked_mul(10)?.checked_add((digit - b'0').into())?;
         }
-        value *= 10_i128.pow((SCALE - part.len()) as u32);
+        value = value.checked_mul(10_i128.pow((SCALE - part.len()) as u32))?;
         Some(Self(if minus { -value } else { value }))
     }
 
@@ -95,6 +96,10 @@ mod tests {
         for wrong in ["", "-", ".", "1e3", "1.0000000001", "0x1", "1,5", "NaN"] {
             assert_eq!(Decimal::parse(wrong.as_bytes()), None, "{wrong}");
         }
+        let nines = Decimal::parse(&[b'9'; 28]).unwrap();
+        let sum = nines.checked_add(nines).unwrap();
+        assert_eq!(Decimal::parse(sum.to_string().as_bytes()), Some(sum));
+        assert_eq!(Decimal::parse(&[b'9'; 40]), None);
         let tenth = Decimal::parse(b"0.1").unwrap();
         let sum = (0..10).fold(Decimal::default(), |sum, _| sum.checked_add(tenth).unwrap());
         assert_eq!(sum, Decimal::whole(1));

@@ -117,11 +117,14 @@ impl Stateful for Dedup {
         let (mark, seen): Saved = hydfs_types::decode(saved)?;
         self.mark = self.mark.max(mark);
         self.seen.restore(seen, |key| keys.hold(key));
+        Ok(())
+    }
+
+    fn restored(&mut self) {
         self.due.clear();
         for (key, &until) in self.seen.iter().filter(|(_, until)| **until < i64::MAX) {
             self.due.entry(until).or_default().push(key.into());
         }
-        Ok(())
     }
 }
 
@@ -150,6 +153,7 @@ mod tests {
         let saved = dedup.save(false).unwrap();
         let mut again = Dedup::new(spec);
         again.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
+        again.restored();
         assert_eq!(feed(&mut again, "4,b\n5,c"), "5,c");
     }
 
@@ -160,8 +164,14 @@ mod tests {
             within: Some((0, TimeFormat::UnixMs, 10)),
         });
         assert_eq!(feed(&mut dedup, "1,a\n9,a"), "1,a");
-        dedup.barrier(12, &mut Vec::new()).unwrap();
-        assert_eq!(dedup.bytes(), 0);
+        let saved = dedup.save(false).unwrap();
+        let mut again = Dedup::new(dedup.spec.clone());
+        again.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
+        again.restored();
+        for dedup in [&mut dedup, &mut again] {
+            dedup.barrier(12, &mut Vec::new()).unwrap();
+            assert_eq!(dedup.bytes(), 0);
+        }
         assert_eq!(feed(&mut dedup, "12,a"), "12,a");
     }
 }

@@ -2,6 +2,7 @@
 //! the last committed one after any failure. It keeps nothing that the job table does not hold: another leader
 //! goes on from there (fault R1).
 
+use crate::beat::Beat;
 use crate::change;
 use crate::error::{Error, Result};
 use crate::hold::Holds;
@@ -15,6 +16,7 @@ use crate::receipt::receipt_path;
 use crate::run::{End, Run, places};
 use crate::seams::{Cluster, Owner, Storage};
 use crate::sink::{Target, Writer};
+use crate::upgrade::ANEW;
 use crate::worker::Worker;
 use hydfs_types::{AgreementError, Attempt, JobCommand, JobId, JobInfo, JobPhase, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +37,8 @@ pub struct Driver {
     pub changing: Arc<Holds>,
     /// Jobs whose state is being copied: no file of it is removed.
     pub copying: Arc<Holds>,
+    /// Of what is done with it.
+    pub beat: Beat,
 }
 
 impl Driver {
@@ -202,6 +206,11 @@ impl Driver {
         let spec = positions.parse().map_err(|fault| broken(fault.what))?;
         let plan = Plan::resolve(&spec, &info.name, &positions.sources)
             .map_err(|fault| broken(fault.what))?;
+        let tasks = plan.steps.iter().map(|step| step.tasks as usize);
+        if !tasks.eq(positions.tasks.iter().map(Vec::len)) {
+            // An earlier version of this program made another plan of the same spec.
+            return Err(broken(format!("they are of another plan; {ANEW}")));
+        }
         let places = places(&plan, &self.cluster.members(), avoid, info.id);
         if places.iter().any(Vec::is_empty) {
             return Err(End::Again {
@@ -231,6 +240,7 @@ impl Driver {
             progress,
             places,
             watermarks: BTreeMap::new(),
+            needless: BTreeSet::new(),
         })
     }
 

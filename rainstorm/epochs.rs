@@ -5,9 +5,9 @@ use crate::change;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::message::{Deploy, Report, Request, Response};
-use crate::position::{Positions, state_prefix};
+use crate::position::{Positions, attempt_of, state_prefix};
 use crate::rate::{RateOrder, Shares};
-use crate::receipt;
+use crate::receipt::{self, First};
 use crate::run::{End, Run, refused};
 use crate::scale::Wish;
 use futures_util::future::try_join_all;
@@ -30,6 +30,7 @@ const PROPOSE_PATIENCE: Duration = Duration::from_secs(30);
 impl Driver {
     /// Hands the attempt out and commits job epochs until the job is done.
     pub async fn epochs(&self, run: &mut Run) -> Result<(), End> {
+        self.find_old_states(run).await;
         self.deploy(run).await?;
         for barrier in 1.. {
             let members = run.members_running();
@@ -47,7 +48,7 @@ impl Driver {
                 run.positions.border = None;
                 watermarks.extend(self.write_receipt(run, &old, &reports).await?);
                 self.commit(run, watermarks, done).await?;
-                self.drop_old_states(run, &old);
+                self.drop_old_states(run, old);
             }
             if done {
                 return Ok(());
@@ -225,14 +226,16 @@ impl Driver {
             return Ok(None);
         };
         let names = self.cluster.members().into_iter().collect();
-        let mut line = receipt::line(
-            &run.info,
-            &run.plan,
-            (old, old.border.as_ref()),
-            reports,
-            &names,
-            &run.places,
-        )?;
+        let first = match &old.border {
+            // Nothing of this plan is visible yet: its outputs are as it found them.
+            Some(border) => Some(First {
+                positions: old,
+                border,
+                lengths: receipt::lengths(&*self.storage, &run.plan).await?,
+            }),
+            None => None,
+        };
+        let mut line = receipt::line(&run.info, &run.plan, first, reports, &names, &run.places)?;
         while !line.is_empty() {
             let record = line.split_to(line.len().min(PAYLOAD_BYTES_MAX));
             writer.append(record).await?;
@@ -290,23 +293,40 @@ impl Driver {
         }
     }
 
-    fn drop_old_states(&self, run: &Run, old: &Positions) {
-        if self.copying.has(run.info.id) {
-            // What stays is removed at the job's end.
-            return;
-        }
+    /// Removes files of state that nothing needs since a commit; while a savepoint copies them, with the next one.
+    fn drop_old_states(&self, run: &mut Run, old: Positions) {
         // Files of a savepoint are not the job's.
         let own = state_prefix(&run.info);
         let now = run.positions.states(&run.info);
-        let mut gone = old.states(&run.info);
-        gone.retain(|path| path.starts_with(&own) && !now.contains(path));
-        if !gone.is_empty() {
-            let storage = self.storage.clone();
-            tokio::spawn(async move {
-                for path in gone {
-                    drop(storage.remove(&path, None).await);
-                }
-            });
+        let gone = old.states(&run.info).into_iter();
+        run.needless
+            .extend(gone.filter(|path| path.starts_with(&own) && !now.contains(path)));
+        if run.needless.is_empty() || self.copying.has(run.info.id) {
+            return;
+        }
+        let (storage, gone) = (self.storage.clone(), std::mem::take(&mut run.needless));
+        tokio::spawn(async move {
+            for path in gone {
+                drop(storage.remove(&path, None).await);
+            }
+        });
+    }
+
+    /// Finds the files of state that earlier attempts have left and nothing needs: of attempts that never committed, or that ended
+    /// while a savepoint was made. What cannot be listed now is found by a later attempt.
+    async fn find_old_states(&self, run: &mut Run) {
+        let (prefix, now) = (state_prefix(&run.info), run.positions.states(&run.info));
+        let Some((dir, name)) = prefix.rsplit_once('/') else {
+            return;
+        };
+        let listed = time::timeout(CALL_DEADLINE, self.storage.list(dir)).await;
+        for entry in listed.unwrap_or(Ok(Vec::new())).unwrap_or_default() {
+            let path = format!("{dir}/{}", entry.name);
+            let attempt = attempt_of(&entry.name);
+            let is_old = attempt.is_some_and(|attempt| attempt < run.info.attempt);
+            if entry.name.starts_with(name) && is_old && !now.contains(&path) {
+                run.needless.insert(path);
+            }
         }
     }
 }

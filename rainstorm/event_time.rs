@@ -50,10 +50,18 @@ pub enum TimeFormat {
     Clf,
 }
 
+/// Times are nearer to 1970 than this, so that the ends of windows always fit.
+const TIME_MAX: u64 = 1 << 60;
+
 impl TimeFormat {
-    /// Milliseconds since 1970; `None` if the text is not of this format.
+    /// Milliseconds since 1970; `None` if the text is not of this format, or a time some 36 million years away. The same for
+    /// windows and for event watermarks: what is refused by the one must not move the other.
     pub fn parse(self, text: &[u8]) -> Option<i64> {
-        let text = text.trim_ascii();
+        self.millis(text.trim_ascii())
+            .filter(|time| time.unsigned_abs() < TIME_MAX)
+    }
+
+    fn millis(self, text: &[u8]) -> Option<i64> {
         match self {
             Self::Unix => {
                 let units = crate::decimal::Decimal::parse(text)?.0;
@@ -190,6 +198,9 @@ mod tests {
             (Rfc3339, "yesterday"),
             (Unix, "1e9"),
             (UnixMs, "1.5"),
+            (UnixMs, "1152921504606846976"),
+            (UnixMs, "-9223372036854775808"),
+            (Unix, "1152921504606847"),
             (Clf, "29/Foo/2000:07:00:00 -0500"),
         ] {
             assert_eq!(format.parse(text.as_bytes()), None, "{text}");

@@ -7,7 +7,7 @@
 use crate::batch::{Batch, LINE_BYTES_MAX, Lines};
 use crate::dead::Letters;
 use crate::error::{Error, Result};
-use crate::process::{Program, Running};
+use crate::process::{Failure, Program, Running};
 use crate::spec::{Contract, ExecSpec};
 use bytes::Bytes;
 use memchr::memchr;
@@ -89,8 +89,11 @@ impl Exec {
         let runs = self.spec.max_attempts;
         match self.attempt(batch, runs).await {
             Ok(text) => split(text, out),
-            Err(why) if letters.is_on() => self.isolate(batch, why, out, letters).await,
-            Err(why) => {
+            Err(Failure::Member(why)) => Err(self.not_started(&why)),
+            Err(Failure::Program(why)) if letters.is_on() => {
+                self.isolate(batch, why, out, letters).await
+            }
+            Err(Failure::Program(why)) => {
                 let refused = ["Permission denied", "not permitted", "PermissionError"];
                 let remedy = match refused.iter().any(|words| why.contains(words)) {
                     true => {
@@ -104,6 +107,11 @@ impl Exec {
                 )))
             }
         }
+    }
+
+    fn not_started(&self, why: &str) -> Error {
+        let place = &self.spec.place;
+        Error::Attempt(format!("operator {place}: this member {why}"))
     }
 
     /// Runs a batch that failed in halves, to find the lines at fault. The others keep their order.
@@ -131,7 +139,8 @@ impl Exec {
                             split(text, out)?;
                             continue;
                         }
-                        Err(why) => why,
+                        Err(Failure::Program(why)) => why,
+                        Err(Failure::Member(why)) => return Err(self.not_started(&why)),
                     }
                 }
             };
@@ -154,7 +163,7 @@ impl Exec {
     }
 
     /// What it wrote for a batch, or why it failed for the last of so many times.
-    async fn attempt(&mut self, batch: &Batch, runs: u32) -> Result<Bytes, String> {
+    async fn attempt(&mut self, batch: &Batch, runs: u32) -> Result<Bytes, Failure> {
         let mut why = String::new();
         for run in 0..runs {
             if run > 0 {
@@ -171,7 +180,8 @@ impl Exec {
             let limit = Duration::from_millis(self.spec.timeout_ms);
             match time::timeout(limit, self.run(batch)).await {
                 Ok(Ok(text)) => return Ok(text),
-                Ok(Err(error)) => why = error,
+                Ok(Err(Failure::Program(error))) => why = error,
+                Ok(Err(failure @ Failure::Member(_))) => return Err(failure),
                 Err(_) => {
                     why = format!(
                         "no end of the batch after timeout_ms = {}",
@@ -183,7 +193,7 @@ impl Exec {
                 why = running.last_words(why).await;
             }
         }
-        Err(why)
+        Err(Failure::Program(why))
     }
 
     /// Why the contract cannot carry a line, if it cannot.
@@ -230,13 +240,13 @@ impl Exec {
     }
 
     /// One run; what it wrote, or why it failed.
-    async fn run(&mut self, batch: &Batch) -> Result<Bytes, String> {
+    async fn run(&mut self, batch: &Batch) -> Result<Bytes, Failure> {
         match self.spec.contract {
             Contract::Lines => self.converse(batch).await,
             Contract::Batch => {
                 let mut running = self.program.start(&self.spec, None).await?;
                 let done = running.feed_and_collect(batch.bytes()).await;
-                running.conclude(done, &self.spec.exit_ok).await
+                Ok(running.conclude(done, &self.spec.exit_ok).await?)
             }
             Contract::Argv => {
                 let mut all = Vec::new();
@@ -253,13 +263,13 @@ impl Exec {
         }
     }
 
-    async fn converse(&mut self, batch: &Batch) -> Result<Bytes, String> {
+    async fn converse(&mut self, batch: &Batch) -> Result<Bytes, Failure> {
         let mark = format!("\x1ebatch {}", self.batches);
         let running = match &mut self.running {
             Some(running) => running,
             none => none.insert(self.program.start(&self.spec, None).await?),
         };
-        running.converse(batch.bytes(), mark.as_bytes()).await
+        Ok(running.converse(batch.bytes(), mark.as_bytes()).await?)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::batch::{Batch, LINE_BYTES_MAX};
 use crate::error::{Error, Result};
 use crate::glob;
 use crate::key::task_of;
-use crate::plan::{Pinned, SourcePlan};
+use crate::plan::{Pinned, PinnedFile, SourcePlan};
 use crate::position::FilePosition;
 use crate::prepare::header;
 use crate::seams::{Owner, Source, Storage, StorageError};
@@ -51,6 +51,9 @@ pub struct Follow {
     list_at: Instant,
     /// It knows which files there are.
     listed: bool,
+    /// Files that the last list did not name. One that is renamed while the directories are listed one after the other may be
+    /// in none of them: once is no sign.
+    missing: BTreeSet<Ino>,
 }
 
 struct File {
@@ -62,6 +65,16 @@ struct File {
     searched: u64,
     look_at: Instant,
     pause: Duration,
+    /// The first and the last of the looks that found nothing to read, since there was something.
+    silent: Option<(Instant, Instant)>,
+}
+
+impl File {
+    /// Bytes that may hold lines.
+    fn unread(&self) -> u64 {
+        let behind = self.len.saturating_sub(self.position.at);
+        behind.saturating_sub(self.searched)
+    }
 }
 
 impl Follow {
@@ -89,6 +102,7 @@ impl Follow {
             turn: Ino(0),
             list_at: now,
             listed: false,
+            missing: BTreeSet::new(),
         }
     }
 
@@ -114,15 +128,27 @@ impl Follow {
 
     /// Bytes that were there at the last looks and were not read.
     pub fn behind(&self) -> u64 {
-        let files = self.files.values();
-        let behind = |file: &File| file.len - file.position.at - file.searched;
-        files.map(behind).sum()
+        self.files.values().map(File::unread).sum()
+    }
+
+    /// Whether a file had nothing to read for `idle`, as far as it was looked at. While its reader waits for room behind it,
+    /// for a commit or for storage, lines may wait in the file: then nobody knows that it is silent.
+    pub fn is_silent(&self, ino: Ino, idle: Duration, now: Instant) -> bool {
+        let file = self.files.get(&ino).filter(|file| file.unread() == 0);
+        let lately = idle.max(LIST_EVERY);
+        file.and_then(|file| file.silent)
+            .is_some_and(|(first, last)| {
+                last.saturating_duration_since(first) >= idle
+                    && now.saturating_duration_since(last) < lately
+            })
     }
 
     /// When there may be more, after `next` had nothing.
     pub fn look_at(&self) -> Instant {
-        let files = self.files.values().map(|file| file.look_at);
-        files.fold(self.list_at, Instant::min)
+        let there = self.files.iter();
+        let there = there.filter(|(ino, _)| !self.missing.contains(ino));
+        let looks = there.map(|(_, file)| file.look_at);
+        looks.fold(self.list_at, Instant::min)
     }
 
     /// Whole lines that are there now, and their file; `None` if there are none.
@@ -145,10 +171,12 @@ impl Follow {
             if looks >= LOOKS_MAX {
                 break;
             }
-            let Some(file) = self.files.get(&ino) else {
+            // Of one that is missing nobody knows whether it can still be read.
+            let file = self.files.get(&ino);
+            let Some(file) = file.filter(|_| !self.missing.contains(&ino)) else {
                 continue;
             };
-            if file.position.at + file.searched >= file.len {
+            if file.unread() == 0 {
                 if file.look_at > Instant::now() {
                     continue;
                 }
@@ -163,7 +191,7 @@ impl Follow {
         Ok(None)
     }
 
-    /// Finds the files that are there now, and forgets those that are gone.
+    /// Finds the files that are there now, and forgets those that are gone since the list before.
     async fn list(&mut self) -> Result<()> {
         let found = match glob::expand(&*self.storage, &self.plan.path).await {
             Ok(found) => found,
@@ -182,8 +210,12 @@ impl Follow {
                 None => self.open(ino, path).await?,
             }
         }
-        self.files.retain(|ino, _| there.contains(ino));
-        self.positions.retain(|ino, _| there.contains(ino));
+        let known = self.positions.keys().copied();
+        let missing: BTreeSet<Ino> = known.filter(|ino| !there.contains(ino)).collect();
+        let before = std::mem::replace(&mut self.missing, missing);
+        let is_gone = |ino: &Ino| self.missing.contains(ino) && before.contains(ino);
+        self.files.retain(|ino, _| !is_gone(ino));
+        self.positions.retain(|ino, _| !is_gone(ino));
         Ok(())
     }
 
@@ -203,6 +235,7 @@ impl Follow {
             searched: 0,
             look_at: Instant::now(),
             pause: LOOK_EVERY,
+            silent: None,
         };
         self.files.insert(ino, file);
         Ok(())
@@ -212,7 +245,7 @@ impl Follow {
     async fn begin(&self, ino: Ino, path: &str) -> Result<Option<FilePosition>> {
         if let Some(file) = self.pinned.files.iter().find(|file| file.source.ino == ino) {
             let at = match self.plan.at_end {
-                true => file.source.len,
+                true => self.last_line(file).await?,
                 false => file.data_at,
             };
             let generation = file.source.generation;
@@ -234,7 +267,7 @@ impl Follow {
                 at,
             }));
         }
-        let Some((names, at)) = header(&*self.storage, &source).await? else {
+        let Some((names, at)) = header(&*self.storage, &source, true).await? else {
             return Ok(None);
         };
         if self
@@ -255,6 +288,24 @@ impl Follow {
         }))
     }
 
+    /// Where the last line of a file begins that had no end when it was pinned, or else its end: the line is written while the job
+    /// runs, and half of it would be another line.
+    async fn last_line(&self, file: &PinnedFile) -> Result<u64> {
+        let mut end = file.source.len;
+        while end > file.data_at && file.source.len - end < LINE_BYTES_MAX as u64 {
+            let at = file
+                .data_at
+                .max(end.saturating_sub(self.chunk_bytes.max(1)));
+            let read = self.storage.read(&file.source, at, (end - at) as u32);
+            let bytes = read.await?;
+            if let Some(last) = memrchr(b'\n', &bytes) {
+                return Ok(at + last as u64 + 1);
+            }
+            end = at;
+        }
+        Ok(file.data_at.max(end))
+    }
+
     /// The file as it is now; `None` if it is gone or another one stands there.
     async fn pin(&self, ino: Ino, path: &str) -> Result<Option<Source>> {
         match self.storage.pin(path, self.owner).await {
@@ -269,11 +320,13 @@ impl Follow {
         let Some(path) = self.files.get(&ino).map(|file| file.path.clone()) else {
             return Ok(());
         };
+        let began = Instant::now();
         let source = self.pin(ino, &path).await?;
         let Some(file) = self.files.get_mut(&ino) else {
             return Ok(());
         };
         let before = file.len;
+        let now = Instant::now();
         if let Some(source) = source {
             if source.len < file.position.at {
                 return Err(Error::Job(format!(
@@ -281,12 +334,17 @@ impl Follow {
                 )));
             }
             file.len = source.len;
+            file.silent = match file.len > before {
+                true => None,
+                // What it says of a file is as old as its beginning.
+                false => Some((file.silent.map_or(now, |(first, _)| first), began)),
+            };
         }
         file.pause = match file.len > before {
             true => LOOK_EVERY,
             false => (file.pause * 2).min(LOOK_EVERY_MAX),
         };
-        file.look_at = Instant::now() + file.pause;
+        file.look_at = now + file.pause;
         Ok(())
     }
 
@@ -316,6 +374,7 @@ impl Follow {
             if let Some(end) = memrchr(b'\n', &bytes) {
                 file.position.at += end as u64 + 1;
                 file.searched = 0;
+                file.silent = None;
                 self.positions.insert(ino, file.position);
                 return Ok(Some(Batch::from_lines(bytes.slice(..end))));
             }

@@ -46,6 +46,27 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
+/// Whether a file at `path`, or if it is a `folder` one in it, would be among the files of the source `source`: a directory or a pattern.
+pub fn may_name(source: &str, path: &str, folder: bool) -> bool {
+    let parts = |path: &str| -> Vec<String> {
+        let parts = path.split('/').filter(|part| !part.is_empty());
+        parts.map(str::to_owned).collect()
+    };
+    let (mut pattern, mut path) = (parts(source), parts(path));
+    if !is_pattern(source) {
+        pattern.push("*".to_owned());
+    }
+    if folder {
+        // What its files are called is not known yet.
+        pattern.pop();
+    }
+    let same = |pattern: &String, name: &String| match is_pattern(pattern) {
+        true => matches(pattern, name),
+        false => pattern == name,
+    };
+    pattern.len() == path.len() && pattern.iter().zip(path.drain(..)).all(|(a, b)| same(a, &b))
+}
+
 /// The regular files that `path` names, in order of their paths. A plain path names one file, which must be there.
 pub async fn expand(storage: &dyn Storage, path: &str) -> StorageResult<Vec<(String, Entry)>> {
     let mut files = Vec::new();
@@ -104,6 +125,23 @@ pub async fn expand(storage: &dyn Storage, path: &str) -> StorageResult<Vec<(Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outputs_in_sources() {
+        assert!(may_name("/data", "/data/out", false));
+        assert!(may_name("/data/*.csv", "/data/out.csv", false));
+        assert!(may_name("/logs/*/*.log", "/logs/a", true));
+        for (source, path, folder) in [
+            ("/data", "/data/.out", false),
+            ("/data", "/data/below/out", false),
+            ("/data/in", "/data/out", false),
+            ("/data", "/data/parts", true),
+            ("/data/*.csv", "/data/out.json", false),
+            ("/logs/*/*.log", "/other/a", true),
+        ] {
+            assert!(!may_name(source, path, folder), "{source} {path}");
+        }
+    }
 
     #[test]
     fn patterns() {

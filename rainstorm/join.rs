@@ -47,6 +47,8 @@ pub struct Join {
     /// Number of the next line.
     next: u64,
     mark: i64,
+    /// The mark of the last save.
+    saved: i64,
     late: Lines,
 }
 
@@ -60,6 +62,7 @@ impl Join {
             due: BTreeMap::new(),
             next: 0,
             mark: i64::MIN,
+            saved: i64::MIN,
             late: Lines::default(),
         }
     }
@@ -200,12 +203,14 @@ impl Stateful for Join {
 
     fn save(&mut self, full: bool) -> Option<Bytes> {
         let state: Saved = (self.mark, self.next, self.lines.delta(full));
-        let is_empty = !full && state.2.is_empty();
+        // Which lines are late does not change with a restart.
+        let is_empty = !full && state.2.is_empty() && self.mark == self.saved;
+        self.saved = self.mark;
         (!is_empty).then(|| hydfs_types::encode(&state))
     }
 
     fn is_unchanged(&self) -> bool {
-        self.lines.is_unchanged()
+        self.lines.is_unchanged() && self.mark == self.saved
     }
 
     fn bytes(&self) -> usize {
@@ -215,24 +220,26 @@ impl Stateful for Join {
     fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()> {
         let (mark, next, lines): Saved = hydfs_types::decode(saved)?;
         self.mark = self.mark.max(mark);
+        self.saved = self.mark;
         self.next = self.next.max(next);
         let mine = |place: &[u8]| placed(place).is_some_and(|(_, _, _, key)| keys.hold(key));
         self.lines.restore(lines, mine);
+        Ok(())
+    }
+
+    fn restored(&mut self) {
+        let bytes: usize = self.lines.iter().map(|(_, line)| 2 * line.len()).sum();
+        self.lines.grow(bytes as isize);
         self.held = [HashMap::new(), HashMap::new()];
         self.due.clear();
-        let mut places: Vec<(Vec<u8>, usize)> = self
-            .lines
-            .iter()
-            .map(|(place, line)| (place.to_vec(), line.len()))
-            .collect();
+        let mut places: Vec<Vec<u8>> = self.lines.iter().map(|(place, _)| place.into()).collect();
         // In the order in which they came.
-        places.sort_unstable_by_key(|(place, _)| placed(place).map(|(_, _, number, _)| number));
-        for (place, _) in places {
+        places.sort_unstable_by_key(|place| placed(place).map(|(_, _, number, _)| number));
+        for place in places {
             if let Some((side, time, number, key)) = placed(&place) {
                 self.hold(side, key, time, number);
             }
         }
-        Ok(())
     }
 }
 
@@ -304,8 +311,11 @@ mod tests {
                 live.barrier(now, &mut Vec::new()).unwrap();
                 saves.extend(live.save(false));
                 if at == restore_at {
+                    let bytes = live.bytes();
                     live = join(4);
                     for saved in &saves { live.restore(saved, Keys { task: 0, tasks: 1 }).unwrap(); }
+                    live.restored();
+                    prop_assert_eq!(live.bytes(), bytes);
                 }
             }
             let mut want = Vec::new();

@@ -8,6 +8,7 @@ mod aggregate;
 mod attempt;
 mod audit;
 mod batch;
+mod beat;
 mod cache;
 mod cell;
 mod cgroup;
@@ -28,6 +29,7 @@ mod event_time;
 mod exec;
 mod filter;
 mod follow;
+mod forget;
 #[cfg(test)]
 mod fuzz_tests;
 mod glob;

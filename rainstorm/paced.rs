@@ -15,6 +15,7 @@ use crate::position::TaskPosition;
 use crate::rate::{Bucket, Shares};
 use crate::reader::Reader;
 use crate::receipt::Reads;
+use hydfs_types::Ino;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ use tokio::time::{self, Instant};
 pub struct Paced {
     reader: From,
     clock: Option<Clock>,
+    /// A followed file that is silent for so long holds no event watermark back.
+    idle: Duration,
     /// Members of JSON lines that become columns.
     json: Option<Vec<String>>,
     asked: watch::Receiver<u64>,
@@ -83,6 +86,7 @@ impl Paced {
         Ok(Self {
             reader,
             clock: plan.clock.map(Clock::new),
+            idle: Duration::from_millis(plan.clock.map_or(0, |clock| clock.idle_ms)),
             json: plan.json.clone(),
             asked: context.asked(),
             passed: 0,
@@ -180,10 +184,6 @@ impl Paced {
             let lines = match self.bucket.ready() {
                 Ok(lines) => lines,
                 Err(until) => {
-                    // Nobody is silent who is held back.
-                    if let Some(clock) = &mut self.clock {
-                        clock.keep_awake();
-                    }
                     self.rest(until, asked > self.passed).await?;
                     continue;
                 }
@@ -312,7 +312,7 @@ impl Paced {
                 clock.keep(|file| file >= now as u64);
                 clock.expect(now as u64);
                 match reader.is_last_file(now) {
-                    true => clock.mark(false),
+                    true => clock.mark(|_| false),
                     false => EventMark::Live(i64::MIN),
                 }
             }
@@ -323,7 +323,8 @@ impl Paced {
                 let files: BTreeSet<u64> = files.map(|ino| ino.0).collect();
                 clock.keep(|file| files.contains(&file));
                 files.into_iter().for_each(|file| clock.expect(file));
-                clock.mark(true)
+                let now = Instant::now();
+                clock.mark(|file| follow.is_silent(Ino(file), self.idle, now))
             }
         }
     }

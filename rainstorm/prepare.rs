@@ -8,7 +8,7 @@ use crate::glob;
 use crate::lookup;
 use crate::meaning;
 use crate::options::Options;
-use crate::plan::{Op, Pinned, PinnedFile, Plan, Step};
+use crate::plan::{Op, Pinned, PinnedFile, Plan, Step, default_output};
 use crate::position::{Border, Positions, TaskPosition};
 use crate::savepoint::{self, StartSpec};
 use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
@@ -282,6 +282,7 @@ pub async fn resolve(
         }
     }
     let plan = Plan::resolve(&spec, name, &sources).map_err(located)?;
+    no_circle(&spec, name).map_err(located)?;
     for step in &plan.steps {
         let Op::Exec(exec) = &step.op else { continue };
         if owner.uid == 0 && !options.allow_root_jobs {
@@ -313,6 +314,31 @@ pub async fn resolve(
         text,
         counts,
     })
+}
+
+/// No sink is in a source's directory, or is called as its pattern says: the job would read what it writes, or would read it when it
+/// runs again. A job that began before this was refused goes on.
+fn no_circle(spec: &Spec, name: &str) -> std::result::Result<(), Fault> {
+    let default = default_output(name);
+    let mut sinks: Vec<(&str, bool, usize)> = Vec::new();
+    for sink in &spec.sinks {
+        let path = sink.path.as_deref().unwrap_or(&default);
+        sinks.push((path, sink.folder, sink.at));
+    }
+    if sinks.is_empty() {
+        sinks.push((&default, false, spec.sources.first().map_or(0, |s| s.at)));
+    }
+    for (path, folder, at) in sinks {
+        let reads = |source: &&SourceSpec| glob::may_name(&source.path, path, folder);
+        if let Some(source) = spec.sources.iter().find(reads) {
+            let what = format!(
+                "`{path}` is in the source `{}`, which would read it",
+                source.path
+            );
+            return Err(Fault::new(at, what, "write it somewhere else"));
+        }
+    }
+    Ok(())
 }
 
 /// Where a spec leaves the number of tasks open, what is known of it so far is kept.
@@ -376,8 +402,12 @@ async fn pin(
             .map_err(|error| wrong(spec.at, error))?;
         let mut data_at = 0;
         if spec.format == Format::Csv {
-            let read = header(storage, &source).await;
+            let read = header(storage, &source, spec.follow).await;
             let Some((names, at)) = read.map_err(|error| wrong(spec.at, error))? else {
+                if spec.follow {
+                    // It may be written still; it is read from the time on when it has one.
+                    continue;
+                }
                 let what = format!("{path} has no CSV header in its first line");
                 return fault(what, "add one, or use `format = \"lines\"`");
             };
@@ -396,6 +426,10 @@ async fn pin(
             source,
             data_at,
         });
+    }
+    if spec.format == Format::Csv && pinned.columns.is_none() {
+        let what = format!("{} has no CSV header with a line end yet", spec.path);
+        return fault(what, "write one first: it names the columns");
     }
     Ok(pinned)
 }
@@ -447,7 +481,7 @@ async fn pin_lookup(
 ) -> std::result::Result<Pinned, Fail> {
     let of_file = |error| wrong(spec.at, error);
     let source = storage.pin(&spec.path, owner).await.map_err(of_file)?;
-    let Some((names, data_at)) = header(storage, &source).await.map_err(of_file)? else {
+    let Some((names, data_at)) = header(storage, &source, false).await.map_err(of_file)? else {
         let what = format!("{} has no CSV header in its first line", spec.path);
         return Err(Fail::Fault(Fault::new(spec.at, what, "add one")));
     };
@@ -468,15 +502,17 @@ async fn pin_lookup(
     }
 }
 
-/// The columns that a CSV file's first line names, and where its data begins; `None` if it has no such line.
+/// The columns that a CSV file's first line names, and where its data begins; `None` if it has no such line. The line of a
+/// file that `grows` is none before its end is there.
 pub async fn header(
     storage: &dyn Storage,
     source: &Source,
+    grows: bool,
 ) -> StorageResult<Option<(Vec<String>, u64)>> {
     let len = source.len.min(HEADER_BYTES_MAX) as u32;
     let head = storage.read(source, 0, len).await?;
     let end = memchr::memchr(b'\n', &head);
-    if head.is_empty() || (end.is_none() && source.len > HEADER_BYTES_MAX) {
+    if head.is_empty() || (end.is_none() && (grows || source.len > HEADER_BYTES_MAX)) {
         return Ok(None);
     }
     let line = &head[..end.unwrap_or(head.len())];

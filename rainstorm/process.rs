@@ -47,9 +47,37 @@ pub struct Running {
     stderr_done: Option<tokio::task::JoinHandle<()>>,
 }
 
+/// Why a process did not do what it should.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The program or its input is at fault.
+    Program(String),
+    /// This member could not start it: it lacks descriptors, processes or memory. Elsewhere, or later, it may do well.
+    Member(String),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Program(why)
+    }
+}
+
+/// Whether the start of a program failed because of what the program is.
+fn is_of_program(error: &io::Error) -> bool {
+    // It is nothing that can be run, its interpreter is missing, or its arguments are too long.
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOEXEC | libc::ENOENT | libc::EACCES | libc::E2BIG)
+    )
+}
+
 impl Program {
     /// Starts a process, with `argument` behind those of the spec (then without stdin).
-    pub async fn start(&self, spec: &ExecSpec, argument: Option<Bytes>) -> Result<Running, String> {
+    pub async fn start(
+        &self,
+        spec: &ExecSpec,
+        argument: Option<Bytes>,
+    ) -> Result<Running, Failure> {
         let mut tries = 0;
         loop {
             match self.spawn(spec, argument.as_deref()) {
@@ -59,7 +87,13 @@ impl Program {
                     tries += 1;
                     time::sleep(Duration::from_millis(10)).await;
                 }
-                Err(error) => return Err(format!("cannot start: {error}")),
+                Err(error) => {
+                    let why = format!("cannot start: {error}");
+                    return Err(match is_of_program(&error) {
+                        true => Failure::Program(why),
+                        false => Failure::Member(why),
+                    });
+                }
             }
         }
     }
@@ -84,7 +118,8 @@ impl Program {
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        self.cell.confine(&mut command)?;
+        let unconfined = |error| io::Error::other(format!("cannot confine it: {error}"));
+        self.cell.confine(&mut command).map_err(unconfined)?;
         let refusals = self.cell.refusals();
         let mut child = Command::from(command).kill_on_drop(true).spawn()?;
         let missing = || io::Error::other("a pipe of the process is missing");
@@ -251,4 +286,21 @@ fn ends_with_line(all: &[u8], line: &[u8]) -> bool {
         return false;
     };
     before.is_empty() || before.ends_with(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_member_lacks_is_not_the_fault_of_the_program() {
+        let of_program = |code: i32| is_of_program(&io::Error::from_raw_os_error(code));
+        for code in [libc::ENOEXEC, libc::ENOENT, libc::EACCES] {
+            assert!(of_program(code), "{code}");
+        }
+        for code in [libc::EMFILE, libc::ENFILE, libc::EAGAIN, libc::ENOMEM] {
+            assert!(!of_program(code), "{code}");
+        }
+        assert!(!is_of_program(&io::Error::other("a pipe is missing")));
+    }
 }

@@ -8,10 +8,17 @@ use crate::error::{Error, Result};
 use crate::message::{Report, TaskId};
 use crate::plan::{Input, NodeId, Parts, Plan, Step};
 use crate::position::{Border, Positions, Share, TaskPosition};
-use crate::seams::Source;
-use hydfs_types::{Ino, JobInfo, MemberId};
+use crate::seams::{Owner, Source, Storage, StorageError};
+use futures_util::future::try_join_all;
+use hydfs_types::{FileKind, Ino, JobInfo, MemberId};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// Files of a folder whose lengths are asked for at the same time.
+const PINS_MAX: usize = 32;
+/// Most files that were in a folder of which that is done: the job does not begin before. Of one with more, an audit does not
+/// know what else was there.
+const FOLDER_FILES_MAX: usize = 10_000;
 
 /// The receipt of a job.
 pub fn receipt_path(name: &str) -> String {
@@ -134,6 +141,13 @@ pub struct Begin {
     /// The savepoint that the job began from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub savepoint: Option<String>,
+    /// How long each file was that is written from here on. A folder (it ends with `/`) stands for what was not in it. Earlier versions
+    /// wrote none: what the job writes begins at byte 0.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lengths: BTreeMap<String, u64>,
+    /// Whether of each source only what came after the job's start was read. Earlier versions did not say it.
+    #[serde(default)]
+    pub at_end: Vec<bool>,
 }
 
 /// A pinned file.
@@ -145,11 +159,20 @@ pub struct FileLine {
     pub data_at: u64,
 }
 
-/// The line of a job epoch, with what the plan begins with at its first: `border`, and the positions that it began at.
+/// What a plan begins with, for the line of its first job epoch.
+pub struct First<'a> {
+    /// Where it began.
+    pub positions: &'a Positions,
+    pub border: &'a Border,
+    /// As in [`Begin`].
+    pub lengths: BTreeMap<String, u64>,
+}
+
+/// The line of a job epoch.
 pub fn line(
     info: &JobInfo,
     plan: &Plan,
-    (positions, border): (&Positions, Option<&Border>),
+    first: Option<First<'_>>,
     reports: &[Report],
     names: &BTreeMap<MemberId, String>,
     places: &[Vec<MemberId>],
@@ -171,7 +194,7 @@ pub fn line(
         inputs: Vec::new(),
         outputs: BTreeMap::new(),
         operators: BTreeMap::new(),
-        begin: border.map(|border| begin(info, plan, positions, border)),
+        begin: first.map(|first| begin(info, plan, first)),
     };
     for report in reports {
         let TaskId { node, task } = report.id;
@@ -208,7 +231,12 @@ pub fn line(
     Ok(text.into())
 }
 
-fn begin(info: &JobInfo, plan: &Plan, positions: &Positions, border: &Border) -> Begin {
+fn begin(info: &JobInfo, plan: &Plan, first: First<'_>) -> Begin {
+    let First {
+        positions,
+        border,
+        lengths,
+    } = first;
     let files = |pinned: &crate::plan::Pinned| {
         let line = |file: &crate::plan::PinnedFile| FileLine {
             path: file.path.clone(),
@@ -227,5 +255,50 @@ fn begin(info: &JobInfo, plan: &Plan, positions: &Positions, border: &Border) ->
         shares: positions.tasks.iter().map(shares).collect(),
         goes_on: border.goes_on.clone(),
         savepoint: border.savepoint.clone(),
+        lengths,
+        at_end: plan.sources.iter().map(|source| source.at_end).collect(),
     }
+}
+
+/// How long the files are that a plan writes, before it has written to them.
+pub async fn lengths(storage: &dyn Storage, plan: &Plan) -> Result<BTreeMap<String, u64>> {
+    let mut lengths = BTreeMap::new();
+    let mut files: BTreeSet<String> = BTreeSet::new();
+    for step in &plan.steps {
+        for sink in &step.sinks {
+            match sink.parts {
+                Parts::One => drop(files.insert(sink.path.clone())),
+                Parts::Tasks => {
+                    files.extend((0..step.tasks).map(|task| sink.task_path(step, task)))
+                }
+                Parts::Values(_) => {
+                    let folder = &sink.path;
+                    lengths.insert(format!("{folder}/"), 0);
+                    let entries = match storage.list(folder).await {
+                        Ok(entries) => entries,
+                        Err(StorageError::NotFound(_)) => Vec::new(),
+                        Err(error) => return Err(error.into()),
+                    };
+                    let regular = entries.into_iter().filter(|e| e.kind == FileKind::Regular);
+                    let regular = regular.take(FOLDER_FILES_MAX);
+                    files.extend(regular.map(|entry| format!("{folder}/{}", entry.name)));
+                }
+            }
+        }
+    }
+    let files: Vec<String> = files.into_iter().collect();
+    for some in files.chunks(PINS_MAX) {
+        let length = |path: &String| {
+            let path = path.clone();
+            async move {
+                match storage.pin(&path, Owner::ROOT).await {
+                    Ok(source) => Ok((path, source.len)),
+                    Err(StorageError::NotFound(_)) => Ok((path, 0)),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        lengths.extend(try_join_all(some.iter().map(length)).await?);
+    }
+    Ok(lengths)
 }

@@ -207,7 +207,7 @@ impl<'a> Builder<'a> {
         let node = self.add(&stage.name, op, stage.tasks, input.clone(), origins, after);
         if let Input::Nodes(nodes) = input {
             for ((from, route), feed) in nodes.into_iter().zip(routes).zip(&feeds) {
-                let late = matches!(feed.input, FeedInput::Node(_, true));
+                let late = matches!(feed.input, FeedInput::Node(of, true) if of == from);
                 self.link(from, node, route, late);
             }
         }
@@ -302,9 +302,27 @@ impl<'a> Builder<'a> {
         {
             return Input::Source(*at);
         }
+        let results = |node: NodeId| {
+            let of_node =
+                |feed: &Feed| matches!(feed.input, FeedInput::Node(of, false) if of == node);
+            feeds.iter().any(of_node)
+        };
         let nodes = feeds
             .iter()
             .map(|feed| match feed.input {
+                // Between two tasks there is one channel: what a node puts out and what came too late there take two ways.
+                FeedInput::Node(node, true) if results(node) => {
+                    let late = self.add(
+                        &format!("{}.late", stage.name),
+                        Op::Pass,
+                        self.steps[node as usize].tasks,
+                        Input::Nodes(vec![node]),
+                        feed.origins.clone(),
+                        feed.columns.clone(),
+                    );
+                    self.link(node, late, Route::Straight, true);
+                    late
+                }
                 FeedInput::Node(node, _) => node,
                 FeedInput::Source(at) => self.add(
                     &format!("{}.read", stage.name),

@@ -48,6 +48,8 @@ pub struct Run {
     pub watermarks: BTreeMap<WriterId, Seq>,
     /// Of the receipt, where there is one.
     pub receipt: Option<Writer>,
+    /// Files of state that are no more needed and not removed yet.
+    pub needless: BTreeSet<String>,
     /// Of sources with a rate.
     pub rates: Rates,
     /// Of stages whose numbers of tasks are open.

@@ -1,16 +1,19 @@
 //! Savepoints: a job's committed positions and state under a name, `/.jobs/JOB/savepoints/NAME/`. Its last file, `savepoint`,
-//! makes it exist: what a leader that died has left is no savepoint, and is removed by the next try.
+//! makes it exist, and says how long the others are and what their checksums are: what a leader that died has left is no savepoint.
+//!
+//! Two leaders may make the same one, the earlier not knowing yet that it leads no more: no try writes a file of another's, none is
+//! removed before there is a savepoint, and what is at the front of `savepoint` counts.
 
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::position::{Inherited, Positions};
-use crate::prepare::is_job_name;
-use crate::seams::{Owner, Storage, StorageError, StorageResult};
+use crate::prepare::{SpecFile, is_job_name};
+use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
 use crate::spec_tree::{Fault, Table};
 use bytes::{BufMut, Bytes, BytesMut};
 use hydfs_types::{JobInfo, PAYLOAD_BYTES_MAX};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest file that makes a savepoint: the largest positions there are, and a little.
 const BYTES_MAX: usize = 5 << 20;
@@ -22,6 +25,8 @@ struct Saved {
     epoch: u64,
     /// With the names of files beside it in place of paths.
     positions: Bytes,
+    /// The CRC-32C of each of them. Earlier versions end before it.
+    checksums: BTreeMap<String, u32>,
 }
 
 /// A savepoint.
@@ -29,6 +34,8 @@ pub struct Savepoint {
     pub epoch: u64,
     /// All state is inherited.
     pub positions: Positions,
+    /// By path.
+    checksums: BTreeMap<String, u32>,
 }
 
 /// Whether a savepoint can be called so: 1 to 64 letters, digits, `_` and `-`.
@@ -82,7 +89,6 @@ pub async fn load(
         Err(StorageError::NotFound(_)) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    // Two leaders may have written it, one after the other: either is whole.
     let whole = || {
         let (len, rest) = bytes.split_first_chunk::<4>()?;
         let (crc, rest) = rest.split_first_chunk::<4>()?;
@@ -92,7 +98,9 @@ pub async fn load(
     let Some(body) = whole() else {
         return Ok(None);
     };
-    let saved: Saved = hydfs_types::decode(body)?;
+    // The byte behind the end stands for no checksums.
+    let saved: Saved = hydfs_types::decode(body)
+        .or_else(|error| hydfs_types::decode(&[body, &[0]].concat()).map_err(|_| error))?;
     let mut positions = Positions::decode(&saved.positions)?;
     for file in files(&mut positions) {
         if file.path.contains('/') {
@@ -101,16 +109,61 @@ pub async fn load(
             )));
         }
         file.path = format!("{folder}/{}", file.path);
-        let there = storage.pin(&file.path, owner).await?.len;
+        let there = match storage.pin(&file.path, owner).await {
+            Ok(source) => source.len,
+            Err(StorageError::NotFound(_)) => 0,
+            Err(error) => return Err(error.into()),
+        };
         if there < file.bytes {
             let what = format!("{} has {there} of {} bytes", file.path, file.bytes);
             return Err(Error::Job(format!("{what}: the savepoint is not whole")));
         }
     }
+    let checksums = saved.checksums.into_iter();
     Ok(Some(Savepoint {
         epoch: saved.epoch,
         positions,
+        checksums: checksums
+            .map(|(name, crc)| (format!("{folder}/{name}"), crc))
+            .collect(),
     }))
+}
+
+/// Whether the savepoint that a job begins from is what was written, if it begins from one. Reads all of it.
+pub async fn check(driver: &Driver, positions: &Positions, spec: &SpecFile) -> Result<()> {
+    let border = positions.border.as_ref();
+    let start = border.and_then(|border| border.savepoint.as_deref());
+    let Some((job, name)) = start.and_then(|start| start.split_once('/')) else {
+        return Ok(());
+    };
+    let storage = &*driver.storage;
+    let Some(mut saved) = load(storage, (job, name), spec.owner).await? else {
+        let what = "its savepoint was removed meanwhile";
+        return Err(Error::Spec(format!("{}: {what}", spec.path)));
+    };
+    let checksums = saved.checksums;
+    let all: BTreeSet<Inherited> = files(&mut saved.positions)
+        .map(|file| file.clone())
+        .collect();
+    for file in all {
+        let Some(&want) = checksums.get(&file.path) else {
+            continue;
+        };
+        let source = storage.pin(&file.path, spec.owner).await?;
+        let (mut at, mut crc) = (0, 0);
+        while at < file.bytes {
+            let bytes = piece(storage, &source, &file, at).await?;
+            at += bytes.len() as u64;
+            crc = crc32c::crc32c_append(crc, &bytes);
+            driver.beat.step();
+        }
+        if crc != want {
+            let what = format!("{} is not what was written there", file.path);
+            let remedy = "take another savepoint, or leave `start` out";
+            return Err(Error::Spec(format!("{}: {what}; {remedy}", spec.path)));
+        }
+    }
+    Ok(())
 }
 
 fn files(positions: &mut Positions) -> impl Iterator<Item = &mut Inherited> {
@@ -122,11 +175,17 @@ fn files(positions: &mut Positions) -> impl Iterator<Item = &mut Inherited> {
 pub async fn save(driver: &Driver, job: &JobInfo, name: &str) -> Result<String> {
     let storage = &*driver.storage;
     let folder = folder(&job.name, name);
-    if let Some(known) = load(storage, (&job.name, name), Owner::ROOT).await? {
-        let what = format!("savepoint `{name}` is there, of job epoch {}", known.epoch);
-        return Ok(format!(
-            "{what}; another needs another name, or its folder removed"
-        ));
+    let path = format!("{folder}/savepoint");
+    match load(storage, (&job.name, name), Owner::ROOT).await {
+        Ok(Some(known)) => {
+            let what = format!("savepoint `{name}` is there, of job epoch {}", known.epoch);
+            return Ok(format!(
+                "{what}; another needs another name, or its folder removed"
+            ));
+        }
+        // It was not written wholly, or files of it are gone.
+        Ok(None) | Err(Error::Job(_)) => storage.remove(&path, None).await?,
+        Err(error) => return Err(error),
     }
     let _hold = driver.copying.hold(job.id);
     // As it is now that nothing of it goes away.
@@ -135,48 +194,63 @@ pub async fn save(driver: &Driver, job: &JobInfo, name: &str) -> Result<String> 
         uid: job.uid,
         gid: job.gid,
     };
-    for left in list(storage, &folder).await? {
-        storage.remove(&format!("{folder}/{left}"), None).await?;
-    }
     let mut positions = Positions::decode(&job.positions)?;
+    let draft = draft(driver, &job, &list(storage, &folder).await?);
     let mut names: BTreeMap<Inherited, String> = BTreeMap::new();
     for (node, tasks) in (0..).zip(&mut positions.tasks) {
         for (task, position) in (0..).zip(tasks) {
             position.inherits = position.states(&job, node, task);
             position.state = None;
             for file in &mut position.inherits {
-                // No other leader writes a file of this name.
                 let number = names.len();
                 let name = names.entry(file.clone());
-                let name = name.or_insert_with(|| format!("{number}.{:x}", driver.options.life));
+                let name = name.or_insert_with(|| format!("{draft}{number}"));
                 file.path.clone_from(name);
             }
         }
     }
-    for (file, name) in &names {
-        copy(storage, file, &format!("{folder}/{name}"), owner).await?;
+    let mut checksums = BTreeMap::new();
+    for (file, name) in names {
+        let to = format!("{folder}/{name}");
+        checksums.insert(name, copy(driver, &file, &to, owner).await?);
     }
     let saved = Saved {
         job: job.name.clone(),
         epoch: job.epoch.0,
         positions: positions.encode(),
+        checksums,
     };
     let body = hydfs_types::encode(&saved);
     let mut bytes = BytesMut::with_capacity(body.len() + 8);
     bytes.put_u32_le(body.len() as u32);
     bytes.put_u32_le(crc32c::crc32c(&body));
     bytes.extend_from_slice(&body);
-    append(
-        storage,
-        &format!("{folder}/savepoint"),
-        owner,
-        bytes.freeze(),
-    )
-    .await?;
-    Ok(format!(
-        "savepoint `{name}` is made, of job epoch {}",
-        job.epoch
-    ))
+    append(storage, &path, owner, bytes.freeze()).await?;
+    let Some(mut made) = load(storage, (&job.name, name), Owner::ROOT).await? else {
+        let what = format!("{path} was written by two leaders at once");
+        return Err(Error::Attempt(what));
+    };
+    // Now that there is one, nobody needs what other tries have left.
+    let epoch = made.epoch;
+    let needed: BTreeSet<String> = files(&mut made.positions)
+        .map(|file| file.path.clone())
+        .collect();
+    for left in list(storage, &folder).await? {
+        let left = format!("{folder}/{left}");
+        if left != path && !needed.contains(&left) {
+            storage.remove(&left, None).await?;
+        }
+    }
+    Ok(format!("savepoint `{name}` is made, of job epoch {epoch}"))
+}
+
+/// What the names of one try's files begin with: like those of no other leader, and of no try before.
+fn draft(driver: &Driver, job: &JobInfo, there: &[String]) -> String {
+    let (life, attempt) = (driver.options.life, job.attempt.0);
+    let tries = (1..).map(|number: u32| format!("{life:x}.{attempt}.{number}."));
+    let is_new = |draft: &String| !there.iter().any(|name| name.starts_with(draft.as_str()));
+    let mut new = tries.filter(is_new);
+    new.next().unwrap_or_default()
 }
 
 async fn list(storage: &dyn Storage, folder: &str) -> StorageResult<Vec<String>> {
@@ -187,20 +261,32 @@ async fn list(storage: &dyn Storage, folder: &str) -> StorageResult<Vec<String>>
     }
 }
 
-async fn copy(storage: &dyn Storage, from: &Inherited, to: &str, owner: Owner) -> Result<()> {
-    let source = storage.pin(&from.path, Owner::ROOT).await?;
-    let mut at = 0;
-    while at < from.bytes {
-        let len = (from.bytes - at).min(PAYLOAD_BYTES_MAX as u64) as u32;
-        let bytes = storage.read(&source, at, len).await?;
-        if bytes.is_empty() {
-            let what = format!("{} ends at {at} of {}", from.path, from.bytes);
-            return Err(Error::Attempt(what));
+/// The next bytes of a file of state, as many as a record takes.
+async fn piece(storage: &dyn Storage, source: &Source, file: &Inherited, at: u64) -> Result<Bytes> {
+    let len = (file.bytes - at).min(PAYLOAD_BYTES_MAX as u64) as u32;
+    let bytes = storage.read(source, at, len).await?;
+    match bytes.is_empty() {
+        false => Ok(bytes),
+        true => {
+            let what = format!("{} ends at {at} of {}", file.path, file.bytes);
+            Err(Error::Attempt(what))
         }
-        at += bytes.len() as u64;
-        storage.append_text(to, owner, bytes).await?;
     }
-    Ok(())
+}
+
+/// The checksum of what was copied.
+async fn copy(driver: &Driver, from: &Inherited, to: &str, owner: Owner) -> Result<u32> {
+    let storage = &*driver.storage;
+    let source = storage.pin(&from.path, Owner::ROOT).await?;
+    let (mut at, mut crc) = (0, 0);
+    while at < from.bytes {
+        let bytes = piece(storage, &source, from, at).await?;
+        at += bytes.len() as u64;
+        crc = crc32c::crc32c_append(crc, &bytes);
+        storage.append_text(to, owner, bytes).await?;
+        driver.beat.step();
+    }
+    Ok(crc)
 }
 
 async fn append(storage: &dyn Storage, to: &str, owner: Owner, mut bytes: Bytes) -> Result<()> {

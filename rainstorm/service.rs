@@ -2,6 +2,7 @@
 
 use crate::attempt::frame;
 use crate::audit::{self, Audited};
+use crate::beat::Beat;
 use crate::coordinator;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
@@ -48,6 +49,7 @@ impl Rainstorm {
             rates: Arc::default(),
             changing: Arc::default(),
             copying: Arc::default(),
+            beat: Beat::default(),
             storage: storage.clone(),
             cluster: cluster.clone(),
             options: options.clone(),

@@ -1,5 +1,5 @@
 //! The saved state of one task: a file of deltas, each `length u32 LE · delta`. A new attempt, or growth past a
-//! few times the state, begins a new file with everything in it, so that each file has one writer ever and the
+//! few times the state or past a number of deltas, begins a new file with everything in it, so that each file has one writer ever and the
 //! committed length in the positions says exactly which bytes count.
 
 use crate::error::{Error, Result};
@@ -13,6 +13,8 @@ use hydfs_types::PAYLOAD_BYTES_MAX;
 
 /// A file is replaced when it is larger than this and than four times the state.
 const FILE_BYTES_MIN: u64 = 4 << 20;
+/// Or holds so many deltas: a quarter of an hour of job epochs, which are put back one after the other.
+const FILE_DELTAS_MAX: u32 = 1 << 14;
 
 /// Writes the deltas of one task in one attempt.
 pub struct StateLog {
@@ -21,6 +23,8 @@ pub struct StateLog {
     writer: Option<Writer>,
     file: Option<StateFile>,
     files: u32,
+    /// Written to the present file.
+    deltas: u32,
     /// The state is in files that others wrote: the first save writes all of it.
     inherits: bool,
 }
@@ -34,6 +38,7 @@ impl StateLog {
             writer: None,
             file,
             files: 0,
+            deltas: 0,
             inherits,
         }
     }
@@ -43,8 +48,8 @@ impl StateLog {
         &mut self,
         state: &mut dyn Stateful,
     ) -> Result<(Option<StateFile>, Option<Mark>)> {
-        let limit = FILE_BYTES_MIN.max(4 * state.bytes() as u64);
-        let fresh = self.writer.is_none() || self.file.is_some_and(|file| file.bytes > limit);
+        let bytes = self.file.map_or(0, |file| file.bytes);
+        let fresh = self.writer.is_none() || is_full(bytes, self.deltas, state.bytes());
         if fresh && state.is_unchanged() && !self.inherits {
             return Ok((self.file, None));
         }
@@ -56,6 +61,7 @@ impl StateLog {
         };
         if fresh {
             self.files += 1;
+            self.deltas = 0;
             let attempt = self.target.attempt;
             let path = format!("{}{}.{}", self.target.path, attempt.0, self.files);
             let old = self.writer.replace(Writer::new(Target {
@@ -80,6 +86,7 @@ impl StateLog {
         frame.extend_from_slice(&delta);
         let mut frame = frame.freeze();
         file.bytes += frame.len() as u64;
+        self.deltas += 1;
         while !frame.is_empty() {
             writer
                 .append(frame.split_to(frame.len().min(PAYLOAD_BYTES_MAX)))
@@ -93,6 +100,10 @@ impl StateLog {
             writer.close().await;
         }
     }
+}
+
+fn is_full(bytes: u64, deltas: u32, state_bytes: usize) -> bool {
+    bytes > FILE_BYTES_MIN.max(4 * state_bytes as u64) || deltas >= FILE_DELTAS_MAX
 }
 
 /// Reads the committed bytes of a state file back, as far as these keys are in them.
@@ -134,6 +145,7 @@ pub async fn restore(
             }
             let delta = pending.split_to(len + 4);
             state.restore(&delta[4..], keys)?;
+            tokio::task::yield_now().await;
         }
     }
     match pending.is_empty() {
@@ -142,5 +154,18 @@ pub async fn restore(
             "{path} is not a state file: {} bytes are left over",
             pending.len()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_when_it_is_large_or_holds_many_deltas() {
+        assert!(!is_full(FILE_BYTES_MIN, FILE_DELTAS_MAX - 1, 0));
+        assert!(is_full(FILE_BYTES_MIN + 1, 2, 1 << 20));
+        assert!(!is_full(FILE_BYTES_MIN + 1, 2, 1 << 22));
+        assert!(is_full(100, FILE_DELTAS_MAX, 1 << 22));
     }
 }

@@ -36,9 +36,12 @@ pub trait Stateful: Send {
     /// Nothing changed since the last `save`.
     fn is_unchanged(&self) -> bool;
 
-    /// Bytes that a full `save` would take, about.
+    /// Bytes in memory, about; the same for the same state, also where it was put back.
     fn bytes(&self) -> usize;
 
     /// Puts back what `save` gave, of these keys; later ones win. What several tasks saved may be put back in one.
     fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()>;
+
+    /// All is put back: works out what follows from it, once, however many saves there were.
+    fn restored(&mut self) {}
 }

@@ -221,6 +221,7 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
             let keys = Keys { task, tasks };
             state_log::restore(&*context.storage, &file, keys, &mut **state).await?;
         }
+        state.restored();
     }
     Ok(operator)
 }

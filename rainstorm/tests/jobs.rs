@@ -130,3 +130,43 @@ async fn fault_r2_members_die_at_random_points_and_no_line_is_missing() {
         world.check();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn jobs_that_nobody_needs_make_room_for_others() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/in.csv", b"a\n1\n", 0);
+    world.limit_jobs(3);
+    let spec = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in.csv\"\n\
+        [[stage]]\nname = \"s\"\nfrom = \"in\"\nop = { filter = { contains = \"1\" } }\n";
+    // The same job again and again: only its last run is remembered.
+    for run in 1..=8 {
+        world.spec("again.toml", spec, 0);
+        let ran = |job: &hydfs_types::JobInfo| job.phase == JobPhase::Done && job.id.0 == run;
+        world.until("again", 60, ran).await;
+        assert_eq!(world.lines("/.jobs/again/output"), ["1"]);
+    }
+    // As many as the table takes: the next one waits, and its log says why.
+    world.spec("b.toml", spec, 0);
+    world.done("b").await;
+    while world.jobs_count() > 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    world.spec("c.toml", spec, 0);
+    world.done("c").await;
+    world.spec("d.toml", spec, 0);
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    assert!(world.job("d").is_none());
+    assert_eq!(world.log("d").matches("too many jobs").count(), 1);
+    // Until nothing is left of another.
+    world.unlink("/.jobs/b.toml");
+    for path in world.paths() {
+        if path.starts_with("/.jobs/b/") {
+            world.unlink(&path);
+        }
+    }
+    world.done("d").await;
+    assert!(world.job("b").is_none());
+    // None of those that are remembered, or forgotten, ran again.
+    assert_eq!(world.job("again").unwrap().id.0, 8);
+    world.check();
+}

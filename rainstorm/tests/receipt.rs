@@ -135,3 +135,83 @@ async fn followed_files_and_executables_are_in_the_receipt() {
     assert_eq!(world.read("/.jobs/none/receipt"), None);
     world.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_in_an_output_before_is_no_part_of_the_job() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/in", b"a,1\nb,2\n", 0);
+    world.write("/out/one", b"earlier\n", 0);
+    world.write("/out/by/a", b"earlier, too\n", 0);
+    world.write("/out/by/other", b"not of the job\n", 0);
+    let spec = |more: &str| {
+        format!(
+            "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\n\
+             [[stage]]\nname = \"s\"\nfrom = \"in\"\nop = {{ filter = {{ contains = \"\" }} }}\n\
+             [[sink]]\nfrom = \"s\"\npath = \"/out/one\"\n\
+             [[sink]]\nfrom = \"s\"\npath = \"/out/by/\"\nby = 1\n{more}"
+        )
+    };
+    world.spec("j.toml", &spec(""), 0);
+    let rows = |rows: u64| {
+        let enough = move |job: &hydfs_types::JobInfo| {
+            rainstorm::progress(job).is_some_and(|p| p.rows_out == rows)
+        };
+        world.until("j", 20, enough)
+    };
+    rows(4).await;
+    assert_eq!(audit(&world, "j").await.unwrap().lines_out, 4);
+    // A new version goes on with its outputs, and finds another file.
+    world.write("/out/more", b"of others\n", 0);
+    world.spec(
+        "j.toml",
+        &spec("[[sink]]\nfrom = \"s\"\npath = \"/out/more\"\n"),
+        0,
+    );
+    sleep(Duration::from_secs(5)).await;
+    world.extend("/in", b"a,3\nc,4\n");
+    rows(10).await;
+    assert_eq!(audit(&world, "j").await.unwrap().lines_out, 10);
+    assert_eq!(world.lines("/out/more"), ["of others", "a,3", "c,4"]);
+    world.extend("/out/by/c", b"of nobody\n");
+    fails(&world, "j", "/out/by/c has 14 bytes, but 4 were written").await;
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_followed_file_is_read_from_its_beginning() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/in/a", b"one\ntwo\n", 0);
+    let spec = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\n\
+        [[stage]]\nname = \"s\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\n";
+    world.spec("j.toml", spec, 0);
+    world.spec(
+        "end.toml",
+        &spec.replace("true\n", "true\nstart = \"end\"\n"),
+        0,
+    );
+    // What the first version of a spec found stays so under a later one.
+    let end = spec.replace("true\n", "true\nstart = \"end\"\n");
+    world.spec("other.toml", &end, 0);
+    world.until("j", 20, |job| job.epoch.0 >= 1).await;
+    sleep(Duration::from_secs(5)).await;
+    world.spec("other.toml", spec, 0);
+    sleep(Duration::from_secs(5)).await;
+    world.extend("/in/a", b"three\n");
+    world.write("/in/b", b"one\ntwo\n", 0);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(audit(&world, "j").await.unwrap().lines_in, 5);
+    assert_eq!(audit(&world, "end").await.unwrap().lines_in, 3);
+    assert_eq!(audit(&world, "other").await.unwrap().lines_in, 3);
+    for (job, from, other) in [("j", 0, 4), ("end", 8, 0)] {
+        let path = format!("/.jobs/{job}/receipt");
+        let good = String::from_utf8(world.read(&path).unwrap()).unwrap();
+        let bad = good.replacen(
+            &format!("\"from\":{from},"),
+            &format!("\"from\":{other},"),
+            1,
+        );
+        assert_ne!(good, bad);
+        world.write(&path, bad.as_bytes(), 0);
+        fails(&world, job, "which is not its beginning").await;
+    }
+}

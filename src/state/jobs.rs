@@ -7,7 +7,7 @@ use hydfs_types::{
 };
 use std::collections::BTreeSet;
 
-/// Jobs that are remembered, ended ones included, until they are forgotten by command.
+/// Jobs that are remembered, ended ones included, until the leader forgets those that nobody needs.
 pub const JOBS_MAX: usize = 4096;
 /// Largest positions and progress of one job epoch in bytes.
 pub const POSITIONS_BYTES_MAX: usize = 4 << 20;
@@ -78,7 +78,7 @@ impl State {
         }
         if self.jobs.len() >= JOBS_MAX {
             return Err(CommandError::Invalid(format!(
-                "there are {JOBS_MAX} jobs already: remove specs of ended ones"
+                "there are {JOBS_MAX} jobs already: remove specs of ended ones, and their folders"
             )));
         }
         let id = JobId(issue(&mut self.next_job));

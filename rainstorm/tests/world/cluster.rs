@@ -142,6 +142,9 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
             {
                 return Ok(Reply::Job(job.id));
             }
+            if inner.jobs_max.is_some_and(|most| inner.jobs.len() >= most) {
+                return Err(CommandError::Invalid("there are too many jobs".into()));
+            }
             inner.next_job += 1;
             let id = JobId(inner.next_job);
             let (attempt, epoch) = (Attempt(1), JobEpoch(0));

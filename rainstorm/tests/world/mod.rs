@@ -63,6 +63,8 @@ struct Inner {
     next_ino: u64,
     next_writer: u64,
     next_job: u64,
+    /// What the job table takes.
+    jobs_max: Option<usize>,
     /// Broken promises.
     violations: Vec<String>,
 }
@@ -249,6 +251,11 @@ impl World {
         assert!(kills >= 3, "the jobs were over after {kills} kills");
     }
 
+    /// From now on so many commits come through; none: as many as there are.
+    pub fn let_commits_through(&self, most: Option<u64>) {
+        *self.commits_left.lock().unwrap() = most;
+    }
+
     /// Takes one of the commits that are left.
     fn commit_comes_through(&self) -> bool {
         match &mut *self.commits_left.lock().unwrap() {
@@ -324,6 +331,13 @@ impl World {
         inner.files.insert(to.to_owned(), file);
     }
 
+    /// Gives a file another name, so slowly that whoever lists directories one after the other may find it in none.
+    pub async fn rename_slowly(&self, from: &str, to: &str, pause: Duration) {
+        let file = self.lock().files.remove(from).unwrap();
+        sleep(pause).await;
+        self.lock().files.insert(to.to_owned(), file);
+    }
+
     /// Drops a spec, as an editor on some member would.
     pub fn spec(&self, file: &str, text: &str, uid: u32) {
         let path = format!("/.jobs/{file}");
@@ -348,6 +362,11 @@ impl World {
     pub fn command(&self, command: hydfs_types::JobCommand) {
         cluster::apply(&mut self.lock(), command).unwrap();
         self.bump();
+    }
+
+    /// From now on the job table takes so many jobs.
+    pub fn limit_jobs(&self, most: usize) {
+        self.lock().jobs_max = Some(most);
     }
 
     pub fn jobs_count(&self) -> usize {

@@ -1,0 +1,146 @@
+//! Followed sources and event time: no line is lost or doubled because a file was read late, renamed, or not written wholly
+//! when the job looked.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use hydfs_types::JobPhase;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+use world::World;
+
+/// Waits until a file has so many lines, and returns them sorted.
+async fn lines(world: &World, path: &str, count: usize) -> Vec<String> {
+    let limit = Instant::now() + Duration::from_secs(120);
+    loop {
+        let lines = match world.read(path) {
+            Some(_) => world.sorted(path),
+            None => Vec::new(),
+        };
+        if lines.len() >= count {
+            return lines;
+        }
+        assert!(Instant::now() < limit, "{path}: {lines:?}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Follows `/in`, or all that is in it.
+fn source(more: &str) -> String {
+    format!(
+        "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\n\
+         time = 1\ntime_format = \"unix_ms\"\n{more}\n"
+    )
+}
+
+const COUNT: &str = "[[stage]]\nname = \"n\"\nfrom = \"in\"\n\
+    op = { count = { by = 2, window = { tumbling_ms = 10, time = 1, time_format = \"unix_ms\" } } }\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_stage_takes_results_and_late_lines_of_the_same_stage() {
+    for tasks in [1, 2] {
+        let world = World::start(2, |_| {}).await;
+        world.write("/in", b"1,a\n100,a\n", 0);
+        let both = format!(
+            "[[stage]]\nname = \"both\"\nfrom = [\"n\", \"n.late\"]\nop = {{ filter = {{ contains = \"\" }} }}\n\
+             tasks = {tasks}\n"
+        );
+        world.spec("j.toml", &(source("") + COUNT + &both), 0);
+        let output = "/.jobs/j/output";
+        assert_eq!(lines(&world, output, 1).await, ["0,10,a,1"]);
+        world.extend("/in", b"2,late\n3,late\n200,a\n");
+        let want = ["0,10,a,1", "100,110,a,1", "2,late", "3,late"];
+        assert_eq!(lines(&world, output, 4).await, want);
+        world.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_that_wait_in_a_file_are_not_late_however_slowly_they_are_read() {
+    let world = World::start(1, |options| options.chunk_bytes = 16).await;
+    // Each read takes longer than a file may be silent.
+    world.knobs.read_delay_ms.store(500, Relaxed);
+    let rows = |step: i64| -> String { (0..20).map(|n| format!("{},a\n", n * step)).collect() };
+    world.write("/in/slow", rows(20).as_bytes(), 0);
+    world.write("/in/fast", rows(1000).as_bytes(), 0);
+    let sinks = "[[sink]]\nfrom = \"n\"\npath = \"/out/n\"\n[[sink]]\nfrom = \"n.late\"\npath = \"/out/late\"\n";
+    world.spec("j.toml", &(source("idle_ms = 300") + COUNT + sinks), 0);
+    // Each line has a window of its own, but the first of both files; the last one stays open.
+    let counts = lines(&world, "/out/n", 38).await;
+    assert_eq!(counts.len(), 38);
+    assert!(counts.contains(&"0,10,a,2".to_owned()));
+    assert_eq!(world.lines("/out/late"), [""; 0]);
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_renamed_while_directories_are_listed_is_read_once() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/logs/live/a.log", b"a1\na2\n", 0);
+    world.write("/logs/old/b.log", b"b1\n", 0);
+    let spec = "version = 1\n[[source]]\nname = \"in\"\npath = \"/logs/*/*.log\"\nfollow = true\n\
+        [[stage]]\nname = \"all\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\ntasks = 2\n";
+    world.spec("j.toml", spec, 0);
+    let output = "/.jobs/j/output";
+    assert_eq!(lines(&world, output, 3).await, ["a1", "a2", "b1"]);
+    let (mut from, mut to) = ("/logs/live/a.log", "/logs/old/a.log");
+    for _ in 0..10 {
+        sleep(Duration::from_millis(730)).await;
+        // Never so long that two lists miss it.
+        world
+            .rename_slowly(from, to, Duration::from_millis(200))
+            .await;
+        (from, to) = (to, from);
+    }
+    world.extend(from, b"a3\n");
+    assert_eq!(lines(&world, output, 4).await, ["a1", "a2", "a3", "b1"]);
+    // One that is removed is forgotten, and what stands in its place is another.
+    world.unlink(from);
+    sleep(Duration::from_secs(1)).await;
+    world.write(from, b"new\n", 0);
+    let want = ["a1", "a2", "a3", "b1", "new"];
+    assert_eq!(lines(&world, output, 5).await, want);
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_header_counts_when_its_line_has_its_end() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/in/a.csv", b"k,v\n1,a\n", 0);
+    let spec = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in/*.csv\"\nformat = \"csv\"\nfollow = true\n\
+        [[stage]]\nname = \"v\"\nfrom = \"in\"\nop = { select = { columns = [\"v\"] } }\n";
+    // Both a file that is there when the job begins and one that comes later are written piece by piece.
+    world.write("/in/b.csv", b"k,", 0);
+    world.spec("j.toml", spec, 0);
+    let output = "/.jobs/j/output";
+    assert_eq!(lines(&world, output, 1).await, ["a"]);
+    world.write("/in/c.csv", b"k", 0);
+    sleep(Duration::from_secs(1)).await;
+    world.extend("/in/b.csv", b"v\n2,b\n");
+    world.extend("/in/c.csv", b",v");
+    sleep(Duration::from_secs(1)).await;
+    world.extend("/in/c.csv", b"\n3,c\n");
+    assert_eq!(lines(&world, output, 3).await, ["a", "b", "c"]);
+    // No file has one yet: the columns have no names.
+    world.write("/other.csv", b"k,v", 0);
+    world.spec("o.toml", &spec.replace("/in/*.csv", "/other.csv"), 0);
+    let job = world.ended("o").await;
+    assert_eq!(job.phase, JobPhase::Failed);
+    assert!(job.message.contains("with a line end"), "{}", job.message);
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_begins_at_the_end_begins_with_a_whole_line() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/in", b"old\nhalf a ", 0);
+    let spec = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\nstart = \"end\"\n\
+        [[stage]]\nname = \"all\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\n";
+    world.spec("j.toml", spec, 0);
+    world.until("j", 20, |job| job.epoch.0 >= 1).await;
+    world.extend("/in", b"line\nnew\n");
+    let output = "/.jobs/j/output";
+    assert_eq!(lines(&world, output, 2).await, ["half a line", "new"]);
+    world.check();
+}
