@@ -1,7 +1,8 @@
 //! Executables as operators: how they get their lines and give theirs back (`docs/JOBS.md`, "Executables").
 //!
 //! What a process wrote for a batch is passed on only once the batch is done, so that running a batch again
-//! after a crash never doubles a line. A batch that fails is run again, `max_attempts` times in all; then the job fails
+//! after a crash never doubles a line. Where a process is started for each batch, and ends soon, batches are put together: starting
+//! costs more than many lines. A batch that fails is run again, `max_attempts` times in all; then the job fails
 //! with the operator's last words (fault R4), or the lines at fault become dead letters.
 
 use crate::batch::{Batch, LINE_BYTES_MAX, Lines};
@@ -15,7 +16,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time;
+use tokio::time::{self, Instant};
 
 /// Most runs that look for the lines on which an executable fails, for each batch.
 const ISOLATING_RUNS_MAX: u32 = 64;
@@ -23,6 +24,9 @@ const ISOLATING_RUNS_MAX: u32 = 64;
 const ARGUMENT_BYTES_MAX: usize = 96 << 10;
 /// Output of an operator is passed on in batches of about this size.
 const OUTPUT_BATCH_BYTES: usize = 1 << 20;
+/// Lines are put together up to so many bytes, while a process works on them for no longer than that.
+const GATHERED_BYTES_MAX: usize = 4 << 20;
+const SOON: Duration = Duration::from_millis(100);
 /// Begins the marker lines of the contract `lines`: ASCII "record separator".
 pub const MARK: u8 = 0x1e;
 
@@ -40,6 +44,9 @@ pub struct Exec {
     running: Option<Running>,
     batches: u64,
     retries: u64,
+    /// What waits for more lines, and how many bytes are worked on at once.
+    gathered: Lines,
+    enough: usize,
 }
 
 impl Exec {
@@ -51,6 +58,8 @@ impl Exec {
             running: None,
             batches: 0,
             retries: 0,
+            gathered: Lines::default(),
+            enough: 0,
         }
     }
 
@@ -64,8 +73,41 @@ impl Exec {
         std::mem::take(&mut self.retries)
     }
 
-    /// Works on a batch. Lines on which it fails go to `letters`, if the job says so.
+    /// Takes a batch, works on what there is once that is enough. Lines on which it fails go to `letters`, if the job says so.
     pub async fn apply(
+        &mut self,
+        batch: &Batch,
+        out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()> {
+        // Each dead letter says where its line was read: of several batches nobody would know.
+        if self.spec.contract != Contract::Batch || letters.is_on() {
+            return self.apply_now(batch, out, letters).await;
+        }
+        self.gathered.push_run(batch, 0..batch.count());
+        match self.gathered.bytes() < self.enough {
+            true => Ok(()),
+            false => self.flush(out, letters).await,
+        }
+    }
+
+    /// Works on what waits for more lines.
+    pub async fn flush(&mut self, out: &mut Vec<Batch>, letters: &mut Letters) -> Result<()> {
+        let Some(batch) = self.gathered.take() else {
+            return Ok(());
+        };
+        let began = Instant::now();
+        self.apply_now(&batch, out, letters).await?;
+        let bytes = batch.bytes().len();
+        let enough = match began.elapsed() <= SOON {
+            true => self.enough.max(2 * bytes),
+            false => bytes / 2,
+        };
+        self.enough = enough.min(GATHERED_BYTES_MAX);
+        Ok(())
+    }
+
+    async fn apply_now(
         &mut self,
         batch: &Batch,
         out: &mut Vec<Batch>,

@@ -90,6 +90,14 @@ impl Operator {
         Ok(())
     }
 
+    /// Works on what it has been given and has put aside.
+    pub async fn flush(&mut self, out: &mut Vec<Batch>, letters: &mut Letters) -> Result<()> {
+        match self {
+            Self::Exec(exec) => exec.flush(out, letters).await,
+            _ => Ok(()),
+        }
+    }
+
     /// A job epoch ends: windows that the event watermark has passed close.
     pub fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<()> {
         match self {

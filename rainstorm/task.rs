@@ -101,6 +101,7 @@ impl Task {
                     self.pass(&mut out).await?;
                 }
                 Item::Barrier { id, last, mark } => {
+                    self.operator.flush(&mut out, &mut self.letters).await?;
                     match last {
                         true => self.operator.finish(&mut out)?,
                         false => self.operator.barrier(mark.at(), &mut out)?,

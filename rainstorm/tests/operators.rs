@@ -254,6 +254,30 @@ async fn fault_r4_poison_goes_to_dead_letters_once_and_everything_else_through()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_are_put_together_where_processes_end_soon() {
+    let world = World::start(1, |_| {}).await;
+    let input = numbers(400_000);
+    let chunks = input.len() / (256 << 10);
+    world.write("/in", &input, 0);
+    world.write("/bin/wc", b"#!/bin/sh\nexec wc -l\n", 0);
+    let spec = exec_job("path = \"/bin/wc\", contract = \"batch\"", 1);
+    let spec = spec.replacen("version = 1\n", "version = 1\n[job]\nepoch_ms = 60000\n", 1);
+    world.spec("wc.toml", &spec, 0);
+    world.done("wc").await;
+    let counts = world.lines("/.jobs/wc/output");
+    let lines: u64 = counts
+        .iter()
+        .map(|count| count.trim().parse::<u64>().unwrap())
+        .sum();
+    assert_eq!(lines, 400_000);
+    assert!(
+        counts.len() < chunks,
+        "{} processes for {chunks} chunks",
+        counts.len()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn programs_of_the_members_are_operators_as_they_are() {
     let world = World::start(3, |_| {}).await;
     world.write("/in", &numbers(5_000), 0);
