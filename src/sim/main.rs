@@ -36,6 +36,10 @@ fn parse() -> Result<Wish, String> {
     let (mut seeds, mut shrink) = (1, false);
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
+        if matches!(flag.as_str(), "-h" | "--help") {
+            println!("{USAGE}");
+            std::process::exit(0);
+        }
         if flag == "--shrink" {
             shrink = true;
             continue;
