@@ -123,7 +123,13 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
                     false => Ok(
                         "a savepoint's name has 1 to 64 letters, digits, `_` and `-`".to_owned(),
                     ),
-                    true => savepoint::save(driver, &job, name).await,
+                    true => tokio::select! {
+                        biased;
+                        made = savepoint::save(driver, &job, name) => made,
+                        () = cancelled_instead(driver, path, word) => {
+                            Err(Error::Attempt("`cancel` was written in its place".into()))
+                        }
+                    },
                 };
                 match made {
                     Ok(line) => {
@@ -176,6 +182,22 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
     }
     if let Err(error) = storage.remove(path, Some(entry.ino)).await {
         tracing::warn!(path, %error, "cannot remove an order that was obeyed; it is obeyed again");
+    }
+}
+
+/// Returns once `cancel` stands in the place of an order that is being obeyed. Behind it, it waits for it.
+async fn cancelled_instead(driver: &Driver, path: &str, word: &str) {
+    loop {
+        time::sleep(driver.options.scan_every).await;
+        let text = driver
+            .storage
+            .read_small(path, Owner::ROOT, ORDER_BYTES_MAX);
+        let Ok(text) = text.await else { continue };
+        let text = String::from_utf8_lossy(&text);
+        let has = |order: &str| text.lines().any(|line| line.trim() == order);
+        if has("cancel") && !has(word) {
+            return;
+        }
     }
 }
 

@@ -206,36 +206,33 @@ impl Exec {
 
     /// What it wrote for a batch, or why it failed for the last of so many times.
     async fn attempt(&mut self, batch: &Batch, runs: u32) -> Result<Bytes, Failure> {
-        let mut why = String::new();
+        let mut failure = Failure::Program(String::new());
         for run in 0..runs {
             if run > 0 {
                 self.retries += 1;
                 tracing::warn!(
                     operator = %self.spec.place,
                     run,
-                    why,
+                    ?failure,
                     "operator failed, its batch is run again"
                 );
                 time::sleep(Duration::from_millis(50 << run.min(6))).await;
             }
             self.batches += 1;
             let limit = Duration::from_millis(self.spec.timeout_ms);
-            match time::timeout(limit, self.run(batch)).await {
+            failure = match time::timeout(limit, self.run(batch)).await {
                 Ok(Ok(text)) => return Ok(text),
-                Ok(Err(Failure::Program(error))) => why = error,
-                Ok(Err(failure @ Failure::Member(_))) => return Err(failure),
-                Err(_) => {
-                    why = format!(
-                        "no end of the batch after timeout_ms = {}",
-                        self.spec.timeout_ms
-                    )
-                }
-            }
-            if let Some(running) = self.running.take() {
-                why = running.last_words(why).await;
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::Program(format!(
+                    "no end of the batch after timeout_ms = {}",
+                    self.spec.timeout_ms
+                )),
+            };
+            if let (Some(running), Failure::Program(why)) = (self.running.take(), &mut failure) {
+                *why = running.last_words(std::mem::take(why)).await;
             }
         }
-        Err(Failure::Program(why))
+        Err(failure)
     }
 
     /// Why the contract cannot carry a line, if it cannot.

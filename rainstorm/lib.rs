@@ -60,6 +60,7 @@ mod reach;
 mod reader;
 mod receipt;
 mod resolve;
+mod resolve_sinks;
 mod rights;
 mod run;
 mod sandbox;

@@ -78,6 +78,22 @@ async fn a_savepoint_that_takes_minutes_is_made_and_begun_from() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancel_in_place_of_the_order_ends_a_savepoint() {
+    let world = running(6).await;
+    world.knobs.read_delay_ms.store(20_000, Relaxed);
+    let control = "/.jobs/once/control";
+    world.write(control, b"savepoint slow\ncancel\n", 0);
+    sleep(Duration::from_secs(50)).await;
+    // Behind the order it waits.
+    assert_eq!(world.job("once").unwrap().phase, JobPhase::Running);
+    world.write(control, b"cancel\n", 0);
+    let job = world.until("once", 70, |job| job.phase == JobPhase::Cancelled);
+    job.await;
+    assert!(!world.log("once").contains("is made"));
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_other_leaders_have_left_of_a_savepoint_does_no_harm() {
     let world = running(2).await;
     let folder = "/.jobs/once/savepoints/one/";
