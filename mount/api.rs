@@ -380,6 +380,8 @@ pub enum FsError {
     #[error("name too long")]
     NameTooLong,
     #[error("too many links")]
+    #[error("in use: {0}")]
+    InUse(String),
     TooManyLinks,
     #[error("invalid: {0}")]
     Invalid(String),

@@ -31,6 +31,7 @@ pub fn of_command(error: CommandError) -> FsError {
         CommandError::NoJob => FsError::NotFound,
         CommandError::Locked => FsError::TryAgain,
         CommandError::TooManyLocks => FsError::NoLocks(error.to_string()),
+        CommandError::InUse(why) => FsError::InUse(why),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
 use bytes::Bytes;
 use hydfs_mount::{Answer, FsError, Handle, How, Request};
 use hydfs_state::{Body, State};
-use hydfs_types::{Ino, ROOT_INO};
+use hydfs_types::{Ino, JOBS_DIR, ROOT_INO};
 use std::sync::RwLockReadGuard;
 
 impl Volume {
@@ -219,7 +219,7 @@ impl Volume {
 
     /// Whether a file stands in the directory of jobs or in one below it.
     fn may_be_job_file(state: &State, ino: Ino) -> bool {
-        let Ok(jobs) = state.lookup(ROOT_INO, crate::JOBS_DIR) else {
+        let Ok(jobs) = state.lookup(ROOT_INO, JOBS_DIR) else {
             return false;
         };
         let Ok(inode) = state.inode(ino) else {

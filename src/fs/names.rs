@@ -3,11 +3,11 @@
 use crate::{
     call::Call,
     error::of_command,
-    synthetic::{CLUSTER_DIR, JOBS_DIR, Synthetic, read_only},
+    synthetic::{CLUSTER_DIR, Synthetic, read_only},
     volume::{Outcome, Volume},
 };
-use hydfs_mount::{Answer, Caller, FsError, How};
-use hydfs_types::{Attr, Command, FileKind, Ino, ROOT_INO, Reply};
+use hydfs_mount::{Answer, Caller, Capability, FsError, How};
+use hydfs_types::{Attr, Command, Created, FileKind, Ino, JOBS_DIR, ROOT_INO, Reply};
 use std::sync::Arc;
 use tokio::time::Instant;
 

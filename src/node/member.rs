@@ -17,14 +17,14 @@ use crate::{
 use hydfs_agreement::{Group, Options as GroupOptions, Retention, Timing};
 use hydfs_control::Staging;
 use hydfs_data::{Context, Data, SharedState, Trial};
-use hydfs_fs::{JOBS_DIR, Lines, Mounted, Volume};
+use hydfs_fs::{Lines, Mounted, Volume};
 use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
 use hydfs_memory::Memory;
 use hydfs_store::{FaultyDisk, Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
 use hydfs_types::{
     Admission, Admitted, Agreement, AgreementError, BootId, BoxFuture, ClusterId, Command,
-    CommandError, FileKind, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock,
+    CommandError, FileKind, JOBS_DIR, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
