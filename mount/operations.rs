@@ -209,6 +209,7 @@ impl fuser::Filesystem for Adapter {
             size,
             atime,
             mtime,
+            clear_set_id: false,
         };
         // A change of owner clears set-id bits whoever makes it, a truncation that of an ordinary user.
         let strip = set.mode.is_none()

@@ -109,8 +109,9 @@ impl Volume {
             return Err(FsError::NotPermitted("control files have one name".into()));
         }
         let command = Command::Link { ino, parent, name };
-        self.propose_for(call, command).await?;
-        self.peeked(ino).await.map(Answer::Attr)
+        let agreed = Self::attr_of(self.propose_for(call, command).await?)?;
+        let attr = self.changed_attr(ino, Some(agreed)).await;
+        attr.map(Answer::Attr)
     }
 
     /// The kernel's unlink or rmdir: it drops its entry itself.

@@ -244,7 +244,8 @@ impl Volume {
             Request::Forget { .. } => Ok(Answer::Done),
             Request::GetAttr { ino, .. } => self.get_attr(ino).await.map(Answer::Attr),
             Request::SetAttr { ino, set, .. } => {
-                self.set_attr(call, ino, set).await.map(Answer::Attr)
+                let changed = self.set_attr(call, caller, ino, set).await;
+                changed.map(Answer::Attr)
             }
             Request::ReadLink { ino } => self.read_link(ino).await,
             Request::Make {
