@@ -121,16 +121,20 @@ impl Volume {
                 attr.ctime = attr.ctime.max(time);
             }
         }
+        self.told.note(&state, inode, &attr);
         Ok(Some(attr))
     }
 
-    /// Attributes as agreed, with what this mount's writer has on top; what others have pending is not in them.
-    pub(crate) fn as_known(&self, state: &State, ino: Ino) -> Outcome<Attr> {
+    /// Attributes as agreed, with what this mount's writer has on top; of what others have pending there is as much in them
+    /// as was told before. `None` where only the slot leaders know how much that is.
+    pub(crate) fn as_known(&self, state: &State, ino: Ino) -> Outcome<Option<Attr>> {
         let mine = self
             .table
             .writer(ino)
             .filter(|writer| writer.is_live_in(state));
-        self.with_mine(state, ino, mine.as_deref())
+        let known = self.with_mine(state, ino, mine.as_deref())?;
+        let inode = state.inode(ino).map_err(of_command)?;
+        Ok(self.told.at_least(state, inode, known))
     }
 
     /// Whether nobody but this writer of this mount has or may have records of the file that are not merged.
@@ -182,6 +186,7 @@ impl Volume {
             attr.mtime = attr.mtime.max(time);
             attr.ctime = attr.ctime.max(time);
         }
+        self.told.note(state, inode, &attr);
         Ok(attr)
     }
 

@@ -86,11 +86,11 @@ impl Volume {
         match request {
             Request::Lookup { parent, name } if !Self::may_be_control(*parent, name) => {
                 let state = self.covered()?;
-                let found = self.find_in(&state, *parent, name);
-                if found.as_ref().is_ok_and(|attr| self.is_behind(attr.ino)) {
-                    return None;
+                match self.find_in(&state, *parent, name) {
+                    Ok((ino, _)) if self.is_behind(ino) => None,
+                    Ok((_, attr)) => Some(Ok(Answer::Attr(attr?))),
+                    Err(error) => Some(Err(error)),
                 }
-                Some(found.map(Answer::Attr))
             }
             Request::GetAttr { ino, .. } if !Synthetic::is(*ino) => {
                 let state = self.covered()?;

@@ -28,6 +28,7 @@ mod ranges;
 mod recent;
 mod synthetic;
 mod table;
+mod told;
 mod truncate;
 mod volume;
 mod writers;

@@ -15,6 +15,8 @@ use crate::{
     recent::Recent,
     synthetic::{Control, Node, Synthetic},
     table::{Numbers, Table},
+    told::Told,
+    unanswered::Unanswered,
 };
 use bytes::Bytes;
 use hydfs_data::{Context, Data, WriteBehind};
@@ -45,6 +47,7 @@ pub struct Volume {
     pub(crate) control: OnceLock<Arc<dyn Control>>,
     pub(crate) kernel: OnceLock<Arc<dyn KernelCache>>,
     pub(crate) kept: Kept,
+    pub(crate) told: Told,
     pub(crate) orphans: tokio::sync::Notify,
     /// Rung when a lock somewhere has gone.
     pub(crate) unlocked: tokio::sync::Notify,
@@ -71,6 +74,7 @@ impl Volume {
             control: OnceLock::new(),
             kernel: OnceLock::new(),
             kept: Kept::default(),
+            told: Told::default(),
             orphans: tokio::sync::Notify::new(),
             unlocked: tokio::sync::Notify::new(),
             job_hook: OnceLock::new(),
@@ -408,7 +412,8 @@ impl Volume {
     }
 
     /// An entry of a directory: the control tree first, then the agreed names. Of a file that is written elsewhere the
-    /// size may lag: the kernel asks for it where it matters, and who opens a file to append causes no merge.
+    /// size may lag, but not behind what was told before: the kernel asks for it where it matters, and who opens a file to
+    /// append causes no merge.
     async fn find(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
         if let Some(path) = self.control_path(parent, name) {
             return self.control_attr(&path);
@@ -418,10 +423,20 @@ impl Volume {
         if let Ok(ino) = found {
             self.send_behind(ino).await?;
         }
-        self.find_in(&self.ctx.state(), parent, name)
+        let (ino, attr) = self.find_in(&self.ctx.state(), parent, name)?;
+        match attr {
+            Some(attr) => Ok(attr),
+            None => self.peeked(ino).await,
+        }
     }
 
-    pub(crate) fn find_in(&self, state: &State, parent: Ino, name: &[u8]) -> Outcome<Attr> {
+    /// An entry with its attributes, `None` where slot leaders have to be asked for them.
+    pub(crate) fn find_in(
+        &self,
+        state: &State,
+        parent: Ino,
+        name: &[u8],
+    ) -> Outcome<(Ino, Option<Attr>)> {
         let ino = state
             .lookup(parent, name)
             .map_err(crate::error::of_command)?;
