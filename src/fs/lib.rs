@@ -30,6 +30,7 @@ mod synthetic;
 mod table;
 mod told;
 mod truncate;
+mod unanswered;
 mod volume;
 mod writers;
 

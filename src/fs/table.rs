@@ -183,6 +183,7 @@ impl Table {
     }
 
     pub fn get(&self, handle: Handle) -> Option<OpenHandle> {
+        call.note_opened(handle);
         self.inner().handles.get(&handle).cloned()
     }
 

@@ -207,6 +207,7 @@ impl Volume {
         let memory = self.table.memory();
         let memory = memory.filter(|_| !self.ctx.has(Planted::RepeatedAnew));
         let call = Call::of(memory, caller.unique, &request)?;
+        let mut opened = Unanswered::of(&self, &call);
         if let Some(handle) = call.sent_again().and_then(Slot::handle) {
             // The earlier worker gave it to this request and told nobody.
             self.table.close(handle);
@@ -230,7 +231,7 @@ impl Volume {
             Synthetic::is(ino)
                 || matches!(&answer, Ok(Answer::Attr(attr)) if Synthetic::is(attr.ino))
         };
-        match read {
+        let answer = match read {
             // The root answers also without a majority: the way to the control tree leads over it.
             Some(ROOT_INO) if matches!(&answer, Ok(Answer::Attr(attr)) if attr.ino == ROOT_INO) => {
                 drop(tokio::time::timeout(ROOT_WAIT, self.shown(Ok(()))).await);
@@ -239,7 +240,9 @@ impl Volume {
             // The control tree is this member's own word; it answers also when nobody else does.
             Some(ino) if !synthetic(ino) => self.shown(answer).await,
             _ => answer,
-        }
+        };
+        opened.is_answered = matches!(answer, Ok(Answer::Opened(_) | Answer::Created(..)));
+        answer
     }
 
     async fn work(self: Arc<Self>, call: &Call, caller: Caller, request: Request) -> Outcome {
@@ -440,7 +443,7 @@ impl Volume {
         let ino = state
             .lookup(parent, name)
             .map_err(crate::error::of_command)?;
-        self.as_known(state, ino)
+        Ok((ino, self.as_known(state, ino)?))
     }
 
     async fn get_attr(&self, ino: Ino) -> Outcome<Attr> {
@@ -520,11 +523,8 @@ impl Volume {
         }
         self.barrier().await?;
         let opened = self.open_in(&self.ctx.state(), call, ino, how)?;
-        if how.truncate
-            && let Err(error) = self.truncate(cuts, ino, 0).await
-        {
-            self.table.close(opened.handle);
-            return Err(error);
+        if how.truncate {
+            self.truncate(cuts, ino, 0).await?;
         }
         Ok(opened)
     }
