@@ -420,6 +420,9 @@ impl Member {
         tokio::spawn(self.volume.clone().write_behind());
         tokio::spawn(self.volume.clone().end_writers());
         tokio::spawn(self.volume.clone().release_orphans());
+        if config.mount.is_some() {
+            tokio::spawn(self.volume.clone().forget_after_sleep());
+        }
         tokio::spawn(Steward::new(self.clone()).run());
         tokio::spawn(self.clone().follow_members());
         if self.folder.rebooted() {
@@ -571,6 +574,8 @@ impl Member {
     pub async fn hand_on(&self) {
         tracing::info!("handing over to another worker");
         drop(tokio::time::timeout(STOP, self.hand_over()).await);
+        // Nobody waits for this member's kernel once the lease is given back.
+        drop(tokio::time::timeout(STOP, self.volume.keep_nothing()).await);
         self.group.release().await;
     }
 
