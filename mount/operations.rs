@@ -2,7 +2,7 @@
 //! passing or per-file condition (the kernel remembers ENOSYS for the life of the mount, which outlives us).
 
 use crate::{
-    Change, Keep, Request,
+    Answer, Change, Keep, Request,
     adapter::{Adapter, Node, bytes, caller, permissions},
     answer,
     convert::{self, ino},
@@ -514,7 +514,13 @@ impl fuser::Filesystem for Adapter {
 
     fn listxattr(&self, header: &Header, inode: INodeNo, size: u32, reply: ReplyXattr) {
         let request = Request::ListXattr { ino: ino(inode) };
-        self.ask(header, request, answer::value("listxattr", size, reply));
+        let (caller, answer) = (caller(header), answer::value("listxattr", size, reply));
+        self.ask(header, request, move |outcome| {
+            answer(match outcome {
+                Ok(Answer::Names(names)) => Ok(Answer::Names(xattr::visible(names, caller))),
+                other => other,
+            });
+        });
     }
 
     fn setxattr(

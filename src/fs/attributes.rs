@@ -313,7 +313,7 @@ impl Volume {
     }
 
     /// Whether this sets owner or mode to what they are, within a tick of the last change.
-    async fn leaves_all(&self, ino: Ino, set: &SetAttr) -> Outcome<bool> {
+    async fn leaves_all(&self, ino: Ino, set: &SetAttr, owner: Option<u32>) -> Outcome<bool> {
         let named = SetAttr {
             mode: set.mode,
             uid: set.uid,
@@ -328,8 +328,18 @@ impl Volume {
         let attr = state.inode(ino).map_err(of_command)?.attr;
         let same = set.mode.is_none_or(|mode| mode == attr.mode)
             && set.uid.is_none_or(|uid| uid == attr.uid)
-            && set.gid.is_none_or(|gid| gid == attr.gid);
+            && set.gid.is_none_or(|gid| gid == attr.gid)
+            && owner.is_none_or(|owner| owner == attr.uid);
         Ok(same && self.recent.is_now(ino, attr.ctime, Instant::now()))
+    }
+
+    /// Whether a write to a file has to clear set-id bits first, as far as is known at once.
+    pub(crate) fn may_have_set_id(&self, ino: Ino) -> bool {
+        if crate::synthetic::Synthetic::is(ino) {
+            return false;
+        }
+        self.covered()
+            .is_none_or(|state| state.inode(ino).is_ok_and(has_set_id))
     }
 
     pub(crate) async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Outcome {
@@ -371,7 +381,7 @@ impl Volume {
         create: bool,
         replace: bool,
     ) -> Outcome {
-        Self::settable(&name)?;
+        Self::settable(ino, &name)?;
         if value.len() > XATTR_BYTES_MAX {
             return Err(FsError::TooBig);
         }
@@ -391,14 +401,19 @@ impl Volume {
     }
 
     pub(crate) async fn remove_xattr(&self, call: &Call, ino: Ino, name: Vec<u8>) -> Outcome {
-        Self::settable(&name)?;
+        Self::settable(ino, &name)?;
         let done = self
             .propose_for(call, Command::RemoveXattr { ino, name })
             .await;
         done.map(|_| Answer::Done)
     }
 
-    fn settable(name: &[u8]) -> Outcome<()> {
+    fn settable(ino: Ino, name: &[u8]) -> Outcome<()> {
+        if crate::synthetic::Synthetic::is(ino) {
+            return Err(FsError::NotSupported(
+                "control files have no attributes of their own".into(),
+            ));
+        }
         if name.starts_with(b"user.hydfs.") {
             return Err(FsError::NotPermitted(
                 "user.hydfs.* tells where a file is; it cannot be set".into(),
