@@ -33,7 +33,7 @@ pub enum Request {
         ino: Ino,
         handle: Option<Handle>,
     },
-    /// Set-id bits: the adapter sends the `mode` that remains where Linux clears them (write, truncate, chown, allocate).
+    /// Set-id bits: the adapter asks for `clear_set_id` where Linux clears them (write, truncate, chown, allocate).
     SetAttr {
         ino: Ino,
         handle: Option<Handle>,
@@ -313,6 +313,9 @@ pub struct Change {
     pub size: Option<u64>,
     pub atime: Option<SetTime>,
     pub mtime: Option<SetTime>,
+    /// Without `mode`: the set-id bits go that the file has then (`Attr::mode_without_set_id`). Nothing changes if there
+    /// are none.
+    pub clear_set_id: bool,
 }
 
 /// A wanted time.
@@ -377,6 +380,8 @@ pub enum FsError {
     IsDirectory,
     #[error("directory not empty")]
     NotEmpty,
+    #[error("in use: {0}")]
+    InUse(String),
     #[error("name too long")]
     NameTooLong,
     #[error("too many links")]
@@ -451,6 +456,11 @@ pub trait FileSystem: Send + Sync + 'static {
         _most: Duration,
     ) -> Vec<Duration> {
         Vec::new()
+    }
+    /// Whether a file may carry set-id bits that go when somebody writes to it. Asked before each write of an ordinary user,
+    /// and of no effect on what others change meanwhile: false only if it carried none at some moment of the call.
+    fn may_have_set_id(&self, _ino: Ino) -> bool {
+        true
     }
     /// The kernel has asked for this; for whoever counts.
     fn asked(&self, _operation: &'static str) {}

@@ -2,10 +2,7 @@
 //! requests in flight, the deadline, and the clearing of set-id bits. Knows nothing of FUSE.
 
 use crate::{
-    Answer, Caller, Change, FileSystem, FsError, Request,
-    answer::Reply,
-    catch_up::CatchingUp,
-    privileges::{Known, Privileges, stripped},
+    Answer, Caller, Change, FileSystem, FsError, Request, answer::Reply, catch_up::CatchingUp,
 };
 use hydfs_types::{Attr, DirEntry, Ino};
 use std::{
@@ -28,7 +25,6 @@ pub(crate) struct Dispatch {
     /// Places of callers that wait for a lock: they hold nobody else up.
     waits: Arc<Semaphore>,
     deadline: Duration,
-    privileges: Privileges,
     advice: mpsc::Sender<(Caller, Request)>,
     catching_up: CatchingUp,
 }
@@ -71,7 +67,6 @@ impl Dispatch {
             permits,
             waits: Arc::new(Semaphore::new(LOCK_WAITS_MAX)),
             deadline,
-            privileges: Privileges::default(),
             advice,
             catching_up,
         }
@@ -96,7 +91,7 @@ impl Dispatch {
             self.fs.caught_up();
         }
         let strip = if strip {
-            file_of(&request).filter(|ino| self.privileges.known(*ino) != Known::Plain)
+            file_of(&request).filter(|ino| self.fs.may_have_set_id(*ino))
         } else {
             None
         };
@@ -106,7 +101,7 @@ impl Dispatch {
             if let Err(error) = &outcome {
                 self.fs.failed(request.name(), request.about(), error);
             }
-            reply(self.observed(outcome));
+            reply(outcome);
             return self.fs.replied(caller.unique);
         }
         let permit = match self.admit(&request) {
@@ -174,7 +169,6 @@ impl Dispatch {
 
     /// Hands on that the kernel dropped an inode. Advice: with too much of it waiting, it is dropped.
     pub(crate) fn forget(&self, caller: Caller, ino: Ino) {
-        self.privileges.forget(ino);
         let request = Request::Forget { ino };
         if self.at_once(caller, &request).is_none()
             && self.advice.try_send((caller, request)).is_err()
@@ -224,67 +218,37 @@ impl Dispatch {
             ino, offset, data, ..
         } = request
         {
-            return match self.ask(caller, request).await {
+            return match self.fs.call(caller, request).await {
                 Err(FsError::NotSupported(_)) => self.seek_without_holes(ino, offset, data).await,
                 outcome => outcome,
             };
         }
-        self.ask(caller, request).await
+        self.fs.call(caller, request).await
     }
 
-    async fn ask(&self, caller: Caller, request: Request) -> Outcome {
-        let outcome = self.fs.call(caller, request).await;
-        self.observed(outcome)
-    }
-
-    fn observed(&self, outcome: Outcome) -> Outcome {
-        match &outcome {
-            Ok(Answer::Attr(attr) | Answer::Created(attr, _)) => self.privileges.observe(attr),
-            Ok(Answer::Entries(entries)) => entries
-                .iter()
-                .filter_map(|e| e.1.as_ref())
-                .for_each(|a| self.privileges.observe(a)),
-            _ => {}
-        }
-        outcome
-    }
-
-    /// Clears set-id bits of `ino`, within the request where it sets attributes anyway.
+    /// Clears set-id bits of `ino`, within the request where it sets attributes anyway. Whether there are any, and which mode
+    /// remains, is not known here: others may change it at any time.
     async fn stripping(&self, ino: Ino, mut request: Request) -> Result<Request, FsError> {
-        let mode = match self.privileges.known(ino) {
-            Known::Plain => None,
-            Known::Strip(mode) => Some(mode),
-            Known::Unknown => {
-                let attr = self.attr(ino).await?;
-                (stripped(&attr) != attr.mode).then(|| stripped(&attr))
-            }
-        };
-        let Some(mode) = mode else { return Ok(request) };
         if let Request::SetAttr { set, .. } = &mut request {
-            set.mode = set.mode.or(Some(mode));
-        } else {
-            let set = Change {
-                mode: Some(mode),
-                ..Change::default()
-            };
-            self.ask(
-                ADAPTER,
-                Request::SetAttr {
-                    ino,
-                    handle: None,
-                    set,
-                },
-            )
-            .await?;
+            set.clear_set_id = true;
+            return Ok(request);
         }
+        let set = Change {
+            clear_set_id: true,
+            ..Change::default()
+        };
+        let clear = Request::SetAttr {
+            ino,
+            handle: None,
+            set,
+        };
+        self.fs.call(ADAPTER, clear).await?;
         Ok(request)
     }
 
     async fn attr(&self, ino: Ino) -> Result<Attr, FsError> {
-        match self
-            .ask(ADAPTER, Request::GetAttr { ino, handle: None })
-            .await?
-        {
+        let get = Request::GetAttr { ino, handle: None };
+        match self.fs.call(ADAPTER, get).await? {
             Answer::Attr(attr) => Ok(attr),
             other => Err(FsError::Invalid(format!("getattr answered {other:?}"))),
         }

@@ -12,6 +12,7 @@ pub fn errno(error: &FsError) -> i32 {
         FsError::NotDirectory => libc::ENOTDIR,
         FsError::IsDirectory => libc::EISDIR,
         FsError::NotEmpty => libc::ENOTEMPTY,
+        FsError::InUse(_) => libc::EBUSY,
         FsError::NameTooLong => libc::ENAMETOOLONG,
         FsError::TooManyLinks => libc::EMLINK,
         FsError::Invalid(_) => libc::EINVAL,
@@ -82,6 +83,7 @@ mod tests {
         not_directory: FsError::NotDirectory => ENOTDIR;
         is_directory: FsError::IsDirectory => EISDIR;
         not_empty: FsError::NotEmpty => ENOTEMPTY;
+        in_use: FsError::InUse(text()) => EBUSY;
         name_too_long: FsError::NameTooLong => ENAMETOOLONG;
         too_many_links: FsError::TooManyLinks => EMLINK;
         invalid: FsError::Invalid(text()) => EINVAL;

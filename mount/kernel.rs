@@ -22,7 +22,7 @@ const WANTED: [InitFlags; 10] = [
     InitFlags::FUSE_AUTO_INVAL_DATA,
     // open(2) carries O_TRUNC: one request, and no moment in between.
     InitFlags::FUSE_ATOMIC_O_TRUNC,
-    // Set-id bits are cleared by `privileges`, which spares a getxattr before most writes.
+    // Set-id bits are cleared by us (`dispatch`), which spares a getxattr before most writes.
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // Locks are asked of us instead of being granted on this machine alone.
     InitFlags::FUSE_POSIX_LOCKS,

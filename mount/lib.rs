@@ -7,6 +7,7 @@
 mod adapter;
 mod answer;
 mod api;
+mod caller;
 mod catch_up;
 pub mod conformance;
 mod convert;
@@ -21,13 +22,13 @@ mod memory;
 mod mounts;
 mod notify;
 mod operations;
-mod privileges;
 mod serve;
 pub mod supervise;
 mod sys;
 mod xattr;
 
 pub use api::*;
+pub use caller::Capability;
 pub use errno::{errno, level};
 pub use error::MountError;
 pub use init::{Offer, begin};

@@ -37,6 +37,8 @@ struct Listing {
 struct UnderWay {
     by_handle: BTreeMap<Handle, Listing>,
     begun: u64,
+    /// When the kernel has entered all answers that bring an inode it had not got when it was told of it.
+    answers_until: Option<Instant>,
 }
 
 pub(crate) struct Listings {
@@ -107,6 +109,13 @@ impl Listings {
         }
     }
 
+    /// The kernel was told of a change of an inode that it has not got: it may be in any answer on its way, also in one to a
+    /// lookup, which brings attributes along that nothing can be compared with.
+    pub(crate) fn doubt_answers(&self) {
+        self.doubt(None);
+        self.lock().answers_until = Some(Instant::now() + REPLY_SLACK);
+    }
+
     /// The kernel was told of a change in this directory, or in one that is not known, that it may enter over.
     pub(crate) fn doubt(&self, dir: Option<Ino>) {
         let mut under_way = self.lock();
@@ -129,7 +138,14 @@ impl Listings {
     /// Resolves when no listing is doubtful any more of those that are under way now: the notices that are on their way to
     /// the kernel then have all that it must be told.
     pub(crate) async fn settled(&self) {
-        let number = self.lock().begun;
+        // Read once: what comes later is waited for by others.
+        let (number, answers_until) = {
+            let under_way = self.lock();
+            (under_way.begun, under_way.answers_until)
+        };
+        if let Some(until) = answers_until {
+            tokio::time::sleep_until(until).await;
+        }
         loop {
             let mut changed = self.changed.subscribe();
             let Some(until) = self.doubtful_until(number) else {
@@ -185,6 +201,16 @@ mod tests {
         listings.doubt(None);
         assert_eq!(waits(&listings).await, LISTED + REPLY_SLACK);
         assert!(!end(&listings, 3), "it has ended by time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_an_inode_that_is_not_there_yet_waits_for_answers_on_their_way_and_no_longer()
+     {
+        let listings = Listings::default();
+        listings.doubt_answers();
+        tokio::time::advance(REPLY_SLACK / 2).await;
+        assert_eq!(waits(&listings).await, REPLY_SLACK / 2);
+        assert!(waits(&listings).await.is_zero());
     }
 
     #[tokio::test(start_paused = true)]

@@ -383,7 +383,16 @@ impl State {
             Some(SetTime::At(at)) => at,
         };
         let attr = &mut self.tree.node_mut(ino)?.attr;
-        attr.mode = set.mode.map_or(attr.mode, |mode| mode & 0o7777);
+        let cleared = (set.clear_set_id && attr.has_set_id()).then(|| attr.mode_without_set_id());
+        let clears_alone = Change {
+            clear_set_id: true,
+            ..Change::default()
+        };
+        if *set == clears_alone && cleared.is_none() {
+            return self.attr(ino);
+        }
+        let mode = set.mode.map(|mode| mode & 0o7777).or(cleared);
+        attr.mode = mode.unwrap_or(attr.mode);
         attr.uid = set.uid.unwrap_or(attr.uid);
         attr.gid = set.gid.unwrap_or(attr.gid);
         attr.atime = pick(set.atime, attr.atime);

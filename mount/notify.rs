@@ -5,7 +5,8 @@
 //! A change and an answer that is on its way do not get past each other: the kernel numbers attributes, and entries by
 //! *epochs*, from the moment of the request, and an answer that is older than a notice is not kept. Two answers are an
 //! exception: attributes of an inode that the kernel has not got yet, which have no number to be compared with, so that a
-//! notice without an inode makes a new epoch; and entries of a listing, see `listings`.
+//! notice without an inode makes a new epoch, and is sent again when answers on their way have arrived; and entries of a
+//! listing, see `listings`.
 //!
 //! A queue holds `NOTICES_MAX` distinct notices. One more drops the oldest, and what was dropped then ends by
 //! time: whatever the kernel holds was given with a time-out of at most `ttl`, so `settled` waits that long
@@ -55,6 +56,8 @@ fn attr_goes(ino: Ino) -> [u8; 40] {
 enum Notice {
     Pages(Ino),
     Attr(Ino),
+    /// A second time, of an inode that the kernel had not got at the first.
+    AttrAgain(Ino),
     /// Of this directory.
     Entries(Ino),
     AllEntries,
@@ -68,6 +71,7 @@ pub struct Kernel {
     pages: Arc<Notices>,
     known: Arc<Notices>,
     listings: Arc<Listings>,
+    strangers: Arc<Strangers>,
     /// Known from when the threads run.
     keeps_entries: OnceLock<bool>,
 }
@@ -79,6 +83,7 @@ impl Kernel {
             pages: Arc::new(Notices::new(ttl)),
             known: Arc::new(Notices::new(ttl)),
             listings: Arc::default(),
+            strangers: Arc::default(),
             keeps_entries: OnceLock::new(),
         })
     }
@@ -103,12 +108,18 @@ impl Kernel {
             .name("fuse-pages".into())
             .spawn(move || thread.deliver(pages))?;
         let (thread, listings) = (self.known.clone(), self.listings.clone());
+        let strangers = self.strangers.clone();
         std::thread::Builder::new()
             .name("fuse-notify".into())
             .spawn(move || {
                 thread.deliver(|notice| match notice {
                     Notice::Poll(poller) => logged(notice, notifier.poll(PollHandle(*poller))),
-                    _ => forget(&device, &listings, notice),
+                    _ => forget(
+                        |message| tell(&device, message),
+                        &listings,
+                        &strangers,
+                        notice,
+                    ),
                 })
             })?;
         Ok(())
@@ -148,6 +159,16 @@ impl Kernel {
     pub(crate) fn changes(&self, dir: Ino) {
         let again = || self.known.push(Notice::EntriesAgain);
         self.listings.end_all_of(dir, again);
+    }
+}
+
+/// Inodes that the kernel was told of and had not got. It is told again when what was on its way has arrived.
+#[derive(Default)]
+struct Strangers(Mutex<BTreeSet<Ino>>);
+
+impl Strangers {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Ino>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -300,9 +321,17 @@ impl KernelCache for Kernel {
     fn settled(&self) -> BoxFuture<'static, ()> {
         let told = self.known.settled();
         let (known, listings) = (self.known.clone(), self.listings.clone());
+        let strangers = self.strangers.clone();
         Box::pin(async move {
             told.await;
+            let arrived: Vec<Ino> = strangers.lock().iter().copied().collect();
             listings.settled().await;
+            {
+                // Whoever waits for the same finds it here, or among the notices.
+                let mut strangers = strangers.lock();
+                let again = arrived.into_iter().filter(|ino| strangers.remove(ino));
+                again.for_each(|ino| known.push(Notice::AttrAgain(ino)));
+            }
             // What was told again meanwhile, for this change or for others.
             known.settled().await;
         })
@@ -313,33 +342,41 @@ fn tell(mut device: &File, message: &[u8]) -> io::Result<()> {
     device.write_all(message)
 }
 
-/// Has the kernel forget attributes or entries.
-fn forget(device: &File, listings: &Listings, notice: &Notice) {
+/// Has the kernel forget attributes or entries. `tell` gives it a message.
+fn forget(
+    tell: impl Fn(&[u8]) -> io::Result<()>,
+    listings: &Listings,
+    strangers: &Strangers,
+    notice: &Notice,
+) {
     match notice {
         Notice::Pages(_) | Notice::Poll(_) => {}
         Notice::Attr(ino) => {
-            let told = tell(device, &attr_goes(*ino));
+            let told = tell(&attr_goes(*ino));
             // Evicted, or not there yet: then what is on its way brings it.
             let unknown = told
                 .as_ref()
                 .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
             if unknown {
-                listings.doubt(None);
+                // In this order: whoever finds it waits for the answers.
+                listings.doubt_answers();
+                strangers.lock().insert(*ino);
                 // Where there are no epochs each name is looked up again anyway.
-                drop(tell(device, &NEXT_EPOCH));
+                drop(tell(&NEXT_EPOCH));
             } else {
                 logged(notice, told);
             }
         }
+        Notice::AttrAgain(ino) => logged(notice, tell(&attr_goes(*ino))),
         Notice::Entries(dir) => {
             listings.doubt(Some(*dir));
-            logged(notice, tell(device, &NEXT_EPOCH));
+            logged(notice, tell(&NEXT_EPOCH));
         }
         Notice::AllEntries => {
             listings.doubt(None);
-            logged(notice, tell(device, &NEXT_EPOCH));
+            logged(notice, tell(&NEXT_EPOCH));
         }
-        Notice::EntriesAgain => logged(notice, tell(device, &NEXT_EPOCH)),
+        Notice::EntriesAgain => logged(notice, tell(&NEXT_EPOCH)),
     }
 }
 
@@ -401,6 +438,36 @@ mod tests {
         );
         assert_eq!(seen.lock().unwrap().len(), NOTICES_MAX);
         cache.close();
+        thread.join().unwrap();
+    }
+
+    /// The answer that brings an inode may be on its way while the kernel is told of it.
+    #[tokio::test(start_paused = true)]
+    async fn attributes_that_the_kernel_had_not_got_are_told_of_again() {
+        let kernel = Kernel::new(TTL);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let (queue, log) = (kernel.known.clone(), told.clone());
+        let (listings, strangers) = (kernel.listings.clone(), kernel.strangers.clone());
+        let thread = std::thread::spawn(move || {
+            queue.deliver(|notice| {
+                log.lock().unwrap().push(*notice);
+                let nobody = |message: &[u8]| match message.len() {
+                    40 => Err(io::ErrorKind::NotFound.into()),
+                    _ => Ok(()),
+                };
+                forget(nobody, &listings, &strangers, notice);
+            });
+        });
+        let begun = Instant::now();
+        kernel.invalidate_attr(Ino(7));
+        kernel.settled().await;
+        assert!(begun.elapsed() >= REPLY_SLACK);
+        let seven = [Notice::Attr(Ino(7)), Notice::AttrAgain(Ino(7))];
+        assert_eq!(*told.lock().unwrap(), seven);
+        let begun = Instant::now();
+        kernel.settled().await;
+        assert!(begun.elapsed().is_zero(), "once is enough");
+        kernel.close();
         thread.join().unwrap();
     }
 }

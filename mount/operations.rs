@@ -2,7 +2,7 @@
 //! passing or per-file condition (the kernel remembers ENOSYS for the life of the mount, which outlives us).
 
 use crate::{
-    Change, Keep, Request,
+    Answer, Change, Keep, Request,
     adapter::{Adapter, Node, bytes, caller, permissions},
     answer,
     convert::{self, ino},
@@ -209,6 +209,7 @@ impl fuser::Filesystem for Adapter {
             size,
             atime,
             mtime,
+            clear_set_id: false,
         };
         // A change of owner clears set-id bits whoever makes it, a truncation that of an ordinary user.
         let strip = set.mode.is_none()
@@ -513,7 +514,13 @@ impl fuser::Filesystem for Adapter {
 
     fn listxattr(&self, header: &Header, inode: INodeNo, size: u32, reply: ReplyXattr) {
         let request = Request::ListXattr { ino: ino(inode) };
-        self.ask(header, request, answer::value("listxattr", size, reply));
+        let (caller, answer) = (caller(header), answer::value("listxattr", size, reply));
+        self.ask(header, request, move |outcome| {
+            answer(match outcome {
+                Ok(Answer::Names(names)) => Ok(Answer::Names(xattr::visible(names, caller))),
+                other => other,
+            });
+        });
     }
 
     fn setxattr(

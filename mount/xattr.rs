@@ -1,10 +1,16 @@
 //! Extended attributes: which names go to the file system at all, and the size protocol of getxattr(2).
 
-use crate::FsError;
+use crate::{Caller, Capability, FsError};
+
+/// Names with this begin are seen and used by administrators alone. The kernel refuses to read and set them, not to list.
+const TRUSTED: &[u8] = b"trusted.";
 
 /// Whether a name is answered here, without a round, and how. Security labels and file capabilities are not
 /// kept: the kernel asks for `security.capability` on writes and at each exec. POSIX ACLs are not served.
 pub(crate) fn refused(name: &[u8], reading: bool) -> Option<FsError> {
+    if name == b"user." || name == TRUSTED {
+        return Some(FsError::Invalid("a name needs more than its prefix".into()));
+    }
     if name.starts_with(b"security.") {
         return Some(if reading {
             FsError::NoAttribute
@@ -33,6 +39,15 @@ pub(crate) fn fit(len: usize, room: u32) -> Fit {
         (room, Ok(len)) if len <= room => Fit::Whole,
         _ => Fit::TooSmall,
     }
+}
+
+/// The names that a caller may see.
+pub(crate) fn visible(mut names: Vec<Vec<u8>>, caller: Caller) -> Vec<Vec<u8>> {
+    let is_trusted = |name: &Vec<u8>| name.starts_with(TRUSTED);
+    if caller.uid != 0 && names.iter().any(is_trusted) && !caller.has(Capability::Administer) {
+        names.retain(|name| !is_trusted(name));
+    }
+    names
 }
 
 /// listxattr(2)'s form: each name ended by a NUL.
@@ -73,7 +88,29 @@ mod tests {
             refused(b"system.posix_acl_access", true),
             Some(FsError::NotSupported(_))
         ));
+        for reading in [false, true] {
+            assert!(matches!(
+                refused(b"user.", reading),
+                Some(FsError::Invalid(_))
+            ));
+        }
         assert_eq!(refused(b"user.hydfs.x", true), None);
         assert_eq!(refused(b"trusted.x", false), None);
+    }
+
+    #[test]
+    fn trusted_names_are_listed_to_administrators_alone() {
+        let names = vec![b"trusted.a".to_vec(), b"user.b".to_vec()];
+        let seen = |uid| {
+            let caller = Caller {
+                uid,
+                gid: 0,
+                pid: 0,
+                unique: 0,
+            };
+            visible(names.clone(), caller)
+        };
+        assert_eq!(seen(0), names);
+        assert_eq!(seen(1000), names[1..]);
     }
 }

@@ -13,9 +13,9 @@ use std::{
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 const KILLS: usize = 6;
@@ -416,6 +416,56 @@ fn an_upgrade_keeps_those_who_wait() {
         assert!(!waiter.is_finished(), "nobody has unlocked it");
         flock(&held, libc::LOCK_UN).expect("unlocked");
         within_scope(waiter).expect("the lock is had in the end");
+    });
+}
+
+/// What the kernel keeps of a mount whose worker is replaced is not older than what others were told.
+#[test]
+fn an_upgrade_shows_nobody_what_was_before() {
+    let Some(cluster) = Cluster::up(3) else {
+        return;
+    };
+    let new = cluster.dir().join("hydfs-new");
+    fs::copy(common::BIN, &new).expect("copied");
+    fs::write(cluster.at(2, "file"), "text").expect("written");
+    // Nobody writes to it: its attributes may be kept.
+    let file = File::open(cluster.at(2, "file")).expect("opened");
+    let at = |n: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(n);
+    file.set_modified(at(1)).expect("set");
+    let (set, done) = (AtomicU64::new(1), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let (path, mut looks) = (cluster.at(1, "file"), 0);
+            while !done.load(Ordering::SeqCst) {
+                let least = at(set.load(Ordering::SeqCst));
+                let seen = fs::metadata(&path).and_then(|known| known.modified());
+                let seen = seen.expect("attributes");
+                assert!(seen >= least, "{seen:?} after {least:?} was set");
+                looks += 1;
+            }
+            looks
+        });
+        let changes = scope.spawn(|| {
+            let mut n = 1;
+            while !done.load(Ordering::SeqCst) {
+                n += 1;
+                file.set_modified(at(n)).expect("set");
+                set.store(n, Ordering::SeqCst);
+                thread::sleep(Duration::from_millis(20));
+            }
+            n
+        });
+        for _ in 0..4 {
+            until("the kernel keeps attributes", SOON, || {
+                cluster.metric(1, "hydfs_kernel_kept_total") > 30
+            });
+            let out = cluster.hydfs(1, &["upgrade", "--bin", path(&new)]);
+            assert!(out.status.success(), "{}", text(&out.stderr));
+        }
+        done.store(true, Ordering::SeqCst);
+        let (changes, looks): (u64, u64) = (within_scope(changes), within_scope(looks));
+        println!("{changes} changes, {looks} looks");
+        assert!(changes > 50 && looks > 1000);
     });
 }
 

@@ -9,7 +9,7 @@ use crate::{
 use bytes::Bytes;
 use hydfs_types::{
     AgreementError, Applied, Command, CommandError, CommandIdentity, Envelope, MemberId, Net,
-    Reply, Time,
+    NetError, Reply, Time,
 };
 use openraft::errors::{ClientWriteError, RaftError};
 use std::{net::SocketAddr, time::Duration};
@@ -58,11 +58,17 @@ impl Group {
             time: Time::default(),
             command,
         };
-        let applied = self.commit(envelope, begun, deadline).await?;
+        let committed = self.commit(envelope, begun, deadline).await;
+        let applied = committed.map_err(|error| match ticket.asked_before {
+            true => error.in_doubt(),
+            false => error,
+        })?;
         if applied.reply.is_ok() {
             ticket.done();
         }
-        self.progress().reached(applied.index, deadline).await?;
+        // It is applied, only not here yet.
+        let reached = self.progress().reached(applied.index, deadline).await;
+        reached.map_err(AgreementError::in_doubt)?;
         self.held().saw(applied.index);
         applied.reply.map_err(|refused| match refused {
             CommandError::Ended(ended) if ended == ticket.incarnation => AgreementError::Expired,
@@ -80,6 +86,8 @@ impl Group {
         let mut leadership = self.watch_leader();
         let mut backoff = BACKOFF_MIN;
         let mut hint = None;
+        // Whether some attempt may have put it into the log.
+        let mut taken = false;
         loop {
             if let Some(stopped) = self.progress().stopped() {
                 return Err(stopped);
@@ -102,11 +110,16 @@ impl Group {
                     format!("{leader} is said to lead")
                 }
                 Response::NotLeader { .. } => "no leader is known".into(),
-                Response::Unavailable { why } => why,
+                Response::NotTaken { why } => why,
+                Response::Unavailable { why } => {
+                    taken = true;
+                    why
+                }
                 other => format!("unexpected answer {other:?}"),
             };
             if Instant::now() + backoff >= deadline {
-                return Err(no_quorum(begun, why));
+                let error = no_quorum(begun, why);
+                return Err(if taken { error.in_doubt() } else { error });
             }
             tokio::select! {
                 biased;
@@ -202,7 +215,8 @@ impl Group {
                         leader: Some(leader),
                         addr: to.leader_node.map(|node| node.0),
                     },
-                    _ => Response::Unavailable {
+                    // Refused before it was appended.
+                    _ => Response::NotTaken {
                         why: "the leader has lost its majority".into(),
                     },
                 }
@@ -229,7 +243,8 @@ pub async fn propose_via(
             begun,
             "the member that was asked knows no leader".into(),
         )),
-        Response::Unavailable { why } => Err(no_quorum(begun, why)),
+        Response::NotTaken { why } => Err(no_quorum(begun, why)),
+        Response::Unavailable { why } => Err(no_quorum(begun, why).in_doubt()),
         other => Err(no_quorum(begun, format!("unexpected answer {other:?}"))),
     }
 }
@@ -258,6 +273,11 @@ async fn ask(
             .unwrap_or_else(|error| Response::Unavailable {
                 why: error.to_string(),
             }),
+        Err(error @ (NetError::Unreachable { .. } | NetError::Refused { .. })) => {
+            Response::NotTaken {
+                why: error.to_string(),
+            }
+        }
         Err(error) => Response::Unavailable {
             why: error.to_string(),
         },

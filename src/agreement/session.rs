@@ -62,6 +62,8 @@ pub struct Ticket<'a> {
     pub start: u64,
     /// Its answer may be asked for until [`Session::forget`].
     kept: bool,
+    /// An earlier process may have had the command taken.
+    pub asked_before: bool,
 }
 
 impl Session {
@@ -156,6 +158,7 @@ impl Session {
                 incarnation,
                 start: 0,
                 kept: false,
+                asked_before: false,
             };
         }
         let before = identity.and_then(CommandIdentity::before);
@@ -185,6 +188,7 @@ impl Session {
             incarnation,
             start: inner.start,
             kept: identity.is_some(),
+            asked_before: before.is_some(),
         }
     }
 

@@ -104,6 +104,10 @@ pub enum Response {
         applied: LogIndex,
     },
     Released,
+    /// Nothing was done, nor will be.
+    NotTaken {
+        why: String,
+    },
 }
 
 /// A candidate's or leader's claim.

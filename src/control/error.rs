@@ -91,7 +91,7 @@ fn kind_of(error: &FsError) -> Kind {
         FsError::NotPermitted(_) | FsError::Denied => Kind::Denied,
         FsError::NoSpace(_) | FsError::TooLarge => Kind::NoSpace,
         FsError::NotSupported(_) | FsError::NoLocks(_) => Kind::NotSupported,
-        FsError::TryAgain => Kind::Busy,
+        FsError::TryAgain | FsError::InUse(_) => Kind::Busy,
         FsError::ReadOnly(_) | FsError::Unreachable(_) => Kind::Unreachable,
         FsError::TimedOut(_) => Kind::TimedOut,
         FsError::Damaged(_) => Kind::Io,

@@ -234,8 +234,8 @@ impl Replica {
                 tokio::task::yield_now().await;
             }
         }
-        if let Then::SetLen(cut) = step.then {
-            self.bases.set_len(segment, cut)?;
+        if let Then::SetLen(len) | Then::Grow(len) = step.then {
+            self.bases.set_len(segment, len)?;
         }
         let here = |(writer, last): &(WriterId, Seq)| {
             let lane = local.lanes.get(writer)?;

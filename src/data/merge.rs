@@ -386,6 +386,12 @@ impl SlotLeader {
             .filter(|head| eligible(&state, target, head))
             .cloned()
             .collect();
+        let (digest, len) = local.outcome(list.iter());
+        // From here on nothing is acknowledged that this list has not: it can be told whether there is anything to grow.
+        let then = match then {
+            Then::Grow(wanted) if len >= wanted => Then::Nothing,
+            other => other,
+        };
         if list.is_empty()
             && target.ended.is_empty()
             && target.fenced.is_empty()
@@ -393,7 +399,6 @@ impl SlotLeader {
         {
             return Ok(None);
         }
-        let (digest, len) = local.outcome(list.iter());
         let then = match then {
             Then::Nothing if self.rolls(&state, target, local, &list, len) => Then::Full,
             other => other,

@@ -169,7 +169,8 @@ impl Reader {
             }
             let refused =
                 matches!(&error, DataError::Refused(why) if !matches!(why, Refusal::NoMerge(_)));
-            if !refused {
+            // To grow it again does no harm.
+            if !refused && !matches!(then, Then::Grow(_)) {
                 unsure = Some(known.version);
             }
             tokio::time::sleep(AGAIN).await;

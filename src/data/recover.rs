@@ -149,8 +149,8 @@ impl Replica {
                 self.write_base(segment, len, pending)?;
                 len = after(len, &pending.head);
             }
-            if let Then::SetLen(cut) = applied.then {
-                self.bases.set_len(segment, cut)?;
+            if let Then::SetLen(len) | Then::Grow(len) = applied.then {
+                self.bases.set_len(segment, len)?;
             }
         }
         if let Some(local) = self.index().segments.get_mut(&segment)

@@ -645,7 +645,7 @@ impl Replica {
 /// Digest and length of a cut after what it does besides.
 pub fn finish((digest, len): (Digest, u64), then: Then) -> (Digest, u64) {
     match then {
-        Then::SetLen(cut) => (digest.after_set_len(cut), cut),
+        Then::SetLen(len) | Then::Grow(len) => (digest.after_set_len(len), len),
         Then::Nothing | Then::Full | Then::Retire => (digest, len),
     }
 }

@@ -6,8 +6,8 @@ use crate::{
     volume::{Outcome, Volume},
 };
 use hydfs_data::FileWriter;
-use hydfs_mount::{Answer, Change, FsError, SetTime};
-use hydfs_state::{Body, State};
+use hydfs_mount::{Answer, Caller, Capability, Change, FsError, SetTime};
+use hydfs_state::{Body, Inode, State};
 use hydfs_types::{
     Attr, Command, Ino, Peeked, Reply, SegmentId, SetAttr, SetXattrMode, XATTR_BYTES_MAX,
 };
@@ -20,6 +20,42 @@ struct Doubt {
     look: Vec<SegmentId>,
     /// This mount's live writer.
     mine: Option<Arc<FileWriter>>,
+}
+
+/// What a change sets, its size aside.
+fn wanted(change: &Change) -> SetAttr {
+    let mut set = SetAttr {
+        mode: change.mode,
+        uid: change.uid,
+        gid: change.gid,
+        ..SetAttr::default()
+    };
+    match change.atime {
+        Some(SetTime::Now) => set.atime_now = true,
+        Some(SetTime::At(time)) => set.atime = Some(time),
+        None => {}
+    }
+    match change.mtime {
+        Some(SetTime::Now) => set.mtime_now = true,
+        Some(SetTime::At(time)) => set.mtime = Some(time),
+        None => {}
+    }
+    set
+}
+
+/// Who has to own the inode, by the attributes that are agreed when the change is applied: the kernel has checked it by those
+/// that it had. Not of sizes and of the present time, for which it takes leave to write.
+fn owner_wanted(caller: Caller, change: &Change) -> Option<u32> {
+    let is_set = |time| matches!(time, Some(SetTime::At(_)));
+    let chowns = change.uid.is_some() || change.gid.is_some();
+    let others = change.mode.is_some() || is_set(change.atime) || is_set(change.mtime);
+    let may = |asked: bool, capability| !asked || caller.uid == 0 || caller.has(capability);
+    let free = may(chowns, Capability::Chown) && may(others, Capability::FileOwner);
+    (!free).then_some(caller.uid)
+}
+
+fn has_set_id(inode: &Inode) -> bool {
+    inode.attr.has_set_id()
 }
 
 impl Volume {
@@ -85,16 +121,20 @@ impl Volume {
                 attr.ctime = attr.ctime.max(time);
             }
         }
+        self.told.note(&state, inode, &attr);
         Ok(Some(attr))
     }
 
-    /// Attributes as agreed, with what this mount's writer has on top; what others have pending is not in them.
-    pub(crate) fn as_known(&self, state: &State, ino: Ino) -> Outcome<Attr> {
+    /// Attributes as agreed, with what this mount's writer has on top; of what others have pending there is as much in them
+    /// as was told before. `None` where only the slot leaders know how much that is.
+    pub(crate) fn as_known(&self, state: &State, ino: Ino) -> Outcome<Option<Attr>> {
         let mine = self
             .table
             .writer(ino)
             .filter(|writer| writer.is_live_in(state));
-        self.with_mine(state, ino, mine.as_deref())
+        let known = self.with_mine(state, ino, mine.as_deref())?;
+        let inode = state.inode(ino).map_err(of_command)?;
+        Ok(self.told.at_least(state, inode, known))
     }
 
     /// Whether nobody but this writer of this mount has or may have records of the file that are not merged.
@@ -146,6 +186,7 @@ impl Volume {
             attr.mtime = attr.mtime.max(time);
             attr.ctime = attr.ctime.max(time);
         }
+        self.told.note(state, inode, &attr);
         Ok(attr)
     }
 
@@ -183,34 +224,51 @@ impl Volume {
     }
 
     /// setattr: size through truncate, the rest in one command.
-    pub(crate) async fn set_attr(&self, call: &Call, ino: Ino, change: Change) -> Outcome<Attr> {
+    pub(crate) async fn set_attr(
+        &self,
+        call: &Call,
+        caller: Caller,
+        ino: Ino,
+        change: Change,
+    ) -> Outcome<Attr> {
         if crate::synthetic::Synthetic::is(ino) {
             return self.set_control_attr(ino);
         }
         if let Some(size) = change.size {
             self.truncate(call, ino, size).await?;
         }
-        let mut set = SetAttr {
-            mode: change.mode,
-            uid: change.uid,
-            gid: change.gid,
-            ..SetAttr::default()
-        };
-        match change.atime {
-            Some(SetTime::Now) => set.atime_now = true,
-            Some(SetTime::At(time)) => set.atime = Some(time),
-            None => {}
+        let others = self.set_others(call, caller, ino, &change).await;
+        others.map_err(|error| match error {
+            FsError::ReadOnly(why) if change.size.is_some() => {
+                FsError::TimedOut(format!("the size is set, and nothing else: {why}"))
+            }
+            other => other,
+        })
+    }
+
+    /// What a change sets besides the size, which is set.
+    async fn set_others(
+        &self,
+        call: &Call,
+        caller: Caller,
+        ino: Ino,
+        change: &Change,
+    ) -> Outcome<Attr> {
+        let mut set = wanted(change);
+        let mut clear_set_id = change.clear_set_id && change.mode.is_none();
+        if clear_set_id && set == SetAttr::default() {
+            self.barrier().await?;
+            clear_set_id = self.ctx.state().inode(ino).is_ok_and(has_set_id);
         }
-        match change.mtime {
-            Some(SetTime::Now) => set.mtime_now = true,
-            Some(SetTime::At(time)) => set.mtime = Some(time),
-            None => {}
-        }
-        if set == SetAttr::default() {
+        if set == SetAttr::default() && !clear_set_id {
+            if change.size.is_some() {
+                return self.changed_attr(ino, None).await;
+            }
             self.barrier().await?;
             return self.peeked(ino).await;
         }
-        if self.leaves_all(ino, &set).await? {
+        let owner = owner_wanted(caller, change);
+        if !clear_set_id && self.leaves_all(ino, &set, owner).await? {
             let attr = self.peeked(ino).await;
             return self.shown(attr).await;
         }
@@ -228,17 +286,34 @@ impl Volume {
             self.fresh(ino).await?;
         }
         let asked = Instant::now();
-        let changed = self
-            .propose_for(call, Command::SetAttr { ino, set })
-            .await?;
-        if let Reply::Attr(attr) = changed {
-            self.recent.note(ino, attr.ctime, asked);
-        }
-        self.peeked(ino).await
+        let command = Command::SetAttrAs {
+            ino,
+            set,
+            owner,
+            clear_set_id,
+        };
+        let agreed = Self::attr_of(self.propose_for(call, command).await?)?;
+        self.recent.note(ino, agreed.ctime, asked);
+        self.changed_attr(ino, Some(agreed)).await
+    }
+
+    /// Attributes after a change that is made: whatever keeps slot leaders from answering, it has not failed. `agreed`: what
+    /// the group answered.
+    pub(crate) async fn changed_attr(&self, ino: Ino, agreed: Option<Attr>) -> Outcome<Attr> {
+        let error = match self.peeked(ino).await {
+            Ok(attr) => return Ok(attr),
+            Err(error) => error,
+        };
+        let known = self
+            .ctx
+            .state()
+            .inode(ino)
+            .map_or(agreed, |inode| Some(inode.attr));
+        known.ok_or(error)
     }
 
     /// Whether this sets owner or mode to what they are, within a tick of the last change.
-    async fn leaves_all(&self, ino: Ino, set: &SetAttr) -> Outcome<bool> {
+    async fn leaves_all(&self, ino: Ino, set: &SetAttr, owner: Option<u32>) -> Outcome<bool> {
         let named = SetAttr {
             mode: set.mode,
             uid: set.uid,
@@ -253,8 +328,18 @@ impl Volume {
         let attr = state.inode(ino).map_err(of_command)?.attr;
         let same = set.mode.is_none_or(|mode| mode == attr.mode)
             && set.uid.is_none_or(|uid| uid == attr.uid)
-            && set.gid.is_none_or(|gid| gid == attr.gid);
+            && set.gid.is_none_or(|gid| gid == attr.gid)
+            && owner.is_none_or(|owner| owner == attr.uid);
         Ok(same && self.recent.is_now(ino, attr.ctime, Instant::now()))
+    }
+
+    /// Whether a write to a file has to clear set-id bits first, as far as is known at once.
+    pub(crate) fn may_have_set_id(&self, ino: Ino) -> bool {
+        if crate::synthetic::Synthetic::is(ino) {
+            return false;
+        }
+        self.covered()
+            .is_none_or(|state| state.inode(ino).is_ok_and(has_set_id))
     }
 
     pub(crate) async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Outcome {
@@ -296,7 +381,7 @@ impl Volume {
         create: bool,
         replace: bool,
     ) -> Outcome {
-        Self::settable(&name)?;
+        Self::settable(ino, &name)?;
         if value.len() > XATTR_BYTES_MAX {
             return Err(FsError::TooBig);
         }
@@ -316,14 +401,19 @@ impl Volume {
     }
 
     pub(crate) async fn remove_xattr(&self, call: &Call, ino: Ino, name: Vec<u8>) -> Outcome {
-        Self::settable(&name)?;
+        Self::settable(ino, &name)?;
         let done = self
             .propose_for(call, Command::RemoveXattr { ino, name })
             .await;
         done.map(|_| Answer::Done)
     }
 
-    fn settable(name: &[u8]) -> Outcome<()> {
+    fn settable(ino: Ino, name: &[u8]) -> Outcome<()> {
+        if crate::synthetic::Synthetic::is(ino) {
+            return Err(FsError::NotSupported(
+                "control files have no attributes of their own".into(),
+            ));
+        }
         if name.starts_with(b"user.hydfs.") {
             return Err(FsError::NotPermitted(
                 "user.hydfs.* tells where a file is; it cannot be set".into(),

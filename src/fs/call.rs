@@ -10,11 +10,11 @@ use crate::{
 };
 use hydfs_data::Note;
 use hydfs_memory::{Kept, Memory, Piece, Slot};
-use hydfs_mount::{FsError, Request};
+use hydfs_mount::{FsError, Handle, Request};
 use hydfs_types::{Command, CommandIdentity, Reply, SegmentId, SegmentVersion, Seq, WriterId};
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
 /// A request in hand.
@@ -27,6 +27,8 @@ pub(crate) struct Call {
     asked: AtomicBool,
     /// The first piece of a write that this worker makes.
     first: AtomicUsize,
+    /// The file that this worker has opened for it; 0 is none.
+    opened: AtomicU64,
 }
 
 impl Call {
@@ -79,6 +81,14 @@ impl Call {
     /// The place of a request that an earlier worker had in hand.
     pub(crate) fn sent_again(&self) -> Option<&Slot> {
         self.slot().filter(|slot| slot.is_sent_again())
+    }
+
+    pub(crate) fn note_opened(&self, handle: Handle) {
+        self.opened.store(handle, Relaxed);
+    }
+
+    pub(crate) fn opened(&self) -> Option<Handle> {
+        Some(self.opened.load(Relaxed)).filter(|handle| *handle != 0)
     }
 
     /// The answer goes to the kernel now.

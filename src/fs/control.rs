@@ -3,13 +3,13 @@
 
 use crate::{
     call::Call,
-    synthetic::{CLUSTER_DIR, JOBS_DIR, Node, Synthetic, read_only},
+    synthetic::{CLUSTER_DIR, Node, Synthetic, read_only},
     volume::{Outcome, Volume},
 };
 use bytes::Bytes;
 use hydfs_mount::{Answer, FsError, How, Opened};
 use hydfs_state::{Body, State};
-use hydfs_types::{Attr, DirEntry, FileKind, Ino, ROOT_INO};
+use hydfs_types::{Attr, DirEntry, FileKind, Ino, JOBS_DIR, ROOT_INO};
 
 /// Control files of a job, in its directory.
 const JOB_FILES: [&str; 3] = ["status", "progress", "status.json"];

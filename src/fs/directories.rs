@@ -89,7 +89,7 @@ impl Volume {
 
     fn as_listed(&self, state: &State, entries: Vec<DirEntry>) -> Listed {
         let with_attr = |entry: DirEntry| {
-            let attr = self.as_known(state, entry.ino).ok();
+            let attr = self.as_known(state, entry.ino).ok().flatten();
             (entry, attr)
         };
         entries.into_iter().map(with_attr).collect()

@@ -5,7 +5,7 @@
 
 use crate::volume::Volume;
 use futures_util::future::join_all;
-use hydfs_types::{AgreementError, Command, Ino, WriterEnd};
+use hydfs_types::{Command, Ino, WriterEnd};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -79,7 +79,7 @@ impl Volume {
                 .await
             {
                 Ok(_) => break,
-                Err(AgreementError::NoQuorum { .. }) => tokio::time::sleep(EVERY).await,
+                Err(error) if error.is_silence() => tokio::time::sleep(EVERY).await,
                 Err(error) => {
                     // This incarnation is over: the cluster has ended them, or will.
                     tracing::info!(%error, "idle writers were ended by the cluster");

@@ -31,6 +31,7 @@ pub fn of_command(error: CommandError) -> FsError {
         CommandError::NoJob => FsError::NotFound,
         CommandError::Locked => FsError::TryAgain,
         CommandError::TooManyLocks => FsError::NoLocks(error.to_string()),
+        CommandError::InUse(why) => FsError::InUse(why),
     }
 }
 
@@ -39,6 +40,7 @@ pub fn of_agreement(error: AgreementError) -> FsError {
     match error {
         AgreementError::Refused(refused) => of_command(refused),
         AgreementError::NoQuorum { .. } => FsError::ReadOnly(error.to_string()),
+        AgreementError::InDoubt { .. } => FsError::TimedOut(error.to_string()),
         AgreementError::Expired => {
             FsError::Unreachable("this member is rejoining the cluster".into())
         }

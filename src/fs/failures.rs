@@ -17,8 +17,12 @@ const KEPT: usize = 256;
 pub struct Failures(Mutex<VecDeque<(Instant, String)>>);
 
 /// What to do about an error, if it is not the caller's own.
-fn remedy(error: &FsError) -> Option<&'static str> {
+fn remedy(operation: &str, error: &FsError) -> Option<&'static str> {
     Some(match error {
+        // Of a lock it is the answer that was asked for.
+        FsError::TryAgain if operation != "setlk" => {
+            "others change the file all the while, or more is in flight than fits: try again"
+        }
         FsError::ReadOnly(_) => "bring back a majority of the voters, see .cluster/status",
         FsError::Unreachable(_) => {
             "see .cluster/status for who is down; a member that is rejoining needs a moment"
@@ -40,7 +44,9 @@ impl Volume {
         (ino, name): (Ino, Option<&[u8]>),
         error: &FsError,
     ) {
-        let Some(remedy) = remedy(error) else { return };
+        let Some(remedy) = remedy(operation, error) else {
+            return;
+        };
         let path = self.ctx.state().path_of(ino);
         let mut text = match path.as_deref() {
             Some("/") if name.is_some() => format!("{operation} "),

@@ -20,7 +20,7 @@ use crate::{
 use bytes::Bytes;
 use hydfs_mount::{Answer, FsError, Handle, How, Request};
 use hydfs_state::{Body, State};
-use hydfs_types::{Ino, ROOT_INO};
+use hydfs_types::{Ino, JOBS_DIR, ROOT_INO};
 use std::sync::RwLockReadGuard;
 
 impl Volume {
@@ -86,11 +86,11 @@ impl Volume {
         match request {
             Request::Lookup { parent, name } if !Self::may_be_control(*parent, name) => {
                 let state = self.covered()?;
-                let found = self.find_in(&state, *parent, name);
-                if found.as_ref().is_ok_and(|attr| self.is_behind(attr.ino)) {
-                    return None;
+                match self.find_in(&state, *parent, name) {
+                    Ok((ino, _)) if self.is_behind(ino) => None,
+                    Ok((_, attr)) => Some(Ok(Answer::Attr(attr?))),
+                    Err(error) => Some(Err(error)),
                 }
-                Some(found.map(Answer::Attr))
             }
             Request::GetAttr { ino, .. } if !Synthetic::is(*ino) => {
                 let state = self.covered()?;
@@ -219,7 +219,7 @@ impl Volume {
 
     /// Whether a file stands in the directory of jobs or in one below it.
     fn may_be_job_file(state: &State, ino: Ino) -> bool {
-        let Ok(jobs) = state.lookup(ROOT_INO, crate::JOBS_DIR) else {
+        let Ok(jobs) = state.lookup(ROOT_INO, JOBS_DIR) else {
             return false;
         };
         let Ok(inode) = state.inode(ino) else {

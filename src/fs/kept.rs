@@ -13,10 +13,10 @@
 use crate::{synthetic::Synthetic, volume::Volume};
 use hydfs_mount::Keep;
 use hydfs_state::{Event, State};
-use hydfs_types::{Attr, BoxFuture, DirEntry, Ino};
+use hydfs_types::{Attr, BoxFuture, DirEntry, Ino, suspend};
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -25,8 +25,12 @@ use tokio::time::Instant;
 const KEPT_MAX: usize = 65_536;
 /// Where so many are noted, those that have ended are looked for this often.
 const SWEEP: Duration = Duration::from_millis(50);
-/// The kernel counts in ticks and from a moment later: so much of the lease is not given away.
+/// The kernel counts in ticks and from a moment later: so much of the lease is not given away. What it keeps counts as kept
+/// for so much longer.
 const SLACK: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether the machine has slept.
+const SLEEP_LOOK: Duration = Duration::from_millis(50);
 
 /// An entry: directory and name.
 type Name = (Ino, Vec<u8>);
@@ -156,7 +160,7 @@ impl Volume {
             return Keep::default();
         }
         let kept = self.keeping(|state, noted, names, left| {
-            let until = Instant::now() + left;
+            let until = Instant::now() + left + SLACK;
             let attr_kept = is_exact(state, attr) && noted.note_attr(attr.ino, until);
             let entry_kept = entry
                 .filter(|_| names)
@@ -183,7 +187,7 @@ impl Volume {
         }
         let kept = self.keeping(|state, noted, names, left| {
             let left = left.min(most);
-            let until = Instant::now() + left;
+            let until = Instant::now() + left + SLACK;
             let mut keeps = |entry: &DirEntry, attr: &Attr| {
                 names
                     && !Synthetic::is(attr.ino)
@@ -235,6 +239,22 @@ impl Volume {
 
     pub fn kept_counts(&self) -> KeptCounts {
         self.kept.lock().counts
+    }
+
+    /// Has the kernel forget all when this machine has slept: its clock for what it keeps stood still, that of the read lease
+    /// did not. Until a first look after the machine woke the kernel may show what was kept when it fell asleep.
+    pub async fn forget_after_sleep(self: Arc<Self>) {
+        let mut before = suspend::suspended();
+        loop {
+            tokio::time::sleep(SLEEP_LOOK).await;
+            let now = suspend::suspended();
+            if !suspend::ran_on(before, now) {
+                let mut lost = Lost::default();
+                self.kept.lock().all(&mut lost);
+                self.tell_lost(&lost);
+            }
+            before = now;
+        }
     }
 
     /// From now on nothing is kept.

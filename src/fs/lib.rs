@@ -28,12 +28,14 @@ mod ranges;
 mod recent;
 mod synthetic;
 mod table;
+mod told;
 mod truncate;
+mod unanswered;
 mod volume;
 mod writers;
 
 pub use kept::KeptCounts;
 pub use lines::Lines;
 pub use mounted::Mounted;
-pub use synthetic::{Control, JOBS_DIR, Node, read_only};
+pub use synthetic::{Control, Node, read_only};
 pub use volume::{JobHook, Outcome, Volume};

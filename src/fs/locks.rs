@@ -15,7 +15,10 @@ use crate::{
 use hydfs_mount::{Answer, FsError, Handle};
 use hydfs_types::{AgreementError, Command, CommandError, Ino, Lock};
 use std::{pin::pin, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout_at},
+};
 
 /// Pause before a lock that could not be given back is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -48,7 +51,7 @@ impl Volume {
     ) -> Outcome {
         lockable(ino)?;
         // Before it is taken: whatever the answer, it ends with the descriptor.
-        self.table.note_locker(ino, lock.owner, handle)?;
+        let _asking = self.table.ask_lock(ino, lock.owner, handle)?;
         let until = wait.map(|wait| Instant::now() + wait);
         loop {
             let mut freed = pin!(self.unlocked.notified());
@@ -106,36 +109,39 @@ impl Volume {
         if !self.table.take_locker(ino, owner) {
             return;
         }
-        let command = self.unlocking(ino, owner, 0, u64::MAX);
-        match self.propose(command).await {
-            Ok(_) => self.table.unlocked(ino, owner),
-            Err(_) => self.clone().unlock_later(ino, owner),
-        }
+        // Whoever closes may not wait for as long as it takes.
+        drop(self.clone().unlock_later(ino, owner).await);
     }
 
     /// An open file is gone: what was locked through it goes.
     pub(crate) fn unlock_released(self: &Arc<Self>, ino: Ino, handle: Handle) {
         for owner in self.table.take_lockers_through(ino, handle) {
-            self.clone().unlock_later(ino, owner);
+            drop(self.clone().unlock_later(ino, owner));
         }
     }
 
     /// Gives back what an earlier worker could not any more: locks whose open file was closed.
     pub fn unlock_left(self: &Arc<Self>) {
         for (ino, owner) in self.table.take_lockers_left() {
-            self.clone().unlock_later(ino, owner);
+            drop(self.clone().unlock_later(ino, owner));
         }
     }
 
-    /// Gives all locks of an owner back, as often as it takes; they end with the incarnation in any case.
-    fn unlock_later(self: Arc<Self>, ino: Ino, owner: u64) {
+    /// Gives all locks of an owner back, as often as it takes; they end with the incarnation in any case. What it answers
+    /// resolves after the first try.
+    fn unlock_later(self: Arc<Self>, ino: Ino, owner: u64) -> oneshot::Receiver<()> {
         let incarnation = self.ctx.me();
+        let (tried, first) = oneshot::channel();
+        let mut tried = Some(tried);
         self.table.begin_unlocking(ino, owner);
         tokio::spawn(async move {
             while self.ctx.me() == incarnation {
                 let command = self.unlocking(ino, owner, 0, u64::MAX);
                 match self.ctx.agreement.propose(command).await {
-                    Err(AgreementError::NoQuorum { .. }) => sleep(AGAIN).await,
+                    Err(error) if error.is_silence() => {
+                        drop(tried.take());
+                        sleep(AGAIN).await;
+                    }
                     Ok(_) => {
                         self.table.unlocked(ino, owner);
                         break;
@@ -146,6 +152,7 @@ impl Volume {
             self.table.end_unlocking(ino, owner);
             self.unlocked.notify_waiters();
         });
+        first
     }
 }
 

@@ -26,6 +26,10 @@ impl FileSystem for Mounted {
         self.0.let_keep_listed(dir, entries, most)
     }
 
+    fn may_have_set_id(&self, ino: Ino) -> bool {
+        self.0.may_have_set_id(ino)
+    }
+
     fn asked(&self, operation: &'static str) {
         self.0.asked.count(operation);
     }

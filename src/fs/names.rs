@@ -3,13 +3,37 @@
 use crate::{
     call::Call,
     error::of_command,
-    synthetic::{CLUSTER_DIR, JOBS_DIR, Synthetic, read_only},
+    synthetic::{CLUSTER_DIR, Synthetic, read_only},
     volume::{Outcome, Volume},
 };
-use hydfs_mount::{Answer, Caller, FsError, How};
-use hydfs_types::{Attr, Command, FileKind, Ino, ROOT_INO, Reply};
+use hydfs_mount::{Answer, Caller, Capability, FsError, How};
+use hydfs_types::{Attr, Command, Created, FileKind, Ino, JOBS_DIR, ROOT_INO, Reply};
 use std::sync::Arc;
 use tokio::time::Instant;
+
+/// Times that a file is made anew because the one of that name went before it could be opened.
+const CREATE_TRIES: usize = 8;
+
+/// Whether somebody may open a file that exists, which the kernel takes for one that this very call makes: it checks nothing
+/// of it. Only where there is no doubt: rules for directories that are shared are not known here, and a truncate clears
+/// set-id bits.
+fn surely_opens(caller: Caller, dir: &Attr, attr: &Attr, how: How) -> bool {
+    const STICKY: u16 = 0o1000;
+    let mine = attr.uid == caller.uid;
+    let wanted = (u16::from(how.read) << 2) | (u16::from(how.write || how.truncate) << 1);
+    let (of_owner, of_group, of_others) = (attr.mode >> 6, attr.mode >> 3, attr.mode);
+    let grants = |granted| granted & wanted == wanted;
+    let as_another = || match caller.is_in(attr.gid) {
+        Some(true) => of_group,
+        Some(false) => of_others,
+        None => of_group & of_others,
+    };
+    let by_mode = || grants(if mine { of_owner } else { as_another() });
+    attr.kind == FileKind::Regular
+        && (mine || dir.mode & STICKY == 0)
+        && !(how.truncate && attr.has_set_id())
+        && (by_mode() || caller.has(Capability::OverrideAccess))
+}
 
 impl Volume {
     /// The control tree cannot be changed, and its name in the root is taken.
@@ -73,32 +97,77 @@ impl Volume {
             target: Vec::new(),
             grant,
         };
-        let asked = Instant::now();
-        match self.propose_for(call, command).await {
-            Ok(Reply::Created(created)) => {
-                let ino = created.attr.ino;
-                self.recent.note(ino, created.attr.ctime, asked);
-                let handle = self.table.open(ino, how, None, call)?;
-                if let Some(granted) = created.grant {
-                    let gate = self.table.with(ino, |used| used.gate.clone());
-                    let _turn = gate.lock().await;
-                    let writer = Arc::new(self.data.writer(ino, granted.writer));
-                    // Granted to an earlier worker it has ended with it.
-                    if writer.is_open() && self.table.writer(ino).is_none() {
-                        self.table.take_up(&writer);
-                    }
+        for _ in 0..CREATE_TRIES {
+            let asked = Instant::now();
+            match self.propose_for(call, command.clone()).await {
+                Ok(Reply::Created(created)) => {
+                    self.recent
+                        .note(created.attr.ino, created.attr.ctime, asked);
+                    return self.open_new(call, created, how).await;
                 }
-                Ok(Answer::Created(created.attr, Self::opened(handle, how)))
+                Ok(other) => {
+                    return Err(FsError::Unreachable(format!(
+                        "unexpected answer of the agreement group: {other:?}"
+                    )));
+                }
+                Err(FsError::Exists) if !how.exclusive => {
+                    if let Some(opened) = self
+                        .open_instead(call, caller, (parent, &name), how)
+                        .await?
+                    {
+                        return Ok(opened);
+                    }
+                    self.forget_command(call);
+                }
+                Err(error) => return Err(error),
             }
-            Ok(other) => Err(FsError::Unreachable(format!(
-                "unexpected answer of the agreement group: {other:?}"
-            ))),
-            Err(FsError::Exists) if !how.exclusive => {
-                let ino = self.ctx.state().lookup(parent, &name).map_err(of_command)?;
-                // The identity of this call is that of the creation.
-                let opened = self.open(call, &Call::once(), ino, how).await?;
-                Ok(Answer::Created(self.peeked(ino).await?, opened))
+        }
+        Err(FsError::Stale)
+    }
+
+    /// Opens what a command of this call has made.
+    async fn open_new(&self, call: &Call, created: Created, how: How) -> Outcome {
+        let ino = created.attr.ino;
+        let handle = self.table.open(ino, how, None, call)?;
+        if let Some(granted) = created.grant {
+            let gate = self.table.with(ino, |used| used.gate.clone());
+            let _turn = gate.lock().await;
+            let writer = Arc::new(self.data.writer(ino, granted.writer));
+            // Granted to an earlier worker it has ended with it.
+            if writer.is_open() && self.table.writer(ino).is_none() {
+                self.table.take_up(&writer);
             }
+        }
+        Ok(Answer::Created(created.attr, Self::opened(handle, how)))
+    }
+
+    /// Opens what somebody else has made under that name; `None` if it is gone again.
+    async fn open_instead(
+        &self,
+        call: &Call,
+        caller: Caller,
+        (parent, name): (Ino, &[u8]),
+        how: How,
+    ) -> Outcome<Option<Answer>> {
+        let (dir, attr) = {
+            let state = self.ctx.state();
+            let dir = state.inode(parent).map_err(of_command)?.attr;
+            let found = state.lookup(parent, name).and_then(|ino| state.inode(ino));
+            let Ok(inode) = found else { return Ok(None) };
+            (dir, inode.attr)
+        };
+        if attr.kind == FileKind::Directory {
+            return Err(FsError::IsDirectory);
+        }
+        if !surely_opens(caller, &dir, &attr, how) {
+            // The kernel looks the name up again, and then checks.
+            return Err(FsError::Stale);
+        }
+        let ino = attr.ino;
+        // The identity of this call is that of the creation.
+        match self.open(call, &Call::once(), ino, how).await {
+            Ok(opened) => Ok(Some(Answer::Created(self.peeked(ino).await?, opened))),
+            Err(FsError::Stale) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -109,8 +178,9 @@ impl Volume {
             return Err(FsError::NotPermitted("control files have one name".into()));
         }
         let command = Command::Link { ino, parent, name };
-        self.propose_for(call, command).await?;
-        self.peeked(ino).await.map(Answer::Attr)
+        let agreed = Self::attr_of(self.propose_for(call, command).await?)?;
+        let attr = self.changed_attr(ino, Some(agreed)).await;
+        attr.map(Answer::Attr)
     }
 
     /// The kernel's unlink or rmdir: it drops its entry itself.

@@ -52,7 +52,7 @@ impl Volume {
                 .await?;
         }
         if !keep_size && end > size {
-            self.truncate(&Call::once(), at.ino, end).await?;
+            self.grow(at.ino, end).await?;
         }
         Ok(Answer::Done)
     }

@@ -12,8 +12,6 @@ use std::{
 
 /// Name of the control directory in the root: reachable, not listed.
 pub const CLUSTER_DIR: &[u8] = b".cluster";
-/// Name of the directory of jobs in the root.
-pub const JOBS_DIR: &[u8] = b".jobs";
 /// Synthetic inodes are from here on.
 const FIRST: u64 = 1 << 62;
 /// Paths that one mount may have been asked for.

@@ -1,10 +1,12 @@
 //! Open files of this mount: handles, and per inode who uses it and its writer. Handles of the kernel and owners of locks are
 //! in the memory file as well, where there is one: the next worker begins with them. All else is in the agreed state.
 
+mod lockers;
+
 use crate::{call::Call, volume::Outcome};
 use bytes::Bytes;
 use hydfs_data::{DataError, FileWriter};
-use hydfs_memory::{Locker, Memory, OpenFile};
+use hydfs_memory::{Memory, OpenFile};
 use hydfs_mount::{FsError, Handle, How};
 use hydfs_types::{Ino, Time, WriterId};
 use std::{
@@ -64,6 +66,8 @@ struct Inner {
     releasing: BTreeSet<Ino>,
     /// Owners that asked for locks, and through which open files.
     lockers: BTreeMap<(Ino, u64), BTreeSet<Handle>>,
+    /// Owners that wait for a lock, or are about to get one, and how many times.
+    asking: BTreeMap<(Ino, u64), usize>,
     /// Owners whose locks are being given back, and how often. The kernel may have given the owner's number anew.
     unlocking: BTreeMap<(Ino, u64), usize>,
 }
@@ -179,6 +183,7 @@ impl Table {
             _ => self.volatile.next() | VOLATILE,
         };
         inner.add(handle, ino, how, text);
+        call.note_opened(handle);
         Ok(handle)
     }
 
@@ -335,108 +340,6 @@ impl Table {
         }
     }
 
-    /// An owner asks for a lock through an open file.
-    pub fn note_locker(&self, ino: Ino, owner: u64, handle: Handle) -> Outcome<()> {
-        let mut inner = self.inner();
-        if let Some(memory) = self.memory()
-            && handle & VOLATILE == 0
-        {
-            let one = Locker { ino, owner, handle };
-            let full = |_| FsError::NoLocks("too many owners of locks on this mount".into());
-            memory.add_locker(one).map_err(full)?;
-        }
-        let through = inner.lockers.entry((ino, owner)).or_default();
-        through.insert(handle);
-        Ok(())
-    }
-
-    /// The locks that an owner held are given back: the next worker need not do it. Not if it asked for one again meanwhile.
-    pub fn unlocked(&self, ino: Ino, owner: u64) {
-        let inner = self.inner();
-        let Some(memory) = self.memory() else { return };
-        let again = inner.lockers.get(&(ino, owner));
-        let gone = memory.lockers().into_iter().filter(|one| {
-            (one.ino, one.owner) == (ino, owner)
-                && again.is_none_or(|through| !through.contains(&one.handle))
-        });
-        gone.for_each(|one| memory.remove_locker(one));
-    }
-
-    /// Owners of locks whose open files are gone, and which of the owners named may still hold some: after a worker that
-    /// could not give them back any more.
-    pub fn take_lockers_left(&self) -> Vec<(Ino, u64)> {
-        let mut inner = self.inner();
-        let Inner {
-            handles, lockers, ..
-        } = &mut *inner;
-        let left =
-            |through: &BTreeSet<Handle>| through.iter().any(|one| !handles.contains_key(one));
-        let gone: Vec<(Ino, u64)> = lockers
-            .iter()
-            .filter(|(_, through)| left(through))
-            .map(|(owner, _)| *owner)
-            .collect();
-        lockers.retain(|_, through| !left(through));
-        gone
-    }
-
-    /// Whether the owner may hold locks.
-    pub fn is_locker(&self, ino: Ino, owner: u64) -> bool {
-        self.inner().lockers.contains_key(&(ino, owner))
-    }
-
-    /// Whether anybody may hold locks on the inode.
-    pub fn has_lockers(&self, ino: Ino) -> bool {
-        let inner = self.inner();
-        let mut of_ino = inner.lockers.range((ino, 0)..=(ino, u64::MAX));
-        of_ino.next().is_some()
-    }
-
-    /// Forgets an owner; says whether it may hold locks.
-    pub fn take_locker(&self, ino: Ino, owner: u64) -> bool {
-        self.inner().lockers.remove(&(ino, owner)).is_some()
-    }
-
-    /// Forgets the owners that asked for locks through an open file, and names them; not those that have asked through
-    /// another one since, which is a later owner of the same number.
-    pub fn take_lockers_through(&self, ino: Ino, handle: Handle) -> Vec<u64> {
-        let mut inner = self.inner();
-        let of_inode = inner.lockers.range_mut((ino, 0)..=(ino, u64::MAX));
-        let asked = of_inode.filter_map(|((_, owner), through)| {
-            through
-                .remove(&handle)
-                .then(|| (*owner, through.is_empty()))
-        });
-        let (last, others): (Vec<_>, Vec<_>) = asked.partition(|(_, is_last)| *is_last);
-        if let Some(memory) = self.memory() {
-            for (owner, _) in others {
-                memory.remove_locker(Locker { ino, owner, handle });
-            }
-        }
-        let owners: Vec<u64> = last.into_iter().map(|(owner, _)| owner).collect();
-        for owner in &owners {
-            inner.lockers.remove(&(ino, *owner));
-        }
-        owners
-    }
-
-    /// The locks of this owner are being given back.
-    pub fn begin_unlocking(&self, ino: Ino, owner: u64) {
-        *self.inner().unlocking.entry((ino, owner)).or_default() += 1;
-    }
-
-    pub fn end_unlocking(&self, ino: Ino, owner: u64) {
-        let mut inner = self.inner();
-        let count = inner.unlocking.remove(&(ino, owner)).unwrap_or_default();
-        if count > 1 {
-            inner.unlocking.insert((ino, owner), count - 1);
-        }
-    }
-
-    pub fn is_unlocking(&self, ino: Ino, owner: u64) -> bool {
-        self.inner().unlocking.contains_key(&(ino, owner))
-    }
-
     /// No descriptor is served any more.
     pub fn close_all(&self) {
         let mut inner = self.inner();
@@ -544,6 +447,19 @@ mod tests {
         assert_eq!(second.take_lockers_left(), vec![(Ino(5), 71)]);
         second.unlocked(Ino(5), 71);
         assert!(worker(&file).take_lockers_left().is_empty());
+    }
+
+    #[test]
+    fn an_owner_that_waits_for_a_lock_is_not_forgotten() {
+        let table = worker(&hydfs_memory::create().unwrap());
+        let a = open(&table, 2, Ino(5));
+        let asking = table.ask_lock(Ino(5), 70, a).unwrap();
+        let again = table.ask_lock(Ino(5), 70, a).unwrap();
+        assert!(table.take_locker(Ino(5), 70));
+        drop(asking);
+        assert!(table.take_locker(Ino(5), 70) && table.is_locker(Ino(5), 70));
+        drop(again);
+        assert!(table.take_locker(Ino(5), 70) && !table.take_locker(Ino(5), 70));
     }
 
     #[test]

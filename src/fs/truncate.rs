@@ -16,11 +16,40 @@ use hydfs_types::{AgreementError, Command, CommandError, Ino, Op, SEGMENT_BYTES,
 /// Times that a truncate starts over because the file changed below it.
 const TRUNCATE_TRIES: usize = 50;
 
+/// A size that is wanted.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    Exactly(u64),
+    /// What is appended before it is agreed stays.
+    AtLeast(u64),
+}
+
+impl Wanted {
+    fn size(self) -> u64 {
+        let (Self::Exactly(size) | Self::AtLeast(size)) = self;
+        size
+    }
+
+    fn grows_only(self) -> bool {
+        matches!(self, Self::AtLeast(_))
+    }
+}
+
 impl Volume {
+    /// Makes a file at least this long: one that is already, or that somebody appends to meanwhile, loses nothing.
+    pub(crate) async fn grow(&self, ino: Ino, size: u64) -> Outcome<()> {
+        self.resize(&Call::once(), ino, Wanted::AtLeast(size)).await
+    }
+
     /// Sets the size. Alone: one command. With writers on other mounts: every segment that changes is merged and cut
     /// under its slot leader's fence, so that nothing acknowledged later is lost with it (R8). What was written since an
     /// earlier worker did it for the same call is not cut again.
     pub(crate) async fn truncate(&self, call: &Call, ino: Ino, size: u64) -> Outcome<()> {
+        self.resize(call, ino, Wanted::Exactly(size)).await
+    }
+
+    async fn resize(&self, call: &Call, ino: Ino, wanted: Wanted) -> Outcome<()> {
+        let size = wanted.size();
         if size > OFFSET_MAX {
             return Err(FsError::TooLarge);
         }
@@ -32,7 +61,7 @@ impl Volume {
             self.drain(ino).await?;
             self.barrier().await?;
             self.recall(ino).await?;
-            let (mut command, boundary) = self.truncate_command(ino, size)?;
+            let (mut command, boundary) = self.resizing(ino, wanted)?;
             if let Some(segment) = boundary.filter(|_| size > 0 && self.table.writer(ino).is_some())
             {
                 // What this mount wrote below the new end has to be in the base before it is cut.
@@ -41,7 +70,7 @@ impl Volume {
                     .look(&[segment])
                     .await
                     .map_err(Self::data_error)?;
-                command = self.truncate_command(ino, size)?.0;
+                command = self.resizing(ino, wanted)?.0;
             }
             let proposed = match call.slot() {
                 Some(_) => self.ctx.agreement.propose_kept(command, call).await,
@@ -55,7 +84,7 @@ impl Volume {
                 Err(AgreementError::Refused(CommandError::Busy)) => {
                     let others = self.has_other_writers(ino)?;
                     if others || self.ctx.state().must_cut_off(ino, size) {
-                        return self.cut_off(call, ino, size).await;
+                        return self.cut_off(call, ino, wanted).await;
                     }
                     if let Some(segment) = boundary {
                         self.data
@@ -98,7 +127,8 @@ impl Volume {
     }
 
     /// The fast command, and the segment that the new end falls into.
-    fn truncate_command(&self, ino: Ino, size: u64) -> Outcome<(Command, Option<SegmentId>)> {
+    fn resizing(&self, ino: Ino, wanted: Wanted) -> Outcome<(Command, Option<SegmentId>)> {
+        let size = wanted.size();
         let writer = self.table.writer(ino).filter(|writer| writer.is_open());
         let state = self.ctx.state();
         let (_, file) = state.file(ino).map_err(of_command)?;
@@ -113,19 +143,27 @@ impl Volume {
             _ => writer.last_sent(),
         };
         let sole = writer.map(|writer| (writer.writer, last(&writer)));
-        Ok((
-            Command::Truncate {
+        let versions = state.truncate_versions(ino, size);
+        let command = match wanted {
+            Wanted::Exactly(size) => Command::Truncate {
                 ino,
                 size,
                 sole,
-                versions: state.truncate_versions(ino, size),
+                versions,
             },
-            boundary,
-        ))
+            Wanted::AtLeast(size) => Command::Grow {
+                ino,
+                size,
+                sole,
+                versions,
+            },
+        };
+        Ok((command, boundary))
     }
 
-    /// Truncates below live writers of other mounts: everything acknowledged is merged under the fence before the cut.
-    async fn cut_off(&self, call: &Call, ino: Ino, size: u64) -> Outcome<()> {
+    /// Sets the size below live writers of other mounts: everything acknowledged is merged under the fence before the cut.
+    async fn cut_off(&self, call: &Call, ino: Ino, wanted: Wanted) -> Outcome<()> {
+        let size = wanted.size();
         let (cuts, far, shrinks) = {
             let state = self.ctx.state();
             let (inode, file) = state.file(ino).map_err(of_command)?;
@@ -133,16 +171,22 @@ impl Volume {
                 .segments
                 .range(size + 1..)
                 .rev()
+                .filter(|_| !wanted.grows_only())
                 .map(|(_, id)| (*id, Then::Retire));
+            let end_with = |len| match wanted {
+                Wanted::Exactly(_) => Then::SetLen(len),
+                Wanted::AtLeast(_) => Then::Grow(len),
+            };
             let mut cuts: Vec<(SegmentId, Then)> = behind.collect();
             let boundary = file
                 .segments
                 .range(..=size)
                 .next_back()
                 .and_then(|(start, id)| Some((size - start, *id, state.segment(*id)?.len)));
-            let reached = boundary.filter(|(wanted, _, len)| *wanted <= SEGMENT_BYTES.max(*len));
-            cuts.extend(reached.map(|(wanted, id, _)| (id, Then::SetLen(wanted))));
-            (cuts, reached.is_none(), size < inode.attr.size)
+            let reached = boundary.filter(|(end, _, len)| *end <= SEGMENT_BYTES.max(*len));
+            cuts.extend(reached.map(|(end, id, _)| (id, end_with(end))));
+            let shrinks = size < inode.attr.size && !wanted.grows_only();
+            (cuts, reached.is_none(), shrinks)
         };
         for (segment, then) in cuts {
             let before = call.cut_before().filter(|one| one.segment == segment);
@@ -179,7 +223,8 @@ impl Volume {
         let before = {
             let state = self.ctx.state();
             let (_, file) = state.file(ino).map_err(of_command)?;
-            file.segments.values().next_back().copied()
+            let below = file.segments.range(..size);
+            below.map(|(_, id)| *id).next_back()
         };
         let (end, at, _) = self.place(ino, size - 1).await.map_err(Self::data_error)?;
         self.lengthen(ino, end, at + 1).await?;

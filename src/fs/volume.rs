@@ -15,6 +15,8 @@ use crate::{
     recent::Recent,
     synthetic::{Control, Node, Synthetic},
     table::{Numbers, Table},
+    told::Told,
+    unanswered::Unanswered,
 };
 use bytes::Bytes;
 use hydfs_data::{Context, Data, WriteBehind};
@@ -45,6 +47,7 @@ pub struct Volume {
     pub(crate) control: OnceLock<Arc<dyn Control>>,
     pub(crate) kernel: OnceLock<Arc<dyn KernelCache>>,
     pub(crate) kept: Kept,
+    pub(crate) told: Told,
     pub(crate) orphans: tokio::sync::Notify,
     /// Rung when a lock somewhere has gone.
     pub(crate) unlocked: tokio::sync::Notify,
@@ -71,6 +74,7 @@ impl Volume {
             control: OnceLock::new(),
             kernel: OnceLock::new(),
             kept: Kept::default(),
+            told: Told::default(),
             orphans: tokio::sync::Notify::new(),
             unlocked: tokio::sync::Notify::new(),
             job_hook: OnceLock::new(),
@@ -203,6 +207,7 @@ impl Volume {
         let memory = self.table.memory();
         let memory = memory.filter(|_| !self.ctx.has(Planted::RepeatedAnew));
         let call = Call::of(memory, caller.unique, &request)?;
+        let mut opened = Unanswered::of(&self, &call);
         if let Some(handle) = call.sent_again().and_then(Slot::handle) {
             // The earlier worker gave it to this request and told nobody.
             self.table.close(handle);
@@ -226,7 +231,7 @@ impl Volume {
             Synthetic::is(ino)
                 || matches!(&answer, Ok(Answer::Attr(attr)) if Synthetic::is(attr.ino))
         };
-        match read {
+        let answer = match read {
             // The root answers also without a majority: the way to the control tree leads over it.
             Some(ROOT_INO) if matches!(&answer, Ok(Answer::Attr(attr)) if attr.ino == ROOT_INO) => {
                 drop(tokio::time::timeout(ROOT_WAIT, self.shown(Ok(()))).await);
@@ -235,7 +240,9 @@ impl Volume {
             // The control tree is this member's own word; it answers also when nobody else does.
             Some(ino) if !synthetic(ino) => self.shown(answer).await,
             _ => answer,
-        }
+        };
+        opened.is_answered = matches!(answer, Ok(Answer::Opened(_) | Answer::Created(..)));
+        answer
     }
 
     async fn work(self: Arc<Self>, call: &Call, caller: Caller, request: Request) -> Outcome {
@@ -244,7 +251,8 @@ impl Volume {
             Request::Forget { .. } => Ok(Answer::Done),
             Request::GetAttr { ino, .. } => self.get_attr(ino).await.map(Answer::Attr),
             Request::SetAttr { ino, set, .. } => {
-                self.set_attr(call, ino, set).await.map(Answer::Attr)
+                let changed = self.set_attr(call, caller, ino, set).await;
+                changed.map(Answer::Attr)
             }
             Request::ReadLink { ino } => self.read_link(ino).await,
             Request::Make {
@@ -407,7 +415,8 @@ impl Volume {
     }
 
     /// An entry of a directory: the control tree first, then the agreed names. Of a file that is written elsewhere the
-    /// size may lag: the kernel asks for it where it matters, and who opens a file to append causes no merge.
+    /// size may lag, but not behind what was told before: the kernel asks for it where it matters, and who opens a file to
+    /// append causes no merge.
     async fn find(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
         if let Some(path) = self.control_path(parent, name) {
             return self.control_attr(&path);
@@ -417,14 +426,24 @@ impl Volume {
         if let Ok(ino) = found {
             self.send_behind(ino).await?;
         }
-        self.find_in(&self.ctx.state(), parent, name)
+        let (ino, attr) = self.find_in(&self.ctx.state(), parent, name)?;
+        match attr {
+            Some(attr) => Ok(attr),
+            None => self.peeked(ino).await,
+        }
     }
 
-    pub(crate) fn find_in(&self, state: &State, parent: Ino, name: &[u8]) -> Outcome<Attr> {
+    /// An entry with its attributes, `None` where slot leaders have to be asked for them.
+    pub(crate) fn find_in(
+        &self,
+        state: &State,
+        parent: Ino,
+        name: &[u8],
+    ) -> Outcome<(Ino, Option<Attr>)> {
         let ino = state
             .lookup(parent, name)
             .map_err(crate::error::of_command)?;
-        self.as_known(state, ino)
+        Ok((ino, self.as_known(state, ino)?))
     }
 
     async fn get_attr(&self, ino: Ino) -> Outcome<Attr> {
@@ -504,11 +523,8 @@ impl Volume {
         }
         self.barrier().await?;
         let opened = self.open_in(&self.ctx.state(), call, ino, how)?;
-        if how.truncate
-            && let Err(error) = self.truncate(cuts, ino, 0).await
-        {
-            self.table.close(opened.handle);
-            return Err(error);
+        if how.truncate {
+            self.truncate(cuts, ino, 0).await?;
         }
         Ok(opened)
     }

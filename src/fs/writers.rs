@@ -8,7 +8,7 @@ use crate::{
 use hydfs_data::{DataError, Draft, FileWriter, Queued, Target};
 use hydfs_mount::FsError;
 use hydfs_state::Place;
-use hydfs_types::{AgreementError, Command, Ino, Op, Refusal, Reply, SegmentId};
+use hydfs_types::{Command, Ino, Op, Refusal, Reply, SegmentId};
 use std::{sync::Arc, time::Duration};
 
 /// Times that the segments of a file are listed anew because a truncate takes them away.
@@ -190,7 +190,7 @@ impl Volume {
             // Until then other mounts ask for what it may have answered.
             loop {
                 match agreement.propose(Command::End { ends: ends.clone() }).await {
-                    Err(AgreementError::NoQuorum { .. }) => tokio::time::sleep(AGAIN).await,
+                    Err(error) if error.is_silence() => tokio::time::sleep(AGAIN).await,
                     Err(error) => {
                         tracing::info!(%error, "a fenced writer is kept until this member's next start");
                         return;
@@ -225,8 +225,10 @@ impl Volume {
         let agreement = self.ctx.agreement.clone();
         // Also when whoever wrote has stopped waiting.
         let ended = tokio::spawn(async move {
-            while let Err(AgreementError::NoQuorum { .. }) =
-                agreement.propose(Command::End { ends: ends.clone() }).await
+            while agreement
+                .propose(Command::End { ends: ends.clone() })
+                .await
+                .is_err_and(|error| error.is_silence())
             {
                 tokio::time::sleep(AGAIN).await;
             }

@@ -17,14 +17,14 @@ use crate::{
 use hydfs_agreement::{Group, Options as GroupOptions, Retention, Timing};
 use hydfs_control::Staging;
 use hydfs_data::{Context, Data, DiskFailure, SharedState, Trial};
-use hydfs_fs::{JOBS_DIR, Lines, Mounted, Volume};
+use hydfs_fs::{Lines, Mounted, Volume};
 use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
 use hydfs_memory::Memory;
 use hydfs_store::{FaultyDisk, Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
 use hydfs_types::{
     Admission, Admitted, Agreement, AgreementError, BootId, BoxFuture, ClusterId, Command,
-    CommandError, FileKind, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock,
+    CommandError, FileKind, JOBS_DIR, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
@@ -449,6 +449,9 @@ impl Member {
         tokio::spawn(self.volume.clone().write_behind());
         tokio::spawn(self.volume.clone().end_writers());
         tokio::spawn(self.volume.clone().release_orphans());
+        if config.mount.is_some() {
+            tokio::spawn(self.volume.clone().forget_after_sleep());
+        }
         tokio::spawn(Steward::new(self.clone()).run());
         tokio::spawn(self.clone().follow_members());
         if self.folder.rebooted() {
@@ -600,6 +603,8 @@ impl Member {
     pub async fn hand_on(&self) {
         tracing::info!("handing over to another worker");
         drop(tokio::time::timeout(STOP, self.hand_over()).await);
+        // Nobody waits for this member's kernel once the lease is given back.
+        drop(tokio::time::timeout(STOP, self.volume.keep_nothing()).await);
         self.group.release().await;
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     Event, State,
     admit::Start,
-    namespace::{Make, Move},
+    namespace::{Asks, Make, Move},
 };
 use hydfs_types::{Command, CommandError, Envelope, Incarnation, LogIndex, Reply};
 
@@ -134,7 +134,19 @@ impl State {
                 };
                 self.rename(&what, events)
             }
-            Command::SetAttr { ino, set } => self.set_attr(*ino, set, events),
+            Command::SetAttr { ino, set } => self.set_attr(*ino, set, Asks::default(), events),
+            Command::SetAttrAs {
+                ino,
+                set,
+                owner,
+                clear_set_id,
+            } => {
+                let asks = Asks {
+                    owner: *owner,
+                    clear_set_id: *clear_set_id,
+                };
+                self.set_attr(*ino, set, asks, events)
+            }
             Command::SetXattr {
                 ino,
                 name,
@@ -159,6 +171,12 @@ impl State {
                 sole,
                 versions,
             } => self.truncate(*ino, *size, *sole, versions, events),
+            Command::Grow {
+                ino,
+                size,
+                sole,
+                versions,
+            } => self.grow(*ino, *size, *sole, versions, events),
             Command::Job(command) => self.job(command, events),
             Command::Fence { writer } => self.fence(*writer, events),
         }

@@ -10,15 +10,33 @@ pub enum AgreementError {
     /// The group answered: the command is refused.
     #[error(transparent)]
     Refused(#[from] CommandError),
-    /// No majority or no leader within the deadline. For a command the effect is unknown; the same identity may be retried.
+    /// No majority or no leader within the deadline, and nothing was done.
     #[error("no majority of voters answered within {millis} ms: {why}")]
     NoQuorum { millis: u64, why: String },
+    /// A command may be in the log: the effect is unknown, the same identity may be retried.
+    #[error("whether it was done is not known after {millis} ms: {why}")]
+    InDoubt { millis: u64, why: String },
     /// This member is not admitted (any more): it must rejoin before it may speak.
     #[error("this member's incarnation has ended: it has to rejoin")]
     Expired,
     /// The local replica of the agreed state stopped.
     #[error("the agreement log of this member stopped: {0}")]
     Stopped(String),
+}
+
+impl AgreementError {
+    /// The same of a command that may have been taken.
+    pub fn in_doubt(self) -> Self {
+        match self {
+            Self::NoQuorum { millis, why } => Self::InDoubt { millis, why },
+            other => other,
+        }
+    }
+
+    /// Nobody has answered in time: the same may be asked again.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::NoQuorum { .. } | Self::InDoubt { .. })
+    }
 }
 
 /// Index of the last entry applied to the local copy of the agreed state.

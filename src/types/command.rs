@@ -183,6 +183,27 @@ pub enum Command {
     /// As `Admit`, by a worker that takes a living mount over from the one before: the locks of its incarnation stay, and
     /// what became of the records that were in flight is kept until it says that it knows (R5).
     TakeOver(Admission),
+
+    // ---- namespace ----
+    /// As `SetAttr`, for a user. What depends on the attributes that are agreed then is decided when it is applied, not by
+    /// what the kernel of some mount had.
+    SetAttrAs {
+        ino: Ino,
+        set: SetAttr,
+        /// Refused `NotPermitted` unless it owns the inode; `None`: the owner's right is not needed.
+        owner: Option<u32>,
+        /// Set-id bits go as Linux clears them, unless a mode is set.
+        clear_set_id: bool,
+    },
+
+    // ---- files ----
+    /// As `Truncate`, where the file is shorter than `size`. Else it changes nothing.
+    Grow {
+        ino: Ino,
+        size: u64,
+        sole: Option<(WriterId, Seq)>,
+        versions: Vec<(SegmentId, SegmentVersion)>,
+    },
 }
 
 /// Wanted attribute changes; `None` leaves as is.
@@ -248,6 +269,8 @@ pub enum Then {
     SetLen(u64),
     /// The segment and what is pending in it are gone.
     Retire,
+    /// The segment grows to this length after the cut, if it is shorter. The file's size never shrinks by it.
+    Grow(u64),
 }
 
 /// A prepared cut of one segment.
@@ -354,4 +377,6 @@ pub enum CommandError {
     Locked,
     #[error("there are too many locks on this file")]
     TooManyLocks,
+    #[error("it is needed where it is: {0}")]
+    InUse(String),
 }

@@ -10,6 +10,9 @@ pub const SYMLINK_BYTES_MAX: usize = 4095;
 /// Largest value of an extended attribute in bytes.
 pub const XATTR_BYTES_MAX: usize = 65_536;
 
+/// The directory of jobs, in the root: it stays where it is.
+pub const JOBS_DIR: &[u8] = b".jobs";
+
 /// Kind of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FileKind {
@@ -44,6 +47,30 @@ pub struct Attr {
     pub btime: Time,
 }
 
+impl Attr {
+    /// The mode without set-id bits, as Linux clears them when content or owner change: set-group-id only where the group
+    /// may execute (else it is a mark of mandatory locking), and only on regular files.
+    pub fn mode_without_set_id(&self) -> u16 {
+        const SET_USER: u16 = 0o4000;
+        const SET_GROUP: u16 = 0o2000;
+        const GROUP_EXECUTES: u16 = 0o010;
+        if self.kind != FileKind::Regular {
+            return self.mode;
+        }
+        let group = if self.mode & GROUP_EXECUTES != 0 {
+            SET_GROUP
+        } else {
+            0
+        };
+        self.mode & !(SET_USER | group)
+    }
+
+    /// Whether there is anything to clear.
+    pub fn has_set_id(&self) -> bool {
+        self.mode_without_set_id() != self.mode
+    }
+}
+
 /// One entry of a directory listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirEntry {
@@ -52,4 +79,36 @@ pub struct DirEntry {
     pub kind: FileKind,
     /// Where the next listing goes on after this entry; never 0.
     pub cookie: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_id_bits_are_cleared_as_linux_does() {
+        let without = |kind, mode| {
+            let at = Time::default();
+            let attr = Attr {
+                ino: Ino(2),
+                kind,
+                mode,
+                uid: 1,
+                gid: 1,
+                nlink: 1,
+                rdev: 0,
+                size: 0,
+                stored: 0,
+                atime: at,
+                mtime: at,
+                ctime: at,
+                btime: at,
+            };
+            assert_eq!(attr.has_set_id(), attr.mode_without_set_id() != mode);
+            attr.mode_without_set_id()
+        };
+        assert_eq!(without(FileKind::Regular, 0o6755), 0o755);
+        assert_eq!(without(FileKind::Regular, 0o2644), 0o2644);
+        assert_eq!(without(FileKind::Directory, 0o2755), 0o2755);
+    }
 }

@@ -32,7 +32,9 @@ pub use data::{
     Append, AppendReply, Cutoff, DataRequest, DataResponse, FetchedRecord, Look, Looked, Peeked,
     Prepare, PullSlots, PulledSegment, PulledSlot, ReadBase, ReadSums, Refusal,
 };
-pub use file::{Attr, DirEntry, FileKind, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_BYTES_MAX};
+pub use file::{
+    Attr, DirEntry, FileKind, JOBS_DIR, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_BYTES_MAX,
+};
 pub use frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEAD_BYTES_MAX, Frame, FrameError, PROTOCOL_MAX, PROTOCOL_MIN,
     Service, decode, encode,

@@ -239,3 +239,98 @@ fn times_stay_what_the_last_write_made_them() {
         );
     }
 }
+
+#[test]
+fn names_that_are_no_attributes_are_refused_and_some_are_for_administrators() {
+    let Some(cluster) = Cluster::up(1) else {
+        return;
+    };
+    let file = cluster.at(1, "f");
+    fs::write(&file, "text").expect("written");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).expect("set");
+    assert_eq!(errno(set(&file, "user.", b"x", 0)), Some(libc::EINVAL));
+    assert_eq!(errno(remove(&file, "trusted.")), Some(libc::EINVAL));
+    let control = cluster.at(1, ".cluster/status");
+    assert_eq!(
+        errno(set(&control, "user.a", b"x", 0)),
+        Some(libc::EOPNOTSUPP)
+    );
+    assert_eq!(errno(remove(&control, "user.a")), Some(libc::EOPNOTSUPP));
+    set(&file, "trusted.a", b"x", 0).expect("set");
+    set(&file, "user.b", b"x", 0).expect("set");
+    assert_eq!(list(&file), ["trusted.a", "user.b"]);
+    let path = file.clone();
+    let seen = thread::spawn(move || {
+        become_ordinary();
+        list(&path)
+    });
+    assert_eq!(seen.join().expect("listed"), ["user.b"]);
+    let jobs = cluster.at(1, ".jobs");
+    let moved = fs::rename(&jobs, cluster.at(1, "other"));
+    assert_eq!(errno(moved), Some(libc::EBUSY));
+    assert_eq!(errno(fs::remove_dir(&jobs)), Some(libc::EBUSY));
+}
+
+/// This thread has the rights of an ordinary user from now on.
+fn become_ordinary() {
+    // SAFETY: plain numbers. The system call, unlike libc's function, is for this thread alone.
+    let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) };
+    assert_eq!(changed, 0);
+}
+
+/// Whatever this mount has seen of a file's mode, and others have made of it since.
+#[test]
+fn set_id_bits_and_owners_are_those_that_all_mounts_agree_on() {
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
+    let (here, there) = (cluster.at(1, "tool"), cluster.at(2, "tool"));
+    let chmod = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
+    };
+    let mode = |path: &Path| fs::metadata(path).expect("metadata").mode() & 0o7777;
+    fs::write(&here, "text").expect("written");
+    chmod(&here, 0o666);
+    let mut file = OpenOptions::new().append(true).open(&here).expect("opened");
+    let mut write = || {
+        thread::scope(|scope| {
+            let write = scope.spawn(|| {
+                become_ordinary();
+                file.write_all(b"more").expect("written");
+            });
+            write.join().expect("written");
+        });
+    };
+    write();
+    chmod(&there, 0o4777);
+    write();
+    assert_eq!((mode(&here), mode(&there)), (0o777, 0o777), "cleared");
+    chmod(&here, 0o4777);
+    chmod(&there, 0o640);
+    write();
+    assert_eq!(
+        (mode(&here), mode(&there)),
+        (0o640, 0o640),
+        "no other mode came back"
+    );
+
+    // Through an open file the kernel checks the owner that it knew when it last looked.
+    std::os::unix::fs::chown(&here, Some(65_534), None).expect("given away");
+    let held = fs::File::open(&here).expect("opened");
+    let changed = thread::spawn(move || {
+        become_ordinary();
+        held.set_permissions(fs::Permissions::from_mode(0o600))
+            .expect("its own");
+        std::os::unix::fs::chown(&there, Some(0), None).expect_err("not to give away");
+        held
+    });
+    let held = changed.join().expect("changed");
+    std::os::unix::fs::chown(cluster.at(2, "tool"), Some(0), None).expect("taken back");
+    let refused = thread::spawn(move || {
+        become_ordinary();
+        held.set_permissions(fs::Permissions::from_mode(0o666))
+    });
+    let refused = refused.join().expect("asked").expect_err("refused");
+    assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+    assert_eq!(mode(&here), 0o600);
+}

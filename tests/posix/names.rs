@@ -4,7 +4,7 @@ use crate::{MEMBERS, common::Cluster, folders, sh};
 use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read, Write},
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     sync::{
         Barrier,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -222,5 +222,71 @@ fn links_and_directories() {
             .expect("a directory")
             .sync_all()
             .expect("fsync of a directory");
+    }
+}
+
+/// This thread's calls on files are those of an ordinary user from now on, with a further group.
+#[allow(unsafe_code)]
+fn become_user(id: u32, group: u32) {
+    // SAFETY: plain numbers, and a list of one of them. The system call, unlike libc's function, is for this thread alone.
+    unsafe {
+        libc::syscall(libc::SYS_setgroups, 1, &raw const group);
+        libc::setfsgid(id);
+        libc::setfsuid(id);
+    }
+}
+
+/// Whoever loses the race to make a file opens the winner's, if it may.
+#[test]
+fn files_that_several_mounts_make_at_once_are_opened_by_those_who_may() {
+    const TEAM: u32 = 7_777;
+    const ROUNDS: usize = 60;
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
+    let at = folders(&cluster, "race");
+    std::os::unix::fs::chown(&at[0], None, Some(TEAM)).expect("given to the team");
+    sh(&at[0], "chmod 2777 .");
+    for (rounds, mode, removes) in [
+        ("team", 0o640, false),
+        ("private", 0o600, false),
+        ("churn", 0o640, true),
+    ] {
+        let turn = Barrier::new(MEMBERS);
+        let users: Vec<_> = thread::scope(|scope| {
+            let open_all = |i: usize| {
+                let (turn, at) = (&turn, &at);
+                move || {
+                    become_user(20_000 + i as u32, TEAM);
+                    let one = |n: usize| {
+                        turn.wait();
+                        let path = at[i].join(format!("{rounds}{n}"));
+                        let mut options = OpenOptions::new();
+                        let options = options.read(true).custom_flags(libc::O_CREAT).mode(mode);
+                        let opened = options.open(&path).map(drop);
+                        if removes {
+                            // Also below those who are about to open it.
+                            drop(fs::remove_file(&path));
+                        }
+                        opened.map_err(|error| error.raw_os_error())
+                    };
+                    (0..ROUNDS).map(one).collect::<Vec<_>>()
+                }
+            };
+            let users: Vec<_> = (0..MEMBERS).map(|i| scope.spawn(open_all(i))).collect();
+            users
+                .into_iter()
+                .map(|one| one.join().expect("opened"))
+                .collect()
+        });
+        for n in 0..ROUNDS {
+            let opened = users.iter().filter(|one| one[n].is_ok()).count();
+            let refused = users.iter().filter(|one| one[n] == Err(Some(libc::EACCES)));
+            let found: Vec<_> = users.iter().map(|one| one[n]).collect();
+            match mode {
+                0o600 => assert_eq!((opened, refused.count()), (1, MEMBERS - 1), "{found:?}"),
+                _ => assert_eq!(opened, MEMBERS, "{rounds} {n}: {found:?}"),
+            }
+        }
     }
 }

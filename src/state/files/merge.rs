@@ -154,6 +154,7 @@ impl State {
                 self.shrink_to(ino, end);
                 self.names.open_last(ino);
             }
+            Then::Grow(_) => self.names.open_last(ino),
             Then::Retire => {
                 self.shrink_to(ino, start);
                 self.names.retire_segment(id, events);
@@ -166,7 +167,7 @@ impl State {
 
     /// When the file was written to, as far as that does not count already: a writer that closed said it itself.
     fn moves_time(&mut self, item: &MergeItem) -> Option<Time> {
-        if matches!(item.then, Then::SetLen(_) | Then::Retire) {
+        if matches!(item.then, Then::SetLen(_) | Then::Retire | Then::Grow(_)) {
             return Some(self.time);
         }
         let segment = &self.names.segments[&item.segment];
@@ -195,7 +196,7 @@ impl State {
             .get_mut(&item.segment)
             .expect("agreed on before");
         segment.through.extend(item.through.iter().copied());
-        let void = matches!(item.then, Then::SetLen(_) | Then::Retire);
+        let void = matches!(item.then, Then::SetLen(_) | Then::Retire | Then::Grow(_));
         if void {
             segment.through.extend(&segment.ended);
         }
@@ -258,6 +259,7 @@ fn fits(segment: &Segment, item: &MergeItem) -> bool {
             Then::Nothing => !same || len == segment.len,
             Then::Full => len > 0,
             Then::SetLen(wanted) => len == wanted,
+            Then::Grow(wanted) => len == wanted && len > segment.len,
             Then::Retire => true,
         }
 }

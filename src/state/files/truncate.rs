@@ -48,7 +48,6 @@ impl State {
     ) -> Result<Reply, CommandError> {
         self.may_truncate(ino, size, sole, versions)?;
         let file = self.names.file_mut(ino);
-        file.size_min = size;
         let behind: Vec<_> = file.segments.range(size.max(1)..).collect();
         let behind: Vec<_> = behind.into_iter().map(|(_, id)| *id).collect();
         let mut ended = BTreeSet::new();
@@ -56,17 +55,57 @@ impl State {
             ended.extend(waiting(&self.names.segments[id]));
             self.names.retire_segment(*id, events);
         }
-        if let Some((start, id)) = boundary(self.names.file_mut(ino), size) {
-            let was_cut = self.cut_at(id, size, size - start, sole, &mut ended, events);
+        let was_cut = self.end_at(ino, size, sole, &mut ended, events);
+        if let Some((_, id)) = boundary(self.names.file_mut(ino), size) {
             self.drop_own(id, sole.filter(|_| was_cut || !behind.is_empty()));
         }
+        Ok(self.resized(ino, ended, events))
+    }
+
+    /// Makes a file at least this long. What somebody has appended since the caller looked stays: also segments past the new
+    /// end, where records may be on their way.
+    pub(crate) fn grow(
+        &mut self,
+        ino: Ino,
+        size: u64,
+        sole: Sole,
+        versions: &[(SegmentId, SegmentVersion)],
+        events: &mut Vec<Event>,
+    ) -> Result<Reply, CommandError> {
+        self.names.regular(ino)?;
+        let attr = self.names.inodes[&ino].attr;
+        if attr.size >= size {
+            return Ok(Reply::Attr(attr));
+        }
+        self.may_truncate(ino, size, sole, versions)?;
+        let mut ended = BTreeSet::new();
+        self.end_at(ino, size, sole, &mut ended, events);
+        Ok(self.resized(ino, ended, events))
+    }
+
+    /// The file has this size, and the segment that the end falls into the length that goes with it. Whether that was changed.
+    fn end_at(
+        &mut self,
+        ino: Ino,
+        size: u64,
+        sole: Sole,
+        ended: &mut BTreeSet<WriterId>,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        let file = self.names.file_mut(ino);
+        file.size_min = size;
+        boundary(file, size)
+            .is_some_and(|(start, id)| self.cut_at(id, size, size - start, sole, ended, events))
+    }
+
+    fn resized(&mut self, ino: Ino, ended: BTreeSet<WriterId>, events: &mut Vec<Event>) -> Reply {
         let now = self.time;
         self.names.inode_mut(ino).modified(now);
         self.data_changed(ino, events);
         if !ended.is_empty() {
             self.writers_ended(&Ended::from([(ino, ended)]), events);
         }
-        Ok(Reply::Attr(self.names.inodes[&ino].attr))
+        Reply::Attr(self.names.inodes[&ino].attr)
     }
 
     fn may_truncate(

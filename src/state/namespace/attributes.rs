@@ -10,6 +10,14 @@ pub const XATTR_TOTAL_BYTES_MAX: usize = 256 << 10;
 
 const MODE_BITS: u16 = 0o7777;
 
+/// What an attribute change asks of the attributes that are agreed when it is applied.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Asks {
+    /// Who has to own the inode, and keeps it: only root gives files away.
+    pub owner: Option<u32>,
+    pub clear_set_id: bool,
+}
+
 fn valid_time(time: Option<Time>) -> Result<(), CommandError> {
     match time {
         Some(time) if time.nsec > 999_999_999 => Err(CommandError::Invalid(
@@ -24,18 +32,29 @@ impl State {
         &mut self,
         ino: Ino,
         set: &SetAttr,
+        asks: Asks,
         events: &mut Vec<Event>,
     ) -> Result<Reply, CommandError> {
         let now = self.time;
         valid_time(set.atime)?;
         valid_time(set.mtime)?;
-        self.inode(ino)?;
-        let inode = self.names.inode_mut(ino);
-        if *set == SetAttr::default() {
-            return Ok(Reply::Attr(inode.attr));
+        let agreed = self.inode(ino)?.attr;
+        if let Some(owner) = asks.owner
+            && (agreed.uid != owner || set.uid.is_some_and(|uid| uid != owner))
+        {
+            return Err(CommandError::NotPermitted(
+                "it is not owned by whoever changes it".to_owned(),
+            ));
         }
+        let cleared = Some(agreed.mode_without_set_id())
+            .filter(|mode| asks.clear_set_id && *mode != agreed.mode);
+        let mode = set.mode.map(|mode| mode & MODE_BITS).or(cleared);
+        if *set == SetAttr::default() && mode.is_none() {
+            return Ok(Reply::Attr(agreed));
+        }
+        let inode = self.names.inode_mut(ino);
         let attr = &mut inode.attr;
-        attr.mode = set.mode.map_or(attr.mode, |mode| mode & MODE_BITS);
+        attr.mode = mode.unwrap_or(attr.mode);
         attr.uid = set.uid.unwrap_or(attr.uid);
         attr.gid = set.gid.unwrap_or(attr.gid);
         attr.atime = if set.atime_now {

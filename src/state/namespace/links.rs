@@ -1,6 +1,6 @@
 //! Link and unlink.
 
-use super::valid_name;
+use super::{may_move, valid_name};
 use crate::{Event, State};
 use hydfs_types::{CommandError, FileKind, Ino, Reply};
 
@@ -53,6 +53,7 @@ impl State {
             }
             (true, Err(error)) => return Err(error),
             (false, Ok(_)) => return Err(CommandError::IsDirectory),
+            (true, Ok(_)) => may_move(parent, name)?,
             _ => {}
         }
         self.names.take_entry(parent, name);

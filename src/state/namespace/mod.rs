@@ -7,12 +7,13 @@ mod links;
 mod orphans;
 mod rename;
 
+pub(crate) use attributes::Asks;
 pub use attributes::XATTR_TOTAL_BYTES_MAX;
 pub(crate) use create::Make;
 pub use links::LINKS_MAX;
 pub(crate) use rename::Move;
 
-use hydfs_types::{CommandError, NAME_BYTES_MAX};
+use hydfs_types::{CommandError, Ino, JOBS_DIR, NAME_BYTES_MAX, ROOT_INO};
 
 /// Whether this may become the name of an entry. Names are keys, never paths (fault S14).
 fn valid_name(name: &[u8]) -> Result<(), CommandError> {
@@ -28,4 +29,14 @@ fn valid_name(name: &[u8]) -> Result<(), CommandError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether an entry may go away or become another's. The members look for the directory of jobs under its name.
+fn may_move(parent: Ino, name: &[u8]) -> Result<(), CommandError> {
+    if parent == ROOT_INO && name == JOBS_DIR {
+        return Err(CommandError::InUse(
+            "the directory of jobs keeps its name".to_owned(),
+        ));
+    }
+    Ok(())
 }

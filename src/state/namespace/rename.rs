@@ -1,6 +1,6 @@
 //! Rename: atomic replace, no-replace and exchange.
 
-use super::valid_name;
+use super::{may_move, valid_name};
 use crate::{Event, State};
 use hydfs_types::{CommandError, Ino, Reply};
 
@@ -34,6 +34,10 @@ impl State {
             Some(_) if what.no_replace => return Err(CommandError::Exists),
             Some(target) if target == source => return Ok(Reply::Done),
             _ => {}
+        }
+        may_move(what.parent, what.name)?;
+        if target.is_some() {
+            may_move(what.to_parent, what.to_name)?;
         }
         self.not_into_itself(source, what.to_parent)?;
         match target {

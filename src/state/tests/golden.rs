@@ -127,6 +127,16 @@ fn namespace_commands_keep_their_bytes() {
         Command::SetAttr { ino: Ino(6), set },
         "0100ac020201040680c49fd50c050c060180030000000101020000010304",
     );
+    let change = Command::SetAttrAs {
+        ino: Ino(6),
+        set,
+        owner: Some(7),
+        clear_set_id: true,
+    };
+    golden(
+        change,
+        "0100ac020201040680c49fd50c051b060180030000000101020000010304010701",
+    );
 }
 
 #[test]
@@ -176,6 +186,13 @@ fn file_commands_keep_their_bytes() {
         truncate,
         "0100ac020201040680c49fd50c051406808040010506010803",
     );
+    let grow = Command::Grow {
+        ino: Ino(6),
+        size: 1 << 20,
+        sole: Some((WriterId(5), Seq(6))),
+        versions: vec![(SegmentId(8), SegmentVersion(3))],
+    };
+    golden(grow, "0100ac020201040680c49fd50c051c06808040010506010803");
     let commit = JobCommit {
         job: JobId(1),
         attempt: Attempt(2),

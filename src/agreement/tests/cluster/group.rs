@@ -436,6 +436,20 @@ async fn a_stranger_has_its_command_proposed_by_any_member() {
     assert!(matches!(nobody, Err(AgreementError::NoQuorum { .. })));
 }
 
+/// It leads, as far as it knows: the command is in its log, and might be committed by whoever leads next.
+#[tokio::test(start_paused = true)]
+async fn a_command_that_may_be_in_a_log_is_in_doubt() {
+    let cluster = Cluster::start(3, 31).await;
+    cluster.node(1).put("before").await;
+    cluster.isolate(1);
+    match cluster.group(1).propose(set("perhaps")).await {
+        Err(AgreementError::InDoubt { millis, .. }) => {
+            assert!((9500..10_200).contains(&millis), "{millis} ms")
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn refusals_and_ends_are_told_apart() {
     let cluster = Cluster::start(1, 15).await;

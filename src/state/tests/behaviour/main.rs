@@ -7,6 +7,7 @@ mod files;
 mod jobs;
 mod locks;
 mod names;
+mod owners;
 mod random;
 mod sessions;
 mod truncate;

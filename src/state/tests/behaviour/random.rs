@@ -139,6 +139,7 @@ fn merge(state: &State, raw: [u8; 5]) -> Command {
         },
         then: match raw[4] % 9 {
             0 => Then::Full,
+            1 if raw[4].is_multiple_of(2) => Then::Grow(len),
             1 => Then::SetLen(len),
             2 => Then::Retire,
             _ => Then::Nothing,
@@ -196,11 +197,20 @@ fn truncate(state: &State, raw: [u8; 5]) -> Command {
         .ok()
         .and_then(|(_, file)| file.writers.first().copied());
     let sole = live.map(|writer| (writer, Seq(u64::from(raw[3] % 8))));
+    let versions = state.truncate_versions(ino, size);
+    if raw[4].is_multiple_of(3) {
+        return Command::Grow {
+            ino,
+            size,
+            sole,
+            versions,
+        };
+    }
     Command::Truncate {
         ino,
         size,
         sole,
-        versions: state.truncate_versions(ino, size),
+        versions,
     }
 }
 

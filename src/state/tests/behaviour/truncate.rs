@@ -292,3 +292,79 @@ fn a_file_that_is_overwritten_for_ever_stays_small() {
     // Versions and ids of writers are numbers whose encoding grows.
     assert!(sizes[39] <= sizes[2] + 8, "{sizes:?}");
 }
+
+fn grow(bench: &Bench, ino: Ino, size: u64, sole: Option<(WriterId, u64)>) -> Command {
+    let Command::Truncate {
+        ino,
+        size,
+        sole,
+        versions,
+    } = truncate(bench, ino, size, sole)
+    else {
+        unreachable!()
+    };
+    Command::Grow {
+        ino,
+        size,
+        sole,
+        versions,
+    }
+}
+
+#[test]
+fn growing_a_file_that_is_already_as_long_changes_nothing() {
+    let mut bench = Bench::new(2);
+    let (ino, segment) = clean(&mut bench, 100);
+    let before = bench.state.inode(ino).unwrap().clone();
+    for size in [0, 40, 100] {
+        // With a writer elsewhere, too.
+        if size == 40 {
+            bench.grant(ino, 2);
+        }
+        let command = grow(&bench, ino, size, None);
+        assert_eq!(bench.ok(command), Reply::Attr(before.attr));
+        assert!(bench.events.is_empty());
+    }
+    let command = grow(&bench, ino, 101, None);
+    assert_eq!(bench.refused(command), CommandError::Busy);
+    let longer = MergeItem {
+        then: Then::Grow(500),
+        ..bench.item(segment, &[], 500)
+    };
+    assert!(matches!(bench.merge(longer), MergeOutcome::Merged(_)));
+    assert_eq!(bench.attr(ino).size, 500);
+    let shorter = MergeItem {
+        then: Then::Grow(300),
+        ..bench.item(segment, &[], 300)
+    };
+    assert_eq!(bench.merge(shorter), MergeOutcome::Refused);
+}
+
+#[test]
+fn growing_takes_no_size_back_and_no_segment() {
+    let mut bench = Bench::new(2);
+    let (ino, segment) = clean(&mut bench, 100);
+    let command = grow(&bench, ino, 200, None);
+    bench.ok(command);
+    assert_eq!(bench.attr(ino).size, 200);
+    assert_eq!(bench.state.segment(segment).unwrap().len, 200);
+    // A size that somebody has set meanwhile, past what the slot leader knows.
+    let command = truncate(&bench, ino, 9 * SEG, None);
+    bench.ok(command);
+    let item = MergeItem {
+        then: Then::Grow(500),
+        ..bench.item(segment, &[], 500)
+    };
+    bench.merge(item);
+    assert_eq!(bench.attr(ino).size, 9 * SEG);
+    // A record of the caller's own may be on its way to a segment past the end.
+    let (other, own, _) = bench.open_new("b", 1);
+    bench.ok(Command::Extend {
+        ino: other,
+        starts: vec![SEG],
+    });
+    let command = grow(&bench, other, 10, Some((own, 1)));
+    bench.ok(command);
+    assert_eq!(bench.attr(other).size, 10);
+    bench.segment_at(other, SEG);
+}
