@@ -50,6 +50,26 @@ async fn advise(
     }
 }
 
+/// An answer that somebody waits for. With a runtime that ends it is dropped: nobody serves any more, which is no error of
+/// the file.
+struct Owed<R: Reply>(Option<R>);
+
+impl<R: Reply> Owed<R> {
+    fn pay(mut self, outcome: Outcome) {
+        if let Some(reply) = self.0.take() {
+            reply(outcome);
+        }
+    }
+}
+
+impl<R: Reply> Drop for Owed<R> {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply(Err(FsError::Unreachable("this member has stopped".into())));
+        }
+    }
+}
+
 impl Dispatch {
     pub(crate) fn new(
         fs: Arc<dyn FileSystem>,
@@ -112,6 +132,7 @@ impl Dispatch {
             }
         };
         let this = self.clone();
+        let owed = Owed(Some(reply));
         self.runtime.spawn(async move {
             let _permit = permit;
             let name = request.name();
@@ -123,7 +144,7 @@ impl Dispatch {
             if let Err(error) = &outcome {
                 this.fs.failed(name, (ino, about.as_deref()), error);
             }
-            reply(outcome);
+            owed.pay(outcome);
             this.fs.replied(caller.unique);
         });
     }
@@ -139,9 +160,10 @@ impl Dispatch {
         self.submit(caller, request, false, move |outcome| match outcome {
             Ok(Answer::Entries(entries)) if entries.iter().any(|entry| entry.1.is_none()) => {
                 let runtime = this.runtime.clone();
+                let owed = Owed(Some(reply));
                 runtime.spawn(async move {
                     let filled = timeout(this.deadline, this.with_attrs(entries)).await;
-                    reply(filled.unwrap_or_else(|_| Err(this.late("readdirplus"))));
+                    owed.pay(filled.unwrap_or_else(|_| Err(this.late("readdirplus"))));
                 });
             }
             other => reply(other),

@@ -5,8 +5,10 @@ mod common;
 
 use common::Cluster;
 use std::{
+    collections::BTreeSet,
     fs::OpenOptions,
     io::Write,
+    os::unix::fs::FileExt,
     path::PathBuf,
     sync::{
         Mutex,
@@ -124,5 +126,54 @@ fn a_clean_stop_is_hardly_felt_by_the_others() {
         longest < met.longest / 2,
         "a clean stop cost {longest:?}, a death {:?}",
         met.longest
+    );
+}
+
+/// Programs with open files on the member that goes are told that nobody serves them any more: not that their descriptors are
+/// bad, nor that their data is damaged.
+#[test]
+fn who_has_files_open_is_told_the_truth() {
+    let Some(cluster) = Cluster::up(3) else {
+        return;
+    };
+    cluster.wait_healthy();
+    let path = cluster.at(2, "open");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .read(true)
+        .open(&path)
+        .expect("a file");
+    file.write_all(b"a line\n").expect("a line");
+    let over = AtomicBool::new(false);
+    let errors = thread::scope(|scope| {
+        let using = scope.spawn(|| {
+            let mut errors = BTreeSet::new();
+            let mut note = |done: std::io::Result<()>| {
+                if let Err(error) = done {
+                    errors.insert(error.raw_os_error().unwrap_or_default());
+                }
+            };
+            while !over.load(Ordering::Acquire) {
+                note(file.write_all(b"another line\n"));
+                note(file.sync_all());
+                note(file.read_at(&mut [0; 6], 0).map(drop));
+                note(file.lock());
+                note(file.unlock());
+                note(file.metadata().map(drop));
+            }
+            errors
+        });
+        thread::sleep(Duration::from_millis(300));
+        cluster.stop(2);
+        thread::sleep(Duration::from_millis(300));
+        over.store(true, Ordering::Release);
+        using.join().expect("it goes on")
+    });
+    assert!(!errors.is_empty(), "the member is gone");
+    let wrong = [libc::EBADF, libc::EIO];
+    assert!(
+        wrong.iter().all(|errno| !errors.contains(errno)),
+        "{errors:?}"
     );
 }

@@ -383,8 +383,9 @@ impl Volume {
             .forget_recalled(REMEMBERED, |id| self.ctx.state().writer(id).is_some());
         self.all_left_is_sent().await;
         // Whoever writes on meanwhile waits for their answers: nobody has to wait with them.
-        let answered_early = |writer: Arc<FileWriter>| writer.may_have_behind();
-        if !self.table.writer(ino).is_some_and(answered_early) {
+        // Where the cluster has ended their writer, what it answered early is on its way to the next one.
+        let unsent = |writer: Arc<FileWriter>| writer.may_have_behind() || !writer.is_open();
+        if !self.table.writer(ino).is_some_and(unsent) {
             return Ok(());
         }
         self.drain(ino).await.map_err(|error| DataError::TimedOut {

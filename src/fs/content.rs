@@ -47,21 +47,21 @@ impl Volume {
         offset: u64,
         len: u32,
     ) -> Outcome<Bytes> {
-        match self.table.get(handle) {
-            Some(open) => {
+        match self.table.of(handle) {
+            Ok(open) => {
                 if let Some(text) = &open.text {
                     return Ok(Self::slice(text, offset, len));
                 }
             }
             // Opened through an earlier worker: its text is made again.
-            None if Synthetic::is(ino) => {
+            Err(_) if Synthetic::is(ino) => {
                 let text = match self.control_of(ino)?.1 {
                     Node::File(text) => text,
                     Node::Directory(_) => return Err(FsError::IsDirectory),
                 };
                 return Ok(Self::slice(&text, offset, len));
             }
-            None => return Err(FsError::BadHandle),
+            Err(error) => return Err(error),
         }
         self.barrier().await?;
         self.read_at(ino, offset, len).await
@@ -212,7 +212,7 @@ impl Volume {
             self.put_control(ino, &data)?;
             return Ok(Answer::Written(len));
         }
-        let open = self.table.get(handle).ok_or(FsError::BadHandle)?;
+        let open = self.table.of(handle)?;
         let at = if append { None } else { Some(offset) };
         if let Some(written) = self
             .write_when_uncrowded(call, ino, at, &data, open.how)

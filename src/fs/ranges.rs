@@ -32,7 +32,7 @@ impl Volume {
         keep_size: bool,
         punch: bool,
     ) -> Outcome {
-        let open = self.table.get(at.handle).ok_or(FsError::BadHandle)?;
+        let open = self.table.of(at.handle)?;
         if Synthetic::is(at.ino) {
             return Err(FsError::NotSupported("a control file takes no room".into()));
         }
@@ -59,7 +59,7 @@ impl Volume {
 
     /// Where the next data or the next hole at or after an offset begins; the end of the file is a hole.
     pub(crate) async fn seek(&self, at: Place, data: bool) -> Outcome<u64> {
-        let open = self.table.get(at.handle).ok_or(FsError::BadHandle)?;
+        let open = self.table.of(at.handle)?;
         if open.text.is_some() {
             return Err(FsError::NotSupported("a control file has no holes".into()));
         }
@@ -93,8 +93,8 @@ impl Volume {
     /// Copies up to `len` bytes from one file to another, or within one; how many there were. The bytes pass through
     /// this member, not through the caller. What is pending in the source is merged first.
     pub(crate) async fn copy(&self, from: Place, to: Place, len: u64) -> Outcome<u32> {
-        let source = self.table.get(from.handle).ok_or(FsError::BadHandle)?;
-        let target = self.table.get(to.handle).ok_or(FsError::BadHandle)?;
+        let source = self.table.of(from.handle)?;
+        let target = self.table.of(to.handle)?;
         if source.text.is_some() || target.text.is_some() {
             return Err(FsError::NotSupported(
                 "control files are read and written".into(),

@@ -70,6 +70,8 @@ struct Inner {
     asking: BTreeMap<(Ino, u64), usize>,
     /// Owners whose locks are being given back, and how often. The kernel may have given the owner's number anew.
     unlocking: BTreeMap<(Ino, u64), usize>,
+    /// No descriptor is served any more: this member is leaving.
+    closed: bool,
 }
 
 /// Handles that only this worker knows: of control files, and of callers other than the kernel.
@@ -189,6 +191,16 @@ impl Table {
 
     pub fn get(&self, handle: Handle) -> Option<OpenHandle> {
         self.inner().handles.get(&handle).cloned()
+    }
+
+    /// A handle that some program has a descriptor of.
+    pub fn of(&self, handle: Handle) -> Outcome<OpenHandle> {
+        let inner = self.inner();
+        let open = inner.handles.get(&handle).cloned();
+        open.ok_or_else(|| match inner.closed {
+            true => FsError::Unreachable("this member is leaving".into()),
+            false => FsError::BadHandle,
+        })
     }
 
     /// Closes a handle; says whether it was the inode's last on this mount.
@@ -343,6 +355,7 @@ impl Table {
     /// No descriptor is served any more.
     pub fn close_all(&self) {
         let mut inner = self.inner();
+        inner.closed = true;
         inner.handles.clear();
         inner.lockers.clear();
         for used in inner.uses.values_mut() {

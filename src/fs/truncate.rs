@@ -201,6 +201,9 @@ impl Volume {
                 .await
                 .map_err(Self::data_error)?;
         }
+        if !wanted.grows_only() {
+            self.retire_behind(ino, size).await?;
+        }
         if !far {
             return Ok(());
         }
@@ -214,6 +217,32 @@ impl Volume {
             .reader
             .cutoff(end, Then::SetLen(len), None, |_| {});
         cut.await.map_err(Self::data_error)
+    }
+
+    /// Between the end of the last segment and the cut of the one before it appends may have found that one full, and have
+    /// begun another behind it, where the file went on before the cut. Those go, too: what is in them came before the cut.
+    async fn retire_behind(&self, ino: Ino, size: u64) -> Outcome<()> {
+        for _ in 0..TRUNCATE_TRIES {
+            let behind: Vec<SegmentId> = {
+                let state = self.ctx.state();
+                let (_, file) = state.file(ino).map_err(of_command)?;
+                let Some((start, id)) = file.segments.range(..=size).next_back() else {
+                    return Ok(());
+                };
+                let end = start + state.segment(*id).map_or(0, |segment| segment.len);
+                let mut behind = file.segments.range(start + 1..).peekable();
+                // One that begins where this one ends was begun since.
+                match behind.peek().is_some_and(|(next, _)| **next > end) {
+                    true => behind.rev().map(|(_, id)| *id).collect(),
+                    false => return Ok(()),
+                }
+            };
+            for segment in behind {
+                let retired = self.data.reader.cutoff(segment, Then::Retire, None, |_| {});
+                retired.await.map_err(Self::data_error)?;
+            }
+        }
+        Err(FsError::TryAgain)
     }
 
     /// Grows a file past what its last segment may take, below live writers of other mounts. The segment at the new end

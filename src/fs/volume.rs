@@ -29,6 +29,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// The root's attributes are answered from the local state when the group gives no answer for so long.
 const ROOT_WAIT: Duration = Duration::from_secs(1);
@@ -225,6 +226,7 @@ impl Volume {
             | Request::GetLock { ino, .. } => Some(*ino),
             _ => None,
         };
+        let began = Instant::now();
         let answer = self.clone().work(&call, caller, request).await;
         call.set_answered();
         let synthetic = |ino| {
@@ -234,7 +236,7 @@ impl Volume {
         let answer = match read {
             // The root answers also without a majority: the way to the control tree leads over it.
             Some(ROOT_INO) if matches!(&answer, Ok(Answer::Attr(attr)) if attr.ino == ROOT_INO) => {
-                drop(tokio::time::timeout(ROOT_WAIT, self.shown(Ok(()))).await);
+                drop(tokio::time::timeout_at(began + ROOT_WAIT, self.shown(Ok(()))).await);
                 answer
             }
             // The control tree is this member's own word; it answers also when nobody else does.
