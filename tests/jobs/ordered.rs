@@ -125,6 +125,14 @@ fn a_growing_directory_is_followed_and_its_job_obeys_commands() {
     let (good, words) = job(&desk, &["audit", "count"]);
     assert!(good && words.contains("200 lines ("), "{words}");
 
+    let folder = desk.cluster.at(1, ".jobs/count");
+    fs::remove_dir_all(&folder).expect("a job's folder is removed");
+    let (good, words) = job(&desk, &["show", "count"]);
+    assert!(
+        good && words.contains("status = done") && words.contains("was removed"),
+        "{words}"
+    );
+
     let (good, words) = job(&desk, &["cancel", "words"]);
     assert!(good && words.contains("job words is cancelled"), "{words}");
     let (good, words) = job(&desk, &["audit", "words"]);
