@@ -158,6 +158,7 @@ impl Totals {
         lines.push(b"{");
         let count = all.len();
         for (at, (key, total)) in all.into_iter().enumerate() {
+            // Keys that are none were refused as they came.
             let key = serde_json::Value::from(String::from_utf8_lossy(&key));
             let comma = if at + 1 < count { "," } else { "" };
             lines.push(format!("  {key}: {}{comma}", total.value()).as_bytes());
@@ -228,6 +229,15 @@ impl Stateful for Totals {
                 }
             };
             self.spec.key(line, &mut self.key);
+            if self.spec.json && str::from_utf8(&self.key).is_err() {
+                let what = format!(
+                    "the key `{}` is no UTF-8, as members of a JSON document must be",
+                    self.key.escape_ascii()
+                );
+                let remedy = "filter such lines out, or give the sink `format = \"lines\"`";
+                letters.blame(&batch, at, Error::Line(format!("{what}; {remedy}")))?;
+                continue;
+            }
             if self.spec.kind == Kind::Distinct {
                 let of = self.spec.of.unwrap_or_default();
                 let value = csv::value(csv::field(line, of).unwrap_or_default());

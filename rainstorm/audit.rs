@@ -20,13 +20,15 @@ const RECEIPT_BYTES_MAX: usize = 256 << 20;
 const PIECE_BYTES: u64 = 1 << 20;
 
 /// What an audit went through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Audited {
     pub epochs: u64,
     pub lines_in: u64,
     pub bytes_in: u64,
     pub lines_out: u64,
     pub bytes_out: u64,
+    /// Inputs that are removed: what was read of them cannot be read again.
+    pub gone: BTreeSet<String>,
 }
 
 /// Audits a job as far as it has committed. `Error::Job` says what does not hold.
@@ -51,7 +53,7 @@ pub async fn audit(storage: &Arc<dyn Storage>, job: &JobInfo) -> Result<Audited>
         )));
     }
     inputs(storage, job, &begin, &lines, &mut audited).await?;
-    outputs(&**storage, &lines, &mut audited).await?;
+    outputs(&**storage, job, &lines, &mut audited).await?;
     Ok(audited)
 }
 
@@ -200,6 +202,15 @@ impl Reading {
         })
     }
 
+    /// What a file of a source was called when the job began; of one that came later nothing but its inode is known.
+    fn path(&self, source: usize, inode: String) -> String {
+        let mut files = self.begin.sources.get(source).into_iter().flatten();
+        match files.find(|file| file.source.ino.to_string() == inode) {
+            Some(file) => file.path.clone(),
+            None => format!("a file that came later ({inode})"),
+        }
+    }
+
     /// Chunks of its source; none of a followed one, or of a stage that reads none.
     fn chunks(&self, node: usize) -> Result<u64> {
         let follows = self
@@ -325,9 +336,19 @@ async fn inputs(
                 "job epoch {}, task {}.{}",
                 line.epoch, input.node, input.task
             );
-            first_offset(&**storage, &reading, input, &here).await?;
+            let begins = first_offset(&**storage, &reading, input, &here).await;
             reading.take(input, &here)?;
-            let again = read_again(storage, &reading, input).await?;
+            let again = match begins {
+                Ok(()) => read_again(storage, &reading, input).await,
+                Err(error) => Err(error),
+            };
+            let again = match again {
+                Err(Error::Storage(StorageError::NotFound(inode))) => {
+                    audited.gone.insert(reading.path(input.source, inode));
+                    continue;
+                }
+                again => again?,
+            };
             if again != *reads {
                 let what = format!(
                     "{here} read {} lines with checksum {:08x}, now there are {} with {:08x}: the input has changed",
@@ -445,10 +466,15 @@ async fn read_again(
     Ok(again)
 }
 
-async fn outputs(storage: &dyn Storage, lines: &[Line], audited: &mut Audited) -> Result<()> {
+async fn outputs(
+    storage: &dyn Storage,
+    job: &JobInfo,
+    known: &[Line],
+    audited: &mut Audited,
+) -> Result<()> {
     let mut written: BTreeMap<&str, Writes> = BTreeMap::new();
     let mut lengths = Lengths::default();
-    for line in lines {
+    for line in known {
         if let Some(begin) = &line.begin {
             lengths.begin(begin, &written);
         }
@@ -456,9 +482,36 @@ async fn outputs(storage: &dyn Storage, lines: &[Line], audited: &mut Audited) -
             written.entry(path).or_default().join(*writes);
         }
     }
+    let mut found = Vec::new();
     for (path, want) in written {
         let from = lengths.files.get(path).copied().unwrap_or_default();
-        let found = read_output(storage, path, (from, want.bytes)).await?;
+        let source = match storage.pin(path, Owner::ROOT).await {
+            Err(StorageError::NotFound(_)) => {
+                let what = format!("{path} is removed, where {} lines were written", want.lines);
+                return Err(wrong(&what));
+            }
+            source => source?,
+        };
+        found.push((path, from, want, source));
+    }
+    let has_grown =
+        |(_, from, want, source): &(_, u64, Writes, Source)| source.len > from + want.bytes;
+    // A job that goes on has committed more since the receipt was read: what is in the outputs now is in it now.
+    let later = match found.iter().any(has_grown) {
+        true => lines(storage, job).await?,
+        false => Vec::new(),
+    };
+    for (path, from, mut want, source) in found {
+        for line in later.iter().skip(known.len()) {
+            if let Some(writes) = line
+                .outputs
+                .get(path)
+                .filter(|_| source.len > from + want.bytes)
+            {
+                want.join(*writes);
+            }
+        }
+        let found = read_output(storage, path, &source, (from, want.bytes)).await?;
         if found != want {
             let what = format!(
                 "{path} holds {} lines ({} bytes, checksum {:x}), but {} ({} bytes, {:x}) were written",
@@ -501,16 +554,16 @@ impl<'a> Lengths<'a> {
 async fn read_output(
     storage: &dyn Storage,
     path: &str,
+    source: &Source,
     (from, want): (u64, u64),
 ) -> Result<Writes> {
-    let source = storage.pin(path, Owner::ROOT).await?;
     if source.len != from + want {
         let before = match from {
             0 => String::new(),
             from => format!(" behind the first {from}"),
         };
         let what = format!(
-            "{path} has {} bytes, but {want} were written{before}: something else wrote there, or the job goes on",
+            "{path} has {} bytes, but {want} were written{before}: something else wrote there",
             source.len
         );
         return Err(wrong(&what));
@@ -518,7 +571,7 @@ async fn read_output(
     let (mut found, mut rest, mut at) = (Writes::default(), BytesMut::new(), from);
     while at < source.len {
         let piece = storage
-            .read(&source, at, (source.len - at).min(PIECE_BYTES) as u32)
+            .read(source, at, (source.len - at).min(PIECE_BYTES) as u32)
             .await?;
         if piece.is_empty() {
             return Err(StorageError::Changed(path.to_owned()).into());

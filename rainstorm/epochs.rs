@@ -12,8 +12,8 @@ use crate::run::{End, Run, refused};
 use crate::scale::Wish;
 use futures_util::future::try_join_all;
 use hydfs_types::{
-    AgreementError, JobCommand, JobCommit, JobEpoch, JobId, JobInfo, MemberId, PAYLOAD_BYTES_MAX,
-    Reply, Seq, WriterId,
+    AgreementError, CommandError, JobCommand, JobCommit, JobEpoch, JobId, JobInfo, MemberId,
+    PAYLOAD_BYTES_MAX, Reply, Seq, WriterId,
 };
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -283,6 +283,11 @@ impl Driver {
             match self.cluster.propose(command.clone()).await {
                 Ok(reply) => return Ok(reply),
                 Err(AgreementError::Refused(_)) if is_done() => return Ok(Reply::Done),
+                Err(AgreementError::Refused(CommandError::Stale(ino))) => {
+                    let why =
+                        format!("a file that the job writes ({ino}) was removed: it is made anew");
+                    return Err(End::Again { why, blame: None });
+                }
                 Err(AgreementError::Refused(_)) => return Err(End::Over),
                 Err(error) if begin.elapsed() > PROPOSE_PATIENCE => {
                     return Err(Error::from(error).into());

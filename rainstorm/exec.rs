@@ -8,7 +8,7 @@
 use crate::batch::{Batch, LINE_BYTES_MAX, Lines};
 use crate::dead::Letters;
 use crate::error::{Error, Result};
-use crate::process::{Failure, Program, Running};
+use crate::process::{Failure, MARKLESS, Program, Running};
 use crate::spec::{Contract, ExecSpec};
 use bytes::Bytes;
 use memchr::memchr;
@@ -223,16 +223,25 @@ impl Exec {
             failure = match time::timeout(limit, self.run(batch)).await {
                 Ok(Ok(text)) => return Ok(text),
                 Ok(Err(failure)) => failure,
-                Err(_) => Failure::Program(format!(
-                    "no end of the batch after timeout_ms = {}",
-                    self.spec.timeout_ms
-                )),
+                Err(_) => Failure::Program(self.late()),
             };
             if let (Some(running), Failure::Program(why)) = (self.running.take(), &mut failure) {
                 *why = running.last_words(std::mem::take(why)).await;
             }
         }
         Err(failure)
+    }
+
+    fn late(&self) -> String {
+        let limit = self.spec.timeout_ms;
+        match self.spec.contract {
+            Contract::Lines => {
+                format!("no marker line behind the batch after timeout_ms = {limit}; {MARKLESS}")
+            }
+            Contract::Batch | Contract::Argv => {
+                format!("no end of the batch after timeout_ms = {limit}")
+            }
+        }
     }
 
     /// Why the contract cannot carry a line, if it cannot.

@@ -3,7 +3,7 @@
 //!
 //! Files are looked at again and again: soon where lines come, at most `LOOK_EVERY_MAX` later where none do. Only whole
 //! lines are handed out; a last line without its end waits. A file that is overwritten or cut fails the job, one that
-//! is removed is forgotten, one that is renamed is still the same.
+//! is removed is forgotten, one that is renamed is still the same, also if it was called otherwise than the source says for a while.
 
 use crate::batch::{Batch, LINE_BYTES_MAX};
 use crate::error::{Error, Result};
@@ -26,6 +26,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(40);
 /// New files are looked for so often.
 const LIST_EVERY: Duration = Duration::from_millis(250);
+/// Most files without a name of the source that are remembered: the last made ones. Each travels with every commit.
+const AWAY_MAX: usize = 256;
+/// What waits is found out so often for those who ask, in so many files at most.
+const MEASURE_EVERY: Duration = Duration::from_millis(500);
+const MEASURES_MAX: usize = 16;
 /// Most files looked at before others get their turn.
 const LOOKS_MAX: usize = 32;
 
@@ -51,9 +56,10 @@ pub struct Follow {
     list_at: Instant,
     /// It knows which files there are.
     listed: bool,
-    /// Files that the last list did not name. One that is renamed while the directories are listed one after the other may be
-    /// in none of them: once is no sign.
+    /// Files that the last list did not name, though they have names. One that is renamed while the directories are listed one
+    /// after the other may be in none of them; one that is called otherwise may be renamed back.
     missing: BTreeSet<Ino>,
+    measure_at: Instant,
 }
 
 struct File {
@@ -103,6 +109,7 @@ impl Follow {
             list_at: now,
             listed: false,
             missing: BTreeSet::new(),
+            measure_at: now,
         }
     }
 
@@ -126,9 +133,21 @@ impl Follow {
         self.listed.then(|| self.files.keys().copied())
     }
 
-    /// Bytes that were there at the last looks and were not read.
-    pub fn behind(&self) -> u64 {
-        self.files.values().map(File::unread).sum()
+    /// Bytes that are there and were not read. To read, a file is looked at once it is read up: whoever is slow behind this
+    /// reader would never hear of what came since, so such files are looked at here.
+    pub async fn behind(&mut self) -> Result<u64> {
+        let now = Instant::now();
+        if self.measure_at <= now {
+            self.measure_at = now + MEASURE_EVERY;
+            let due = self.files.iter().filter(|(ino, file)| {
+                file.unread() == 0 && file.look_at <= now && !self.missing.contains(ino)
+            });
+            let due: Vec<Ino> = due.map(|(ino, _)| *ino).take(MEASURES_MAX).collect();
+            for ino in due {
+                self.look(ino).await?;
+            }
+        }
+        Ok(self.files.values().map(File::unread).sum())
     }
 
     /// Whether a file had nothing to read for `idle`, as far as it was looked at. While its reader waits for room behind it,
@@ -191,9 +210,10 @@ impl Follow {
         Ok(None)
     }
 
-    /// Finds the files that are there now, and forgets those that are gone since the list before.
+    /// Finds the files that are there now, and forgets those that exist no more.
     async fn list(&mut self) -> Result<()> {
-        let found = match glob::expand(&*self.storage, &self.plan.path).await {
+        let (path, own) = (&self.plan.path, &self.plan.own);
+        let found = match glob::expand(&*self.storage, path, own).await {
             Ok(found) => found,
             Err(StorageError::NotFound(_)) => Vec::new(),
             Err(error) => return Err(error.into()),
@@ -213,10 +233,29 @@ impl Follow {
         let known = self.positions.keys().copied();
         let missing: BTreeSet<Ino> = known.filter(|ino| !there.contains(ino)).collect();
         let before = std::mem::replace(&mut self.missing, missing);
-        let is_gone = |ino: &Ino| self.missing.contains(ino) && before.contains(ino);
-        self.files.retain(|ino, _| !is_gone(ino));
-        self.positions.retain(|ino, _| !is_gone(ino));
+        let is_away = |ino: &Ino| self.missing.contains(ino) && before.contains(ino);
+        self.files.retain(|ino, _| !is_away(ino));
+        self.forget_removed().await;
         Ok(())
+    }
+
+    /// Forgets the positions of files that have no name any more. While nobody can tell, they stay.
+    async fn forget_removed(&mut self) {
+        if self.missing.is_empty() {
+            return;
+        }
+        let missing: Vec<Ino> = self.missing.iter().copied().collect();
+        let named = self.storage.named(&missing).await.unwrap_or_default();
+        let gone = missing.iter().zip(named).filter(|(_, named)| !named);
+        let mut gone: Vec<Ino> = gone.map(|(ino, _)| *ino).collect();
+        let away = missing.iter().filter(|ino| !gone.contains(ino));
+        let away: Vec<Ino> = away.copied().collect();
+        gone.extend(&away[..away.len().saturating_sub(AWAY_MAX)]);
+        for ino in gone {
+            self.missing.remove(&ino);
+            self.files.remove(&ino);
+            self.positions.remove(&ino);
+        }
     }
 
     async fn open(&mut self, ino: Ino, path: String) -> Result<()> {

@@ -67,8 +67,13 @@ pub fn may_name(source: &str, path: &str, folder: bool) -> bool {
     pattern.len() == path.len() && pattern.iter().zip(path.drain(..)).all(|(a, b)| same(a, &b))
 }
 
-/// The regular files that `path` names, in order of their paths. A plain path names one file, which must be there.
-pub async fn expand(storage: &dyn Storage, path: &str) -> StorageResult<Vec<(String, Entry)>> {
+/// The regular files that `path` names, in order of their paths, without those below the folder `own`: what a job writes is
+/// nothing for it to read. A plain path names one file, which must be there.
+pub async fn expand(
+    storage: &dyn Storage,
+    path: &str,
+    own: &str,
+) -> StorageResult<Vec<(String, Entry)>> {
     let mut files = Vec::new();
     if is_pattern(path) {
         let mut dirs = vec![String::new()];
@@ -114,6 +119,11 @@ pub async fn expand(storage: &dyn Storage, path: &str) -> StorageResult<Vec<(Str
             }
         }
     }
+    let is_own = |path: &str| {
+        let below = path.strip_prefix(own);
+        below.is_some_and(|rest| rest.starts_with('/'))
+    };
+    files.retain(|(path, _)| !is_own(path));
     if files.len() > FILES_MAX {
         let what = format!("{path}: names {} files, more than {FILES_MAX}", files.len());
         return Err(StorageError::Invalid(what));

@@ -23,6 +23,7 @@ mod decimal;
 mod dedup;
 mod driver;
 mod earlier;
+mod ends;
 mod epochs;
 mod error;
 mod event_time;

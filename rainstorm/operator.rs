@@ -192,18 +192,18 @@ fn map(column: Option<usize>, mapping: &Mapping, line: &[u8], out: &mut Vec<u8>)
     }
 }
 
+/// Bytes that are no UTF-8 have no case: they stay.
+fn with_case(text: &[u8], cased: impl Fn(&str) -> String, out: &mut Vec<u8>) {
+    for chunk in text.utf8_chunks() {
+        out.extend_from_slice(cased(chunk.valid()).as_bytes());
+        out.extend_from_slice(chunk.invalid());
+    }
+}
+
 fn change(mapping: &Mapping, text: &[u8], out: &mut Vec<u8>) {
-    let cased = |upper: bool| {
-        let text = String::from_utf8_lossy(text);
-        if upper {
-            text.to_uppercase()
-        } else {
-            text.to_lowercase()
-        }
-    };
     match mapping {
-        Mapping::Upper => out.extend_from_slice(cased(true).as_bytes()),
-        Mapping::Lower => out.extend_from_slice(cased(false).as_bytes()),
+        Mapping::Upper => with_case(text, str::to_uppercase, out),
+        Mapping::Lower => with_case(text, str::to_lowercase, out),
         Mapping::Trim => out.extend_from_slice(text.trim_ascii()),
         Mapping::Replace(regex, with) => {
             let changed = regex.replace_all(text, with.as_slice());
@@ -250,6 +250,14 @@ mod tests {
             mapping: Mapping::Upper,
         };
         assert_eq!(run(upper, text).await, "1,\"A, B\",x\n2,C");
+        for (case, want) in [
+            (Mapping::Upper, b"CAF\xe9\xc3\x84"),
+            (Mapping::Lower, b"caf\xe9\xc3\xa4"),
+        ] {
+            let mut out = Vec::new();
+            change(&case, b"Caf\xe9\xc3\xa4", &mut out);
+            assert_eq!(out, want, "bytes that are no text stay");
+        }
         let regex = regex::bytes::Regex::new(r"(\d),").unwrap();
         let replace = Op::Map {
             column: None,

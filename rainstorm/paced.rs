@@ -148,10 +148,10 @@ impl Paced {
     }
 
     /// Of a followed source: bytes that are there and were not read.
-    pub fn behind(&self) -> u64 {
-        match &self.reader {
-            From::Whole(_) => 0,
-            From::Growing(follow) => follow.behind(),
+    pub async fn behind(&mut self) -> Result<u64> {
+        match &mut self.reader {
+            From::Whole(_) => Ok(0),
+            From::Growing(follow) => follow.behind().await,
         }
     }
 

@@ -46,6 +46,8 @@ pub struct SourcePlan {
     pub name: String,
     /// As the spec names it: a file, a directory or a pattern.
     pub path: String,
+    /// The folder of the job itself, whose files are none of the source's.
+    pub own: String,
     pub csv: bool,
     /// Members of JSON lines that become columns.
     pub json: Option<Vec<String>>,

@@ -3,12 +3,13 @@
 
 use crate::batch::LINE_BYTES_MAX;
 use crate::csv;
+use crate::ends;
 use crate::error::{Error, Result};
 use crate::glob;
 use crate::lookup;
 use crate::meaning;
 use crate::options::Options;
-use crate::plan::{Op, Pinned, PinnedFile, Plan, Step, default_output};
+use crate::plan::{Op, Pinned, PinnedFile, Plan, Step};
 use crate::position::{Border, Positions, TaskPosition};
 use crate::savepoint::{self, StartSpec};
 use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
@@ -271,7 +272,7 @@ pub async fn resolve(
         let known = kept.and_then(|at| before?.positions.sources.get(at));
         let pinned = match known {
             Some(known) => again(storage, source, known, owner).await,
-            None => pin(storage, source, owner).await,
+            None => pin(storage, source, &ends::own_folder(name), owner).await,
         };
         sources.push(pinned.map_err(of_fail)?);
     }
@@ -282,7 +283,7 @@ pub async fn resolve(
         }
     }
     let plan = Plan::resolve(&spec, name, &sources).map_err(located)?;
-    no_circle(&spec, name).map_err(located)?;
+    ends::check(storage, &spec, name).await.map_err(of_fail)?;
     for step in &plan.steps {
         let Op::Exec(exec) = &step.op else { continue };
         if owner.uid == 0 && !options.allow_root_jobs {
@@ -316,31 +317,6 @@ pub async fn resolve(
     })
 }
 
-/// No sink is in a source's directory, or is called as its pattern says: the job would read what it writes, or would read it when it
-/// runs again. A job that began before this was refused goes on.
-fn no_circle(spec: &Spec, name: &str) -> std::result::Result<(), Fault> {
-    let default = default_output(name);
-    let mut sinks: Vec<(&str, bool, usize)> = Vec::new();
-    for sink in &spec.sinks {
-        let path = sink.path.as_deref().unwrap_or(&default);
-        sinks.push((path, sink.folder, sink.at));
-    }
-    if sinks.is_empty() {
-        sinks.push((&default, false, spec.sources.first().map_or(0, |s| s.at)));
-    }
-    for (path, folder, at) in sinks {
-        let reads = |source: &&SourceSpec| glob::may_name(&source.path, path, folder);
-        if let Some(source) = spec.sources.iter().find(reads) {
-            let what = format!(
-                "`{path}` is in the source `{}`, which would read it",
-                source.path
-            );
-            return Err(Fault::new(at, what, "write it somewhere else"));
-        }
-    }
-    Ok(())
-}
-
 /// Where a spec leaves the number of tasks open, what is known of it so far is kept.
 fn goes_on_with(before: &Before, spec: &mut Spec) -> BTreeMap<String, u32> {
     let mut counts = BTreeMap::new();
@@ -355,28 +331,33 @@ fn goes_on_with(before: &Before, spec: &mut Spec) -> BTreeMap<String, u32> {
     counts
 }
 
-enum Fail {
+/// Why a spec cannot be made a plan.
+pub enum Fail {
     Fault(Fault),
     Later(StorageError),
 }
 
-fn wrong(at: usize, error: StorageError) -> Fail {
-    match error.is_temporary() {
-        true => Fail::Later(error),
-        false => Fail::Fault(Fault::new(
-            at,
-            error.to_string(),
-            "name a file that is there and readable",
-        )),
+impl Fail {
+    /// The storage refuses what stands at `at`, or cannot tell now.
+    pub fn of(at: usize, error: StorageError, remedy: &str) -> Self {
+        match error.is_temporary() {
+            true => Self::Later(error),
+            false => Self::Fault(Fault::new(at, error.to_string(), remedy)),
+        }
     }
+}
+
+fn wrong(at: usize, error: StorageError) -> Fail {
+    Fail::of(at, error, "name a file that is there and readable")
 }
 
 async fn pin(
     storage: &dyn Storage,
     spec: &SourceSpec,
+    own: &str,
     owner: Owner,
 ) -> std::result::Result<Pinned, Fail> {
-    let found = match glob::expand(storage, &spec.path).await {
+    let found = match glob::expand(storage, &spec.path, own).await {
         Ok(found) => found,
         // A followed file may come later.
         Err(StorageError::NotFound(_)) if spec.follow && spec.format != Format::Csv => Vec::new(),

@@ -6,7 +6,7 @@ use crate::sandbox;
 use crate::spec::ExecSpec;
 use bytes::Bytes;
 use std::ffi::OsStr;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -16,10 +16,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time;
 
+/// What to do about an operator that repeats no marker lines.
+pub const MARKLESS: &str = "it has to repeat each line that begins with byte 0x1e as it came and flush then, or its stage needs `contract = \"batch\"`";
 /// Most bytes that an operator may write for one batch.
 pub const OUTPUT_BYTES_MAX: usize = 256 << 20;
 /// What is kept of an operator's stderr: its end.
 pub const STDERR_BYTES: usize = 8 << 10;
+/// What the kernel reads of a first line that names an interpreter.
+const SHEBANG_BYTES_MAX: u64 = 256;
 /// How long the last words of a failed process are waited for.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -88,13 +92,42 @@ impl Program {
                     time::sleep(Duration::from_millis(10)).await;
                 }
                 Err(error) => {
-                    let why = format!("cannot start: {error}");
                     return Err(match is_of_program(&error) {
-                        true => Failure::Program(why),
-                        false => Failure::Member(why),
+                        true => Failure::Program(self.not_started(&error)),
+                        false => Failure::Member(format!("cannot start: {error}")),
                     });
                 }
             }
+        }
+    }
+
+    /// Why it cannot be started. That something is not there is said of the interpreter, not of the file itself.
+    fn not_started(&self, error: &io::Error) -> String {
+        let plain = format!("cannot start: {error}");
+        if error.raw_os_error() != Some(libc::ENOENT) {
+            return plain;
+        }
+        let mut head = Vec::new();
+        let file = std::fs::File::open(&self.path);
+        let read = file.and_then(|file| file.take(SHEBANG_BYTES_MAX).read_to_end(&mut head));
+        let line = head.split(|&byte| byte == b'\n').next();
+        let Some(line) = read
+            .ok()
+            .and(line)
+            .and_then(|line| line.strip_prefix(b"#!"))
+        else {
+            return plain;
+        };
+        let mut words = line.split(|byte| b" \t".contains(byte));
+        let interpreter = words.find(|word| !word.is_empty()).unwrap_or_default();
+        let shown = interpreter.escape_ascii();
+        match interpreter.ends_with(b"\r") {
+            true => format!(
+                "cannot start: its lines end with CR LF, so its interpreter would be `{shown}`: save it with plain line ends"
+            ),
+            false => format!(
+                "cannot start: its interpreter `{shown}` is not on this member: install it on all, or name another in the first line"
+            ),
         }
     }
 
@@ -266,7 +299,11 @@ async fn drain(
             .map_err(|error| format!("cannot read its output: {error}"))?;
         match (count, mark) {
             (0, None) => return Ok(()),
-            (0, Some(_)) => return Err("it ended before the end of the batch".into()),
+            (0, Some(_)) => {
+                return Err(format!(
+                    "it ended without the marker line behind the batch; {MARKLESS}"
+                ));
+            }
             (_, Some(mark)) if ends_with_line(all, mark) => return Ok(()),
             _ if all.len() > OUTPUT_BYTES_MAX => {
                 return Err(format!(

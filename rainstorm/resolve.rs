@@ -2,6 +2,7 @@
 
 use crate::aggregate::{Aggregate, Kind};
 use crate::columns::{Columns, aggregate, number, numbers, operator, project, select_names};
+use crate::ends;
 use crate::join::{JoinSpec, Side};
 use crate::plan::{
     ClockPlan, Input, Lookup, Next, NodeId, Op, Pinned, Plan, Route, SourcePlan, Step,
@@ -70,6 +71,7 @@ impl Plan {
             plans.push(SourcePlan {
                 name: source.name.clone(),
                 path: source.path.clone(),
+                own: ends::own_folder(name),
                 csv: source.format == Format::Csv,
                 json: match source.format {
                     Format::Json => source.columns.clone(),

@@ -92,6 +92,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Entries of a directory.
     fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StorageResult<Vec<Entry>>>;
     fn stat<'a>(&'a self, path: &'a str) -> BoxFuture<'a, StorageResult<Entry>>;
+    /// Which of these inodes have a name, as of now or later: one without is gone, and never comes back.
+    fn named<'a>(&'a self, inos: &'a [Ino]) -> BoxFuture<'a, StorageResult<Vec<bool>>>;
     /// Merges what is pending and fixes the content as of now. Needs read permission.
     fn pin<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<Source>>;
     /// Up to `len` bytes at `offset`; fewer only at the pinned end. `Changed` if those bytes are gone.

@@ -133,8 +133,9 @@ fn map(node: &Node) -> Result<OpSpec, Fault> {
             ));
         }
         _ => {
-            let with = table.text("with")?.map_or(String::new(), |(with, _)| with);
-            Mapping::Replace(regex(&table.need_text(key)?.0, what.at)?, with.into_bytes())
+            let regex = regex(&table.need_text(key)?.0, what.at)?;
+            let with = with(&table, &regex, "")?;
+            Mapping::Replace(regex, with.into_bytes())
         }
     };
     Ok(OpSpec::Map {
@@ -286,18 +287,55 @@ fn flat_map(node: &Node) -> Result<OpSpec, Fault> {
     let keys = ["matches", "with", "column", "columns"];
     let table = Table::of(node, "`flat_map`", &keys)?;
     let (text, at) = table.need_text("matches")?;
-    let with = table
-        .text("with")?
-        .map_or("$0".to_owned(), |(with, _)| with);
+    let regex = regex(&text, at)?;
+    let with = with(&table, &regex, "$0")?;
     if with.contains('\n') {
         let what = "`with` of `flat_map` holds a line end";
         return Err(Fault::new(at, what, "each match makes one line"));
     }
     Ok(OpSpec::Split {
         column: table.get("column").map(column).transpose()?,
-        pieces: split::Pieces::Matches(regex(&text, at)?, with.into_bytes()),
+        pieces: split::Pieces::Matches(regex, with.into_bytes()),
         columns: table.texts("columns")?,
     })
+}
+
+/// What stands in the place of a match: `$1`, `$name` and `${name}` are groups, which the pattern has, `$$` is a `$`.
+fn with(table: &Table<'_>, regex: &regex::bytes::Regex, default: &str) -> Result<String, Fault> {
+    let Some((with, at)) = table.text("with")? else {
+        return Ok(default.to_owned());
+    };
+    let has = |group: &str| match group.parse::<usize>() {
+        Ok(number) => number < regex.captures_len(),
+        Err(_) => regex.capture_names().flatten().any(|name| name == group),
+    };
+    let mut rest = with.as_str();
+    while let Some((_, behind)) = rest.split_once('$') {
+        let of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (group, next) = match behind
+            .strip_prefix('{')
+            .and_then(|rest| rest.split_once('}'))
+        {
+            Some(braced) => braced,
+            None => behind.split_at(behind.find(|c| !of_word(c)).unwrap_or(behind.len())),
+        };
+        if !group.is_empty() && !has(group) {
+            let what = format!("`with` names the group `{group}`, which the pattern lacks");
+            let digits = group.len() - group.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let remedy = match group.split_at(digits) {
+                (number, text) if !text.is_empty() && has(number) => {
+                    format!("write `${{{number}}}{text}` if the group {number} is meant")
+                }
+                _ => "name one that it has, or write `$$` for a `$`".to_owned(),
+            };
+            return Err(Fault::new(at, what, remedy));
+        }
+        rest = match behind.strip_prefix('$') {
+            Some(behind) => behind,
+            None => next,
+        };
+    }
+    Ok(with)
 }
 
 fn regex(text: &str, at: usize) -> Result<regex::bytes::Regex, Fault> {

@@ -111,7 +111,7 @@ impl Task {
                     if let In::Source(paced) = &mut input {
                         paced.save(&mut self.position);
                         reads = paced.take_reads();
-                        behind = paced.behind();
+                        behind = paced.behind().await?;
                     }
                     let concluded = self.barrier((id, last, mark), reads, behind).await?;
                     if last {

@@ -144,3 +144,69 @@ async fn a_job_that_begins_at_the_end_begins_with_a_whole_line() {
     assert_eq!(lines(&world, output, 2).await, ["half a line", "new"]);
     world.check();
 }
+
+const ALL: &str =
+    "[[stage]]\nname = \"all\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\n";
+
+fn pattern(path: &str) -> String {
+    format!("version = 1\n[[source]]\nname = \"in\"\npath = \"{path}\"\nfollow = true\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_called_otherwise_for_a_while_is_read_once() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/logs/a.log", b"a1\na2\n", 0);
+    world.spec("j.toml", &(pattern("/logs/*.log") + ALL), 0);
+    let output = "/.jobs/j/output";
+    assert_eq!(lines(&world, output, 2).await, ["a1", "a2"]);
+    let mut want = vec!["a1".to_owned(), "a2".to_owned()];
+    for round in 3..6 {
+        world
+            .rename_slowly("/logs/a.log", "/logs/a.log", Duration::from_secs(3))
+            .await;
+        // Nor does a restart meanwhile forget it.
+        world.rename("/logs/a.log", "/logs/.a.tmp");
+        sleep(Duration::from_secs(2)).await;
+        world.kill(hydfs_types::MemberId(2)).await;
+        sleep(Duration::from_secs(5)).await;
+        world.revive(hydfs_types::MemberId(2));
+        world.rename("/logs/.a.tmp", "/logs/a.log");
+        world.extend("/logs/a.log", format!("a{round}\n").as_bytes());
+        want.push(format!("a{round}"));
+        assert_eq!(lines(&world, output, want.len()).await, want);
+    }
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_committed_behind_the_removal_of_an_output_is_in_the_next() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/in", b"a\n", 0);
+    world.spec("j.toml", &(pattern("/in") + ALL), 0);
+    let output = "/.jobs/j/output";
+    for round in 0..5 {
+        let lines = lines(&world, output, 1).await;
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        world.unlink(output);
+        world.extend("/in", format!("b{round}\n").as_bytes());
+    }
+    assert_eq!(lines(&world, output, 1).await, ["b4"]);
+    let log = world.log("j");
+    assert!(log.contains("was removed: it is made anew"), "{log}");
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_does_not_read_its_own_files() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/.jobs/other/output", b"other\n", 0);
+    world.write("/.jobs/j/output", b"own\n", 0);
+    let sink = "[[sink]]\nfrom = \"all\"\npath = \"/out/all\"\n";
+    world.spec("j.toml", &(pattern("/.jobs/*/*t") + ALL + sink), 0);
+    assert_eq!(lines(&world, "/out/all", 1).await, ["other"]);
+    world.extend("/.jobs/other/output", b"more\n");
+    assert_eq!(lines(&world, "/out/all", 2).await, ["more", "other"]);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.sorted("/out/all"), ["more", "other"]);
+    world.check();
+}

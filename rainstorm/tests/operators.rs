@@ -361,3 +361,39 @@ async fn members_that_wait_for_a_slow_one_are_not_forgotten() {
     );
     world.check();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_operator_lacks_is_said() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/in", b"a\n", 0);
+    world.write("/bin/dos", b"#!/bin/sh\r\ncat\r\n", 0);
+    world.write("/bin/lost", b"#! /opt/none -x\n", 0);
+    world.write("/bin/plain", b"#!/bin/sh\nexec tr a-z A-Z\n", 0);
+    world.write("/bin/wrong", b"#!/bin/sh\nread line\necho mark\n", 0);
+    for (name, why) in [
+        (
+            "dos",
+            "lines end with CR LF, so its interpreter would be `/bin/sh\\r`",
+        ),
+        ("lost", "its interpreter `/opt/none` is not on this member"),
+        (
+            "plain",
+            "no marker line behind the batch after timeout_ms = 400",
+        ),
+        ("wrong", "it ended without the marker line behind the batch"),
+    ] {
+        let exec = format!("path = \"/bin/{name}\", max_attempts = 1, timeout_ms = 400");
+        world.spec(&format!("{name}.toml"), &exec_job(&exec, 1), 0);
+        let job = world.ended(name).await;
+        assert_eq!(job.phase, JobPhase::Failed);
+        assert!(job.message.contains(why), "{name}: {}", job.message);
+        let of_marker = job.message.contains("needs `contract = \"batch\"`");
+        assert_eq!(
+            of_marker,
+            ["plain", "wrong"].contains(&name),
+            "{}",
+            job.message
+        );
+    }
+    world.check();
+}

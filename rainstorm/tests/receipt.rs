@@ -215,3 +215,39 @@ async fn a_followed_file_is_read_from_its_beginning() {
         fails(&world, job, "which is not its beginning").await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_audit_holds_while_lines_come_and_says_which_input_is_removed() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/logs/a", b"0\n", 0);
+    let spec = "version = 1\n[job]\nepoch_ms = 5\n[[source]]\nname = \"in\"\npath = \"/logs\"\nfollow = true\n\
+        [[stage]]\nname = \"all\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\ntasks = 2\n";
+    world.spec("j.toml", spec, 0);
+    world.until("j", 20, |job| job.epoch.0 > 0).await;
+    let traffic = async {
+        for n in 0.. {
+            world.extend("/logs/a", format!("{n}\n").as_bytes());
+            tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+        }
+    };
+    let audits = async {
+        for _ in 0..40 {
+            let audited = audit(&world, "j").await.unwrap();
+            assert!(audited.gone.is_empty());
+            tokio::time::sleep(std::time::Duration::from_millis(29)).await;
+        }
+    };
+    tokio::select! { () = traffic => {} () = audits => {} }
+    world.write("/logs/b", b"b1\nb2\n", 0);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let before = audit(&world, "j").await.unwrap();
+    world.unlink("/logs/a");
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    let after = audit(&world, "j").await.unwrap();
+    assert_eq!((after.lines_in, after.lines_out), (2, before.lines_out));
+    assert!(after.gone.iter().eq(["/logs/a"]), "{:?}", after.gone);
+    world.extend("/.jobs/j/output", b"x\n");
+    fails(&world, "j", "something else wrote there").await;
+    world.unlink("/.jobs/j/output");
+    fails(&world, "j", "/.jobs/j/output is removed").await;
+}

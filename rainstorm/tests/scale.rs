@@ -355,3 +355,31 @@ async fn bounds_that_cannot_be_are_refused_where_they_stand() {
     );
     world.check();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_stage_that_reads_short_lines_grows_with_what_comes_meanwhile() {
+    let world = World::start(2, |options| {
+        options.scale_every = Duration::from_millis(100)
+    })
+    .await;
+    let slow = b"#!/bin/sh\nwhile IFS= read -r line; do\n    sleep 0.005\n    printf '%s\\n' \"$line\"\ndone\n";
+    world.write("/bin/slow", slow, 0);
+    let paths = ["/in/1", "/in/2", "/in/3", "/in/4"];
+    paths.iter().for_each(|path| world.write(path, b"a\n", 0));
+    let spec = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\n\
+        [[stage]]\nname = \"slow\"\nfrom = \"in\"\nop = { exec = { path = \"/bin/slow\" } }\ntasks = { max = 4 }\n";
+    world.spec("slow.toml", spec, 0);
+    let more = async {
+        loop {
+            sleep(Duration::from_millis(100)).await;
+            paths
+                .iter()
+                .for_each(|path| world.extend(path, &b"b\n".repeat(10)));
+        }
+    };
+    tokio::select! {
+        job = world.until("slow", 60, |job| tasks(job, "slow") >= 2) => assert!(job.epoch.0 > 0),
+        () = more => {}
+    }
+    world.check();
+}

@@ -69,11 +69,7 @@ pub async fn run(client: &mut Client, command: Command, json: bool) -> Result<()
             show::checked(json, &path);
         }
         Command::List => {
-            let text = read(client, "/.cluster/jobs").await?.unwrap_or_default();
-            let jobs: Vec<Value> = text
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok())
-                .collect();
+            let jobs = list(client).await?;
             show::jobs(json, &jobs);
         }
         Command::Show { name } => {
@@ -82,11 +78,14 @@ pub async fn run(client: &mut Client, command: Command, json: bool) -> Result<()
                 read(client, &format!("/.jobs/{name}/status")).await?,
                 read(client, &format!("/.jobs/{name}/progress")).await?,
             ];
-            show::whole_job(
-                json,
-                &status,
-                &parts.map(Option::unwrap_or_default).concat(),
-            );
+            let text = match parts {
+                [None, _] => format!(
+                    "status = {}\nmessage = its folder /.jobs/{name} was removed; to end it, remove its spec too\n",
+                    word(&status)
+                ),
+                parts => parts.map(Option::unwrap_or_default).concat(),
+            };
+            show::whole_job(json, &status, &text);
         }
         Command::Cancel { name } => order(client, &name, "cancel", json).await?,
         Command::Pause { name } => order(client, &name, "pause", json).await?,
@@ -257,9 +256,25 @@ async fn status(client: &mut Client, name: &str) -> Result<Value, Failure> {
             "there is no job {name}: `hydfs job list` shows all"
         ))
     };
-    let text = read(client, &path).await?.ok_or_else(missing)?;
-    serde_json::from_str(&text)
-        .map_err(|error| Failure::new(format!("{path} is not JSON: {error}")))
+    match read(client, &path).await? {
+        Some(text) => serde_json::from_str(&text)
+            .map_err(|error| Failure::new(format!("{path} is not JSON: {error}"))),
+        // The file goes with the job's folder, the job does not.
+        None => {
+            let known = list(client).await?.into_iter();
+            let mut known = known.rev().filter(|job| job["name"].as_str() == Some(name));
+            known.next().ok_or_else(missing)
+        }
+    }
+}
+
+/// All jobs, by their ids.
+async fn list(client: &mut Client) -> Result<Vec<Value>, Failure> {
+    let text = read(client, "/.cluster/jobs").await?.unwrap_or_default();
+    let jobs = text.lines();
+    Ok(jobs
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
 }
 
 /// A whole file; `None` if there is none.

@@ -259,8 +259,17 @@ pub fn job_is(json: bool, status: &Value) {
 pub fn audited(json: bool, name: &str, audited: &Value) {
     show(json, audited, || {
         let number = |key: &str| audited[key].to_string();
+        let gone = audited["gone"].as_array().into_iter().flatten();
+        let gone: Vec<&str> = gone.filter_map(Value::as_str).collect();
+        let but = match gone.is_empty() {
+            true => String::new(),
+            false => format!(
+                "; not read again, because it is removed: {} (to audit all, remove no input before)",
+                gone.join(", ")
+            ),
+        };
         format!(
-            "job {name} holds: {} job epochs, {} lines ({} bytes) read, {} lines ({} bytes) put out",
+            "job {name} holds: {} job epochs, {} lines ({} bytes) read, {} lines ({} bytes) put out{but}",
             number("epochs"),
             number("lines_in"),
             number("bytes_in"),

@@ -393,6 +393,25 @@ impl Storage for Files {
         })
     }
 
+    fn named<'a>(&'a self, inos: &'a [Ino]) -> BoxFuture<'a, StorageResult<Vec<bool>>> {
+        let (volume, inos) = (self.volume.clone(), inos.to_vec());
+        self.on_core(async move {
+            let look = || -> Vec<bool> {
+                let state = volume.state();
+                let has = |ino: &Ino| state.path_of(*ino).is_some();
+                inos.iter().map(has).collect()
+            };
+            let named = look();
+            if named.iter().all(|named| *named) {
+                return Ok(named);
+            }
+            // It may have been made at a state that has not come here yet.
+            let caught_up = volume.catch_up().await;
+            caught_up.map_err(|error| of_fs("the inodes of a source", error))?;
+            Ok(look())
+        })
+    }
+
     fn pin<'a>(&'a self, path: &'a str, owner: Owner) -> BoxFuture<'a, StorageResult<Source>> {
         let (volume, path) = (self.volume.clone(), path.to_owned());
         self.on_core(async move { pinned(&volume, &path, owner).await })

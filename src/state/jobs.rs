@@ -194,6 +194,11 @@ impl State {
             if job.job != commit.job || job.attempt != commit.attempt || *seq < job.watermark {
                 return Err(CommandError::Changed);
             }
+            // What becomes visible in a file without a name is lost with it.
+            let ino = self.names.writers[id].ino;
+            if self.names.orphans.contains(&ino) {
+                return Err(CommandError::Stale(ino));
+            }
             if !seen.insert(*id) {
                 return Err(CommandError::Invalid(format!("writer {id} is named twice")));
             }

@@ -125,6 +125,14 @@ fn a_growing_directory_is_followed_and_its_job_obeys_commands() {
     let (good, words) = job(&desk, &["audit", "count"]);
     assert!(good && words.contains("200 lines ("), "{words}");
 
+    let folder = desk.cluster.at(1, ".jobs/count");
+    fs::remove_dir_all(&folder).expect("a job's folder is removed");
+    let (good, words) = job(&desk, &["show", "count"]);
+    assert!(
+        good && words.contains("status = done") && words.contains("was removed"),
+        "{words}"
+    );
+
     let (good, words) = job(&desk, &["cancel", "words"]);
     assert!(good && words.contains("job words is cancelled"), "{words}");
     let (good, words) = job(&desk, &["audit", "words"]);
@@ -141,4 +149,42 @@ fn a_growing_directory_is_followed_and_its_job_obeys_commands() {
         !good && words.contains("there is no job nothing"),
         "{words}"
     );
+}
+
+#[test]
+fn a_log_that_is_renamed_for_a_while_and_an_output_that_is_removed_cost_no_line() {
+    let Some(desk) = Desk::up(3, 200) else { return };
+    fs::create_dir_all(desk.cluster.at(1, "logs")).expect("a directory");
+    append(&desk, 1, "a.log", "one\ntwo\n");
+    desk.write_spec(
+        1,
+        "words",
+        &FOLLOW.replace("dedup = { }", "map = { trim = true }"),
+    );
+    let is_put_out = |want: &[&str]| {
+        let all = || {
+            let output = desk.output("words");
+            let mut words: Vec<String> = output.lines().map(str::to_owned).collect();
+            words.sort();
+            words
+        };
+        let found = crate::common::poll(CALLS, || all().len() >= want.len());
+        assert!(found, "{want:?}: {:?}", all());
+        assert_eq!(all(), want);
+    };
+    is_put_out(&["one", "two"]);
+    let (log, away) = (
+        desk.cluster.at(2, "logs/a.log"),
+        desk.cluster.at(2, "logs/.a.tmp"),
+    );
+    fs::rename(&log, &away).expect("a log is renamed");
+    // Longer than several looks at the directory.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    fs::rename(&away, &log).expect("it is renamed back");
+    append(&desk, 3, "a.log", "tree\n");
+    is_put_out(&["one", "tree", "two"]);
+    fs::remove_file(desk.cluster.at(1, ".jobs/words/output")).expect("an output is removed");
+    append(&desk, 3, "a.log", "four\n");
+    append(&desk, 2, "b.log", "five\n");
+    is_put_out(&["five", "four"]);
 }

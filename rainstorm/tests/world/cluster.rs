@@ -195,6 +195,14 @@ pub fn apply(inner: &mut Inner, command: JobCommand) -> Result<Reply, CommandErr
             {
                 return Err(CommandError::Changed);
             }
+            let mut inos = commit
+                .watermarks
+                .iter()
+                .map(|(id, _)| inner.writers[id].ino);
+            if let Some(gone) = inos.find(|ino| !inner.is_named(*ino)) {
+                return Err(CommandError::Stale(gone));
+            }
+            let known = inner.jobs.get_mut(&commit.job).unwrap();
             known.epoch = commit.epoch;
             known.positions = commit.positions;
             known.progress = commit.progress;

@@ -333,9 +333,9 @@ impl World {
 
     /// Gives a file another name, so slowly that whoever lists directories one after the other may find it in none.
     pub async fn rename_slowly(&self, from: &str, to: &str, pause: Duration) {
-        let file = self.lock().files.remove(from).unwrap();
+        self.rename(from, "/.between");
         sleep(pause).await;
-        self.lock().files.insert(to.to_owned(), file);
+        self.rename("/.between", to);
     }
 
     /// Drops a spec, as an editor on some member would.
@@ -469,6 +469,10 @@ impl Inner {
                 pending,
             }
         })
+    }
+
+    fn is_named(&self, ino: Ino) -> bool {
+        self.files.values().any(|file| file.ino == ino)
     }
 
     /// Moves what is eligible from pending to the base, and drops what never will be.

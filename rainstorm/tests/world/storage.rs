@@ -89,6 +89,14 @@ impl Storage for Member {
         })
     }
 
+    fn named<'a>(&'a self, inos: &'a [Ino]) -> BoxFuture<'a, StorageResult<Vec<bool>>> {
+        Box::pin(async move {
+            self.alive().await;
+            let inner = self.world.lock();
+            Ok(inos.iter().map(|ino| inner.is_named(*ino)).collect())
+        })
+    }
+
     fn pin<'a>(&'a self, path: &'a str, _owner: Owner) -> BoxFuture<'a, StorageResult<Source>> {
         Box::pin(async move {
             self.alive().await;
@@ -120,7 +128,8 @@ impl Storage for Member {
             }
             let mut inner = self.world.lock();
             let file = inner.files.values_mut().find(|file| file.ino == source.ino);
-            let file = file.filter(|file| file.rewritten <= source.generation);
+            let file = file.ok_or_else(|| StorageError::NotFound(source.ino.to_string()))?;
+            let file = Some(file).filter(|file| file.rewritten <= source.generation);
             let file = file.ok_or_else(|| StorageError::Changed(source.ino.to_string()))?;
             let end = (offset + u64::from(len)).min(source.len);
             self.world
@@ -239,10 +248,10 @@ impl Storage for Member {
                 .appended_bytes
                 .fetch_add(payload.len() as u64, Relaxed);
             if reached {
-                let file = inner.files.values_mut().find(|file| file.ino == sink.ino);
-                file.ok_or_else(|| StorageError::NotFound("removed".into()))?
-                    .pending
-                    .push((sink.id, seq, payload));
+                // A removed file takes records as long as it is open.
+                if let Some(file) = inner.files.values_mut().find(|file| file.ino == sink.ino) {
+                    file.pending.push((sink.id, seq, payload));
+                }
             }
             if fails {
                 self.world.counts.failed_appends.fetch_add(1, Relaxed);

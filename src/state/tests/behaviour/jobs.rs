@@ -126,6 +126,22 @@ fn a_commit_is_a_compare_and_swap() {
 }
 
 #[test]
+fn nothing_is_committed_into_a_file_without_a_name() {
+    let (mut bench, ino, writer, _) = running();
+    bench.ok(commit(1, 1, &[(writer, 5)], false));
+    let name = b"out".to_vec();
+    bench.ok(Command::Unlink {
+        parent: ROOT_INO,
+        name,
+        dir: false,
+    });
+    let lost = commit(1, 2, &[(writer, 6)], true);
+    assert_eq!(bench.refused(lost), CommandError::Stale(ino));
+    assert_eq!(bench.state.jobs[&JOB].epoch, JobEpoch(1));
+    bench.ok(commit(1, 2, &[], false));
+}
+
+#[test]
 fn only_what_is_committed_can_be_merged() {
     let (mut bench, ino, writer, segment) = running();
     let early = bench.item(segment, &[(writer, 1)], 10);

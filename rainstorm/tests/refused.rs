@@ -1,0 +1,106 @@
+//! Specs that would feed on themselves, write where no job may, or mean what their author does not: refused where they stand.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use hydfs_types::JobPhase;
+use std::sync::Arc;
+use world::World;
+
+fn job(source: &str, sink: &str, op: &str) -> String {
+    let sink = match sink {
+        "" => String::new(),
+        path => format!("[[sink]]\nfrom = \"s\"\npath = \"{path}\"\n"),
+    };
+    format!(
+        "version = 1\n[[source]]\nname = \"in\"\npath = \"{source}\"\nfollow = true\n\
+         [[stage]]\nname = \"s\"\nfrom = \"in\"\nop = {{ {op} }}\n{sink}"
+    )
+}
+
+async fn refused(world: &Arc<World>, number: usize, spec: &str, why: &str) {
+    let name = format!("j{number}");
+    world.spec(&format!("{name}.toml"), spec, 0);
+    let job = world.ended(&name).await;
+    assert_eq!(job.phase, JobPhase::Failed, "{spec}");
+    assert!(job.message.contains(why), "{spec}\n{}", job.message);
+    assert!(job.message.contains(".toml:"), "{}", job.message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn circles_and_sinks_among_files_of_jobs() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/lp/a", b"x\n", 0);
+    world.write("/dir/below/a", b"x\n", 0);
+    let among = "is among the files of jobs; write it somewhere else";
+    for (number, (source, sink, why)) in [
+        ("/lp/*", "/lp/result", "which would read it"),
+        ("/lp", "/lp/result", "which would read it"),
+        ("/l?/*", "/lp/", "which would read it"),
+        ("/.jobs/j3/output", "", "is a file of this job itself"),
+        ("/.jobs/j4", "/out", "is a file of this job itself"),
+        ("/.jobs/j5/*", "/out", "is a file of this job itself"),
+        ("/.jobs/*/output", "", "which would read it"),
+        ("/lp/*", "/.jobs/j7/status", among),
+        ("/lp/*", "/.jobs/other.toml", among),
+        ("/lp/*", "/.jobs/j9/more/", among),
+        ("/lp/*", "/dir/below", "is a directory"),
+        ("/lp/*", "/lp/a/", "as it should be"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let spec = job(source, sink, "filter = { contains = \"\" }");
+        refused(&world, number, &spec, why).await;
+    }
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn groups_that_a_pattern_lacks() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/in", b"a1\n", 0);
+    for (number, (op, why)) in [
+        (
+            "map = { replace = \"(a)\", with = \"$1x\" }",
+            "write `${1}x`",
+        ),
+        (
+            "map = { replace = \"(a)\", with = \"$7\" }",
+            "the group `7`",
+        ),
+        (
+            "flat_map = { matches = \"(?<l>a)\", with = \"$l ${m}\" }",
+            "the group `m`",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        refused(&world, number, &job("/in", "", op), why).await;
+    }
+    let op = "map = { replace = \"(?<l>a)(1)\", with = \"$$1x ${2}x $l $0 $\" }";
+    let spec = job("/in", "", op).replace("follow = true\n", "");
+    world.spec("good.toml", &spec, 0);
+    world.done("good").await;
+    assert_eq!(world.lines("/.jobs/good/output"), ["$1x 1x a a1 $"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_are_no_text_are_none_of_a_json_document() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/in", b"\xe9\n\xe8\nb\n", 0);
+    let spec = job("/in", "/out.json", "count = { by = 1 }").replace("follow = true\n", "")
+        + "format = \"json\"\n";
+    world.spec("fails.toml", &spec, 0);
+    let failed = world.ended("fails").await;
+    assert_eq!(failed.phase, JobPhase::Failed);
+    let why = "the key `\\xe8` is no UTF-8, as members of a JSON document must be";
+    assert!(failed.message.contains(why), "{}", failed.message);
+    let dead = spec.replace("version = 1\n", "version = 1\n[job]\non_error = \"dead\"\n");
+    world.spec("dead.toml", &dead.replace("/out.json", "/good.json"), 0);
+    world.done("dead").await;
+    assert_eq!(world.lines("/good.json"), ["{", "  \"b\": 1", "}"]);
+    assert_eq!(world.lines("/.jobs/dead/dead/s").len(), 2);
+    world.check();
+}
