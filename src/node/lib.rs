@@ -5,6 +5,7 @@
 
 mod config;
 mod control;
+mod ending;
 mod error;
 mod events;
 mod faults;

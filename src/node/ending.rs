@@ -1,0 +1,106 @@
+//! How a member ends: cleanly, for another worker to take over, or because it cannot go on.
+
+use crate::{Error, Member};
+use hydfs_data::DiskFailure;
+use hydfs_types::{Agreement, BoxFuture, Command, MemberId};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+/// A clean stop takes at most this long per step.
+const STOP: Duration = Duration::from_secs(3);
+/// How often it is looked whether this member can go on.
+const FAILURE_LOOK: Duration = Duration::from_millis(250);
+
+impl Member {
+    /// Why this member has to end, though nobody asked it to: it answers others and can keep nothing any more, so nobody
+    /// would take its place. What it left is sound for its next life.
+    pub fn failure(&self) -> Option<Error> {
+        if self.stopping.load(Ordering::Acquire) {
+            return None;
+        }
+        let Some(failure) = self.data.failure() else {
+            return self.group.failure().map(Error::Agreement);
+        };
+        if matches!(failure, DiskFailure::Base(_))
+            && let Err(error) = self.folder.doubt()
+        {
+            tracing::error!(%error, "that bases are in doubt could not be noted: empty the data folder, or let `hydfs fsck` compare it");
+        }
+        Some(Error::Disk(failure))
+    }
+
+    /// Resolves when this member has to end, see [`Member::failure`].
+    pub async fn failed(&self) -> Error {
+        loop {
+            tokio::time::sleep(FAILURE_LOOK).await;
+            if let Some(error) = self.failure() {
+                return error;
+            }
+        }
+    }
+
+    /// Stops cleanly: what was written is out, leadership is handed on, the cluster need not find out.
+    pub fn shut_down(self: &Arc<Self>) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.stopping.store(true, Ordering::Release);
+            if let Some(streaming) = self.streaming.get() {
+                streaming.shut_down().await;
+            }
+            drop(tokio::time::timeout(STOP, self.volume.end_all()).await);
+            self.hand_over().await;
+            drop(tokio::time::timeout(STOP, self.volume.keep_nothing()).await);
+            self.group.release().await;
+            let leave = Command::Leave {
+                incarnation: self.ctx.me(),
+                forever: false,
+            };
+            match tokio::time::timeout(STOP, self.group.propose(leave)).await {
+                Ok(Ok(_)) => tracing::info!("left"),
+                Ok(Err(error)) => tracing::info!(%error, "left without saying so"),
+                Err(_) => tracing::info!("left without saying so: no majority"),
+            }
+            if let Some(swim) = self.swim.get() {
+                swim.leave();
+            }
+            if let Err(error) = self.group.shutdown().await {
+                tracing::warn!(%error, "the agreement log did not stop cleanly");
+            }
+            self.net.close().await;
+        })
+    }
+
+    /// Prepares for another worker to take over at once: nothing of this one shall be waited for. What is in hand stays so.
+    pub async fn hand_on(&self) {
+        tracing::info!("handing over to another worker");
+        drop(tokio::time::timeout(STOP, self.hand_over()).await);
+        // Nobody waits for this member's kernel once the lease is given back.
+        drop(tokio::time::timeout(STOP, self.volume.keep_nothing()).await);
+        self.group.release().await;
+    }
+
+    /// Hands leadership to the voter that has most of the log.
+    pub async fn hand_over(&self) {
+        if !self.group.is_leader() {
+            return;
+        }
+        let metrics = self.group.metrics();
+        let alive = |id: &MemberId| {
+            self.ctx
+                .state()
+                .member(*id)
+                .is_some_and(|member| member.alive)
+        };
+        let next = metrics
+            .matched
+            .iter()
+            .filter(|(id, _)| metrics.voters.contains(id) && **id != self.id() && alive(id))
+            .max_by_key(|(_, matched)| **matched);
+        if let Some((next, _)) = next
+            && let Err(error) = self.group.transfer_leader(*next).await
+        {
+            tracing::info!(%error, "leadership was not handed over");
+        }
+    }
+}
