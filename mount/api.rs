@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use hydfs_types::{Attr, BoxFuture, DirEntry, FileKind, Ino, Lock, ROOT_INO, Time};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -481,8 +482,8 @@ pub trait KernelCache: Send + Sync + 'static {
     /// Content of this inode changed: its pages go. Resolves when they have gone. Never wait for it while a read or write of
     /// this inode is held back: the kernel may need the answer first.
     fn invalidate_pages(&self, ino: Ino) -> BoxFuture<'static, ()>;
-    /// The attributes of this inode changed.
-    fn invalidate_attr(&self, ino: Ino);
+    /// The attributes of this inode changed, which the kernel was given last at `given`.
+    fn invalidate_attr(&self, ino: Ino, given: Instant);
     /// Entries changed, of this directory or of any: the kernel looks all that it keeps up again.
     fn invalidate_entries(&self, dir: Option<Ino>);
     /// Whether the kernel can do that (Linux 6.16). Otherwise it must keep no entries: it forgets a single one only when

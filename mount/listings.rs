@@ -111,9 +111,10 @@ impl Listings {
 
     /// The kernel was told of a change of an inode that it has not got: it may be in any answer on its way, also in one to a
     /// lookup, which brings attributes along that nothing can be compared with.
-    pub(crate) fn doubt_answers(&self) {
-        self.doubt(None);
-        self.lock().answers_until = Some(Instant::now() + REPLY_SLACK);
+    /// Those have arrived then.
+    pub(crate) fn doubt_answers(&self, until: Instant) {
+        let mut under_way = self.lock();
+        under_way.answers_until = under_way.answers_until.max(Some(until));
     }
 
     /// The kernel was told of a change in this directory, or in one that is not known, that it may enter over.
@@ -207,7 +208,7 @@ mod tests {
     async fn a_change_of_an_inode_that_is_not_there_yet_waits_for_answers_on_their_way_and_no_longer()
      {
         let listings = Listings::default();
-        listings.doubt_answers();
+        listings.doubt_answers(Instant::now() + REPLY_SLACK);
         tokio::time::advance(REPLY_SLACK / 2).await;
         assert_eq!(waits(&listings).await, REPLY_SLACK / 2);
         assert!(waits(&listings).await.is_zero());

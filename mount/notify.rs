@@ -14,12 +14,12 @@
 
 use crate::{
     Handle, KernelCache,
-    listings::{Listings, REPLY_SLACK},
+    listings::{LISTED, Listings, REPLY_SLACK},
 };
 use fuser::{INodeNo, Notifier, PollHandle};
 use hydfs_types::{BoxFuture, Ino};
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     io::{self, Write},
     os::fd::OwnedFd,
@@ -55,7 +55,8 @@ fn attr_goes(ino: Ino) -> [u8; 40] {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Notice {
     Pages(Ino),
-    Attr(Ino),
+    /// With when the kernel was given them last.
+    Attr(Ino, Instant),
     /// A second time, of an inode that the kernel had not got at the first.
     AttrAgain(Ino),
     /// Of this directory.
@@ -162,12 +163,13 @@ impl Kernel {
     }
 }
 
-/// Inodes that the kernel was told of and had not got. It is told again when what was on its way has arrived.
+/// Inodes that the kernel was told of and had not got, and when what was on its way with them has arrived: it is told
+/// again then.
 #[derive(Default)]
-struct Strangers(Mutex<BTreeSet<Ino>>);
+struct Strangers(Mutex<BTreeMap<Ino, Instant>>);
 
 impl Strangers {
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Ino>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Ino, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -299,8 +301,8 @@ impl KernelCache for Kernel {
         self.pages.settled()
     }
 
-    fn invalidate_attr(&self, ino: Ino) {
-        self.known.push(Notice::Attr(ino));
+    fn invalidate_attr(&self, ino: Ino, given: Instant) {
+        self.known.push(Notice::Attr(ino, given));
     }
 
     fn invalidate_entries(&self, dir: Option<Ino>) {
@@ -324,13 +326,21 @@ impl KernelCache for Kernel {
         let strangers = self.strangers.clone();
         Box::pin(async move {
             told.await;
-            let arrived: Vec<Ino> = strangers.lock().iter().copied().collect();
+            let strange: Vec<Ino> = strangers.lock().keys().copied().collect();
             listings.settled().await;
             {
-                // Whoever waits for the same finds it here, or among the notices.
-                let mut strangers = strangers.lock();
-                let again = arrived.into_iter().filter(|ino| strangers.remove(ino));
-                again.for_each(|ino| known.push(Notice::AttrAgain(ino)));
+                let (mut strangers, now) = (strangers.lock(), Instant::now());
+                for ino in strange {
+                    let Some(until) = strangers.get(&ino).copied() else {
+                        // Whoever waited for the same has told it.
+                        continue;
+                    };
+                    known.push(Notice::AttrAgain(ino));
+                    // Else another answer with it is on its way, for which somebody else waits.
+                    if until <= now {
+                        strangers.remove(&ino);
+                    }
+                }
             }
             // What was told again meanwhile, for this change or for others.
             known.settled().await;
@@ -351,21 +361,29 @@ fn forget(
 ) {
     match notice {
         Notice::Pages(_) | Notice::Poll(_) => {}
-        Notice::Attr(ino) => {
+        Notice::Attr(ino, given) => {
             let told = tell(&attr_goes(*ino));
             // Evicted, or not there yet: then what is on its way brings it.
             let unknown = told
                 .as_ref()
                 .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-            if unknown {
-                // In this order: whoever finds it waits for the answers.
-                listings.doubt_answers();
-                strangers.lock().insert(*ino);
-                // Where there are no epochs each name is looked up again anyway.
-                drop(tell(&NEXT_EPOCH));
-            } else {
-                logged(notice, told);
+            if !unknown {
+                return logged(notice, told);
             }
+            let (now, answered) = (Instant::now(), *given + REPLY_SLACK);
+            if answered + LISTED <= now {
+                return;
+            }
+            // In this order: whoever finds it waits for the answers.
+            listings.doubt(None);
+            if answered > now {
+                listings.doubt_answers(answered);
+                let mut strangers = strangers.lock();
+                let until = strangers.entry(*ino).or_insert(answered);
+                *until = answered.max(*until);
+            }
+            // Where there are no epochs each name is looked up again anyway.
+            drop(tell(&NEXT_EPOCH));
         }
         Notice::AttrAgain(ino) => logged(notice, tell(&attr_goes(*ino))),
         Notice::Entries(dir) => {
@@ -404,17 +422,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn repeats_are_delivered_once_and_settle() {
         let cache = Arc::new(Notices::new(TTL));
+        let seven = Notice::Attr(Ino(7), Instant::now());
         for _ in 0..10 {
-            cache.push(Notice::Attr(Ino(7)));
+            cache.push(seven);
             cache.push(Notice::AllEntries);
         }
         let settled = cache.settled();
         let (thread, seen) = drain(&cache);
         settled.await;
-        assert_eq!(
-            *seen.lock().unwrap(),
-            [Notice::Attr(Ino(7)), Notice::AllEntries]
-        );
+        assert_eq!(*seen.lock().unwrap(), [seven, Notice::AllEntries]);
         cache.close();
         thread.join().unwrap();
         cache.settled().await;
@@ -425,7 +441,7 @@ mod tests {
         let cache = Arc::new(Notices::new(TTL));
         let begun = Instant::now();
         for ino in 0..NOTICES_MAX as u64 + 3 {
-            cache.push(Notice::Attr(Ino(ino)));
+            cache.push(Notice::Attr(Ino(ino), begun));
         }
         assert_eq!(cache.lock().waiting.len(), NOTICES_MAX);
         assert_eq!(cache.lock().known.len(), NOTICES_MAX);
@@ -459,10 +475,10 @@ mod tests {
             });
         });
         let begun = Instant::now();
-        kernel.invalidate_attr(Ino(7));
+        kernel.invalidate_attr(Ino(7), begun);
         kernel.settled().await;
         assert!(begun.elapsed() >= REPLY_SLACK);
-        let seven = [Notice::Attr(Ino(7)), Notice::AttrAgain(Ino(7))];
+        let seven = [Notice::Attr(Ino(7), begun), Notice::AttrAgain(Ino(7))];
         assert_eq!(*told.lock().unwrap(), seven);
         let begun = Instant::now();
         kernel.settled().await;

@@ -44,8 +44,9 @@ pub struct Exec {
     running: Option<Running>,
     batches: u64,
     retries: u64,
-    /// What waits for more lines, and how many bytes are worked on at once.
-    gathered: Lines,
+    /// What waits for more lines, its bytes, and how many are worked on at once.
+    gathered: Vec<Batch>,
+    waiting: usize,
     enough: usize,
 }
 
@@ -58,7 +59,8 @@ impl Exec {
             running: None,
             batches: 0,
             retries: 0,
-            gathered: Lines::default(),
+            gathered: Vec::new(),
+            waiting: 0,
             enough: 0,
         }
     }
@@ -84,22 +86,39 @@ impl Exec {
         if self.spec.contract != Contract::Batch || letters.is_on() {
             return self.apply_now(batch, out, letters).await;
         }
-        self.gathered.push_run(batch, 0..batch.count());
-        match self.gathered.bytes() < self.enough {
+        self.gathered.push(batch.clone());
+        self.waiting += batch.bytes().len();
+        match self.waiting < self.enough {
             true => Ok(()),
             false => self.flush(out, letters).await,
         }
     }
 
-    /// Works on what waits for more lines.
+    /// Works on what waits for more lines. Where that is too much at once it is worked on piece by piece, as it came.
     pub async fn flush(&mut self, out: &mut Vec<Batch>, letters: &mut Letters) -> Result<()> {
-        let Some(batch) = self.gathered.take() else {
+        let batches = std::mem::take(&mut self.gathered);
+        let bytes = std::mem::take(&mut self.waiting);
+        let mut lines = Lines::default();
+        batches
+            .iter()
+            .for_each(|batch| lines.push_run(batch, 0..batch.count()));
+        let Some(all) = lines.take() else {
             return Ok(());
         };
         let began = Instant::now();
-        self.apply_now(&batch, out, letters).await?;
-        let bytes = batch.bytes().len();
-        let enough = match began.elapsed() <= SOON {
+        match self.apply_now(&all, out, letters).await {
+            Err(Error::Job(_)) if batches.len() > 1 => {
+                self.enough = 0;
+                for batch in &batches {
+                    self.apply_now(batch, out, letters).await?;
+                }
+                return Ok(());
+            }
+            done => done?,
+        }
+        // Twice as much has to be done within the time that a batch may take, too.
+        let soon = SOON.min(Duration::from_millis(self.spec.timeout_ms / 4));
+        let enough = match began.elapsed() <= soon {
             true => self.enough.max(2 * bytes),
             false => bytes / 2,
         };

@@ -60,6 +60,8 @@ pub struct Follow {
     /// after the other may be in none of them; one that is called otherwise may be renamed back.
     missing: BTreeSet<Ino>,
     measure_at: Instant,
+    /// The file that was measured last.
+    measured: Ino,
 }
 
 struct File {
@@ -110,6 +112,7 @@ impl Follow {
             listed: false,
             missing: BTreeSet::new(),
             measure_at: now,
+            measured: Ino::default(),
         }
     }
 
@@ -142,9 +145,12 @@ impl Follow {
             let due = self.files.iter().filter(|(ino, file)| {
                 file.unread() == 0 && file.look_at <= now && !self.missing.contains(ino)
             });
-            let due: Vec<Ino> = due.map(|(ino, _)| *ino).take(MEASURES_MAX).collect();
-            for ino in due {
-                self.look(ino).await?;
+            let due: Vec<Ino> = due.map(|(ino, _)| *ino).collect();
+            // On from where the last measure ended: each has its turn.
+            let first = due.partition_point(|ino| *ino <= self.measured);
+            for ino in due[first..].iter().chain(&due[..first]).take(MEASURES_MAX) {
+                self.look(*ino).await?;
+                self.measured = *ino;
             }
         }
         Ok(self.files.values().map(File::unread).sum())
@@ -235,17 +241,20 @@ impl Follow {
         let before = std::mem::replace(&mut self.missing, missing);
         let is_away = |ino: &Ino| self.missing.contains(ino) && before.contains(ino);
         self.files.retain(|ino, _| !is_away(ino));
-        self.forget_removed().await;
+        let away = self.missing.intersection(&before).copied().collect();
+        self.forget_removed(away).await;
         Ok(())
     }
 
-    /// Forgets the positions of files that have no name any more. While nobody can tell, they stay.
-    async fn forget_removed(&mut self) {
-        if self.missing.is_empty() {
+    /// Forgets the positions of files that have no name any more, of those that two lists in a row have missed. While nobody
+    /// can tell, they stay.
+    async fn forget_removed(&mut self, missing: Vec<Ino>) {
+        if missing.is_empty() {
             return;
         }
-        let missing: Vec<Ino> = self.missing.iter().copied().collect();
-        let named = self.storage.named(&missing).await.unwrap_or_default();
+        let Ok(named) = self.storage.named(&missing).await else {
+            return;
+        };
         let gone = missing.iter().zip(named).filter(|(_, named)| !named);
         let mut gone: Vec<Ino> = gone.map(|(ino, _)| *ino).collect();
         let away = missing.iter().filter(|ino| !gone.contains(ino));

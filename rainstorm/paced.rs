@@ -324,7 +324,12 @@ impl Paced {
                 clock.keep(|file| files.contains(&file));
                 files.into_iter().for_each(|file| clock.expect(file));
                 let now = Instant::now();
-                clock.mark(|file| follow.is_silent(Ino(file), self.idle, now))
+                // Lines of a file that is read up may still wait here for what the rate allows.
+                let waits = self.held.as_ref().filter(|held| !held.is_empty());
+                let waits = waits.map(|held| held.file);
+                let is_silent =
+                    |file| waits != Some(file) && follow.is_silent(Ino(file), self.idle, now);
+                clock.mark(is_silent)
             }
         }
     }

@@ -132,7 +132,7 @@ impl Volume {
             .table
             .writer(ino)
             .filter(|writer| writer.is_live_in(state));
-        let known = self.with_mine(state, ino, mine.as_deref())?;
+        let known = self.with_own(state, ino, mine.as_deref())?;
         let inode = state.inode(ino).map_err(of_command)?;
         Ok(self.told.at_least(state, inode, known))
     }
@@ -158,8 +158,16 @@ impl Volume {
         }
     }
 
+    /// Attributes where nobody but this live writer may know more than is agreed.
+    fn with_mine(&self, state: &State, ino: Ino, mine: Option<&FileWriter>) -> Outcome<Attr> {
+        let attr = self.with_own(state, ino, mine)?;
+        let inode = state.inode(ino).map_err(of_command)?;
+        self.told.note(state, inode, &attr);
+        Ok(attr)
+    }
+
     /// Attributes as agreed, with this live writer's acknowledged records on top.
-    pub(crate) fn with_mine(
+    pub(crate) fn with_own(
         &self,
         state: &State,
         ino: Ino,
@@ -186,7 +194,6 @@ impl Volume {
             attr.mtime = attr.mtime.max(time);
             attr.ctime = attr.ctime.max(time);
         }
-        self.told.note(state, inode, &attr);
         Ok(attr)
     }
 
@@ -263,6 +270,10 @@ impl Volume {
         if set == SetAttr::default() && !clear_set_id {
             if change.size.is_some() {
                 return self.changed_attr(ino, None).await;
+            }
+            if change.clear_set_id {
+                // A write asked, which looks at no answer. The barrier has been passed.
+                return Ok(self.ctx.state().inode(ino).map_err(of_command)?.attr);
             }
             self.barrier().await?;
             return self.peeked(ino).await;

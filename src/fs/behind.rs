@@ -547,11 +547,13 @@ impl Volume {
         let deadline = Instant::now() + LEFT;
         loop {
             match work().await {
-                Err(FsError::Unreachable(_) | FsError::ReadOnly(_) | FsError::TryAgain)
-                    if Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(AGAIN).await;
-                }
+                // A command in doubt is asked for again under its identity.
+                Err(
+                    FsError::Unreachable(_)
+                    | FsError::ReadOnly(_)
+                    | FsError::TimedOut(_)
+                    | FsError::TryAgain,
+                ) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
                 done => return done,
             }
         }

@@ -41,7 +41,8 @@ pub(crate) struct Kept(Mutex<Noted>);
 
 #[derive(Default)]
 struct Noted {
-    attrs: BTreeMap<Ino, Instant>,
+    /// And when they were given.
+    attrs: BTreeMap<Ino, Given>,
     entries: BTreeMap<Name, Instant>,
     /// Entries that the kernel takes away itself when this member's command is through: how many requests are at it.
     going: BTreeMap<Name, usize>,
@@ -50,6 +51,13 @@ struct Noted {
     /// Nothing is kept any more.
     over: bool,
     counts: KeptCounts,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Given {
+    until: Instant,
+    /// The last time.
+    at: Instant,
 }
 
 /// How often, since the start.
@@ -64,7 +72,8 @@ pub struct KeptCounts {
 /// What a change takes away from the kernel.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Lost {
-    attrs: Vec<Ino>,
+    /// With when they were given last.
+    attrs: Vec<(Ino, Instant)>,
     /// Directories of which entries are lost; `None`: any.
     entries: Vec<Option<Ino>>,
 }
@@ -101,7 +110,16 @@ fn note<K: Ord>(map: &mut BTreeMap<K, Instant>, key: K, until: Instant) -> bool 
 impl Noted {
     fn note_attr(&mut self, ino: Ino, until: Instant) -> bool {
         self.sweep();
-        note(&mut self.attrs, ino, until)
+        if self.attrs.len() >= KEPT_MAX && !self.attrs.contains_key(&ino) {
+            return false;
+        }
+        let at = Instant::now();
+        let given = self.attrs.entry(ino).or_insert(Given { until, at });
+        *given = Given {
+            until: until.max(given.until),
+            at,
+        };
+        true
     }
 
     fn note_entry(&mut self, name: Name, until: Instant) -> bool {
@@ -117,7 +135,7 @@ impl Noted {
         let now = Instant::now();
         if self.swept.is_none_or(|at| at + SWEEP <= now) {
             self.swept = Some(now);
-            self.attrs.retain(|_, until| *until > now);
+            self.attrs.retain(|_, given| given.until > now);
             self.entries.retain(|_, until| *until > now);
         }
     }
@@ -131,8 +149,8 @@ impl Noted {
             | Event::Writers(ino)
             | Event::Orphan(ino)
             | Event::Gone(ino) => {
-                let kept = self.attrs.remove(ino).is_some_and(|until| until > now);
-                lost.attrs.extend(kept.then_some(*ino));
+                let given = self.attrs.remove(ino).filter(|given| given.until > now);
+                lost.attrs.extend(given.map(|given| (*ino, given.at)));
             }
             Event::Entry { parent, name } => {
                 let name = (*parent, name.clone());
@@ -146,8 +164,8 @@ impl Noted {
     }
 
     fn all(&mut self, lost: &mut Lost) {
-        lost.attrs
-            .extend(std::mem::take(&mut self.attrs).into_keys());
+        let attrs = std::mem::take(&mut self.attrs).into_iter();
+        lost.attrs.extend(attrs.map(|(ino, given)| (ino, given.at)));
         let kept = !std::mem::take(&mut self.entries).is_empty();
         lost.entries.extend(kept.then_some(None));
     }
@@ -279,7 +297,7 @@ impl Volume {
         self.kept.lock().counts.notices += (lost.attrs.len() + lost.entries.len()) as u64;
         lost.attrs
             .iter()
-            .for_each(|ino| kernel.invalidate_attr(*ino));
+            .for_each(|(ino, given)| kernel.invalidate_attr(*ino, *given));
         for dir in &lost.entries {
             kernel.invalidate_entries(*dir);
         }
@@ -370,7 +388,8 @@ mod tests {
         };
         assert_eq!(change(Event::Inode(Ino(6))), Lost::default());
         assert_eq!(change(entry(b"b")), Lost::default());
-        assert_eq!(change(Event::Writers(Ino(5))).attrs, [Ino(5)]);
+        let given = (Ino(5), Instant::now());
+        assert_eq!(change(Event::Writers(Ino(5))).attrs, [given]);
         assert_eq!(change(Event::Data(Ino(5))), Lost::default());
         assert_eq!(change(entry(b"a")).entries, [Some(Ino(1))]);
         assert_eq!(change(entry(b"a")), Lost::default());

@@ -52,7 +52,7 @@ impl Volume {
         if !self.is_sole(state, ino, writer) {
             return None;
         }
-        let size = self.with_mine(state, ino, Some(writer)).ok()?.size;
+        let size = self.with_own(state, ino, Some(writer)).ok()?.size;
         let len_of = |segment: SegmentId, agreed: u64| {
             let own = writer.local_len_in(state, segment);
             own.unwrap_or(agreed)

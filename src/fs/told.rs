@@ -32,12 +32,19 @@ struct Seen {
 }
 
 impl Told {
-    /// These attributes are told of an inode.
+    /// These attributes are told of an inode, by whoever asked everybody that may know more.
     pub fn note(&self, state: &State, inode: &Inode, attr: &Attr) {
-        if attr.size <= inode.attr.size {
+        let more = attr.size > inode.attr.size;
+        if !more && !self.any.load(Relaxed) {
             return;
         }
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if !more {
+            // What is agreed says as much.
+            files.remove(&attr.ino);
+            self.any.store(!files.is_empty(), Relaxed);
+            return;
+        }
         let version = inode.data_version;
         if let Some(seen) = files.get_mut(&attr.ino) {
             let attr = match seen.version == version {
@@ -80,13 +87,11 @@ impl Told {
     }
 }
 
-/// Size and times of both, whichever is more.
+/// The size of both that is more. Times may be set back without a change of the content.
 fn larger(attr: Attr, other: &Attr) -> Attr {
     Attr {
         size: attr.size.max(other.size),
         stored: attr.stored.max(other.stored),
-        mtime: attr.mtime.max(other.mtime),
-        ctime: attr.ctime.max(other.ctime),
         ..attr
     }
 }

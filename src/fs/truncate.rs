@@ -202,7 +202,8 @@ impl Volume {
                 .map_err(Self::data_error)?;
         }
         if !wanted.grows_only() {
-            self.retire_behind(ino, size).await?;
+            let newest = self.ctx.state().names.segments.keys().next_back().copied();
+            self.retire_behind(ino, size, newest).await?;
         }
         if !far {
             return Ok(());
@@ -220,8 +221,9 @@ impl Volume {
     }
 
     /// Between the end of the last segment and the cut of the one before it appends may have found that one full, and have
-    /// begun another behind it, where the file went on before the cut. Those go, too: what is in them came before the cut.
-    async fn retire_behind(&self, ino: Ino, size: u64) -> Outcome<()> {
+    /// begun another behind it, where the file went on before the cut. Those go, too. `newest`: no segment after this one had
+    /// been made when the cut was through.
+    async fn retire_behind(&self, ino: Ino, size: u64, newest: Option<SegmentId>) -> Outcome<()> {
         for _ in 0..TRUNCATE_TRIES {
             let behind: Vec<SegmentId> = {
                 let state = self.ctx.state();
@@ -230,13 +232,15 @@ impl Volume {
                     return Ok(());
                 };
                 let end = start + state.segment(*id).map_or(0, |segment| segment.len);
-                let mut behind = file.segments.range(start + 1..).peekable();
                 // One that begins where this one ends was begun since.
-                match behind.peek().is_some_and(|(next, _)| **next > end) {
-                    true => behind.rev().map(|(_, id)| *id).collect(),
-                    false => return Ok(()),
-                }
+                let mut behind = file.segments.range(start + 1..).peekable();
+                let gap = behind.peek().is_some_and(|(next, _)| **next > end);
+                let behind = behind.rev().map(|(_, id)| *id);
+                behind.filter(|id| gap && Some(*id) <= newest).collect()
             };
+            if behind.is_empty() {
+                return Ok(());
+            }
             for segment in behind {
                 let retired = self.data.reader.cutoff(segment, Then::Retire, None, |_| {});
                 retired.await.map_err(Self::data_error)?;

@@ -55,7 +55,7 @@ fn the_kernel_forgets_what_it_is_told_to() {
         7,
         "kept, as told"
     );
-    cache.invalidate_attr(ino);
+    cache.invalidate_attr(ino, tokio::time::Instant::now());
     runtime.block_on(cache.settled());
     assert_eq!(fs::metadata(mount.at("f")).unwrap().len(), 3);
     assert_eq!(fs::read(mount.at("f")).unwrap(), b"con");
