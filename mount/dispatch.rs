@@ -51,7 +51,7 @@ async fn advise(
 }
 
 /// An answer that somebody waits for. With a runtime that ends it is dropped: nobody serves any more, which is no error of
-/// the file.
+/// the file. A panic is one of ours: the kernel's answer to that is EIO.
 struct Owed<R: Reply>(Option<R>);
 
 impl<R: Reply> Owed<R> {
@@ -64,7 +64,8 @@ impl<R: Reply> Owed<R> {
 
 impl<R: Reply> Drop for Owed<R> {
     fn drop(&mut self) {
-        if let Some(reply) = self.0.take() {
+        let reply = self.0.take().filter(|_| !std::thread::panicking());
+        if let Some(reply) = reply {
             reply(Err(FsError::Unreachable("this member has stopped".into())));
         }
     }

@@ -87,11 +87,17 @@ impl Told {
     }
 }
 
-/// The size of both that is more. Times may be set back without a change of the content.
+/// Size and times of both, whichever is more; but times that were set since, which may be less, as they are.
 fn larger(attr: Attr, other: &Attr) -> Attr {
+    let (mtime, ctime) = match attr.ctime > other.ctime {
+        true => (attr.mtime, attr.ctime),
+        false => (attr.mtime.max(other.mtime), other.ctime),
+    };
     Attr {
         size: attr.size.max(other.size),
         stored: attr.stored.max(other.stored),
+        mtime,
+        ctime,
         ..attr
     }
 }
