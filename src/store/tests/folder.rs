@@ -63,13 +63,13 @@ fn a_wrong_folder_is_refused_with_a_remedy() {
         format.replace("format = 3", "format = 4\nnews = true"),
     )
     .unwrap();
-    assert!(refused(&path, "vm1").contains("format 3, this hydfs reads up to 2: upgrade hydfs"));
+    assert!(refused(&path, "vm1").contains("format 4, this hydfs reads up to 3: upgrade hydfs"));
     fs::write(
         path.join("format"),
         format.replace("format = 3", "format = 1"),
     )
     .unwrap();
-    assert!(refused(&path, "vm1").contains("an earlier build (format 1, this one reads 2)"));
+    assert!(refused(&path, "vm1").contains("an earlier build (format 1, this one reads 3)"));
     fs::write(path.join("format"), "garbage").unwrap();
     assert!(refused(&path, "vm1").contains("damaged"));
     fs::write(path.join("base/left"), "data").unwrap();
