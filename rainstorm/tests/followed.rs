@@ -7,24 +7,8 @@ mod world;
 use hydfs_types::JobPhase;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use world::World;
-
-/// Waits until a file has so many lines, and returns them sorted.
-async fn lines(world: &World, path: &str, count: usize) -> Vec<String> {
-    let limit = Instant::now() + Duration::from_secs(120);
-    loop {
-        let lines = match world.read(path) {
-            Some(_) => world.sorted(path),
-            None => Vec::new(),
-        };
-        if lines.len() >= count {
-            return lines;
-        }
-        assert!(Instant::now() < limit, "{path}: {lines:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
-}
 
 /// Follows `/in`, or all that is in it.
 fn source(more: &str) -> String {
@@ -48,10 +32,10 @@ async fn a_stage_takes_results_and_late_lines_of_the_same_stage() {
         );
         world.spec("j.toml", &(source("") + COUNT + &both), 0);
         let output = "/.jobs/j/output";
-        assert_eq!(lines(&world, output, 1).await, ["0,10,a,1"]);
+        assert_eq!(world.grown(output, 1).await, ["0,10,a,1"]);
         world.extend("/in", b"2,late\n3,late\n200,a\n");
         let want = ["0,10,a,1", "100,110,a,1", "2,late", "3,late"];
-        assert_eq!(lines(&world, output, 4).await, want);
+        assert_eq!(world.grown(output, 4).await, want);
         world.check();
     }
 }
@@ -67,7 +51,7 @@ async fn lines_that_wait_in_a_file_are_not_late_however_slowly_they_are_read() {
     let sinks = "[[sink]]\nfrom = \"n\"\npath = \"/out/n\"\n[[sink]]\nfrom = \"n.late\"\npath = \"/out/late\"\n";
     world.spec("j.toml", &(source("idle_ms = 300") + COUNT + sinks), 0);
     // Each line has a window of its own, but the first of both files; the last one stays open.
-    let counts = lines(&world, "/out/n", 38).await;
+    let counts = world.grown("/out/n", 38).await;
     assert_eq!(counts.len(), 38);
     assert!(counts.contains(&"0,10,a,2".to_owned()));
     assert_eq!(world.lines("/out/late"), [""; 0]);
@@ -83,7 +67,7 @@ async fn a_file_that_is_renamed_while_directories_are_listed_is_read_once() {
         [[stage]]\nname = \"all\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\ntasks = 2\n";
     world.spec("j.toml", spec, 0);
     let output = "/.jobs/j/output";
-    assert_eq!(lines(&world, output, 3).await, ["a1", "a2", "b1"]);
+    assert_eq!(world.grown(output, 3).await, ["a1", "a2", "b1"]);
     let (mut from, mut to) = ("/logs/live/a.log", "/logs/old/a.log");
     for _ in 0..10 {
         sleep(Duration::from_millis(730)).await;
@@ -94,13 +78,13 @@ async fn a_file_that_is_renamed_while_directories_are_listed_is_read_once() {
         (from, to) = (to, from);
     }
     world.extend(from, b"a3\n");
-    assert_eq!(lines(&world, output, 4).await, ["a1", "a2", "a3", "b1"]);
+    assert_eq!(world.grown(output, 4).await, ["a1", "a2", "a3", "b1"]);
     // One that is removed is forgotten, and what stands in its place is another.
     world.unlink(from);
     sleep(Duration::from_secs(1)).await;
     world.write(from, b"new\n", 0);
     let want = ["a1", "a2", "a3", "b1", "new"];
-    assert_eq!(lines(&world, output, 5).await, want);
+    assert_eq!(world.grown(output, 5).await, want);
     world.check();
 }
 
@@ -114,14 +98,14 @@ async fn a_header_counts_when_its_line_has_its_end() {
     world.write("/in/b.csv", b"k,", 0);
     world.spec("j.toml", spec, 0);
     let output = "/.jobs/j/output";
-    assert_eq!(lines(&world, output, 1).await, ["a"]);
+    assert_eq!(world.grown(output, 1).await, ["a"]);
     world.write("/in/c.csv", b"k", 0);
     sleep(Duration::from_secs(1)).await;
     world.extend("/in/b.csv", b"v\n2,b\n");
     world.extend("/in/c.csv", b",v");
     sleep(Duration::from_secs(1)).await;
     world.extend("/in/c.csv", b"\n3,c\n");
-    assert_eq!(lines(&world, output, 3).await, ["a", "b", "c"]);
+    assert_eq!(world.grown(output, 3).await, ["a", "b", "c"]);
     // No file has one yet: the columns have no names.
     world.write("/other.csv", b"k,v", 0);
     world.spec("o.toml", &spec.replace("/in/*.csv", "/other.csv"), 0);
@@ -141,7 +125,7 @@ async fn a_job_that_begins_at_the_end_begins_with_a_whole_line() {
     world.until("j", 20, |job| job.epoch.0 >= 1).await;
     world.extend("/in", b"line\nnew\n");
     let output = "/.jobs/j/output";
-    assert_eq!(lines(&world, output, 2).await, ["half a line", "new"]);
+    assert_eq!(world.grown(output, 2).await, ["half a line", "new"]);
     world.check();
 }
 
@@ -158,7 +142,7 @@ async fn a_file_that_is_called_otherwise_for_a_while_is_read_once() {
     world.write("/logs/a.log", b"a1\na2\n", 0);
     world.spec("j.toml", &(pattern("/logs/*.log") + ALL), 0);
     let output = "/.jobs/j/output";
-    assert_eq!(lines(&world, output, 2).await, ["a1", "a2"]);
+    assert_eq!(world.grown(output, 2).await, ["a1", "a2"]);
     let mut want = vec!["a1".to_owned(), "a2".to_owned()];
     for round in 3..6 {
         world
@@ -173,7 +157,7 @@ async fn a_file_that_is_called_otherwise_for_a_while_is_read_once() {
         world.rename("/logs/.a.tmp", "/logs/a.log");
         world.extend("/logs/a.log", format!("a{round}\n").as_bytes());
         want.push(format!("a{round}"));
-        assert_eq!(lines(&world, output, want.len()).await, want);
+        assert_eq!(world.grown(output, want.len()).await, want);
     }
     world.check();
 }
@@ -185,12 +169,12 @@ async fn what_is_committed_behind_the_removal_of_an_output_is_in_the_next() {
     world.spec("j.toml", &(pattern("/in") + ALL), 0);
     let output = "/.jobs/j/output";
     for round in 0..5 {
-        let lines = lines(&world, output, 1).await;
+        let lines = world.grown(output, 1).await;
         assert_eq!(lines.len(), 1, "{lines:?}");
         world.unlink(output);
         world.extend("/in", format!("b{round}\n").as_bytes());
     }
-    assert_eq!(lines(&world, output, 1).await, ["b4"]);
+    assert_eq!(world.grown(output, 1).await, ["b4"]);
     let log = world.log("j");
     assert!(log.contains("was removed: it is made anew"), "{log}");
     world.check();
@@ -203,9 +187,9 @@ async fn a_job_does_not_read_its_own_files() {
     world.write("/.jobs/j/output", b"own\n", 0);
     let sink = "[[sink]]\nfrom = \"all\"\npath = \"/out/all\"\n";
     world.spec("j.toml", &(pattern("/.jobs/*/*t") + ALL + sink), 0);
-    assert_eq!(lines(&world, "/out/all", 1).await, ["other"]);
+    assert_eq!(world.grown("/out/all", 1).await, ["other"]);
     world.extend("/.jobs/other/output", b"more\n");
-    assert_eq!(lines(&world, "/out/all", 2).await, ["more", "other"]);
+    assert_eq!(world.grown("/out/all", 2).await, ["more", "other"]);
     sleep(Duration::from_secs(5)).await;
     assert_eq!(world.sorted("/out/all"), ["more", "other"]);
     world.check();

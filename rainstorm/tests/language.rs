@@ -9,7 +9,7 @@ use hydfs_types::{JobPhase, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use world::World;
 
 /// A job of one stage over `/in` with the columns of its header.
@@ -18,22 +18,6 @@ fn one(op: &str, tasks: u32) -> String {
         "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nformat = \"csv\"\n\
          [[stage]]\nname = \"op\"\nfrom = \"in\"\nop = {{ {op} }}\ntasks = {tasks}\n"
     )
-}
-
-/// Waits until a file has so many lines, and returns them sorted.
-async fn lines(world: &World, path: &str, count: usize) -> Vec<String> {
-    let limit = Instant::now() + Duration::from_secs(20);
-    loop {
-        let lines = match world.read(path) {
-            Some(_) => world.sorted(path),
-            None => Vec::new(),
-        };
-        if lines.len() >= count {
-            return lines;
-        }
-        assert!(Instant::now() < limit, "{path}: {lines:?}");
-        sleep(Duration::from_millis(10)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -203,24 +187,21 @@ async fn a_growing_directory_is_followed_line_by_line() {
     let end = FOLLOW.replace("follow = true", "follow = true\nstart = \"end\"");
     world.spec("end.toml", &end, 0);
     let output = "/.jobs/follow/output";
-    assert_eq!(lines(&world, output, 2).await, ["a1", "a2"]);
+    assert_eq!(world.grown(output, 2).await, ["a1", "a2"]);
     world
         .until("end", 20, |job| job.phase == JobPhase::Running)
         .await;
     world.extend("/logs/a.log", b"ial\n");
     world.extend("/logs/b.log", b"b1\n");
-    assert_eq!(
-        lines(&world, output, 4).await,
-        ["a1", "a2", "b1", "partial"]
-    );
+    assert_eq!(world.grown(output, 4).await, ["a1", "a2", "b1", "partial"]);
     // A log that is rotated away goes on under its name; what stands in its place is new.
     world.rename("/logs/a.log", "/logs/a.1.log");
     world.write("/logs/a.log", b"new1\n", 0);
     world.extend("/logs/a.1.log", b"a3\n");
     let all = ["a1", "a2", "a3", "b1", "new1", "partial"];
-    assert_eq!(lines(&world, output, 6).await, all);
+    assert_eq!(world.grown(output, 6).await, all);
     // Whether the job that begins at the end saw the line that was written then depends on when it began.
-    let from_end = lines(&world, "/.jobs/end/output", 3).await;
+    let from_end = world.grown("/.jobs/end/output", 3).await;
     let late = |line: &String| all[2..].contains(&line.as_str());
     assert!(from_end.iter().all(late), "{from_end:?}");
     // An overwritten file is not what was read.
@@ -252,10 +233,7 @@ async fn fault_r10_a_line_appended_late_is_read_once_while_members_die() {
         }
         sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(
-        lines(&world, "/.jobs/follow/output", want.len()).await,
-        want
-    );
+    assert_eq!(world.grown("/.jobs/follow/output", want.len()).await, want);
     sleep(Duration::from_millis(300)).await;
     assert_eq!(world.sorted("/.jobs/follow/output"), want);
     world.check();
@@ -563,16 +541,16 @@ path = "/out/late"
     }
     // The second window ends at 20 s and 5 s behind.
     let want = ["0,10000,old,1", "10000,20000,x,10"];
-    assert_eq!(lines(&world, "/out/counts", 2).await, want);
+    assert_eq!(world.grown("/out/counts", 2).await, want);
     world.extend("/live/a", b"12,late\n23,in time\n36,x\n");
-    assert_eq!(lines(&world, "/out/late", 1).await, ["12,late"]);
+    assert_eq!(world.grown("/out/late", 1).await, ["12,late"]);
     let want = [
         want[0],
         want[1],
         "20000,30000,in time,1",
         "20000,30000,x,10",
     ];
-    assert_eq!(lines(&world, "/out/counts", 4).await, want);
+    assert_eq!(world.grown("/out/counts", 4).await, want);
     assert_eq!(world.sorted("/out/late"), ["12,late"]);
     world.check();
 }

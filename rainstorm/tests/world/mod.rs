@@ -415,6 +415,22 @@ impl World {
             .into_owned()
     }
 
+    /// Waits until a file has so many lines, and returns them sorted.
+    pub async fn grown(&self, path: &str, count: usize) -> Vec<String> {
+        let limit = tokio::time::Instant::now() + Duration::from_secs(120);
+        loop {
+            let lines = match self.read(path) {
+                Some(_) => self.sorted(path),
+                None => Vec::new(),
+            };
+            if lines.len() >= count {
+                return lines;
+            }
+            assert!(tokio::time::Instant::now() < limit, "{path}: {lines:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// What a reader sees: merged and committed bytes.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
         let mut inner = self.lock();
