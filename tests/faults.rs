@@ -117,7 +117,9 @@ fn a_member_whose_disk_fails_ends_and_nobody_is_answered_with_an_error() {
             })
         })
         .collect();
-    std::thread::sleep(Duration::from_secs(1));
+    until("lines to be written", SOON, || {
+        fs::metadata(c.at(1, "log")).is_ok_and(|log| log.len() > 5_000)
+    });
     inject(&c, victim, "x", "disk=broken for=300s").expect("a fault");
     let logs: Vec<_> = writers
         .into_iter()

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::Cluster;
+use common::{Cluster, until};
 use std::{
     collections::BTreeSet,
     fs::OpenOptions,
@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -145,7 +145,14 @@ fn who_has_files_open_is_told_the_truth() {
         .open(&path)
         .expect("a file");
     file.write_all(b"a line\n").expect("a line");
-    let over = AtomicBool::new(false);
+    let (over, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
+    // That many more times it has done all that it does.
+    let works_on = |times: usize| {
+        let wanted = rounds.load(Ordering::Acquire) + times;
+        until("calls to be answered", GO_ON, || {
+            rounds.load(Ordering::Acquire) >= wanted
+        });
+    };
     let errors = thread::scope(|scope| {
         let using = scope.spawn(|| {
             let mut errors = BTreeSet::new();
@@ -161,12 +168,13 @@ fn who_has_files_open_is_told_the_truth() {
                 note(file.lock());
                 note(file.unlock());
                 note(file.metadata().map(drop));
+                rounds.fetch_add(1, Ordering::AcqRel);
             }
             errors
         });
-        thread::sleep(Duration::from_millis(300));
+        works_on(5);
         cluster.stop(2);
-        thread::sleep(Duration::from_millis(300));
+        works_on(2);
         over.store(true, Ordering::Release);
         using.join().expect("it goes on")
     });
