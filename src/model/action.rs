@@ -31,6 +31,10 @@ pub enum Action {
         segment: u8,
         epoch: u8,
     },
+    /// A writer that is alone ends, with its cut.
+    End {
+        record: u8,
+    },
     /// The slot leader lists what is pending.
     List {
         leader: u8,
@@ -113,7 +117,10 @@ fn learns(state: &State, views: &Views, member: u8) -> bool {
         .zip(&now.segments)
         .any(|(held, segment)| {
             let next = segment.cuts().get(usize::from(held.version));
-            next.is_some_and(|cut| held.prepared.has(held.version, *cut))
+            next.is_some_and(|cut| {
+                let sole = cut.then == Then::Sole;
+                sole || held.prepared.has(held.version, *cut)
+            })
         });
     let leads = now.leads(member, one.life);
     leads || applies || one.fenced != 0 || role == Role::Learner && news
@@ -136,6 +143,7 @@ pub fn next(last: &State, action: Action, config: &Config) -> Option<State> {
             append::take(&mut state, &views, config, (record, segment, epoch), to)?;
         }
         Action::Acknowledge { record, .. } => append::acknowledge(&mut state, record),
+        Action::End { record } => commit = Some(append::end(&state, &views, record)),
         Action::List {
             leader,
             segment,

@@ -26,6 +26,8 @@ pub enum Then {
     Empty,
     /// The segment is retired.
     Retire,
+    /// It is no merge: the end of a writer that is alone (R7), which nobody has prepared.
+    Sole,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -328,7 +330,8 @@ impl Agreed {
 
     fn merge(&mut self, merge: &Merge, config: &Config) -> bool {
         let leads = merge.epoch == self.epoch && !self.frozen && merge.leader == self.leader;
-        if !leads && config.plant != Some(Plant::MergeAtOldEpoch) {
+        let alone = merge.cut.then == Then::Sole;
+        if !leads && !alone && config.plant != Some(Plant::MergeAtOldEpoch) {
             return false;
         }
         let at = usize::from(merge.segment);
@@ -341,7 +344,7 @@ impl Agreed {
         segment.version += 1;
         segment.through |= merge.cut.list.set();
         match merge.cut.then {
-            Then::Nothing | Then::Empty => {}
+            Then::Nothing | Then::Empty | Then::Sole => {}
             Then::Full => {
                 segment.phase = Phase::Full;
                 if self.segments[1].phase == Phase::Absent {

@@ -3,8 +3,8 @@
 use crate::{
     Broken, Config, Plant, State,
     action::Action,
-    agreed::{Agreed, Phase, Role},
-    list::{Set, each, has, only},
+    agreed::{Agreed, Command, Cut, Merge, Phase, Role, Then},
+    list::{List, Set, each, has, only},
     state::Views,
 };
 
@@ -21,6 +21,9 @@ pub fn actions(state: &State, views: &Views, config: &Config, actions: &mut Vec<
                 actions.push(Action::Send { record });
             }
             continue;
+        }
+        if config.ends && is_alone(state, views, record) {
+            actions.push(Action::End { record });
         }
         if !writer.acked && now.tail().is_some_and(|tail| tail != writer.target) {
             actions.push(Action::Retarget { record });
@@ -138,6 +141,32 @@ pub fn acknowledge(state: &mut State, record: u8) {
     let writer = &mut state.writers[usize::from(record)];
     writer.acked = true;
     writer.answers = Default::default();
+}
+
+/// Whether this writer's end is a cut: its record waits, and nobody else has, or may have, anything waiting (R7).
+fn is_alone(state: &State, views: &Views, record: u8) -> bool {
+    let (writer, other) = (
+        &state.writers[usize::from(record)],
+        &state.writers[usize::from(1 - record)],
+    );
+    let quiet = other.sent == 0 || state.is_merged(1 - record);
+    writer.acked && !state.is_merged(record) && quiet && !views.cuts_max(writer.target)
+}
+
+/// The end of a writer that is alone. It asks no replica: all of them have acknowledged its record.
+pub fn end(state: &State, views: &Views, record: u8) -> Command {
+    let segment = state.writers[usize::from(record)].target;
+    let now = views.now();
+    Command::Merge(Merge {
+        segment,
+        epoch: now.epoch,
+        leader: now.leader,
+        base: now.segments[usize::from(segment)].version,
+        cut: Cut {
+            list: List::of([record]),
+            then: Then::Sole,
+        },
+    })
 }
 
 /// I6: nobody's fence is below an epoch that it answered at, nor did it answer below its fence just now.

@@ -35,6 +35,8 @@ pub struct Config {
     pub powers: u8,
     /// Which machines may lose power.
     pub losing: Set,
+    /// A writer that is alone may end with its cut.
+    pub ends: bool,
     /// The first segment may be rolled.
     pub rolls: bool,
     /// The last segment may be truncated to nothing, once.
@@ -67,6 +69,7 @@ pub(crate) const QUIET: Config = Config {
     restarting: 0,
     powers: 0,
     losing: 0b1111,
+    ends: false,
     rolls: false,
     truncates: false,
     retires: false,

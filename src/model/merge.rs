@@ -80,6 +80,7 @@ fn listed(
             list,
             waits && held.pending.contains(1),
         ),
+        Then::Sole => false,
         Then::Empty | Then::Retire => cuts(
             state,
             view,

@@ -41,6 +41,7 @@ impl Slot {
         written
             && (spent.changes, spent.restarts, spent.powers)
                 == (config.changes, config.restarts, config.powers)
+            && (!config.ends || did(Then::Sole))
             && (!config.rolls || did(Then::Full))
             && (!config.truncates || did(Then::Empty))
             && (!config.retires || did(Then::Retire))

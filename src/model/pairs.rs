@@ -48,7 +48,7 @@ const FREEZING: Config = Config {
 };
 
 /// One model for each pair of R2, R3, R4, R6, R8, R11 and R12.
-pub const PAIRS: [Config; 21] = [
+pub const PAIRS: [Config; 23] = [
     Config {
         name: "r2-r3",
         about: "a replica is expired while two writers append and another replica restarts, with old messages on their way",
@@ -122,6 +122,14 @@ pub const PAIRS: [Config; 21] = [
         finds: &[EpochUnchecked, ProposeUnprepared],
         expires: &[0b001],
         lists: 1,
+        ..EXPIRY
+    },
+    Config {
+        name: "r3-r7",
+        about: "the slot leader is expired while a writer that is alone ends with its cut, or is merged",
+        finds: &[EpochUnchecked],
+        ends: true,
+        records: 1,
         ..EXPIRY
     },
     Config {
@@ -232,6 +240,14 @@ pub const PAIRS: [Config; 21] = [
         powers: 1,
         losing: 0b010,
         ..QUIET
+    },
+    Config {
+        name: "r7-r11",
+        about: "a learner is promoted while a writer that is alone ends with its cut, or is merged",
+        finds: &[EndedUnpulled, LearnedBehind],
+        records: 1,
+        ends: true,
+        ..REPLACING
     },
     Config {
         name: "r8-r11",

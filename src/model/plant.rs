@@ -61,6 +61,8 @@ pub enum Plant {
     PullOverDoubt,
     /// A hole of R11: a learner that has not applied what its source had applied takes its own old version for the whole.
     LearnedBehind,
+    /// A hole of R11: what the source has named and has no more is taken for what the base has, whichever base that is.
+    EndedUnpulled,
     /// A hole of R11: a request to be promoted after one pull is served when the slot leader has restarted and answered another.
     LatePromote,
     /// A hole of R8: the fence of a roll is lifted while nobody knows whether the roll comes through.
@@ -75,7 +77,7 @@ pub enum Plant {
 
 impl Plant {
     /// Every one of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::NoCompare,
         Self::NoFreeze,
         Self::DroppedBeforePromote,
@@ -103,6 +105,7 @@ impl Plant {
         Self::ResumedBehind,
         Self::PullOverDoubt,
         Self::LearnedBehind,
+        Self::EndedUnpulled,
         Self::LatePromote,
         Self::UnfencedInDoubt,
         Self::Reopened,

@@ -3,8 +3,8 @@
 use crate::{
     Config, Plant, SEGMENTS, State,
     action::Action,
-    agreed::{Agreed, Command, Role, Segment},
-    list::{List, each, only},
+    agreed::{Agreed, Command, Phase, Role, Segment},
+    list::{List, each, has, only},
     state::{Held, Pulled, Views},
 };
 
@@ -91,44 +91,71 @@ pub fn pull(state: &mut State, views: &Views, config: &Config, learner: u8) -> O
     Some(())
 }
 
-/// The learner fetches what it was told of: pending records, then bases.
+/// The learner fetches what it was told of: pending records, then bases. Ready is who has every segment at the version
+/// that is agreed as far as it knows, which is as far as whoever cut what the source had named and has no more.
 pub fn learn(state: &mut State, views: &Views, config: &Config, learner: u8) -> Option<()> {
     let one = state.members[usize::from(learner)];
     let (told, view) = (one.pulled?, views.at(one.at));
-    let source = state.members[usize::from(view.leader)];
+    let source = state.members[usize::from(view.leader)].store;
+    let behind = |at: usize| told.versions[at] > view.segments[at].version;
+    if (0..SEGMENTS).any(behind) && config.plant != Some(Plant::LearnedBehind) {
+        return None; // it catches up first
+    }
+    let mut complete = true;
     for at in 0..SEGMENTS {
-        let segment = &view.segments[at];
-        let behind = told.versions[at] > segment.version;
-        if behind && config.plant != Some(Plant::LearnedBehind) {
-            return None; // it catches up first
-        }
         let held = &mut state.member(learner).store.held[at];
-        let there = source.store.held[at];
-        learn_pending(held, segment, told.pending[at], there.pending, config);
-        if held.version < told.versions[at] && held.version < segment.version {
-            if there.version < segment.version {
+        let there = source.held[at].pending;
+        complete &= learn_pending(held, &view.segments[at], told.pending[at], there, config);
+    }
+    let old = [Plant::EndedUnpulled, Plant::LearnedBehind].map(Some);
+    let levels = !old.contains(&config.plant);
+    if levels && !complete {
+        state.member(learner).at = state.log.len() as u8;
+    }
+    let one = state.member(learner);
+    let view = views.at(one.at);
+    if view.epoch != told.epoch {
+        return None; // it asks anew
+    }
+    one.store.bring_up(view, config);
+    for at in 0..SEGMENTS {
+        let (segment, held) = (&view.segments[at], &mut one.store.held[at]);
+        let wanted = match levels {
+            true => segment.version,
+            false => told.versions[at].min(segment.version),
+        };
+        let open = matches!(segment.phase, Phase::Open | Phase::Full);
+        if open && held.version < wanted {
+            if source.held[at].version < segment.version {
                 return None; // the source is asked again
             }
             adopt(held, segment, config);
         }
     }
-    let one = state.member(learner);
     (one.pulled, one.ready) = (None, told.epoch);
     Some(())
 }
 
-/// The source's pending records, before everything that came directly.
-fn learn_pending(held: &mut Held, segment: &Segment, told: List, there: List, config: &Config) {
+/// The source's pending records, before everything that came directly; whether all that it named are here now.
+fn learn_pending(
+    held: &mut Held,
+    segment: &Segment,
+    told: List,
+    there: List,
+    config: &Config,
+) -> bool {
     let merged = |record: u8| segment.content(held.version).any(|other| other == record);
-    let fetched = told.items().filter(|record| {
-        (held.pending.contains(*record) || there.contains(*record)) && !merged(*record)
-    });
+    let here = held.pending.set() | there.set();
+    let fetched = told
+        .items()
+        .filter(|record| has(here, *record) && !merged(*record));
     let fetched = List::of(fetched);
     let direct = held.pending;
     held.pending = match config.plant {
         Some(Plant::PulledLast) => List::of(direct.items().chain(fetched.items())),
         _ => List::of(fetched.items().chain(direct.items())),
     };
+    told.items().all(|record| has(here, record))
 }
 
 /// A base is put in place whole.

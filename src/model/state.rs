@@ -90,7 +90,8 @@ impl Held {
         let forgets = config.plant == Some(Plant::ForgetMerged);
         while let Some(cut) = segment.cuts().get(usize::from(self.version)) {
             let here = cut.list.items().all(|record| self.pending.contains(record));
-            if !self.prepared.has(self.version, *cut) || !here {
+            let prepared = cut.then == Then::Sole || self.prepared.has(self.version, *cut);
+            if !prepared || !here {
                 return;
             }
             self.version += 1;

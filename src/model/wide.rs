@@ -47,7 +47,7 @@ pub const MORE: [Config; 3] = [
 ];
 
 /// Up to 4 members, 2 reconfigurations, 1 power loss.
-pub const WIDE: [Config; 5] = [
+pub const WIDE: [Config; 6] = [
     Config {
         name: "wide-repair",
         about: "4 members, 3 copies: two replicas are expired one after the other, one of them also loses power",
@@ -82,6 +82,18 @@ pub const WIDE: [Config; 5] = [
         changes: 1,
         restarts: 1,
         restarting: 0b011,
+        ends: true,
+        ..QUIET
+    },
+    Config {
+        name: "wide-ends",
+        about: "3 members, 2 copies, 2 writers, each of which may end alone, with its cut: one replica is replaced, one expired",
+        copies: 2,
+        synced: 0b011,
+        ring: 0b101,
+        expires: &[0b001, 0b010],
+        changes: 1,
+        ends: true,
         ..QUIET
     },
     Config {
