@@ -101,17 +101,18 @@ impl Repair {
         // Sources that are left alone for a moment.
         let mut resting: BTreeMap<Incarnation, Instant> = BTreeMap::new();
         let mut swept = Instant::now();
-        // Nothing is to be learned at this map: the configs of thousands of slots need not be looked at again before the next.
+        // Nothing is to be learned at this map by this incarnation, which may be another one's successor at the same map: the
+        // configs of thousands of slots need not be looked at again before the next.
         let mut done_at = None;
         loop {
             resting.retain(|_, until| *until > Instant::now());
-            let map = self.ctx.state().cluster.map;
-            let wanted = if done_at == Some(map) {
+            let (map, me) = (self.ctx.state().cluster.map, self.ctx.me());
+            let wanted = if done_at == Some((map, me)) {
                 Wanted::new()
             } else {
-                self.wanted()
+                self.wanted(me)
             };
-            done_at = (wanted.is_empty() && pulls.is_empty()).then_some(map);
+            done_at = (wanted.is_empty() && pulls.is_empty()).then_some((map, me));
             for (source, slots) in wanted {
                 for some in slots.chunks(SLOTS_PER_PULL) {
                     if pulls.len() < PULLS_MAX && !resting.contains_key(&source) {
@@ -149,8 +150,7 @@ impl Repair {
     }
 
     /// Slots where this member is a learner and that no pull has in hand, by slot leader.
-    fn wanted(&self) -> Wanted {
-        let me = self.ctx.me();
+    fn wanted(&self, me: Incarnation) -> Wanted {
         let state = self.ctx.state();
         let busy = self.busy();
         let mut wanted = Wanted::new();

@@ -27,6 +27,8 @@ mod drain_tests;
 mod learn_tests;
 #[cfg(test)]
 mod net_tests;
+#[cfg(test)]
+mod rejoin_tests;
 
 pub use chaos::{Faults, Kind};
 pub use net::{End, SimNet, Tap};
