@@ -397,6 +397,12 @@ pub enum FsError {
     NoAttribute,
     #[error("no space left: {0}")]
     NoSpace(String),
+    /// EDQUOT.
+    #[error("over quota: {0}")]
+    OverQuota(String),
+    /// EXDEV: programs copy instead.
+    #[error("it is below another quota")]
+    CrossesDevice,
     #[error("file too large")]
     TooLarge,
     #[error("stale file handle")]

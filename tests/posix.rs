@@ -20,6 +20,8 @@ mod mapping;
 mod names;
 #[path = "posix/pending.rs"]
 mod pending;
+#[path = "posix/quotas.rs"]
+mod quotas;
 #[path = "posix/ranges.rs"]
 mod ranges;
 #[path = "posix/remount.rs"]

@@ -377,6 +377,12 @@ impl FileWriter {
         left
     }
 
+    /// Bytes of the records that are not acknowledged, those that may be merged included.
+    pub fn queued_bytes(&self) -> u64 {
+        let inner = self.inner();
+        inner.queue.iter().map(|one| one.payload.len() as u64).sum()
+    }
+
     /// What became of its records is not known any more: nobody will send them again, nor say that they are merged.
     pub fn abandon(&self) {
         for queued in &self.inner().queue {

@@ -3,6 +3,7 @@
 use crate::{
     call::Call,
     error::of_command,
+    quotas::limit_of,
     volume::{Outcome, Volume},
 };
 use hydfs_data::FileWriter;
@@ -361,6 +362,9 @@ impl Volume {
             return self.place_xattr(ino, rest).await;
         }
         self.barrier().await?;
+        if let Some(limit) = limit_of(name) {
+            return self.limit(ino, limit);
+        }
         Self::xattr_in(&self.ctx.state(), ino, name)
     }
 
@@ -396,6 +400,9 @@ impl Volume {
         if value.len() > XATTR_BYTES_MAX {
             return Err(FsError::TooBig);
         }
+        if let Some(limit) = limit_of(&name) {
+            return self.set_quota(call, ino, limit, Some(&value)).await;
+        }
         let mode = match (create, replace) {
             (true, _) => SetXattrMode::Create,
             (_, true) => SetXattrMode::Replace,
@@ -413,6 +420,9 @@ impl Volume {
 
     pub(crate) async fn remove_xattr(&self, call: &Call, ino: Ino, name: Vec<u8>) -> Outcome {
         Self::settable(ino, &name)?;
+        if let Some(limit) = limit_of(&name) {
+            return self.set_quota(call, ino, limit, None).await;
+        }
         let done = self
             .propose_for(call, Command::RemoveXattr { ino, name })
             .await;
@@ -446,6 +456,9 @@ impl Volume {
             return Ok(Answer::Value(
                 format!("{records} records, {bytes} bytes").into_bytes(),
             ));
+        }
+        if what == b"quota" {
+            return self.quota_text(ino);
         }
         let state = self.ctx.state();
         let inode = state.inode(ino).map_err(of_command)?;

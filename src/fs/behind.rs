@@ -197,7 +197,9 @@ impl Volume {
         }
         let state = self.covered()?;
         let writer = self.table.writer(ino)?;
-        if !self.is_only_writer(&state, &writer) || self.table.has_lost(ino) {
+        // Below a quota a write has room before it is answered.
+        let may = self.is_only_writer(&state, &writer) && !state.names.limits_bytes(ino);
+        if !may || self.table.has_lost(ino) {
             return None;
         }
         let (target, op) = match at {

@@ -270,6 +270,14 @@ impl Volume {
         let outcome = loop {
             let writer = self.writer(ino).await?;
             self.recall(ino).await?;
+            match self.have_room_for(&writer, offset, &content).await {
+                Ok(()) => {}
+                Err(DataError::WriterEnded(_)) => {
+                    self.replace_writer(ino, &writer).await?;
+                    continue;
+                }
+                Err(error) => break Err(error),
+            }
             // Until all of it is queued it is nobody's record: what another call salvages does not have it.
             let queued = self
                 .queue(call, &writer, offset, content.clone(), durable)

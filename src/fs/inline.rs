@@ -14,6 +14,7 @@ use crate::{
     content::{Piece, dirty_segments, padded},
     control::job_dir_name,
     directories::bare,
+    quotas::limit_of,
     synthetic::Synthetic,
     volume::{Outcome, Volume},
 };
@@ -122,7 +123,9 @@ impl Volume {
                 listed.transpose().map(|listed| listed.map(Answer::Entries))
             }
             Request::GetXattr { ino, name }
-                if !Synthetic::is(*ino) && !name.starts_with(b"user.hydfs.") =>
+                if !Synthetic::is(*ino)
+                    && !name.starts_with(b"user.hydfs.")
+                    && limit_of(name).is_none() =>
             {
                 Some(Self::xattr_in(&*self.covered()?, *ino, name))
             }

@@ -3,7 +3,7 @@
 
 mod lockers;
 
-use crate::{call::Call, volume::Outcome};
+use crate::{call::Call, quotas::Room, volume::Outcome};
 use bytes::Bytes;
 use hydfs_data::{DataError, FileWriter};
 use hydfs_memory::{Memory, OpenFile};
@@ -43,6 +43,8 @@ pub struct Use {
     pub busy: usize,
     /// Why writes that were answered early are lost, until somebody was told.
     pub lost: Option<DataError>,
+    /// Room of its writer below quotas.
+    pub room: Room,
 }
 
 impl Use {

@@ -95,7 +95,12 @@ impl Volume {
                     }
                 }
                 Err(AgreementError::Refused(CommandError::Changed)) => {}
-                Err(error) => return Err(crate::error::of_agreement(error)),
+                Err(error) => {
+                    let error = crate::error::of_agreement(error);
+                    if !self.may_try_again(ino, &error).await {
+                        return Err(error);
+                    }
+                }
             }
         }
         Err(FsError::TryAgain)
@@ -188,6 +193,17 @@ impl Volume {
             let shrinks = size < inode.attr.size && !wanted.grows_only();
             (cuts, reached.is_none(), shrinks)
         };
+        if self
+            .ctx
+            .state()
+            .inode(ino)
+            .is_ok_and(|inode| size > inode.attr.size)
+        {
+            // No command makes the file longer here, which a quota would refuse.
+            let writer = self.writer(ino).await?;
+            let room = self.have_room(&writer, Some(size), 0).await;
+            room.map_err(Self::data_error)?;
+        }
         for (segment, then) in cuts {
             let before = call.cut_before().filter(|one| one.segment == segment);
             let ask = |base| {

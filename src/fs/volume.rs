@@ -26,6 +26,7 @@ use hydfs_state::{Body, Event, State};
 use hydfs_store::Disk;
 use hydfs_types::{Attr, Clock, Command, Incarnation, Ino, Planted, ROOT_INO, Reply};
 use std::{
+    sync::Mutex,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -59,6 +60,8 @@ pub struct Volume {
     pub(crate) following: Arc<Following>,
     pub(crate) recent: Recent,
     pub(crate) behind: Behind,
+    /// When room below quotas was last given back on this mount's wish.
+    pub(crate) reclaimed: Mutex<Option<Instant>>,
 }
 
 /// Called with the path of a file in the directory of jobs that was closed after writing, or renamed there.
@@ -83,6 +86,7 @@ impl Volume {
             asked: Asked::default(),
             open_dirs: Numbers::from(clock.now()),
             following: Arc::default(),
+            reclaimed: Mutex::default(),
             clock,
             recent: Recent::default(),
             behind: Behind::default(),

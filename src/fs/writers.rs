@@ -89,12 +89,16 @@ impl Volume {
                 offset += self.place(ino, offset).await.map_err(Self::data_error)?.2;
             }
         }
+        let over_quota = self.hand_room_on(old, &new).await.err();
         let left = old.salvage();
         let appends = left.iter().any(|queued| queued.target == Target::Tail);
-        let mut lost = None;
+        // What was answered before there was a quota goes on all the same.
+        let mut lost = over_quota
+            .filter(|_| left.iter().any(|queued| !queued.behind))
+            .map(DataError::from);
         for queued in left {
             let note = queued.note.clone();
-            if lost.is_none() {
+            if lost.is_none() || queued.behind {
                 lost = self.push_again(&new, queued).err();
             }
             if let Some(note) = note.filter(|_| lost.is_some()) {

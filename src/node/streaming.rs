@@ -17,7 +17,10 @@ use rainstorm::{Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, St
 use std::{
     collections::BTreeMap,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{runtime, sync::watch};
@@ -197,7 +200,27 @@ struct Files {
     volume: Arc<Volume>,
     member: Arc<Member>,
     core: runtime::Handle,
-    writers: Mutex<BTreeMap<WriterId, Arc<FileWriter>>>,
+    writers: Mutex<BTreeMap<WriterId, Arc<Output>>>,
+}
+
+/// A task's writer of a file, and what is left of its room below quotas.
+struct Output {
+    writer: FileWriter,
+    room: AtomicU64,
+}
+
+impl Output {
+    /// Takes room for so many bytes. Whoever writes does one thing at a time.
+    async fn have_room(&self, volume: &Volume, bytes: u64) -> Result<(), FsError> {
+        let left = self.room.load(Relaxed);
+        let more = match left < bytes {
+            true => volume.room_for(&self.writer, bytes - left).await?,
+            false => 0,
+        };
+        self.room
+            .store(left.saturating_add(more).saturating_sub(bytes), Relaxed);
+        Ok(())
+    }
 }
 
 impl Files {
@@ -218,13 +241,13 @@ impl Files {
         })
     }
 
-    fn writers(&self) -> MutexGuard<'_, BTreeMap<WriterId, Arc<FileWriter>>> {
+    fn writers(&self) -> MutexGuard<'_, BTreeMap<WriterId, Arc<Output>>> {
         self.writers
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn writer(&self, sink: &Sink) -> Option<Arc<FileWriter>> {
+    fn output(&self, sink: &Sink) -> Option<Arc<Output>> {
         self.writers().get(&sink.id).cloned()
     }
 }
@@ -489,7 +512,10 @@ impl Storage for Files {
             match member.group.propose(grant).await {
                 Ok(Reply::Granted(granted)) => Ok((
                     attr.ino,
-                    Arc::new(member.data.writer(attr.ino, granted.writer)),
+                    Arc::new(Output {
+                        writer: member.data.writer(attr.ino, granted.writer),
+                        room: AtomicU64::new(0),
+                    }),
                 )),
                 Ok(other) => Err(StorageError::Unavailable(format!(
                     "unexpected answer {other:?}"
@@ -502,23 +528,26 @@ impl Storage for Files {
             }
         });
         Box::pin(async move {
-            let (ino, writer) = opened.await?;
+            let (ino, output) = opened.await?;
             let sink = Sink {
-                id: writer.writer,
+                id: output.writer.writer,
                 ino,
             };
             let mut writers = self.writers();
             // Tasks that are stopped half-way close nothing: the end of their attempt does.
-            writers.retain(|_, old| old.is_open());
-            writers.insert(sink.id, writer);
+            writers.retain(|_, old| old.writer.is_open());
+            writers.insert(sink.id, output);
             Ok(sink)
         })
     }
 
     fn append<'a>(&'a self, sink: &'a Sink, payload: Bytes) -> BoxFuture<'a, StorageResult<Seq>> {
-        let writer = self.writer(sink);
+        let (output, volume) = (self.output(sink), self.volume.clone());
         self.on_core(async move {
-            let writer = writer.ok_or(StorageError::Ended)?;
+            let output = output.ok_or(StorageError::Ended)?;
+            let room = output.have_room(&volume, payload.len() as u64).await;
+            room.map_err(|error| StorageError::Unavailable(error.to_string()))?;
+            let writer = &output.writer;
             let seq = writer
                 .push(Draft::new(
                     Target::Tail,
@@ -533,13 +562,10 @@ impl Storage for Files {
     }
 
     fn durable<'a>(&'a self, sink: &'a Sink, _seq: Seq) -> BoxFuture<'a, StorageResult<()>> {
-        let writer = self.writer(sink);
+        let output = self.output(sink);
         self.on_core(async move {
-            writer
-                .ok_or(StorageError::Ended)?
-                .sync()
-                .await
-                .map_err(of_data)
+            let output = output.ok_or(StorageError::Ended)?;
+            output.writer.sync().await.map_err(of_data)
         })
     }
 

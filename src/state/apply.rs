@@ -32,6 +32,7 @@ impl State {
             return answer;
         }
         let answer = self.decide(&envelope.command, events);
+        self.fence_shrunk(events);
         self.remember(envelope, &answer);
         answer
     }
@@ -179,6 +180,14 @@ impl State {
             } => self.grow(*ino, *size, *sole, versions, events),
             Command::Job(command) => self.job(command, events),
             Command::Fence { writer } => self.fence(*writer, events),
+            Command::SetQuota { dir, limit, most } => self.set_quota(*dir, *limit, *most, events),
+            Command::Reserve {
+                writer,
+                bytes,
+                spare,
+                instead_of,
+            } => self.reserve(*writer, *bytes, *spare, *instead_of),
+            Command::Reclaim { ino } => self.reclaim(*ino, events),
         }
     }
 }

@@ -27,6 +27,7 @@ impl State {
         self.audit_segments()?;
         self.audit_writers()?;
         self.audit_locks()?;
+        self.audit_quotas()?;
         self.audit_sessions()
     }
 
@@ -351,6 +352,44 @@ impl State {
                 writer.incarnation
             );
         }
+        Ok(())
+    }
+
+    fn audit_quotas(&self) -> Finding {
+        must!(self.shrunk.is_empty(), "a shorter file was forgotten");
+        let mut quotas = 0;
+        for (ino, inode) in &self.names.inodes {
+            match &inode.body {
+                Body::Directory(directory) => {
+                    let Some(quota) = &directory.quota else {
+                        continue;
+                    };
+                    quotas += 1;
+                    let counted = self.names.count_below(*ino, u64::MAX);
+                    must!(
+                        counted == Ok(quota.used),
+                        "{ino}: {counted:?} below it, {:?} counted",
+                        quota.used
+                    );
+                }
+                Body::File(file) => {
+                    let writers = self.names.writers.values();
+                    let own = writers.filter(|writer| writer.ino == *ino);
+                    let room: u64 = own.map(|writer| writer.room).sum();
+                    must!(
+                        room == file.room,
+                        "{ino}: its writers have room for {room}, {} counted",
+                        file.room
+                    );
+                }
+                Body::Symlink(_) | Body::Special => {}
+            }
+        }
+        must!(
+            quotas == self.names.quotas,
+            "{quotas} quotas, {} counted",
+            self.names.quotas
+        );
         Ok(())
     }
 

@@ -204,6 +204,33 @@ pub enum Command {
         sole: Option<(WriterId, Seq)>,
         versions: Vec<(SegmentId, SegmentVersion)>,
     },
+
+    // ---- quotas ----
+    /// Sets a limit of what is below a directory, or takes it away.
+    SetQuota {
+        dir: Ino,
+        limit: Limit,
+        most: Option<u64>,
+    },
+    /// Promises a writer so many bytes of the quotas that its file is below, and up to `spare` more. `instead_of`: an ended
+    /// writer of the same file gives its room up for that. Refused `OverQuota`; `Changed` where the writer has ended.
+    Reserve {
+        writer: WriterId,
+        bytes: u64,
+        spare: u64,
+        instead_of: Option<WriterId>,
+    },
+    /// Ends the writers that have room below the quotas of this file: somebody was refused, and they may not need all of it.
+    Reclaim {
+        ino: Ino,
+    },
+}
+
+/// What a quota limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Limit {
+    Bytes,
+    Inodes,
 }
 
 /// Wanted attribute changes; `None` leaves as is.
@@ -323,6 +350,8 @@ pub enum Reply {
     Granted(Granted),
     Merged(Vec<MergeOutcome>),
     Job(JobId),
+    /// Bytes of room that were promised.
+    Reserved(u64),
 }
 
 /// A reply with the entry it was decided at.
@@ -379,4 +408,8 @@ pub enum CommandError {
     TooManyLocks,
     #[error("it is needed where it is: {0}")]
     InUse(String),
+    #[error("the quota is used up: {0}")]
+    OverQuota(String),
+    #[error("it is below another quota")]
+    CrossesQuota,
 }

@@ -25,8 +25,8 @@ pub mod suspend;
 pub use agreement::{Agreement, AgreementError, AppliedWatch, CommandIdentity};
 pub use clock::{Clock, SystemClock, Time};
 pub use command::{
-    Applied, Command, CommandError, Created, Envelope, Granted, MergeItem, MergeOutcome, Reply,
-    SegmentCut, SetAttr, SetXattrMode, Then, Touched, WriterEnd,
+    Applied, Command, CommandError, Created, Envelope, Granted, Limit, MergeItem, MergeOutcome,
+    Reply, SegmentCut, SetAttr, SetXattrMode, Then, Touched, WriterEnd,
 };
 pub use data::{
     Append, AppendReply, Cutoff, DataRequest, DataResponse, FetchedRecord, Look, Looked, Peeked,

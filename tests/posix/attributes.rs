@@ -34,7 +34,7 @@ fn done(code: libc::c_int) -> io::Result<()> {
     }
 }
 
-fn set(path: &Path, name: &str, value: &[u8], flags: libc::c_int) -> io::Result<()> {
+pub(crate) fn set(path: &Path, name: &str, value: &[u8], flags: libc::c_int) -> io::Result<()> {
     let (path, name) = (c(path.as_os_str().as_bytes()), c(name.as_bytes()));
     // SAFETY: two strings that end with NUL, and a buffer of the length said.
     done(unsafe {
@@ -48,7 +48,7 @@ fn set(path: &Path, name: &str, value: &[u8], flags: libc::c_int) -> io::Result<
     })
 }
 
-fn remove(path: &Path, name: &str) -> io::Result<()> {
+pub(crate) fn remove(path: &Path, name: &str) -> io::Result<()> {
     let (path, name) = (c(path.as_os_str().as_bytes()), c(name.as_bytes()));
     // SAFETY: two strings that end with NUL.
     done(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) })

@@ -49,6 +49,7 @@ impl State {
         if self.names.entry_if_any(make.parent, make.name)?.is_some() {
             return Err(CommandError::Exists);
         }
+        self.names.fits(&self.names.quotas_at(make.parent), 1, 0)?;
         if let Some(incarnation) = make.grant {
             if make.kind != FileKind::Regular {
                 return Err(CommandError::Invalid(

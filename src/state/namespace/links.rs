@@ -32,6 +32,9 @@ impl State {
         if inode.attr.nlink >= LINKS_MAX {
             return Err(CommandError::TooManyLinks);
         }
+        if self.names.quotas_of(ino) != self.names.quotas_at(parent) {
+            return Err(CommandError::CrossesQuota);
+        }
         self.names.add_entry(parent, name, ino, None);
         self.entry_changed(parent, name, events);
         self.meta_changed(ino, events);

@@ -40,6 +40,9 @@ impl State {
             may_move(what.to_parent, what.to_name)?;
         }
         self.not_into_itself(source, what.to_parent)?;
+        if self.names.quotas_at(what.parent) != self.names.quotas_at(what.to_parent) {
+            return Err(CommandError::CrossesQuota);
+        }
         match target {
             Some(target) if what.exchange => {
                 self.not_into_itself(target, what.parent)?;

@@ -262,6 +262,20 @@ fn file_commands_keep_their_bytes() {
         end: 2,
     };
     golden(unlock, "0100ac020201040680c49fd50c05190607030102");
+    let quota = Command::SetQuota {
+        dir: Ino(6),
+        limit: Limit::Inodes,
+        most: Some(7),
+    };
+    golden(quota, "?");
+    let reserve = Command::Reserve {
+        writer: WriterId(5),
+        bytes: 6,
+        spare: 7,
+        instead_of: Some(WriterId(8)),
+    };
+    golden(reserve, "?");
+    golden(Command::Reclaim { ino: Ino(6) }, "?");
 }
 
 #[test]
@@ -282,7 +296,7 @@ fn a_small_state_keeps_its_bytes() {
     let bytes = state.snapshot();
     assert_eq!(
         hex(&bytes),
-        "01000180c49fd50c0501abababababababababababababababab03010000000000000001010101ed0300000200000080c49fd50c0580c49fd50c0580c49fd50c0580c49fd50c05008a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f10001010000000000000000000000020000000000f627d318"
+        "01000180c49fd50c0501abababababababababababababababab03010000000000000001010101ed0300000200000080c49fd50c0580c49fd50c0580c49fd50c0580c49fd50c05008a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f100010100000000000000000000000000020000000000f5a0b761"
     );
     assert_eq!(State::restore(&bytes), Ok(state));
 }

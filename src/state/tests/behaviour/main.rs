@@ -8,6 +8,7 @@ mod jobs;
 mod locks;
 mod names;
 mod owners;
+mod quotas;
 mod random;
 mod sessions;
 mod truncate;

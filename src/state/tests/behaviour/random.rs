@@ -290,6 +290,16 @@ fn grant(state: &State, raw: [u8; 5]) -> Command {
     }
 }
 
+fn reserve(state: &State, raw: [u8; 5]) -> Command {
+    let writers = || state.names.writers.keys().copied();
+    Command::Reserve {
+        writer: pick(writers(), raw[0]).unwrap_or_default(),
+        bytes: u64::from(raw[1]) << 10,
+        spare: u64::from(raw[2]) << 12,
+        instead_of: pick(writers(), raw[3]).filter(|_| raw[4].is_multiple_of(2)),
+    }
+}
+
 fn create(state: &State, raw: [u8; 5]) -> Command {
     let kind = match raw[0] % 6 {
         0 | 1 => FileKind::Directory,
@@ -313,7 +323,7 @@ fn create(state: &State, raw: [u8; 5]) -> Command {
 fn command(state: &State, (kind, raw): Raw) -> Command {
     // Clusters without anybody refuse everything: most histories keep somebody alive.
     let many = state.cluster.alive.len() > 1 || raw[4].is_multiple_of(8);
-    match kind % 44 {
+    match kind % 50 {
         0..=2 => member(state, raw),
         3 if many => Command::Expire {
             incarnations: raw[..1 + usize::from(raw[2].is_multiple_of(4))]
@@ -369,6 +379,19 @@ fn command(state: &State, (kind, raw): Raw) -> Command {
         43 => Command::Drain {
             incarnation: incarnation(state, raw[0]),
             on: raw[1].is_multiple_of(2),
+        },
+        44 | 45 => Command::SetQuota {
+            dir: directory(state, raw[0]),
+            limit: if raw[1].is_multiple_of(2) {
+                Limit::Bytes
+            } else {
+                Limit::Inodes
+            },
+            most: (!raw[2].is_multiple_of(4)).then(|| u64::from(raw[3]) << (raw[4] % 20)),
+        },
+        46..=48 => reserve(state, raw),
+        49 => Command::Reclaim {
+            ino: file(state, raw[0]),
         },
         21 => Command::SetAttr {
             ino: file(state, raw[0]),
