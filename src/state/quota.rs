@@ -10,7 +10,7 @@
 //! file systems, and programs copy instead. Unlinked files that are still open count nowhere.
 
 use crate::{Body, Event, Namespace, State};
-use hydfs_types::{CommandError, Ino, Limit, ROOT_INO, Reply, WriterId};
+use hydfs_types::{CommandError, Incarnation, Ino, Limit, ROOT_INO, Reply, WriterId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -321,6 +321,38 @@ impl State {
         }
         self.names.set_room(id, has + bytes + spare);
         Ok(Reply::Reserved(bytes + spare))
+    }
+
+    /// Room of fenced writers whose incarnation has ended is free once all that they wrote is in sizes, though what became of
+    /// it is kept until their owner returns (R5): no other writer goes on for them.
+    pub(crate) fn release_room(&mut self, ino: Ino) {
+        let Ok(file) = self.names.regular(ino) else {
+            return;
+        };
+        if file.room == 0 {
+            return;
+        }
+        let segments = || file.segments.values().map(|id| &self.names.segments[id]);
+        let waits = |id: &WriterId| {
+            segments().any(|one| one.ended.contains_key(id) || one.fenced.contains(id))
+        };
+        let over = |id: &WriterId| {
+            let writer = &self.names.writers[id];
+            !self.cluster.alive.contains_key(&writer.incarnation) && !waits(id)
+        };
+        let over: Vec<WriterId> = file.unread.iter().copied().filter(|id| over(id)).collect();
+        over.into_iter().for_each(|id| self.names.set_room(id, 0));
+    }
+
+    /// The same for all that an ended incarnation wrote.
+    pub(crate) fn release_rooms(&mut self, ended: &BTreeSet<Incarnation>) {
+        if self.names.quotas == 0 {
+            return;
+        }
+        let writers = self.names.writers.values();
+        let own = writers.filter(|one| one.room > 0 && ended.contains(&one.incarnation));
+        let inos: BTreeSet<Ino> = own.map(|writer| writer.ino).collect();
+        inos.into_iter().for_each(|ino| self.release_room(ino));
     }
 
     /// Somebody was refused: writers that hold room below the same quotas as this file end, so that what they do not need

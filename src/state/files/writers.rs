@@ -120,6 +120,7 @@ impl State {
     pub(crate) fn writers_ended(&mut self, ended: &Ended, events: &mut Vec<Event>) {
         for (ino, writers) in ended {
             self.names.forget_writers(*ino, writers);
+            self.release_room(*ino);
             events.push(Event::Writers(*ino));
         }
     }

@@ -267,15 +267,15 @@ fn file_commands_keep_their_bytes() {
         limit: Limit::Inodes,
         most: Some(7),
     };
-    golden(quota, "?");
+    golden(quota, "0100ac020201040680c49fd50c051d06010107");
     let reserve = Command::Reserve {
         writer: WriterId(5),
         bytes: 6,
         spare: 7,
         instead_of: Some(WriterId(8)),
     };
-    golden(reserve, "?");
-    golden(Command::Reclaim { ino: Ino(6) }, "?");
+    golden(reserve, "0100ac020201040680c49fd50c051e0506070108");
+    golden(Command::Reclaim { ino: Ino(6) }, "0100ac020201040680c49fd50c051f06");
 }
 
 #[test]

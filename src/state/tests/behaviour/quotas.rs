@@ -170,6 +170,40 @@ fn a_replaced_writer_hands_its_room_on() {
 }
 
 #[test]
+fn the_room_of_a_dead_member_is_free_when_its_end_is_merged() {
+    let mut bench = Bench::new(2);
+    let (dir, file, _) = limited(&mut bench, 1000);
+    let writer = bench.grant(file, 2);
+    bench.ok(reserve(writer, 600, None));
+    bench.expire(&[2]);
+    assert_eq!(used(&bench, dir).room, 600);
+    let segment = bench.segment_at(file, 0);
+    let item = bench.item(segment, &[(writer, 2)], 200);
+    bench.merge(item);
+    let merged = Usage {
+        inodes: 1,
+        bytes: 200,
+        room: 0,
+    };
+    assert_eq!(used(&bench, dir), merged);
+}
+
+#[test]
+fn the_room_of_a_fenced_writer_is_free_when_its_member_dies() {
+    let mut bench = Bench::new(2);
+    let (dir, file, writer) = limited(&mut bench, 1000);
+    bench.ok(reserve(writer, 600, None));
+    bench.ok(Command::Reclaim { ino: file });
+    let segment = bench.segment_at(file, 0);
+    let item = bench.item(segment, &[(writer, 2)], 200);
+    bench.merge(item);
+    // Its owner may hand it on.
+    assert_eq!(used(&bench, dir).room, 600);
+    bench.expire(&[1]);
+    assert_eq!(used(&bench, dir).room, 0);
+}
+
+#[test]
 fn whoever_is_refused_has_others_end() {
     let mut bench = Bench::new(2);
     let (dir, file, writer) = limited(&mut bench, 1000);
