@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// Largest offset of a file in bytes.
 pub(crate) const OFFSET_MAX: u64 = i64::MAX as u64 - PAYLOAD_BYTES_MAX as u64;
+/// Times that a read begins anew because the file was cut meanwhile.
+const READS: usize = 100;
 /// Times that a sync begins anew because the cluster ended the writer.
 const SYNCS: usize = 50;
 
@@ -112,39 +114,57 @@ impl Volume {
             .map(drop)
     }
 
+    /// The agreed content of a range. Where a base ends before its piece there is a hole, unless the file was cut between
+    /// the look at its segments and the bytes: then it is read anew, so that nobody sees zeros that were never there.
     async fn read_pieces(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
-        let pieces = Self::pieces(&self.ctx.state(), ino, offset, u64::from(len))?;
+        for _ in 0..READS {
+            let (version, pieces) = {
+                let state = self.ctx.state();
+                let version = state.inode(ino).map_err(of_command)?.data_version;
+                (version, Self::pieces(&state, ino, offset, u64::from(len))?)
+            };
+            match self.read_through(&pieces).await {
+                Ok((bytes, true)) => return Ok(bytes),
+                Ok((bytes, false)) => {
+                    // Who answered may have applied a cut that is not applied here.
+                    self.barrier().await?;
+                    let state = self.ctx.state();
+                    if state.inode(ino).map_err(of_command)?.data_version == version {
+                        return Ok(bytes);
+                    }
+                }
+                Err(DataError::Retired(_)) => self.barrier().await?,
+                Err(error) => return Err(Self::data_error(error)),
+            }
+        }
+        Err(FsError::TryAgain)
+    }
+
+    /// The bytes of pieces, and whether there were as many as asked for: what is missing of one is zeros.
+    async fn read_through(&self, pieces: &[Piece]) -> Result<(Bytes, bool), DataError> {
         if let [
             Piece {
                 segment: Some((segment, at)),
                 len,
             },
-        ] = pieces[..]
+        ] = *pieces
         {
-            let bytes = self
-                .data
-                .reader
-                .read(segment, at, len as u32)
-                .await
-                .map_err(Self::data_error)?;
-            return Ok(padded(bytes, len));
+            let bytes = self.data.reader.read(segment, at, len as u32).await?;
+            let whole = bytes.len() >= len;
+            return Ok((padded(bytes, len), whole));
         }
         let mut all = BytesMut::with_capacity(pieces.iter().map(|piece| piece.len).sum());
+        let mut whole = true;
         for piece in pieces {
             let end = all.len() + piece.len;
             if let Some((segment, at)) = piece.segment {
-                all.extend_from_slice(
-                    &self
-                        .data
-                        .reader
-                        .read(segment, at, piece.len as u32)
-                        .await
-                        .map_err(Self::data_error)?,
-                );
+                let bytes = self.data.reader.read(segment, at, piece.len as u32).await?;
+                whole &= bytes.len() >= piece.len;
+                all.extend_from_slice(&bytes);
             }
             all.resize(end, 0);
         }
-        Ok(all.freeze())
+        Ok((all.freeze(), whole))
     }
 
     /// The pieces of a range, up to the file's end.

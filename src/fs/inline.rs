@@ -164,7 +164,7 @@ impl Volume {
         if self.is_behind(ino) {
             return None;
         }
-        let (segment, at, len) = {
+        let (version, segment, at, len) = {
             let state = self.covered()?;
             if !dirty_segments(&state, ino, offset, u64::from(len))
                 .ok()?
@@ -179,14 +179,25 @@ impl Volume {
                         segment: Some((segment, at)),
                         len,
                     },
-                ] => (self.data.reader.at_hand(&state, segment)?, at, len),
+                ] => {
+                    let version = state.inode(ino).ok()?.data_version;
+                    let held = self.data.reader.at_hand(&state, segment)?;
+                    (version, held, at, len)
+                }
                 _ => return None,
             }
         };
         let bytes = self.data.reader.read_at_hand(segment, at, len as u32)?;
         // What was read may be of a cut that was agreed since.
-        let seen = self.ctx.state.try_read().ok()?.index;
-        let shown = self.ctx.agreement.visible() >= seen;
+        let state = self.ctx.state.try_read().ok()?;
+        let shown = self.ctx.agreement.visible() >= state.index;
+        // Zeros are where there is a hole, not where the file was cut meanwhile.
+        let same = || {
+            state
+                .inode(ino)
+                .is_ok_and(|now| now.data_version == version)
+        };
+        let shown = shown && (bytes.len() >= len || same());
         shown.then(|| Ok(Answer::Data(padded(bytes, len))))
     }
 

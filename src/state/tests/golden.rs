@@ -275,7 +275,10 @@ fn file_commands_keep_their_bytes() {
         instead_of: Some(WriterId(8)),
     };
     golden(reserve, "0100ac020201040680c49fd50c051e0506070108");
-    golden(Command::Reclaim { ino: Ino(6) }, "0100ac020201040680c49fd50c051f06");
+    golden(
+        Command::Reclaim { ino: Ino(6) },
+        "0100ac020201040680c49fd50c051f06",
+    );
 }
 
 #[test]
