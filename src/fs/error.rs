@@ -32,6 +32,7 @@ pub fn of_command(error: CommandError) -> FsError {
         CommandError::Locked => FsError::TryAgain,
         CommandError::TooManyLocks => FsError::NoLocks(error.to_string()),
         CommandError::InUse(why) => FsError::InUse(why),
+        CommandError::Denied => FsError::Denied,
     }
 }
 

@@ -121,10 +121,9 @@ impl Volume {
                 });
                 listed.transpose().map(|listed| listed.map(Answer::Entries))
             }
-            Request::GetXattr { ino, name }
-                if !Synthetic::is(*ino) && !name.starts_with(b"user.hydfs.") =>
-            {
-                Some(Self::xattr_in(&*self.covered()?, *ino, name))
+            Request::GetXattr { ino, .. } if Synthetic::is(*ino) => Some(Err(FsError::NoAttribute)),
+            Request::GetXattr { ino, name } if !name.starts_with(b"user.hydfs.") => {
+                Some(self.xattr_in(&*self.covered()?, *ino, name))
             }
             Request::ListXattr { ino } if !Synthetic::is(*ino) => {
                 Some(Self::xattrs_in(&*self.covered()?, *ino))

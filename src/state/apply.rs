@@ -3,7 +3,7 @@
 use crate::{
     Event, State,
     admit::Start,
-    namespace::{Asks, Make, Move},
+    namespace::{Asks, Make, Move, NewAcl},
 };
 use hydfs_types::{Command, CommandError, Envelope, Incarnation, LogIndex, Reply};
 
@@ -100,6 +100,7 @@ impl State {
                 rdev,
                 target,
                 grant,
+                umask,
             } => {
                 let make = Make {
                     parent: *parent,
@@ -111,6 +112,7 @@ impl State {
                     rdev: *rdev,
                     target,
                     grant: *grant,
+                    umask: *umask,
                 };
                 self.create(&make, events)
             }
@@ -153,6 +155,21 @@ impl State {
                 value,
                 mode,
             } => self.set_xattr(*ino, name, value, *mode, events),
+            Command::SetAcl {
+                ino,
+                default,
+                list,
+                owner,
+                set_gid,
+            } => {
+                let new = NewAcl {
+                    default: *default,
+                    list,
+                    owner: *owner,
+                    set_gid: *set_gid,
+                };
+                self.set_acl(*ino, &new, events)
+            }
             Command::RemoveXattr { ino, name } => self.remove_xattr(*ino, name, events),
             Command::ReleaseOrphans { incarnation, inos } => {
                 self.release_orphans(*incarnation, inos, events)
