@@ -1,6 +1,8 @@
 //! The file system as its users meet it: real members, real mounts, ordinary programs and system calls. One file a
 //! family below `posix/`; each test has a cluster of its own.
 
+#[path = "posix/acls.rs"]
+mod acls;
 #[path = "posix/attributes.rs"]
 mod attributes;
 #[path = "posix/big.rs"]

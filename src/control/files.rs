@@ -94,6 +94,7 @@ pub(crate) async fn create(
         parent,
         name,
         mode: NEW_FILE_MODE,
+        umask: 0,
         how,
     };
     let made = async {

@@ -34,6 +34,7 @@ pub fn of_command(error: CommandError) -> FsError {
         CommandError::InUse(why) => FsError::InUse(why),
         CommandError::OverQuota(why) => FsError::OverQuota(why),
         CommandError::CrossesQuota => FsError::CrossesDevice,
+        CommandError::Denied => FsError::Denied,
     }
 }
 

@@ -122,12 +122,11 @@ impl Volume {
                 });
                 listed.transpose().map(|listed| listed.map(Answer::Entries))
             }
+            Request::GetXattr { ino, .. } if Synthetic::is(*ino) => Some(Err(FsError::NoAttribute)),
             Request::GetXattr { ino, name }
-                if !Synthetic::is(*ino)
-                    && !name.starts_with(b"user.hydfs.")
-                    && limit_of(name).is_none() =>
+                if !name.starts_with(b"user.hydfs.") && limit_of(name).is_none() =>
             {
-                Some(Self::xattr_in(&*self.covered()?, *ino, name))
+                Some(self.xattr_in(&*self.covered()?, *ino, name))
             }
             Request::ListXattr { ino } if !Synthetic::is(*ino) => {
                 Some(Self::xattrs_in(&*self.covered()?, *ino))

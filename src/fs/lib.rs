@@ -34,6 +34,7 @@ mod truncate;
 mod unanswered;
 mod volume;
 mod writers;
+mod xattrs;
 
 pub use kept::KeptCounts;
 pub use lines::Lines;

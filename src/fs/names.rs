@@ -7,6 +7,7 @@ use crate::{
     volume::{Outcome, Volume},
 };
 use hydfs_mount::{Answer, Caller, Capability, FsError, How};
+use hydfs_state::Inode;
 use hydfs_types::{Attr, Command, Created, FileKind, Ino, JOBS_DIR, ROOT_INO, Reply};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -17,22 +18,15 @@ const CREATE_TRIES: usize = 8;
 /// Whether somebody may open a file that exists, which the kernel takes for one that this very call makes: it checks nothing
 /// of it. Only where there is no doubt: rules for directories that are shared are not known here, and a truncate clears
 /// set-id bits.
-fn surely_opens(caller: Caller, dir: &Attr, attr: &Attr, how: How) -> bool {
+fn surely_opens(caller: Caller, dir: &Attr, inode: &Inode, how: How) -> bool {
     const STICKY: u16 = 0o1000;
-    let mine = attr.uid == caller.uid;
+    let attr = &inode.attr;
     let wanted = (u16::from(how.read) << 2) | (u16::from(how.write || how.truncate) << 1);
-    let (of_owner, of_group, of_others) = (attr.mode >> 6, attr.mode >> 3, attr.mode);
-    let grants = |granted| granted & wanted == wanted;
-    let as_another = || match caller.is_in(attr.gid) {
-        Some(true) => of_group,
-        Some(false) => of_others,
-        None => of_group & of_others,
-    };
-    let by_mode = || grants(if mine { of_owner } else { as_another() });
+    let is_granted = || inode.grants(caller.uid, |gid| caller.is_in(gid), wanted);
     attr.kind == FileKind::Regular
-        && (mine || dir.mode & STICKY == 0)
+        && (attr.uid == caller.uid || dir.mode & STICKY == 0)
         && !(how.truncate && attr.has_set_id())
-        && (by_mode() || caller.has(Capability::OverrideAccess))
+        && (is_granted() || caller.has(Capability::OverrideAccess))
 }
 
 impl Volume {
@@ -52,7 +46,7 @@ impl Volume {
         parent: Ino,
         name: Vec<u8>,
         kind: FileKind,
-        mode: u16,
+        (mode, umask): (u16, u16),
         rdev: u32,
         target: Vec<u8>,
     ) -> Outcome {
@@ -67,6 +61,7 @@ impl Volume {
             rdev,
             target,
             grant: None,
+            umask,
         };
         Self::attr_of(self.propose_for(call, command).await?).map(Answer::Attr)
     }
@@ -78,7 +73,7 @@ impl Volume {
         caller: Caller,
         parent: Ino,
         name: Vec<u8>,
-        mode: u16,
+        (mode, umask): (u16, u16),
         how: How,
     ) -> Outcome {
         if Synthetic::is(parent) {
@@ -96,6 +91,7 @@ impl Volume {
             rdev: 0,
             target: Vec::new(),
             grant,
+            umask,
         };
         for _ in 0..CREATE_TRIES {
             let asked = Instant::now();
@@ -149,17 +145,17 @@ impl Volume {
         (parent, name): (Ino, &[u8]),
         how: How,
     ) -> Outcome<Option<Answer>> {
-        let (dir, attr) = {
+        let (attr, may_open) = {
             let state = self.ctx.state();
             let dir = state.inode(parent).map_err(of_command)?.attr;
             let found = state.lookup(parent, name).and_then(|ino| state.inode(ino));
             let Ok(inode) = found else { return Ok(None) };
-            (dir, inode.attr)
+            (inode.attr, surely_opens(caller, &dir, inode, how))
         };
         if attr.kind == FileKind::Directory {
             return Err(FsError::IsDirectory);
         }
-        if !surely_opens(caller, &dir, &attr, how) {
+        if !may_open {
             // The kernel looks the name up again, and then checks.
             return Err(FsError::Stale);
         }
@@ -277,6 +273,7 @@ impl Volume {
             rdev: 0,
             target: Vec::new(),
             grant: None,
+            umask: 0,
         };
         Self::attr_of(self.propose(command).await?)
     }

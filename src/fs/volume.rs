@@ -17,6 +17,7 @@ use crate::{
     table::{Numbers, Table},
     told::Told,
     unanswered::Unanswered,
+    xattrs::is_acl,
 };
 use bytes::Bytes;
 use hydfs_data::{Context, Data, WriteBehind};
@@ -33,7 +34,7 @@ use std::{
 use tokio::time::Instant;
 
 /// The root's attributes are answered from the local state when the group gives no answer for so long.
-const ROOT_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const ROOT_WAIT: Duration = Duration::from_secs(1);
 
 /// Result of a call.
 pub type Outcome<T = Answer> = Result<T, FsError>;
@@ -132,7 +133,12 @@ impl Volume {
             drop(kernel.invalidate_pages(ino));
         }
         self.following.set_kernel(kernel.clone());
-        drop(self.kernel.set(kernel));
+        drop(self.kernel.set(kernel.clone()));
+        let memory = self.table.memory();
+        self.tell_early(
+            kernel.as_ref(),
+            memory.is_some_and(|memory| memory.takes_over()),
+        );
     }
 
     /// Whom to tell of new specs. Once.
@@ -230,6 +236,8 @@ impl Volume {
             | Request::GetLock { ino, .. } => Some(*ino),
             _ => None,
         };
+        let is_of_root =
+            matches!(&request, Request::GetXattr { ino: ROOT_INO, name } if is_acl(name));
         let began = Instant::now();
         let answer = self.clone().work(&call, caller, request).await;
         call.set_answered();
@@ -239,7 +247,10 @@ impl Volume {
         };
         let answer = match read {
             // The root answers also without a majority: the way to the control tree leads over it.
-            Some(ROOT_INO) if matches!(&answer, Ok(Answer::Attr(attr)) if attr.ino == ROOT_INO) => {
+            Some(ROOT_INO)
+                if is_of_root
+                    || matches!(&answer, Ok(Answer::Attr(attr)) if attr.ino == ROOT_INO) =>
+            {
                 drop(tokio::time::timeout_at(began + ROOT_WAIT, self.shown(Ok(()))).await);
                 answer
             }
@@ -266,10 +277,12 @@ impl Volume {
                 name,
                 kind,
                 mode,
+                umask,
                 rdev,
                 target,
             } => {
-                self.make(call, caller, parent, name, kind, mode, rdev, target)
+                let modes = (mode, umask);
+                self.make(call, caller, parent, name, kind, modes, rdev, target)
                     .await
             }
             Request::Link { ino, parent, name } => self.link(call, ino, parent, name).await,
@@ -292,8 +305,12 @@ impl Volume {
                 parent,
                 name,
                 mode,
+                umask,
                 how,
-            } => self.create(call, caller, parent, name, mode, how).await,
+            } => {
+                let modes = (mode, umask);
+                self.create(call, caller, parent, name, modes, how).await
+            }
             Request::Read {
                 ino,
                 handle,
@@ -354,10 +371,10 @@ impl Volume {
                 create,
                 replace,
             } => {
-                self.set_xattr(call, ino, name, value, create, replace)
-                    .await
+                let (what, how) = ((name, value), (create, replace));
+                self.set_xattr(call, caller, ino, what, how).await
             }
-            Request::RemoveXattr { ino, name } => self.remove_xattr(call, ino, name).await,
+            Request::RemoveXattr { ino, name } => self.remove_xattr(call, caller, ino, name).await,
             Request::Allocate {
                 ino,
                 handle,
@@ -450,28 +467,6 @@ impl Volume {
             .lookup(parent, name)
             .map_err(crate::error::of_command)?;
         Ok((ino, self.as_known(state, ino)?))
-    }
-
-    async fn get_attr(&self, ino: Ino) -> Outcome<Attr> {
-        if Synthetic::is(ino) {
-            let (path, _) = self.control_of(ino)?;
-            return self.control_attr(&path);
-        }
-        match tokio::time::timeout(ROOT_WAIT, self.barrier()).await {
-            Ok(Ok(())) => {}
-            // The way to `.cluster` leads through the root: it has to be there when nothing else can be agreed.
-            _ if ino == ROOT_INO => {
-                return Ok(self
-                    .ctx
-                    .state()
-                    .inode(ino)
-                    .map_err(crate::error::of_command)?
-                    .attr);
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(_) => self.barrier().await?,
-        }
-        self.peeked(ino).await
     }
 
     async fn read_link(&self, ino: Ino) -> Outcome {

@@ -20,6 +20,7 @@ mod metrics;
 mod pace;
 mod planted;
 mod privacy;
+mod rights;
 mod router;
 mod seams;
 mod status;

@@ -336,6 +336,7 @@ impl Member {
             rdev: 0,
             target: Vec::new(),
             grant: None,
+            umask: 0,
         };
         match self.group.propose(jobs).await {
             Ok(_) | Err(AgreementError::Refused(CommandError::Exists)) => {}

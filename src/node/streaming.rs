@@ -3,7 +3,12 @@
 //! RainStorm computes on a runtime of its own; everything that touches the data plane is handed to the member's core
 //! runtime, where the rules of the data plane hold.
 
-use crate::{Error, member::Member, workers::Members};
+use crate::{
+    Error,
+    member::Member,
+    rights::{ensure, may, may_write, split, walk},
+    workers::Members,
+};
 use bytes::Bytes;
 use hydfs_data::{Draft, FileWriter, Target};
 use hydfs_fs::Volume;
@@ -11,7 +16,7 @@ use hydfs_mount::FsError;
 use hydfs_state::Body;
 use hydfs_types::{
     Agreement, AgreementError, Attempt, Attr, BoxFuture, Clock, Command, CommandError, FileKind,
-    Frame, Ino, JobId, MemberId, Op, Peer, ROOT_INO, Reply, Seq, SystemClock, WriterId,
+    Frame, Ino, JobId, MemberId, Op, Peer, Reply, Seq, SystemClock, WriterId,
 };
 use rainstorm::{Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
 use std::{
@@ -252,7 +257,7 @@ impl Files {
     }
 }
 
-fn of_fs(path: &str, error: FsError) -> StorageError {
+pub(crate) fn of_fs(path: &str, error: FsError) -> StorageError {
     match error {
         FsError::NotFound | FsError::Stale => StorageError::NotFound(path.into()),
         FsError::Denied | FsError::NotPermitted(_) => StorageError::Denied(path.into()),
@@ -263,41 +268,6 @@ fn of_fs(path: &str, error: FsError) -> StorageError {
         | FsError::Invalid(_) => StorageError::Invalid(format!("{path}: {error}")),
         other => StorageError::Unavailable(format!("{path}: {other}")),
     }
-}
-
-fn may(attr: &Attr, owner: Owner, bit: u16) -> bool {
-    let shift = if owner.uid == attr.uid {
-        6
-    } else if owner.gid == attr.gid {
-        3
-    } else {
-        0
-    };
-    owner.uid == 0 || attr.mode >> shift & bit != 0
-}
-
-/// Follows a path as this user would: every directory must be enterable.
-async fn walk(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Attr> {
-    let mut attr = volume
-        .stat(ROOT_INO)
-        .await
-        .map_err(|error| of_fs(path, error))?;
-    for name in path.split('/').filter(|name| !name.is_empty()) {
-        if attr.kind == FileKind::Directory && !may(&attr, owner, 1) {
-            return Err(StorageError::Denied(path.into()));
-        }
-        attr = volume
-            .lookup(attr.ino, name.as_bytes())
-            .await
-            .map_err(|error| of_fs(path, error))?;
-    }
-    Ok(attr)
-}
-
-fn split(path: &str) -> (&str, &str) {
-    let path = path.trim_end_matches('/');
-    let at = path.rfind('/').unwrap_or_default();
-    (&path[..at], path[at..].trim_start_matches('/'))
 }
 
 fn entry(volume: &Volume, name: &str, attr: &Attr) -> Entry {
@@ -314,65 +284,6 @@ fn entry(volume: &Volume, name: &str, attr: &Attr) -> Entry {
         uid: attr.uid,
         gid: attr.gid,
         busy,
-    }
-}
-
-/// Makes what is missing: a directory or a file, owned by `owner`. What is there is of this kind, or an error.
-async fn ensure(volume: &Volume, path: &str, owner: Owner, kind: FileKind) -> StorageResult<Attr> {
-    match walk(volume, path, owner).await {
-        Err(StorageError::NotFound(_)) => {}
-        Ok(attr) if attr.kind != kind => {
-            let wanted = if kind == FileKind::Directory {
-                "directory"
-            } else {
-                "regular file"
-            };
-            return Err(StorageError::Invalid(format!("{path}: not a {wanted}")));
-        }
-        found => return found,
-    }
-    let (dir, name) = split(path);
-    let parent = Box::pin(ensure(volume, dir, owner, FileKind::Directory)).await?;
-    // The folder of a job is made for its owner, who may write nothing else there.
-    let of_job = dir == "/.jobs" && kind == FileKind::Directory;
-    if !may(&parent, owner, 2) && !of_job {
-        return Err(StorageError::Denied(path.into()));
-    }
-    let mode = if kind == FileKind::Directory {
-        0o755
-    } else {
-        0o644
-    };
-    match volume
-        .make_owned(
-            parent.ino,
-            name.as_bytes(),
-            kind,
-            mode,
-            owner.uid,
-            owner.gid,
-        )
-        .await
-    {
-        Ok(attr) => Ok(attr),
-        Err(FsError::Exists) => walk(volume, path, owner).await,
-        Err(error) => Err(of_fs(path, error)),
-    }
-}
-
-/// Whether a user may write what is there, or make what is missing as `ensure` does.
-async fn may_write(volume: &Volume, path: &str, owner: Owner) -> StorageResult<()> {
-    let may = match walk(volume, path, owner).await {
-        Ok(attr) => may(&attr, owner, 2),
-        Err(StorageError::NotFound(_)) => match split(path).0 {
-            "/.jobs" => true,
-            dir => return Box::pin(may_write(volume, dir, owner)).await,
-        },
-        Err(error) => return Err(error),
-    };
-    match may {
-        true => Ok(()),
-        false => Err(StorageError::Denied(path.into())),
     }
 }
 
@@ -501,7 +412,7 @@ impl Storage for Files {
         let (volume, member, path) = (self.volume.clone(), self.member.clone(), path.to_owned());
         let opened = self.on_core(async move {
             let attr = ensure(&volume, &path, owner, FileKind::Regular).await?;
-            if !may(&attr, owner, 2) {
+            if !may(&volume, &attr, owner, 2) {
                 return Err(StorageError::Denied(path));
             }
             let grant = Command::Grant {
@@ -616,7 +527,7 @@ async fn pinned(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Sour
     if attr.kind != FileKind::Regular {
         return Err(StorageError::Invalid(format!("{path}: not a regular file")));
     }
-    if !may(&attr, owner, 4) {
+    if !may(&volume, &attr, owner, 4) {
         return Err(StorageError::Denied(path.into()));
     }
     // Agreed, and of one moment: what this member alone knows of the file others cannot read yet.

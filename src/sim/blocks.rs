@@ -238,6 +238,7 @@ async fn open(mount: &dyn Ask, name: &str) -> Result<Open, FsError> {
         parent: ROOT_INO,
         name: name.as_bytes().to_vec(),
         mode: 0o644,
+        umask: 0,
         how,
     };
     match call(mount, request).await? {

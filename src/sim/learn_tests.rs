@@ -44,6 +44,7 @@ async fn write_one(mount: &Arc<Member>, name: String) -> Result<(), FsError> {
         parent: ROOT_INO,
         name: name.clone().into_bytes(),
         mode: 0o644,
+        umask: 0,
         how,
     };
     let Answer::Created(attr, opened) = call(mount, create).await? else {

@@ -3,7 +3,7 @@
 use crate::{
     Event, State,
     admit::Start,
-    namespace::{Asks, Make, Move},
+    namespace::{Asks, Make, Move, NewAcl},
 };
 use hydfs_types::{Command, CommandError, Envelope, Incarnation, LogIndex, Reply};
 
@@ -101,6 +101,7 @@ impl State {
                 rdev,
                 target,
                 grant,
+                umask,
             } => {
                 let make = Make {
                     parent: *parent,
@@ -112,6 +113,7 @@ impl State {
                     rdev: *rdev,
                     target,
                     grant: *grant,
+                    umask: *umask,
                 };
                 self.create(&make, events)
             }
@@ -154,6 +156,21 @@ impl State {
                 value,
                 mode,
             } => self.set_xattr(*ino, name, value, *mode, events),
+            Command::SetAcl {
+                ino,
+                default,
+                list,
+                owner,
+                set_gid,
+            } => {
+                let new = NewAcl {
+                    default: *default,
+                    list,
+                    owner: *owner,
+                    set_gid: *set_gid,
+                };
+                self.set_acl(*ino, &new, events)
+            }
             Command::RemoveXattr { ino, name } => self.remove_xattr(*ino, name, events),
             Command::ReleaseOrphans { incarnation, inos } => {
                 self.release_orphans(*incarnation, inos, events)

@@ -4,6 +4,7 @@
 //! and events on every member. No I/O, no clock, no randomness, no floating point, no hash-ordered maps.
 //! A refused command changes nothing but the index, the time and its stored answer.
 
+mod acl;
 mod admit;
 mod apply;
 mod audit;
@@ -21,6 +22,7 @@ mod sessions;
 mod slots;
 mod snapshot;
 
+pub use acl::Acl;
 pub use files::{FILE_BYTES_MAX, Place, segment_index, slot_of, was_cut};
 pub use jobs::{JOBS_MAX, POSITIONS_BYTES_MAX};
 pub use locks::LOCKS_PER_FILE_MAX;

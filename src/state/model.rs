@@ -257,6 +257,8 @@ pub enum Event {
     },
     /// Attributes changed.
     Inode(Ino),
+    /// An access control list changed, the one of the inode or what it passes on.
+    Acl(Ino),
     /// Content or size changed.
     Data(Ino),
     /// Somebody who waits for a lock on this file may try again.

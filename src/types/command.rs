@@ -76,6 +76,8 @@ pub enum Command {
         rdev: u32,
         target: Vec<u8>,
         grant: Option<Incarnation>,
+        /// Bits that the mode loses, unless the directory has a default access control list.
+        umask: u16,
     },
     Link {
         ino: Ino,
@@ -224,6 +226,19 @@ pub enum Command {
     Reclaim {
         ino: Ino,
     },
+
+    // ---- namespace ----
+    /// Sets an access control list, and the mode along with it.
+    SetAcl {
+        ino: Ino,
+        /// A directory's for what is made in it, else the one of the inode itself.
+        default: bool,
+        /// As the kernel writes it (`ACL_ACCESS`). Empty: there is none any more, and the mode stays.
+        list: Vec<u8>,
+        /// Refused `NotPermitted` unless it owns the inode; `None`: the owner's right is not needed.
+        owner: Option<u32>,
+        set_gid: SetGid,
+    },
 }
 
 /// What a quota limits.
@@ -231,6 +246,15 @@ pub enum Command {
 pub enum Limit {
     Bytes,
     Inodes,
+}
+
+/// Where set-group-id outlives a change of rights, by whoever makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetGid {
+    Anywhere,
+    /// On inodes of this group.
+    OfGroup(u32),
+    Nowhere,
 }
 
 /// Wanted attribute changes; `None` leaves as is.
@@ -412,4 +436,6 @@ pub enum CommandError {
     OverQuota(String),
     #[error("it is below another quota")]
     CrossesQuota,
+    #[error("permission denied")]
+    Denied,
 }

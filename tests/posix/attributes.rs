@@ -54,7 +54,7 @@ pub(crate) fn remove(path: &Path, name: &str) -> io::Result<()> {
     done(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) })
 }
 
-fn list(path: &Path) -> Vec<String> {
+pub(crate) fn list(path: &Path) -> Vec<String> {
     let path = c(path.as_os_str().as_bytes());
     let mut buffer = vec![0_u8; 65_536];
     // SAFETY: a string that ends with NUL, and a buffer of the length said.
@@ -67,7 +67,7 @@ fn list(path: &Path) -> Vec<String> {
         .collect()
 }
 
-fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<i32> {
+pub(crate) fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<i32> {
     result.expect_err("refused").raw_os_error()
 }
 

@@ -71,6 +71,7 @@ impl User {
             parent: ROOT_INO,
             name: name.into(),
             mode,
+            umask: 0,
             how,
         };
         match self.ask(request).await? {
@@ -368,6 +369,7 @@ async fn a_name_that_somebody_else_has_made_is_opened_only_where_that_is_certain
         name: name.into(),
         kind,
         mode: 0o777,
+        umask: 0,
         rdev: 0,
         target: target.into(),
     };

@@ -1,5 +1,6 @@
 //! Names and inodes, as POSIX has them. Permissions are the kernel's affair.
 
+mod acls;
 mod attributes;
 mod create;
 mod entries;
@@ -7,6 +8,7 @@ mod links;
 mod orphans;
 mod rename;
 
+pub(crate) use acls::NewAcl;
 pub(crate) use attributes::Asks;
 pub use attributes::XATTR_TOTAL_BYTES_MAX;
 pub(crate) use create::Make;

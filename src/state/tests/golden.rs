@@ -103,10 +103,11 @@ fn namespace_commands_keep_their_bytes() {
         rdev: 0,
         target: vec![],
         grant: Some(Incarnation(4)),
+        umask: 0o027,
     };
     golden(
         create,
-        "0100ac020201040680c49fd50c050801046e616d6500a403e807e80700000104",
+        "0100ac020201040680c49fd50c050801046e616d6500a403e807e8070000010417",
     );
     let rename = Command::Rename {
         parent: ROOT_INO,
@@ -137,6 +138,14 @@ fn namespace_commands_keep_their_bytes() {
         change,
         "0100ac020201040680c49fd50c051b060180030000000101020000010304010701",
     );
+    let list = Command::SetAcl {
+        ino: Ino(6),
+        default: true,
+        list: vec![2, 0, 0, 0],
+        owner: Some(7),
+        set_gid: SetGid::OfGroup(9),
+    };
+    golden(list, "0100ac020201040680c49fd50c051d0601040200000001070109");
 }
 
 #[test]

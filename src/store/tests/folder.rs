@@ -66,10 +66,10 @@ fn a_wrong_folder_is_refused_with_a_remedy() {
     assert!(refused(&path, "vm1").contains("format 5, this hydfs reads up to 4: upgrade hydfs"));
     fs::write(
         path.join("format"),
-        format.replace("format = 4", "format = 1"),
+        format.replace("format = 4", "format = 3"),
     )
     .unwrap();
-    assert!(refused(&path, "vm1").contains("an earlier build (format 1, this one reads 4)"));
+    assert!(refused(&path, "vm1").contains("an earlier build (format 3, this one reads 4)"));
     fs::write(path.join("format"), "garbage").unwrap();
     assert!(refused(&path, "vm1").contains("damaged"));
     fs::write(path.join("base/left"), "data").unwrap();
