@@ -145,7 +145,7 @@ fn namespace_commands_keep_their_bytes() {
         owner: Some(7),
         set_gid: SetGid::OfGroup(9),
     };
-    golden(list, "0100ac020201040680c49fd50c051d0601040200000001070109");
+    golden(list, "0100ac020201040680c49fd50c05200601040200000001070109");
 }
 
 #[test]
