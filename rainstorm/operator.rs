@@ -2,7 +2,6 @@
 
 use crate::aggregate::Totals;
 use crate::batch::{Batch, Lines};
-use crate::cold::blocking;
 use crate::csv;
 use crate::dead::Letters;
 use crate::dedup::Dedup;
@@ -15,7 +14,7 @@ use crate::plan::Op;
 use crate::room::Room;
 use crate::spec::Mapping;
 use crate::split::{self, Pieces};
-use crate::stateful::Stateful;
+use crate::stateful::{Stateful, work_on};
 use crate::window::Windows;
 use memchr::{memchr, memchr_iter};
 
@@ -85,10 +84,9 @@ impl Operator {
                 out.extend(each(&batch, |line, to| map(*column, mapping, line, to)))
             }
             Self::Split { column, pieces } => out.extend(split::split(*column, pieces, &batch)),
-            Self::Stateful(state) if state.held().disk > 0 => {
-                blocking(|| state.apply(input, batch, out, letters))?
-            }
-            Self::Stateful(state) => state.apply(input, batch, out, letters)?,
+            Self::Stateful(state) => work_on(&mut **state, |state| {
+                state.apply(input, batch, out, letters)
+            })?,
             Self::Lookup(index) => index.apply(&batch, out, letters)?,
             Self::Exec(exec) => exec.apply(&batch, out, letters).await?,
         }
@@ -106,7 +104,7 @@ impl Operator {
     /// A job epoch ends: windows that the event watermark has passed close. Whether there is more to put out.
     pub fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<bool> {
         match self {
-            Self::Stateful(state) => state.barrier(mark, out),
+            Self::Stateful(state) => work_on(&mut **state, |state| state.barrier(mark, out)),
             _ => Ok(false),
         }
     }
@@ -114,7 +112,7 @@ impl Operator {
     /// What is left to say when the input has ended. Whether there is more to put out.
     pub fn finish(&mut self, out: &mut Vec<Batch>) -> Result<bool> {
         match self {
-            Self::Stateful(state) => state.finish(out),
+            Self::Stateful(state) => work_on(&mut **state, |state| state.finish(out)),
             _ => Ok(false),
         }
     }

@@ -112,8 +112,10 @@ impl Room {
     pub fn open(&self) -> Result<Cold> {
         let dir = &self.task.rooms.dir;
         let open = || {
-            fs::create_dir_all(dir)?;
-            fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+            if !dir.is_dir() {
+                fs::create_dir_all(dir)?;
+                fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+            }
             tempfile::tempfile_in(dir)
         };
         let file = open().map_err(|error| self.error(&error))?;
@@ -256,7 +258,7 @@ impl Room {
     /// So much memory and disk.
     pub fn of(memory: usize, disk: u64, reserve: u64) -> Self {
         let rooms = Rooms {
-            dir: std::env::temp_dir(),
+            dir: std::env::temp_dir().join("rainstorm-state"),
             task_memory: memory,
             all_memory: usize::MAX,
             disk,

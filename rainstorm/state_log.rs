@@ -8,7 +8,7 @@ use crate::key::Keys;
 use crate::position::{Inherited, StateFile};
 use crate::seams::{Owner, Storage};
 use crate::sink::{Mark, Target, Writer};
-use crate::stateful::Stateful;
+use crate::stateful::{Stateful, work_on};
 use bytes::{BufMut, Bytes, BytesMut};
 use hydfs_types::PAYLOAD_BYTES_MAX;
 
@@ -58,7 +58,7 @@ impl StateLog {
             self.file = None;
         }
         state.begin_save(fresh)?;
-        let Some(first) = state.next_piece()? else {
+        let Some(first) = work_on(state, |state| state.next_piece())? else {
             return Ok((self.file, self.writer.as_ref().and_then(Writer::mark)));
         };
         if fresh {
@@ -96,7 +96,7 @@ impl StateLog {
                     .append(frame.split_to(frame.len().min(PAYLOAD_BYTES_MAX)))
                     .await?;
             }
-            next = state.next_piece()?;
+            next = work_on(state, |state| state.next_piece())?;
         }
         Ok((self.file, writer.mark()))
     }
@@ -150,7 +150,7 @@ pub async fn restore(
                 break;
             }
             let delta = pending.split_to(len + 4);
-            state.restore(&delta[4..], keys)?;
+            work_on(state, |state| state.restore(&delta[4..], keys))?;
             tokio::task::yield_now().await;
         }
     }

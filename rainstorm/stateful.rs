@@ -4,6 +4,7 @@
 //! State may be larger than memory: what takes or gives all of it does so in pieces.
 
 use crate::batch::Batch;
+use crate::cold::blocking;
 use crate::dead::Letters;
 use crate::error::Result;
 use crate::key::Keys;
@@ -67,6 +68,17 @@ pub trait Stateful: Send {
     /// All is put back: works out what follows from it, once, however many saves there were.
     fn restored(&mut self) -> Result<()> {
         Ok(())
+    }
+}
+
+/// Works on a state that may be on disk: others have the thread's other work meanwhile.
+pub fn work_on<'a, T>(
+    state: &'a mut (dyn Stateful + 'a),
+    work: impl FnOnce(&mut (dyn Stateful + 'a)) -> T,
+) -> T {
+    match state.held().disk {
+        0 => work(state),
+        _ => blocking(|| work(state)),
     }
 }
 

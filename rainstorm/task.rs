@@ -22,7 +22,7 @@ use crate::receipt::Reads;
 use crate::sink::Mark;
 use crate::spec::{ExecSpec, Place};
 use crate::state_log::{self, StateLog};
-use crate::stateful::Held;
+use crate::stateful::{Held, work_on};
 use crate::{cache, sandbox};
 use std::io;
 use std::path::Path;
@@ -234,7 +234,7 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
             let keys = Keys { task, tasks };
             state_log::restore(&*context.storage, &file, keys, &mut **state).await?;
         }
-        state.restored()?;
+        work_on(&mut **state, |state| state.restored())?;
     }
     Ok(operator)
 }

@@ -49,11 +49,8 @@ fn ops() -> Vec<(&'static str, String)> {
             "distinct = { by = \"user\", of = \"page\" }".to_owned(),
         ),
         ("top", "top = { by = \"user\", n = 50 }".to_owned()),
-        ("first", "dedup = { by = [\"user\", \"page\"] }".to_owned()),
-        (
-            "recent",
-            format!("dedup = {{ by = \"user\", within_ms = 9000, {at} }}"),
-        ),
+        ("first", "dedup = {}".to_owned()),
+        ("recent", format!("dedup = {{ within_ms = 9000, {at} }}")),
         (
             "pairs",
             format!("join = {{ on = \"user\", within_ms = 2000, {at} }}"),
@@ -100,7 +97,9 @@ async fn filled(seed: u64, tune: impl FnOnce(&mut Options)) -> Arc<World> {
         for row in 0..8_000 {
             let at = row * step + world.random(40);
             let (user, page) = (world.random(4_000), world.random(5));
-            text += &format!("{at},user{user},/page{page},{}\n", world.random(900));
+            let line = format!("{at},user{user},/page{page},{}\n", world.random(900));
+            // Which of several different lines comes first is not said: those that come again are the same.
+            text += &line.repeat(if row % 7 == 0 { 2 } else { 1 });
         }
         world.write(&format!("/{name}.csv"), text.as_bytes(), 0);
     }
@@ -156,7 +155,7 @@ async fn with_too_little_memory_the_output_is_the_same_whatever_dies() {
     assert!(disk >= tasks * MEMORY as u64, "{disk} bytes on disk");
     for (stage, _) in ops() {
         let want = put_out(&vast, "job", stage);
-        assert!(want.len() >= 50, "{stage}: {}", want.len());
+        assert!(want.len() >= 40, "{stage}: {}", want.len());
         for job in ["calm", "hit"] {
             let got = put_out(&tight, job, stage);
             assert!(
