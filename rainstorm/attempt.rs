@@ -8,6 +8,7 @@ use crate::options::Options;
 use crate::plan::{NodeId, Pinned, Plan, Step};
 use crate::position::{TaskPosition, state_prefix};
 use crate::rate::{self, Shares};
+use crate::room::Rooms;
 use crate::seams::{Cluster, Owner, Storage};
 use crate::sink::Target;
 use crate::task;
@@ -27,6 +28,7 @@ pub struct Context {
     pub cluster: Arc<dyn Cluster>,
     pub options: Arc<Options>,
     pub cells: Arc<Cells>,
+    pub rooms: Arc<Rooms>,
     pub info: JobInfo,
     pub plan: Plan,
     pub sources: Vec<Arc<Pinned>>,
@@ -59,7 +61,7 @@ impl Context {
         storage: Arc<dyn Storage>,
         cluster: Arc<dyn Cluster>,
         options: Arc<Options>,
-        cells: Arc<Cells>,
+        (cells, rooms): (Arc<Cells>, Arc<Rooms>),
         deploy: Deploy,
     ) -> Result<Arc<Self>> {
         let Deploy {
@@ -125,6 +127,7 @@ impl Context {
             cluster,
             options,
             cells,
+            rooms,
             info,
             plan,
             sources,

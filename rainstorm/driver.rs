@@ -199,9 +199,7 @@ impl Driver {
         };
         let progress = match info.progress.is_empty() {
             true => Progress::default(),
-            false => {
-                hydfs_types::decode(&info.progress).map_err(|error| broken(error.to_string()))?
-            }
+            false => Progress::decode(&info.progress).map_err(|error| broken(error.to_string()))?,
         };
         let spec = positions.parse().map_err(|fault| broken(fault.what))?;
         let plan = Plan::resolve(&spec, &info.name, &positions.sources)
@@ -233,6 +231,7 @@ impl Driver {
         Ok(Run {
             info: info.clone(),
             rates: Rates::new(&plan, &positions),
+            held: BTreeMap::new(),
             loads: Loads::new(&spec, self.options.scale_every),
             receipt,
             plan,

@@ -3,14 +3,18 @@
 
 use crate::batch::{BATCH_BYTES, Batch, Lines};
 use crate::dead::Letters;
+use crate::due::Due;
 use crate::error::Result;
 use crate::event_time::TimeFormat;
 use crate::key::{Keys, write_key};
-use crate::stateful::Stateful;
-use crate::table::{Delta, Table, check_size};
+use crate::room::Room;
+use crate::stateful::{Held, PIECE_BYTES, Stateful};
+use crate::table::{Delta, Table, Which};
 use crate::window::read_time;
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+
+/// Entries of what is due that are worked off in one go.
+const FORGOTTEN_AT_ONCE: usize = 1 << 14;
 
 /// One side of a join: columns as numbers from 0.
 #[derive(Debug, Clone)]
@@ -29,41 +33,61 @@ pub struct JoinSpec {
     pub within_ms: i64,
 }
 
-/// The lines of one key and side that are held: time and number.
-type Held = Vec<(i64, u64)>;
-
-/// Side and key of held lines.
-type SideKey = (usize, Box<[u8]>);
-
 /// The state of a join.
 pub struct Join {
     spec: JoinSpec,
+    room: Room,
     /// Lines by side, key, time and number.
     lines: Table<Vec<u8>>,
-    /// What is held, by side and key.
-    held: [HashMap<Box<[u8]>, Held>; 2],
-    /// The same by time: side and key.
-    due: BTreeMap<i64, Vec<SideKey>>,
+    index: Index,
     /// Number of the next line.
     next: u64,
     mark: i64,
     /// The mark of the last save.
     saved: i64,
     late: Lines,
+    /// A piece is to be saved even if it is empty.
+    owes_piece: bool,
+}
+
+/// Which lines are held.
+struct Index {
+    /// Time and number, by side and key, in the order of the numbers.
+    held: Table<Vec<(i64, u64)>>,
+    /// Side and key by the time after which no partner comes.
+    due: Due,
+    within_ms: i64,
+}
+
+impl Index {
+    fn hold(&mut self, side: usize, key: &[u8], time: i64, number: u64) -> Result<()> {
+        self.held.update(&of_side(side, key), Vec::new, |held, _| {
+            let at = held.partition_point(|&(_, other)| other < number);
+            held.insert(at, (time, number));
+        })?;
+        let last = time.saturating_add(self.within_ms);
+        self.due.insert(last, &[&[side as u8], key])
+    }
 }
 
 impl Join {
     /// Nothing held.
-    pub fn new(spec: JoinSpec) -> Self {
+    pub fn new(spec: JoinSpec, room: Room) -> Self {
+        let index = Index {
+            held: Table::derived(room.part(1, 4)),
+            due: Due::new(room.part(1, 4)),
+            within_ms: spec.within_ms,
+        };
         Self {
             spec,
-            lines: Table::default(),
-            held: [HashMap::new(), HashMap::new()],
-            due: BTreeMap::new(),
+            lines: Table::new(room.part(1, 2)),
+            room,
+            index,
             next: 0,
             mark: i64::MIN,
             saved: i64::MIN,
             late: Lines::default(),
+            owes_piece: false,
         }
     }
 
@@ -77,14 +101,12 @@ impl Join {
         let mut key = Vec::new();
         write_key(line, on, &mut key);
         let within = self.spec.within_ms;
-        for &(other, number) in self.held[1 - side]
-            .get(&key[..])
-            .map_or(&[][..], Vec::as_slice)
-        {
-            if (other - time).abs() > within {
-                continue;
-            }
-            if let Some(partner) = self.lines.get(&place(1 - side, &key, other, number)) {
+        let held = self.index.held.get(&of_side(1 - side, &key))?;
+        let is_near = |(other, _): &&(i64, u64)| (other - time).abs() <= within;
+        let near = held.into_iter().flatten().filter(is_near);
+        let near: Vec<(i64, u64)> = near.copied().collect();
+        for (other, number) in near {
+            if let Some(partner) = self.lines.get(&place(1 - side, &key, other, number))? {
                 let (left, right) = match side {
                     0 => (line, &partner[..]),
                     _ => (&partner[..], line),
@@ -99,48 +121,39 @@ impl Join {
         let number = self.next;
         self.next += 1;
         self.lines
-            .insert(&place(side, &key, time, number), line.to_vec());
-        self.lines.grow(2 * line.len() as isize);
-        self.hold(side, &key, time, number);
-        Ok(())
+            .insert(&place(side, &key, time, number), line.to_vec())?;
+        self.index.hold(side, &key, time, number)
     }
 
-    fn hold(&mut self, side: usize, key: &[u8], time: i64, number: u64) {
-        match self.held[side].get_mut(key) {
-            Some(held) => held.push((time, number)),
-            None => drop(self.held[side].insert(key.into(), vec![(time, number)])),
+    /// Forgets lines whose partners would be older than the event watermark; whether there may be more of them.
+    fn forget(&mut self) -> Result<bool> {
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            let Some((last, of_side)) = self.index.due.take_before(self.mark)? else {
+                return Ok(false);
+            };
+            let Some(mut held) = self.index.held.remove(&of_side)? else {
+                continue;
+            };
+            let (side, key) = (usize::from(of_side[0]), &of_side[1..]);
+            let time = last - self.spec.within_ms;
+            for &(at, number) in held.iter().filter(|(at, _)| *at == time) {
+                self.lines.remove(&place(side, key, at, number))?;
+            }
+            held.retain(|&(at, _)| at != time);
+            if !held.is_empty() {
+                self.index.held.insert(&of_side, held)?;
+            }
         }
-        let last = time.saturating_add(self.spec.within_ms);
-        self.due.entry(last).or_default().push((side, key.into()));
+        Ok(true)
     }
+}
 
-    /// Forgets lines whose partners would be older than the event watermark.
-    fn forget(&mut self) {
-        while let Some(first) = self.due.first_entry() {
-            let last = *first.key();
-            if last >= self.mark {
-                return;
-            }
-            for (side, key) in first.remove() {
-                let Some(held) = self.held[side].get_mut(&key) else {
-                    continue;
-                };
-                let time = last - self.spec.within_ms;
-                let lines = &mut self.lines;
-                held.retain(|&(at, number)| {
-                    if at == time
-                        && let Some(line) = lines.remove(&place(side, &key, at, number))
-                    {
-                        lines.grow(-2 * line.len() as isize);
-                    }
-                    at != time
-                });
-                if held.is_empty() {
-                    self.held[side].remove(&key);
-                }
-            }
-        }
-    }
+/// Side and key in one.
+fn of_side(side: usize, key: &[u8]) -> Vec<u8> {
+    let mut both = Vec::with_capacity(key.len() + 1);
+    both.push(side as u8);
+    both.extend_from_slice(key);
+    both
 }
 
 /// The key of a held line in its table.
@@ -182,31 +195,39 @@ impl Stateful for Join {
             }
         }
         out.extend(lines.take());
-        check_size(self.bytes(), self.lines.len())
+        self.index.held.settle()?;
+        self.lines.settle()
     }
 
-    fn barrier(&mut self, mark: i64, _out: &mut Vec<Batch>) -> Result<()> {
-        if mark > self.mark {
-            self.mark = mark;
-            self.forget();
-        }
-        Ok(())
+    fn barrier(&mut self, mark: i64, _out: &mut Vec<Batch>) -> Result<bool> {
+        self.mark = self.mark.max(mark);
+        self.forget()
     }
 
-    fn finish(&mut self, _out: &mut Vec<Batch>) -> Result<()> {
-        Ok(())
+    fn finish(&mut self, _out: &mut Vec<Batch>) -> Result<bool> {
+        Ok(false)
     }
 
     fn take_late(&mut self) -> Option<Batch> {
         self.late.take()
     }
 
-    fn save(&mut self, full: bool) -> Option<Bytes> {
-        let state: Saved = (self.mark, self.next, self.lines.delta(full));
+    fn begin_save(&mut self, full: bool) -> Result<()> {
         // Which lines are late does not change with a restart.
-        let is_empty = !full && state.2.is_empty() && self.mark == self.saved;
+        self.owes_piece = full || self.mark != self.saved;
         self.saved = self.mark;
-        (!is_empty).then(|| hydfs_types::encode(&state))
+        self.lines.begin(Which::to_save(full))
+    }
+
+    fn next_piece(&mut self) -> Result<Option<Bytes>> {
+        let lines = self.lines.next(&mut PIECE_BYTES.clone())?;
+        let state: Saved = (self.mark, self.next, lines);
+        if state.2.is_empty() && !self.owes_piece {
+            self.lines.saved()?;
+            return Ok(None);
+        }
+        self.owes_piece = false;
+        Ok(Some(hydfs_types::encode(&state)))
     }
 
     fn is_unchanged(&self) -> bool {
@@ -217,35 +238,40 @@ impl Stateful for Join {
         self.lines.bytes()
     }
 
+    fn held(&self) -> Held {
+        let Index { held, due, .. } = &self.index;
+        Held {
+            memory: (self.lines.memory() + held.memory() + due.memory()) as u64,
+            disk: self.room.disk_bytes(),
+        }
+    }
+
     fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()> {
         let (mark, next, lines): Saved = hydfs_types::decode(saved)?;
         self.mark = self.mark.max(mark);
         self.saved = self.mark;
         self.next = self.next.max(next);
         let mine = |place: &[u8]| placed(place).is_some_and(|(_, _, _, key)| keys.hold(key));
-        self.lines.restore(lines, mine);
-        Ok(())
+        self.lines.restore(lines, mine)
     }
 
-    fn restored(&mut self) {
-        let bytes: usize = self.lines.iter().map(|(_, line)| 2 * line.len()).sum();
-        self.lines.grow(bytes as isize);
-        self.held = [HashMap::new(), HashMap::new()];
-        self.due.clear();
-        let mut places: Vec<Vec<u8>> = self.lines.iter().map(|(place, _)| place.into()).collect();
-        // In the order in which they came.
-        places.sort_unstable_by_key(|place| placed(place).map(|(_, _, number, _)| number));
-        for place in places {
-            if let Some((side, time, number, key)) = placed(&place) {
-                self.hold(side, key, time, number);
-            }
-        }
+    fn restored(&mut self) -> Result<()> {
+        self.lines.begin(Which::All)?;
+        let index = &mut self.index;
+        let done = self
+            .lines
+            .walk(&mut usize::MAX.clone(), |line, _| match placed(line) {
+                Some((side, time, number, key)) => index.hold(side, key, time, number),
+                None => Ok(()),
+            });
+        done.map(drop)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stateful::{put_back, save};
     use proptest::prelude::*;
 
     fn join(within_ms: i64) -> Join {
@@ -254,11 +280,12 @@ mod tests {
             time: 0,
             format: TimeFormat::UnixMs,
         };
-        Join::new(JoinSpec {
+        let spec = JoinSpec {
             sides: [side(), side()],
             columns: [None, None],
             within_ms,
-        })
+        };
+        Join::new(spec, Room::vast())
     }
 
     fn feed(join: &mut Join, side: usize, line: &str) -> Vec<String> {
@@ -309,12 +336,11 @@ mod tests {
                 all.push((side, now, key, at));
                 got.extend(feed(&mut live, side, &format!("{now},{key},{at}")));
                 live.barrier(now, &mut Vec::new()).unwrap();
-                saves.extend(live.save(false));
+                saves.extend(save(&mut live, false));
                 if at == restore_at {
                     let bytes = live.bytes();
                     live = join(4);
-                    for saved in &saves { live.restore(saved, Keys { task: 0, tasks: 1 }).unwrap(); }
-                    live.restored();
+                    put_back(&mut live, &saves);
                     prop_assert_eq!(live.bytes(), bytes);
                 }
             }

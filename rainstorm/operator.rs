@@ -11,9 +11,10 @@ use crate::filter::Filter;
 use crate::join::Join;
 use crate::lookup::Index;
 use crate::plan::Op;
+use crate::room::Room;
 use crate::spec::Mapping;
 use crate::split::{self, Pieces};
-use crate::stateful::Stateful;
+use crate::stateful::{Stateful, work_on};
 use crate::window::Windows;
 use memchr::{memchr, memchr_iter};
 
@@ -37,8 +38,8 @@ pub enum Operator {
 }
 
 impl Operator {
-    /// The operator of a plan's node; `None` for one that needs a file first.
-    pub fn built_in(op: &Op) -> Option<Self> {
+    /// The operator of a plan's node, with `room` for its state if it has any; `None` for one that needs a file first.
+    pub fn built_in(op: &Op, room: impl FnOnce() -> Room) -> Option<Self> {
         Some(match op {
             Op::Pass => Self::Pass,
             Op::Filter { column, test, not } => {
@@ -55,11 +56,11 @@ impl Operator {
                 pieces: pieces.clone(),
             },
             Op::Aggregate(spec) => Self::Stateful(match &spec.window {
-                Some(window) => Box::new(Windows::new(spec.clone(), window.clone())),
-                None => Box::new(Totals::new(spec.clone())),
+                Some(window) => Box::new(Windows::new(spec.clone(), window.clone(), room())),
+                None => Box::new(Totals::new(spec.clone(), room())),
             }),
-            Op::Dedup(spec) => Self::Stateful(Box::new(Dedup::new(spec.clone()))),
-            Op::Join(spec) => Self::Stateful(Box::new(Join::new(spec.clone()))),
+            Op::Dedup(spec) => Self::Stateful(Box::new(Dedup::new(spec.clone(), room()))),
+            Op::Join(spec) => Self::Stateful(Box::new(Join::new(spec.clone(), room()))),
             Op::Lookup(_) | Op::Exec(_) => return None,
         })
     }
@@ -83,7 +84,9 @@ impl Operator {
                 out.extend(each(&batch, |line, to| map(*column, mapping, line, to)))
             }
             Self::Split { column, pieces } => out.extend(split::split(*column, pieces, &batch)),
-            Self::Stateful(state) => state.apply(input, batch, out, letters)?,
+            Self::Stateful(state) => work_on(&mut **state, |state| {
+                state.apply(input, batch, out, letters)
+            })?,
             Self::Lookup(index) => index.apply(&batch, out, letters)?,
             Self::Exec(exec) => exec.apply(&batch, out, letters).await?,
         }
@@ -98,19 +101,19 @@ impl Operator {
         }
     }
 
-    /// A job epoch ends: windows that the event watermark has passed close.
-    pub fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<()> {
+    /// A job epoch ends: windows that the event watermark has passed close. Whether there is more to put out.
+    pub fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<bool> {
         match self {
-            Self::Stateful(state) => state.barrier(mark, out),
-            _ => Ok(()),
+            Self::Stateful(state) => work_on(&mut **state, |state| state.barrier(mark, out)),
+            _ => Ok(false),
         }
     }
 
-    /// What is left to say when the input has ended.
-    pub fn finish(&mut self, out: &mut Vec<Batch>) -> Result<()> {
+    /// What is left to say when the input has ended. Whether there is more to put out.
+    pub fn finish(&mut self, out: &mut Vec<Batch>) -> Result<bool> {
         match self {
-            Self::Stateful(state) => state.finish(out),
-            _ => Ok(()),
+            Self::Stateful(state) => work_on(&mut **state, |state| state.finish(out)),
+            _ => Ok(false),
         }
     }
 
@@ -224,13 +227,13 @@ mod tests {
     use bytes::Bytes;
 
     async fn run(op: Op, text: &'static str) -> String {
-        let mut operator = Operator::built_in(&op).unwrap();
+        let mut operator = Operator::built_in(&op, Room::vast).unwrap();
         let mut out = Vec::new();
         let batch = Batch::from_text(Bytes::from_static(text.as_bytes())).unwrap();
         let mut letters = Letters::new(false);
         let done = operator.apply(0, batch, &mut out, &mut letters).await;
         done.unwrap();
-        operator.finish(&mut out).unwrap();
+        assert!(!operator.finish(&mut out).unwrap());
         let text: Vec<String> = out
             .iter()
             .map(|batch| String::from_utf8(batch.bytes().to_vec()).unwrap())

@@ -221,4 +221,15 @@ pub struct Progress {
     pub tasks_ended: u32,
     /// Lines on which executables failed for good.
     pub dead: u64,
+    /// Bytes of state in the memory of tasks, and in scratch files.
+    pub state_memory: u64,
+    pub state_disk: u64,
+}
+
+impl Progress {
+    /// As a job epoch has it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        // Earlier versions end before what is said of state: the bytes behind their end stand for none.
+        hydfs_types::decode(bytes).or_else(|_| hydfs_types::decode(&[bytes, &[0, 0]].concat()))
+    }
 }

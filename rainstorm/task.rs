@@ -22,6 +22,7 @@ use crate::receipt::Reads;
 use crate::sink::Mark;
 use crate::spec::{ExecSpec, Place};
 use crate::state_log::{self, StateLog};
+use crate::stateful::{Held, work_on};
 use crate::{cache, sandbox};
 use std::io;
 use std::path::Path;
@@ -102,11 +103,17 @@ impl Task {
                 }
                 Item::Barrier { id, last, mark } => {
                     self.operator.flush(&mut out, &mut self.letters).await?;
-                    match last {
-                        true => self.operator.finish(&mut out)?,
-                        false => self.operator.barrier(mark.at(), &mut out)?,
+                    loop {
+                        let more = match last {
+                            true => self.operator.finish(&mut out)?,
+                            false => self.operator.barrier(mark.at(), &mut out)?,
+                        };
+                        self.pass(&mut out).await?;
+                        if !more {
+                            break;
+                        }
+                        tokio::task::yield_now().await;
                     }
-                    self.pass(&mut out).await?;
                     let (mut reads, mut behind) = (Vec::new(), 0);
                     if let In::Source(paced) = &mut input {
                         paced.save(&mut self.position);
@@ -182,6 +189,10 @@ impl Task {
             reads,
             writes: self.links.take_writes(),
             files: self.links.take_files(),
+            held: match &self.operator {
+                Operator::Stateful(state) if !last => state.held(),
+                _ => Held::default(),
+            },
             load: self.meter.take(self.links.take_blocked(), behind),
             program: match &self.operator {
                 Operator::Exec(exec) => Some(exec.digest()),
@@ -205,7 +216,8 @@ async fn conclude(
 
 async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> Result<Operator> {
     let op = &context.step(id.node).op;
-    let mut operator = match (op, Operator::built_in(op)) {
+    let room = || context.rooms.room();
+    let mut operator = match (op, Operator::built_in(op, room)) {
         (_, Some(operator)) => operator,
         (Op::Exec(spec), None) => Operator::Exec(Box::new(Exec::new(
             spec.clone(),
@@ -222,7 +234,7 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
             let keys = Keys { task, tasks };
             state_log::restore(&*context.storage, &file, keys, &mut **state).await?;
         }
-        state.restored();
+        work_on(&mut **state, |state| state.restored())?;
     }
     Ok(operator)
 }
