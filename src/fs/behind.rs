@@ -143,10 +143,9 @@ impl Volume {
         unique: u64,
         request: &Request,
         (ino, handle): (Ino, Handle),
-        (offset, data, append): (u64, &Bytes, bool),
+        (at, data, sync): (Option<u64>, &Bytes, bool),
     ) -> Option<Outcome> {
-        let how = self.table.get(handle)?.how;
-        let at = (!append).then_some(offset);
+        let how = self.table.get(handle)?.writing(sync);
         let early = self.early(ino, at, data, how)?;
         if early.writer.is_crowded(data.len()) {
             return None;

@@ -200,11 +200,10 @@ impl Volume {
 
     pub(crate) async fn write(
         &self,
-        ino: Ino,
-        handle: Handle,
-        offset: u64,
+        (ino, handle): (Ino, Handle),
+        at: Option<u64>,
         data: Bytes,
-        append: bool,
+        sync: bool,
         call: &Call,
     ) -> Outcome {
         let len = data.len() as u32;
@@ -212,15 +211,11 @@ impl Volume {
             self.put_control(ino, &data)?;
             return Ok(Answer::Written(len));
         }
-        let open = self.table.of(handle)?;
-        let at = if append { None } else { Some(offset) };
-        if let Some(written) = self
-            .write_when_uncrowded(call, ino, at, &data, open.how)
-            .await
-        {
+        let how = self.table.of(handle)?.writing(sync);
+        if let Some(written) = self.write_when_uncrowded(call, ino, at, &data, how).await {
             return written;
         }
-        self.write_for(call, ino, at, data, open.how.sync).await?;
+        self.write_for(call, ino, at, data, how.sync).await?;
         Ok(Answer::Written(len))
     }
 

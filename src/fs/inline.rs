@@ -49,7 +49,11 @@ impl Volume {
                 offset,
                 data,
                 append,
-            } => self.write_at_hand(unique, request, (*ino, *handle), (*offset, data, *append)),
+                sync,
+            } => {
+                let at = (!append).then_some(*offset);
+                self.write_at_hand(unique, request, (*ino, *handle), (at, data, *sync))
+            }
             Request::StatFs => {
                 let files = self.ctx.state.try_read().ok()?.names.inodes.len();
                 Some(self.space_of(files as u64))

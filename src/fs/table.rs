@@ -27,6 +27,16 @@ pub struct OpenHandle {
     pub text: Option<Bytes>,
 }
 
+impl OpenHandle {
+    /// How a write through it is made. `sync`: that one write is to be on disk when it is answered.
+    pub fn writing(&self, sync: bool) -> How {
+        How {
+            sync: self.how.sync || sync,
+            ..self.how
+        }
+    }
+}
+
 /// How this mount uses an inode.
 #[derive(Default)]
 pub struct Use {

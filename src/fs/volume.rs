@@ -302,7 +302,11 @@ impl Volume {
                 offset,
                 data,
                 append,
-            } => self.write(ino, handle, offset, data, append, call).await,
+                sync,
+            } => {
+                let at = (!append).then_some(offset);
+                self.write((ino, handle), at, data, sync, call).await
+            }
             Request::Flush { ino, owner, .. } => {
                 let flushed = self.flush(ino).await;
                 if let Some(owner) = owner {

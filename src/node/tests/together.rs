@@ -2,6 +2,8 @@
 //! run in this process on loopback; requests are made as a mount makes them.
 
 mod common;
+#[path = "together/writes.rs"]
+mod writes;
 
 use common::{start, stop};
 use hydfs_fs::Mounted;
@@ -87,12 +89,18 @@ impl User {
     }
 
     async fn append(&self, ino: Ino, handle: Handle, text: &str) {
+        self.write(ino, handle, text, false).await;
+    }
+
+    /// Appends; `sync`: it is on disk when it is answered.
+    async fn write(&self, ino: Ino, handle: Handle, text: &str, sync: bool) {
         let request = Request::Write {
             ino,
             handle,
             offset: 0,
             data: text.to_owned().into(),
             append: true,
+            sync,
         };
         let written = self.ask(request).await;
         assert_eq!(written, Ok(Answer::Written(text.len() as u32)));
