@@ -159,6 +159,7 @@ impl Volume {
             }
             match event {
                 Event::Orphan(_) | Event::Replaced | Event::Members => self.orphans.notify_one(),
+                Event::Gone(ino) => self.table.forget_losses(*ino),
                 Event::Data(ino) | Event::Inode(ino) if self.table.is_open(*ino) => {
                     if let Some(kernel) = self.kernel.get() {
                         drop(kernel.invalidate_pages(*ino));
@@ -307,8 +308,8 @@ impl Volume {
                 let at = (!append).then_some(offset);
                 self.write((ino, handle), at, data, sync, call).await
             }
-            Request::Flush { ino, owner, .. } => {
-                let flushed = self.flush(ino).await;
+            Request::Flush { ino, handle, owner } => {
+                let flushed = self.flush(ino, handle).await;
                 if let Some(owner) = owner {
                     self.unlock_closed(ino, owner).await;
                 }
@@ -331,7 +332,7 @@ impl Volume {
                 start,
                 end,
             } => self.unlock(ino, owner, start, end).await,
-            Request::Sync { ino, .. } => self.sync(ino).await,
+            Request::Sync { ino, handle } => self.sync_through(ino, handle).await,
             Request::OpenDir { ino } => self.open_dir(ino).await,
             Request::ReadDir {
                 ino,
@@ -371,7 +372,7 @@ impl Volume {
                     handle,
                     offset,
                 };
-                self.allocate(at, len, keep_size, punch).await
+                self.allocate(call, at, len, keep_size, punch).await
             }
             Request::Seek {
                 ino,
@@ -405,7 +406,7 @@ impl Volume {
                     handle,
                     offset,
                 };
-                self.copy(from, to, len).await.map(Answer::Written)
+                self.copy(call, from, to, len).await.map(Answer::Written)
             }
         }
     }

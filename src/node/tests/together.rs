@@ -1,6 +1,8 @@
 //! One file system through several mounts at once: what users of one are told, when others change the same files. Members
 //! run in this process on loopback; requests are made as a mount makes them.
 
+#[path = "together/again.rs"]
+mod again;
 mod common;
 #[path = "together/writes.rs"]
 mod writes;
