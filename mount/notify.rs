@@ -8,9 +8,10 @@
 //! notice without an inode makes a new epoch, and is sent again when answers on their way have arrived; and entries of a
 //! listing, see `listings`.
 //!
-//! A queue holds `NOTICES_MAX` distinct notices. One more drops the oldest, and what was dropped then ends by
-//! time: whatever the kernel holds was given with a time-out of at most `ttl`, so `settled` waits that long
-//! after the last drop. Nothing is ever reported as invalidated that is not.
+//! The queue of attributes and entries holds `NOTICES_MAX` distinct notices. One more drops the oldest, and what was dropped then
+//! ends by time: whatever the kernel holds was given with a time-out of at most `ttl`, so `settled` waits that long
+//! after the last drop. Pages end by no time: no notice of them is dropped, and there are no more than open files. Nothing is
+//! ever reported as invalidated that is not.
 
 use crate::{
     Handle, KernelCache,
@@ -28,7 +29,7 @@ use std::{
 };
 use tokio::{sync::watch, time::Instant};
 
-/// Notices waiting at most.
+/// Notices of attributes and entries waiting at most.
 pub const NOTICES_MAX: usize = 4_096;
 /// The thread looks this often whether it is still needed.
 const IDLE: Duration = Duration::from_secs(1);
@@ -81,8 +82,8 @@ impl Kernel {
     /// `ttl` is the longest time that the kernel may keep anything.
     pub(crate) fn new(ttl: Duration) -> Arc<Self> {
         Arc::new(Self {
-            pages: Arc::new(Notices::new(ttl)),
-            known: Arc::new(Notices::new(ttl)),
+            pages: Arc::new(Notices::new(usize::MAX, ttl)),
+            known: Arc::new(Notices::new(NOTICES_MAX, ttl)),
             listings: Arc::default(),
             strangers: Arc::default(),
             keeps_entries: OnceLock::new(),
@@ -198,12 +199,15 @@ struct Notices {
     queue: Mutex<Queue>,
     arrived: Condvar,
     progress: watch::Sender<Progress>,
+    /// That wait.
+    most: usize,
     ttl: Duration,
 }
 
 impl Notices {
-    fn new(ttl: Duration) -> Self {
+    fn new(most: usize, ttl: Duration) -> Self {
         Self {
+            most,
             queue: Mutex::default(),
             arrived: Condvar::new(),
             progress: watch::Sender::default(),
@@ -226,7 +230,7 @@ impl Notices {
         if !queue.known.insert(notice) {
             return;
         }
-        if queue.waiting.len() >= NOTICES_MAX
+        if queue.waiting.len() >= self.most
             && let Some((_, oldest)) = queue.waiting.pop_front()
         {
             queue.known.remove(&oldest);
@@ -421,7 +425,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn repeats_are_delivered_once_and_settle() {
-        let cache = Arc::new(Notices::new(TTL));
+        let cache = Arc::new(Notices::new(NOTICES_MAX, TTL));
         let seven = Notice::Attr(Ino(7), Instant::now());
         for _ in 0..10 {
             cache.push(seven);
@@ -437,8 +441,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn notices_of_pages_are_never_dropped() {
+        let kernel = Kernel::new(TTL);
+        for ino in 0..NOTICES_MAX as u64 + 3 {
+            drop(kernel.invalidate_pages(Ino(ino)));
+        }
+        let settled = kernel.pages.settled();
+        let (thread, seen) = drain(&kernel.pages);
+        settled.await;
+        assert_eq!(seen.lock().unwrap().len(), NOTICES_MAX + 3);
+        kernel.close();
+        thread.join().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_dropped_ends_by_time() {
-        let cache = Arc::new(Notices::new(TTL));
+        let cache = Arc::new(Notices::new(NOTICES_MAX, TTL));
         let begun = Instant::now();
         for ino in 0..NOTICES_MAX as u64 + 3 {
             cache.push(Notice::Attr(Ino(ino), begun));
