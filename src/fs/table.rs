@@ -476,6 +476,23 @@ mod tests {
     }
 
     #[test]
+    fn an_owner_that_has_the_file_open_again_keeps_its_locks() {
+        let file = hydfs_memory::create().unwrap();
+        let first = worker(&file);
+        let (a, b) = (open(&first, 2, Ino(5)), open(&first, 4, Ino(5)));
+        // What was locked through the first was not given back, or nobody knows.
+        first.note_locker(Ino(5), 70, a).unwrap();
+        first.close(a);
+        first.note_locker(Ino(5), 70, b).unwrap();
+        let second = worker(&file);
+        assert!(second.take_lockers_left().is_empty());
+        assert!(second.is_locker(Ino(5), 70));
+        assert_eq!(second.take_lockers_through(Ino(5), b), vec![70]);
+        second.unlocked(Ino(5), 70);
+        assert!(!worker(&file).is_locker(Ino(5), 70));
+    }
+
+    #[test]
     fn an_owner_that_waits_for_a_lock_is_not_forgotten() {
         let table = worker(&hydfs_memory::create().unwrap());
         let a = open(&table, 2, Ino(5));
