@@ -94,13 +94,15 @@ pub enum Request {
         offset: u64,
         len: u32,
     },
-    /// `append` is the descriptor's O_APPEND at this write: the offset is then meaningless.
+    /// `append` is the descriptor's O_APPEND at this write: the offset is then meaningless. `sync`: it is on disk before the
+    /// answer, by the descriptor's flags or by those of this one write.
     Write {
         ino: Ino,
         handle: Handle,
         offset: u64,
         data: Bytes,
         append: bool,
+        sync: bool,
     },
     /// A descriptor was closed (there may be others): all that was written is received by every replica, or an error.
     /// And the locks of this owner on the file end.

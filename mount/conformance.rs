@@ -241,6 +241,7 @@ impl Client {
             offset,
             data: Bytes::copy_from_slice(data),
             append,
+            sync: false,
         };
         assert_eq!(
             self.ask(request).await,

@@ -196,6 +196,7 @@ impl State {
                 offset,
                 data,
                 append,
+                ..
             } => self.write(*ino, *handle, (!append).then_some(*offset), data, now),
             R::Flush { ino, handle, .. } | R::Sync { ino, handle } => {
                 self.opened(*ino, *handle).map(|_| Answer::Done)
@@ -511,6 +512,7 @@ mod tests {
             offset: 0,
             data: vec![1; len].into(),
             append: true,
+            sync: false,
         };
         assert_eq!(fs.apply(root, &write(8_192)), Ok(Answer::Written(8_192)));
         assert!(matches!(

@@ -12,9 +12,10 @@
 //! and lookups and listings make attributes fresh without a new look at the list. So notices of lists are never dropped
 //! (`ACLS_MAX`), and until one has arrived no attributes of its inode may be kept (`forgets_acls`).
 //!
-//! A queue holds `NOTICES_MAX` distinct notices. One more drops the oldest, and what was dropped then ends by
-//! time: whatever the kernel holds was given with a time-out of at most `ttl`, so `settled` waits that long
-//! after the last drop. Nothing is ever reported as invalidated that is not.
+//! The queue of attributes and entries holds `NOTICES_MAX` distinct notices. One more drops the oldest, and what was dropped then
+//! ends by time: whatever the kernel holds was given with a time-out of at most `ttl`, so `settled` waits that long
+//! after the last drop. Pages end by no time: no notice of them is dropped, and there are no more than open files. Nothing is
+//! ever reported as invalidated that is not.
 
 use crate::{
     Handle, KernelCache,
@@ -32,7 +33,7 @@ use std::{
 };
 use tokio::{sync::watch, time::Instant};
 
-/// Notices waiting at most.
+/// Notices of attributes and entries waiting at most.
 pub const NOTICES_MAX: usize = 4_096;
 /// Of access control lists. With one more, attributes are not kept any more at all.
 pub const ACLS_MAX: usize = 65_536;
@@ -89,8 +90,8 @@ impl Kernel {
     /// `ttl` is the longest time that the kernel may keep anything.
     pub(crate) fn new(ttl: Duration) -> Arc<Self> {
         Arc::new(Self {
-            pages: Arc::new(Notices::new(ttl)),
-            known: Arc::new(Notices::new(ttl)),
+            pages: Arc::new(Notices::new(usize::MAX, ttl)),
+            known: Arc::new(Notices::new(NOTICES_MAX, ttl)),
             listings: Arc::default(),
             strangers: Arc::default(),
             keeps_entries: OnceLock::new(),
@@ -212,12 +213,15 @@ struct Notices {
     queue: Mutex<Queue>,
     arrived: Condvar,
     progress: watch::Sender<Progress>,
+    /// That wait.
+    most: usize,
     ttl: Duration,
 }
 
 impl Notices {
-    fn new(ttl: Duration) -> Self {
+    fn new(most: usize, ttl: Duration) -> Self {
         Self {
+            most,
             queue: Mutex::default(),
             arrived: Condvar::new(),
             progress: watch::Sender::default(),
@@ -247,7 +251,7 @@ impl Notices {
                 return;
             }
             queue.acls += 1;
-        } else if queue.waiting.len() - queue.acls >= NOTICES_MAX {
+        } else if queue.waiting.len() - queue.acls >= self.most {
             self.drop_oldest(&mut queue);
         }
         queue.waiting.push_back((number, notice));
@@ -467,7 +471,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn repeats_are_delivered_once_and_settle() {
-        let cache = Arc::new(Notices::new(TTL));
+        let cache = Arc::new(Notices::new(NOTICES_MAX, TTL));
         let seven = Notice::Attr(Ino(7), Instant::now());
         for _ in 0..10 {
             cache.push(seven);
@@ -483,8 +487,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn notices_of_pages_are_never_dropped() {
+        let kernel = Kernel::new(TTL);
+        for ino in 0..NOTICES_MAX as u64 + 3 {
+            drop(kernel.invalidate_pages(Ino(ino)));
+        }
+        let settled = kernel.pages.settled();
+        let (thread, seen) = drain(&kernel.pages);
+        settled.await;
+        assert_eq!(seen.lock().unwrap().len(), NOTICES_MAX + 3);
+        kernel.close();
+        thread.join().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_dropped_ends_by_time() {
-        let cache = Arc::new(Notices::new(TTL));
+        let cache = Arc::new(Notices::new(NOTICES_MAX, TTL));
         let begun = Instant::now();
         for ino in 0..NOTICES_MAX as u64 + 3 {
             cache.push(Notice::Attr(Ino(ino), begun));

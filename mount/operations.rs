@@ -313,6 +313,7 @@ impl fuser::Filesystem for Adapter {
             offset,
             data,
             append,
+            sync: convert::syncs(flags),
         };
         let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         self.dispatch.submit(

@@ -146,6 +146,7 @@ pub(crate) async fn write_all(
             offset,
             data: piece,
             append,
+            sync: false,
         };
         let written = ask!(fs, caller, request, Answer::Written(n) => n as usize)?;
         if written == 0 || written > data.len() {

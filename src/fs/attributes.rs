@@ -3,6 +3,7 @@
 use crate::{
     call::Call,
     error::of_command,
+    table::Busy,
     volume::{Outcome, ROOT_WAIT, Volume},
 };
 use hydfs_data::FileWriter;
@@ -303,13 +304,16 @@ impl Volume {
             let attr = self.peeked(ino).await;
             return self.shown(attr).await;
         }
+        let mut written = None;
+        let _busy = change.mtime.is_some().then(|| Busy::new(&self.table, ino));
         if change.mtime.is_some()
             && let Some(writer) = self.table.writer(ino)
         {
             // Merging what was written before must not move the time that is set now.
             self.drain(ino).await?;
+            let time = writer.time();
             set.settled = Some((writer.writer, writer.last_sent()));
-            writer.forget_time();
+            written = Some((writer, time));
         }
         if change.mtime.is_some() {
             // As for what others wrote: the command takes it for settled.
@@ -324,6 +328,9 @@ impl Volume {
             clear_set_id,
         };
         let agreed = Self::attr_of(self.propose_for(call, command).await?)?;
+        if let Some((writer, time)) = written {
+            writer.forget_time(time);
+        }
         self.recent.note(ino, agreed.ctime, asked);
         self.changed_attr(ino, Some(agreed)).await
     }

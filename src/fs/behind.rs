@@ -8,13 +8,14 @@
 //! What may be lost: a member that dies or is expired takes along what was neither closed nor synced, some milliseconds'
 //! worth. One that is expired alive sends it again under a new writer, so it turns up later than others' reads. A worker's
 //! death loses nothing: bytes and identities are in the memory file, and the next worker sends them before it answers
-//! anything about the file. What fails after its answer is told to the next write, fsync or close of the file here.
+//! anything about the file. What fails after its answer is told to each open file here that may write (`table/losses.rs`).
 
 use crate::{
     call::Call,
     content::{Content, OFFSET_MAX},
     error::of_command,
     synthetic::Synthetic,
+    table::Asks,
     volume::{Outcome, Volume},
 };
 use bytes::Bytes;
@@ -143,10 +144,12 @@ impl Volume {
         unique: u64,
         request: &Request,
         (ino, handle): (Ino, Handle),
-        (offset, data, append): (u64, &Bytes, bool),
+        (at, data, sync): (Option<u64>, &Bytes, bool),
     ) -> Option<Outcome> {
-        let how = self.table.get(handle)?.how;
-        let at = (!append).then_some(offset);
+        if self.table.has_lost(handle) {
+            return None;
+        }
+        let how = self.table.get(handle)?.writing(sync);
         let early = self.early(ino, at, data, how)?;
         if early.writer.is_crowded(data.len()) {
             return None;
@@ -198,8 +201,7 @@ impl Volume {
         let state = self.covered()?;
         let writer = self.table.writer(ino)?;
         // Below a quota a write has room before it is answered.
-        let may = self.is_only_writer(&state, &writer) && !state.names.limits_bytes(ino);
-        if !may || self.table.has_lost(ino) {
+        if !self.is_only_writer(&state, &writer) || state.names.limits_bytes(ino) {
             return None;
         }
         let (target, op) = match at {
@@ -268,12 +270,16 @@ impl Volume {
         writer.is_some_and(|writer| writer.may_have_behind())
     }
 
-    /// What this mount has answered early of a file is acknowledged. Cost: nothing where there is none.
+    /// What this mount has answered early of a file is acknowledged, or lost, which is not told here: whoever only looks is
+    /// not concerned. Cost: nothing where there is none.
     pub(crate) async fn send_behind(&self, ino: Ino) -> Outcome<()> {
-        if self.is_behind(ino) {
-            return self.drain(ino).await;
+        if !self.is_behind(ino) {
+            return Ok(());
         }
-        Ok(())
+        match self.drain(ino).await {
+            Err(FsError::NoSpace(_)) if !self.is_behind(ino) => Ok(()),
+            sent => sent,
+        }
     }
 
     /// Everything queued is acknowledged, under new writers where the cluster ended one.
@@ -300,9 +306,10 @@ impl Volume {
         }
     }
 
-    /// Why writes to a file that were answered are lost; told once.
-    pub(crate) fn take_lost(&self, ino: Ino) -> Option<FsError> {
-        self.table.take_lost(ino).map(Self::data_error)
+    /// Fails where writes to a file that were answered are lost and this open file was not told.
+    pub(crate) fn heed_losses(&self, handle: Handle, asks: Asks) -> Outcome<()> {
+        let lost = self.table.lost(handle, asks);
+        lost.map_or(Ok(()), |why| Err(Self::data_error(why)))
     }
 }
 
@@ -497,7 +504,7 @@ impl Volume {
         tracing::error!(%ino, %error, "writes that the worker before had answered may be lost");
         let why = error.to_string();
         let lost = DataError::TimedOut { millis: 0, why };
-        self.table.with(ino, |used| used.lost = Some(lost));
+        self.table.note_lost(ino, lost);
     }
 
     /// Queues one write that was answered, unless it is merged.

@@ -1,8 +1,8 @@
 //! One request of the mount, with its place in the memory file: what it causes has an identity there, so that it is not
 //! caused twice when the kernel sends the request to the next worker.
 //!
-//! Only requests that may not take effect twice have a place. The others (reads, locks) may: what they do a second time is
-//! what they might have done the first time, as their caller still waits.
+//! Only requests that may not take effect twice have a place. The others (reads, locks) may: nobody else sees what they did,
+//! or takes it for done, before their caller has an answer.
 
 use crate::{
     error::of_agreement,
@@ -182,6 +182,8 @@ fn has_place(request: &Request) -> bool {
             | Request::Open { .. }
             | Request::Create { .. }
             | Request::Write { .. }
+            | Request::Allocate { .. }
+            | Request::Copy { .. }
             | Request::SetXattr { .. }
             | Request::RemoveXattr { .. }
     )

@@ -36,7 +36,7 @@ impl Volume {
         }
         match request {
             Request::Forget { .. } | Request::ReleaseDir { .. } => Some(Ok(Answer::Done)),
-            Request::Flush { ino, owner, .. } => self.flush_at_hand(*ino, *owner),
+            Request::Flush { ino, handle, owner } => self.flush_at_hand(*ino, *handle, *owner),
             Request::Release { ino, handle } => self.release_at_hand(*ino, *handle),
             Request::Read {
                 ino,
@@ -50,7 +50,11 @@ impl Volume {
                 offset,
                 data,
                 append,
-            } => self.write_at_hand(unique, request, (*ino, *handle), (*offset, data, *append)),
+                sync,
+            } => {
+                let at = (!append).then_some(*offset);
+                self.write_at_hand(unique, request, (*ino, *handle), (at, data, *sync))
+            }
             Request::StatFs => {
                 let files = self.ctx.state.try_read().ok()?.names.inodes.len();
                 Some(self.space_of(files as u64))
@@ -201,8 +205,10 @@ impl Volume {
     }
 
     /// Everything queued is acknowledged, and the owner has no locks.
-    fn flush_at_hand(&self, ino: Ino, owner: Option<u64>) -> Option<Outcome> {
-        if owner.is_some_and(|owner| self.table.is_locker(ino, owner)) || self.table.has_lost(ino) {
+    fn flush_at_hand(&self, ino: Ino, handle: Handle, owner: Option<u64>) -> Option<Outcome> {
+        if owner.is_some_and(|owner| self.table.is_locker(ino, owner))
+            || self.table.has_lost(handle)
+        {
             return None;
         }
         let writer = self.table.writer(ino);

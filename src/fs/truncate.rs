@@ -37,8 +37,8 @@ impl Wanted {
 
 impl Volume {
     /// Makes a file at least this long: one that is already, or that somebody appends to meanwhile, loses nothing.
-    pub(crate) async fn grow(&self, ino: Ino, size: u64) -> Outcome<()> {
-        self.resize(&Call::once(), ino, Wanted::AtLeast(size)).await
+    pub(crate) async fn grow(&self, call: &Call, ino: Ino, size: u64) -> Outcome<()> {
+        self.resize(call, ino, Wanted::AtLeast(size)).await
     }
 
     /// Sets the size. Alone: one command. With writers on other mounts: every segment that changes is merged and cut

@@ -169,6 +169,7 @@ impl Volume {
             }
             match event {
                 Event::Orphan(_) | Event::Replaced | Event::Members => self.orphans.notify_one(),
+                Event::Gone(ino) => self.table.forget_losses(*ino),
                 Event::Data(ino) | Event::Inode(ino) if self.table.is_open(*ino) => {
                     if let Some(kernel) = self.kernel.get() {
                         drop(kernel.invalidate_pages(*ino));
@@ -323,9 +324,13 @@ impl Volume {
                 offset,
                 data,
                 append,
-            } => self.write(ino, handle, offset, data, append, call).await,
-            Request::Flush { ino, owner, .. } => {
-                let flushed = self.flush(ino).await;
+                sync,
+            } => {
+                let at = (!append).then_some(offset);
+                self.write((ino, handle), at, data, sync, call).await
+            }
+            Request::Flush { ino, handle, owner } => {
+                let flushed = self.flush(ino, handle).await;
                 if let Some(owner) = owner {
                     self.unlock_closed(ino, owner).await;
                 }
@@ -348,7 +353,7 @@ impl Volume {
                 start,
                 end,
             } => self.unlock(ino, owner, start, end).await,
-            Request::Sync { ino, .. } => self.sync(ino).await,
+            Request::Sync { ino, handle } => self.sync_through(ino, handle).await,
             Request::OpenDir { ino } => self.open_dir(ino).await,
             Request::ReadDir {
                 ino,
@@ -388,7 +393,7 @@ impl Volume {
                     handle,
                     offset,
                 };
-                self.allocate(at, len, keep_size, punch).await
+                self.allocate(call, at, len, keep_size, punch).await
             }
             Request::Seek {
                 ino,
@@ -422,7 +427,7 @@ impl Volume {
                     handle,
                     offset,
                 };
-                self.copy(from, to, len).await.map(Answer::Written)
+                self.copy(call, from, to, len).await.map(Answer::Written)
             }
         }
     }

@@ -77,7 +77,7 @@ impl Volume {
             self.table.with(ino, |used| {
                 used.writer = None;
                 if behind {
-                    used.lost = Some(lost);
+                    used.losses.note(lost);
                 }
             });
             return Err(FsError::TimedOut(why.into()));
@@ -109,7 +109,7 @@ impl Volume {
         self.table.take_up(&new);
         self.table.with(ino, |used| {
             used.appended |= appends;
-            used.lost = lost.or(used.lost.take());
+            lost.into_iter().for_each(|why| used.losses.note(why));
         });
         self.say_read(old);
         Ok(true)
@@ -149,7 +149,10 @@ impl Volume {
         let at = match op {
             Op::WriteAt(at) if gone => at,
             // Nothing is there any more that could be zeroed.
-            Op::Zero { .. } if gone => return Ok(()),
+            Op::Zero { .. } if gone => {
+                note.iter().for_each(|note| note.done());
+                return Ok(());
+            }
             _ => {
                 let draft = Draft::new(target, op, payload, time);
                 return new.push(draft.noted(note).behind(behind)).map(drop);
@@ -223,7 +226,7 @@ impl Volume {
         self.table.with(ino, |used| {
             used.writer = None;
             if behind {
-                used.lost = Some(DataError::NoSpace);
+                used.losses.note(DataError::NoSpace);
             }
         });
         let agreement = self.ctx.agreement.clone();

@@ -147,6 +147,7 @@ impl Blocks {
             offset: (block * BLOCK_BYTES) as u64,
             data: Bytes::from(tag.to_le_bytes().repeat(BLOCK_BYTES / 8)),
             append: false,
+            sync: false,
         };
         let by = mount.member().ctx.me();
         call(mount, request).await?;

@@ -89,6 +89,7 @@ pub async fn write_lines(
                     offset: 0,
                     data,
                     append: true,
+                    sync: false,
                 },
             )
             .await

@@ -57,6 +57,7 @@ async fn write_one(mount: &Arc<Member>, name: String) -> Result<(), FsError> {
         offset: 0,
         data: Bytes::from(name),
         append: false,
+        sync: false,
     };
     mount.ask(write).await?;
     mount.ask(Request::Release { ino, handle }).await?;

@@ -118,7 +118,13 @@ impl State {
                 self.create(&make, events)
             }
             Command::Link { ino, parent, name } => self.link(*ino, *parent, name, events),
-            Command::Unlink { parent, name, dir } => self.unlink(*parent, name, *dir, events),
+            Command::Unlink { parent, name, dir } => self.unlink(*parent, name, *dir, None, events),
+            Command::UnlinkAs {
+                parent,
+                name,
+                dir,
+                caller,
+            } => self.unlink(*parent, name, *dir, Some(*caller), events),
             Command::Rename {
                 parent,
                 name,
@@ -134,6 +140,27 @@ impl State {
                     to_name,
                     no_replace: *no_replace,
                     exchange: *exchange,
+                    caller: None,
+                };
+                self.rename(&what, events)
+            }
+            Command::RenameAs {
+                parent,
+                name,
+                to_parent,
+                to_name,
+                no_replace,
+                exchange,
+                caller,
+            } => {
+                let what = Move {
+                    parent: *parent,
+                    name,
+                    to_parent: *to_parent,
+                    to_name,
+                    no_replace: *no_replace,
+                    exchange: *exchange,
+                    caller: Some(*caller),
                 };
                 self.rename(&what, events)
             }

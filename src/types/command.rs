@@ -239,6 +239,24 @@ pub enum Command {
         owner: Option<u32>,
         set_gid: SetGid,
     },
+    /// As `Unlink`, for a user: refused `NotPermitted` where the directory is sticky and `caller` owns neither it nor what
+    /// goes. Both owners are those that are agreed when it is applied.
+    UnlinkAs {
+        parent: Ino,
+        name: Vec<u8>,
+        dir: bool,
+        caller: u32,
+    },
+    /// As `Rename`, for a user: refused in the same way, for what moves and for what is replaced.
+    RenameAs {
+        parent: Ino,
+        name: Vec<u8>,
+        to_parent: Ino,
+        to_name: Vec<u8>,
+        no_replace: bool,
+        exchange: bool,
+        caller: u32,
+    },
 }
 
 /// What a quota limits.

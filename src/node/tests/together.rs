@@ -1,7 +1,11 @@
 //! One file system through several mounts at once: what users of one are told, when others change the same files. Members
 //! run in this process on loopback; requests are made as a mount makes them.
 
+#[path = "together/again.rs"]
+mod again;
 mod common;
+#[path = "together/writes.rs"]
+mod writes;
 
 use common::{start, stop};
 use hydfs_fs::Mounted;
@@ -88,12 +92,18 @@ impl User {
     }
 
     async fn append(&self, ino: Ino, handle: Handle, text: &str) {
+        self.write(ino, handle, text, false).await;
+    }
+
+    /// Appends; `sync`: it is on disk when it is answered.
+    async fn write(&self, ino: Ino, handle: Handle, text: &str, sync: bool) {
         let request = Request::Write {
             ino,
             handle,
             offset: 0,
             data: text.to_owned().into(),
             append: true,
+            sync,
         };
         let written = self.ask(request).await;
         assert_eq!(written, Ok(Answer::Written(text.len() as u32)));
@@ -264,6 +274,7 @@ async fn a_file_that_is_cut_and_written_anew_is_never_read_as_zeros() {
             offset: 0,
             data: data.into(),
             append: false,
+            sync: false,
         };
         assert_eq!(here.ask(request).await, Ok(Answer::Written(LEN as u32)));
         let sync = Request::Sync { ino, handle };

@@ -46,10 +46,12 @@ impl State {
         parent: Ino,
         name: &[u8],
         dir: bool,
+        caller: Option<u32>,
         events: &mut Vec<Event>,
     ) -> Result<Reply, CommandError> {
         valid_name(name)?;
         let ino = self.names.entry(parent, name)?;
+        self.may_take(parent, ino, caller)?;
         match (dir, self.names.directory(ino)) {
             (true, Ok(directory)) if !directory.entries.is_empty() => {
                 return Err(CommandError::NotEmpty);

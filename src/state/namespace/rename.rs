@@ -12,6 +12,8 @@ pub(crate) struct Move<'a> {
     pub to_name: &'a [u8],
     pub no_replace: bool,
     pub exchange: bool,
+    /// A user, who has no right over what others own; `None`: anybody may.
+    pub caller: Option<u32>,
 }
 
 impl State {
@@ -34,6 +36,10 @@ impl State {
             Some(_) if what.no_replace => return Err(CommandError::Exists),
             Some(target) if target == source => return Ok(Reply::Done),
             _ => {}
+        }
+        self.may_take(what.parent, source, what.caller)?;
+        if let Some(target) = target {
+            self.may_take(what.to_parent, target, what.caller)?;
         }
         may_move(what.parent, what.name)?;
         if target.is_some() {

@@ -146,6 +146,23 @@ fn namespace_commands_keep_their_bytes() {
         set_gid: SetGid::OfGroup(9),
     };
     golden(list, "0100ac020201040680c49fd50c05200601040200000001070109");
+    let unlink = Command::UnlinkAs {
+        parent: Ino(1),
+        name: b"a".to_vec(),
+        dir: true,
+        caller: 1000,
+    };
+    golden(unlink, "0100ac020201040680c49fd50c052101016101e807");
+    let rename = Command::RenameAs {
+        parent: Ino(1),
+        name: b"a".to_vec(),
+        to_parent: Ino(2),
+        to_name: b"b".to_vec(),
+        no_replace: true,
+        exchange: false,
+        caller: 1000,
+    };
+    golden(rename, "0100ac020201040680c49fd50c05220101610201620100e807");
 }
 
 #[test]
