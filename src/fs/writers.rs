@@ -89,22 +89,33 @@ impl Volume {
                 offset += self.place(ino, offset).await.map_err(Self::data_error)?.2;
             }
         }
-        let over_quota = self.hand_room_on(old, &new).await.err();
+        let over_quota = self
+            .hand_room_on(old, &new)
+            .await
+            .err()
+            .map(DataError::from);
         let left = old.salvage();
         let appends = left.iter().any(|queued| queued.target == Target::Tail);
-        // What was answered before there was a quota goes on all the same.
-        let mut lost = over_quota
-            .filter(|_| left.iter().any(|queued| !queued.behind))
-            .map(DataError::from);
+        let (mut lost, mut refused) = (None, None);
         for queued in left {
             let note = queued.note.clone();
-            if lost.is_none() || queued.behind {
-                lost = self.push_again(&new, queued).err();
-            }
-            if let Some(note) = note.filter(|_| lost.is_some()) {
+            let goes_on = match (&lost, &over_quota) {
+                (Some(_), _) => false,
+                // What was answered before there was a quota goes on all the same.
+                (None, Some(why)) if !queued.behind => {
+                    refused = Some(why.clone());
+                    false
+                }
+                (None, _) => {
+                    lost = self.push_again(&new, queued).err();
+                    lost.is_none()
+                }
+            };
+            if let Some(note) = note.filter(|_| !goes_on) {
                 note.given_up();
             }
         }
+        let lost = lost.or(refused);
         // Only now: what is written from here on comes behind.
         self.table.take_up(&new);
         self.table.with(ino, |used| {
