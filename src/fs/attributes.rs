@@ -61,6 +61,7 @@ impl Volume {
     /// Attributes as of now. The caller has passed the barrier.
     /// Cost: clean, or written here alone: nothing. Else one round to the slot leaders in doubt.
     pub(crate) async fn fresh(&self, ino: Ino) -> Outcome<Attr> {
+        let _look = self.pages.look(ino);
         self.send_behind(ino).await?;
         self.recall(ino).await?;
         let doubt = self.doubt(&self.ctx.state(), ino)?;
@@ -77,6 +78,7 @@ impl Volume {
     /// As [`Volume::fresh`], and what others have appended stays pending: `stat` and the checks of an open merge nothing
     /// unless content changed that was readable before.
     pub(crate) async fn peeked(&self, ino: Ino) -> Outcome<Attr> {
+        let _look = self.pages.look(ino);
         self.send_behind(ino).await?;
         self.recall(ino).await?;
         let doubt = self.doubt(&self.ctx.state(), ino)?;

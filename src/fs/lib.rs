@@ -24,6 +24,7 @@ mod locks;
 mod mounted;
 mod names;
 mod own;
+mod pages;
 mod quotas;
 mod ranges;
 mod recent;

@@ -11,6 +11,7 @@ use crate::{
     failures::Failures,
     follow::Following,
     kept::Kept,
+    pages::Pages,
     ranges::Place,
     recent::Recent,
     synthetic::{Control, Node, Synthetic},
@@ -61,6 +62,7 @@ pub struct Volume {
     pub(crate) following: Arc<Following>,
     pub(crate) recent: Recent,
     pub(crate) behind: Behind,
+    pub(crate) pages: Arc<Pages>,
     /// When room below quotas was last given back on this mount's wish.
     pub(crate) reclaimed: Mutex<Option<Instant>>,
 }
@@ -87,6 +89,7 @@ impl Volume {
             asked: Asked::default(),
             open_dirs: Numbers::from(clock.now()),
             following: Arc::default(),
+            pages: Arc::default(),
             reclaimed: Mutex::default(),
             clock,
             recent: Recent::default(),
@@ -172,7 +175,7 @@ impl Volume {
                 Event::Gone(ino) => self.table.forget_losses(*ino),
                 Event::Data(ino) | Event::Inode(ino) if self.table.is_open(*ino) => {
                     if let Some(kernel) = self.kernel.get() {
-                        drop(kernel.invalidate_pages(*ino));
+                        self.pages.changed(kernel, *ino);
                     }
                 }
                 _ => {}
