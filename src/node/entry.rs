@@ -136,8 +136,9 @@ impl Member {
             match self.group.propose(command.clone()).await {
                 Ok(Reply::Admitted(admitted)) => return Ok(admitted),
                 Ok(other) => tracing::error!(?other, "unexpected answer to an admission"),
-                Err(AgreementError::Refused(why)) => {
-                    return Err(AgreementError::Refused(why).into());
+                // Where the group has stopped no later attempt would be answered: the supervisor starts the worker anew.
+                Err(error @ (AgreementError::Refused(_) | AgreementError::Stopped(_))) => {
+                    return Err(error.into());
                 }
                 Err(error) => {
                     tracing::info!(%error, "not admitted yet: waiting for a majority of the voters")
