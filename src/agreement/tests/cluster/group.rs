@@ -529,3 +529,27 @@ async fn the_same_seed_gives_the_same_history() {
     }
     assert_eq!(history(17).await, history(17).await);
 }
+
+/// The leader believes that the member has what it once had, and streamed what comes after that, for ever.
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_folder_was_rolled_back_is_fed_again() {
+    let mut cluster = Cluster::start(3, 31).await;
+    cluster.node(1).put("before").await;
+    cluster.until("node 3 has it", |this| this.node(3).values().len() == 1).await;
+    let copy = cluster.node(3).disk.fork();
+    for value in numbers(20) {
+        cluster.node(1).put(&value).await;
+    }
+    cluster.until("node 3 has all", |this| this.node(3).values().len() == 21).await;
+    cluster.crash(3, Crash::Kill);
+    copy.crash(Crash::Kill);
+    cluster.nodes.get_mut(&3).unwrap().disk = copy;
+    cluster.run(3).await;
+    let before = cluster.seen(APPEND);
+    cluster.node(1).put("after").await;
+    cluster.until("node 3 has all again", |this| this.node(3).values().len() == 22).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    // Heartbeats to two members alone are 200.
+    let appends = cluster.seen(APPEND) - before;
+    assert!(appends < 400, "{appends} appends");
+}
