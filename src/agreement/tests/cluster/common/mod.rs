@@ -158,8 +158,10 @@ impl StateMachine for List {
         if envelope.incarnation == Incarnation(99) {
             return Err(CommandError::Ended(envelope.incarnation));
         }
-        let Command::Set { value, .. } = envelope.command else {
-            return Err(CommandError::NoJob);
+        let value = match envelope.command {
+            Command::Set { value, .. } => value,
+            Command::Admit(said) => return Err(CommandError::Admission(said.name)),
+            _ => return Err(CommandError::NoJob),
         };
         if identity.1 == 0 || kept.answered.insert(identity) {
             kept.values.push(value);
