@@ -98,6 +98,9 @@ impl Timing {
             enable_leader_restore: Some(false),
             // R14: without a majority a leader falls silent, so that who hears it but is not heard may elect another.
             quorum_loss_probe_interval: Some(2 * millis(self.election_max)),
+            // A member whose folder was rolled back is sent again what it lacks. Else the leader would go on from what it once
+            // had, be refused, and go on again, at the speed of the link.
+            allow_log_reversion: Some(true),
             backoff: "50ms 100ms 200ms ..1000ms".into(),
             ..Default::default()
         }

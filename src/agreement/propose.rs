@@ -66,6 +66,10 @@ impl Group {
         if applied.reply.is_ok() {
             ticket.done();
         }
+        if let (true, Err(refused)) = (admission, &applied.reply) {
+            // It may never be applied here: the log goes to the member that this one is a copy of.
+            return Err(AgreementError::Refused(refused.clone()));
+        }
         // It is applied, only not here yet.
         let reached = self.progress().reached(applied.index, deadline).await;
         reached.map_err(AgreementError::in_doubt)?;

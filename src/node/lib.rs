@@ -6,6 +6,7 @@
 mod config;
 mod control;
 mod ending;
+mod entry;
 mod error;
 mod events;
 mod faults;

@@ -2,9 +2,9 @@
 
 use crate::{
     Config, Error,
+    entry::{AGAIN, Place, session_of},
     faults::Faults,
-    handover,
-    join::{self, enter},
+    handover, join,
     kernel::Kernel,
     machine::{Followers, Machine},
     pace::Pace,
@@ -22,11 +22,7 @@ use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
 use hydfs_memory::Memory;
 use hydfs_store::{FaultyDisk, Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
-use hydfs_types::{
-    Admission, Admitted, Agreement, AgreementError, BootId, BoxFuture, ClusterId, Command,
-    CommandError, FileKind, JOBS_DIR, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock,
-};
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use hydfs_types::{Admitted, BoxFuture, MemberId, SystemClock};
 use std::{
     sync::{
         Arc, Mutex, OnceLock,
@@ -34,10 +30,6 @@ use std::{
     },
     time::Duration,
 };
-
-/// How long a joiner looks for a door, and a restarted member for a majority, before it gives up or says so again.
-const PATIENCE: Duration = Duration::from_secs(60);
-const AGAIN: Duration = Duration::from_millis(250);
 
 /// One member and all its parts.
 pub struct Member {
@@ -57,8 +49,8 @@ pub struct Member {
     pub stop: tokio::sync::Notify,
     /// It stops: the end of its incarnation is its own wish.
     pub(crate) stopping: AtomicBool,
-    admitted: Mutex<Option<Admitted>>,
-    seed: u64,
+    pub(crate) admitted: Mutex<Option<Admitted>>,
+    pub(crate) seed: u64,
     streams: bool,
     /// Faults that were injected, where that is allowed.
     pub faults: Option<Arc<Faults>>,
@@ -68,14 +60,7 @@ pub struct Member {
     pub events: Arc<Lines>,
     /// The kernel of its mount, if it has one.
     pub(crate) kernel: Arc<Kernel>,
-    trial: Trial,
-}
-
-/// Who the member is to the agreement group before its parts start.
-struct Place {
-    member: MemberId,
-    cluster: Option<ClusterId>,
-    admitted: Option<Admitted>,
+    pub(crate) trial: Trial,
 }
 
 impl Member {
@@ -163,42 +148,6 @@ impl Member {
         })
     }
 
-    /// Finds out who this member is: from its folder, by making a cluster, or by asking to be let in.
-    async fn place(config: &Config, seams: &Seams) -> Result<Place, Error> {
-        let (folder, net) = (&seams.folder, &*seams.net);
-        if let (Some(cluster), Some(member)) = (folder.cluster(), folder.member()) {
-            return Ok(Place {
-                member,
-                cluster: Some(cluster),
-                admitted: None,
-            });
-        }
-        if config.bootstrap {
-            return Ok(Place {
-                member: MemberId(1),
-                cluster: None,
-                admitted: None,
-            });
-        }
-        if config.join.is_empty() {
-            return Err(Error::NoCluster);
-        }
-        let (cluster, admitted) = enter(
-            net,
-            &config.join,
-            &said(config, folder, seams.trial),
-            PATIENCE,
-        )
-        .await?;
-        bind(config, folder, cluster, admitted.member)?;
-        net.known_as(Some(cluster), admitted.member, admitted.incarnation);
-        Ok(Place {
-            member: admitted.member,
-            cluster: Some(cluster),
-            admitted: Some(admitted),
-        })
-    }
-
     async fn parts(config: Config, seams: Seams, place: &Place) -> Result<Arc<Self>, Error> {
         let state = SharedState::default();
         let followers = Followers::new();
@@ -281,122 +230,6 @@ impl Member {
             kernel,
             trial,
         }))
-    }
-
-    /// Becomes a member of the agreement group with a current state.
-    async fn enter_group(self: &Arc<Self>, place: Place) -> Result<(), Error> {
-        if place.cluster.is_none() {
-            let cluster = self.bootstrap().await?;
-            bind(&self.config, &self.folder, cluster, place.member)?;
-        }
-        let admitted = match place.admitted {
-            Some(admitted) => admitted,
-            None => self.ask_admission(self.takes_over()).await?,
-        };
-        self.become_incarnation(admitted);
-        // Nothing is served before the state here is as new as this admission (R12).
-        loop {
-            match self.group.barrier().await {
-                Ok(_) if self.ctx.state().cluster.alive.contains_key(&self.ctx.me()) => {
-                    return Ok(());
-                }
-                // Expired before it began: whoever expired it could not know that it is coming.
-                Ok(_) => self.come_back().await?,
-                Err(AgreementError::Stopped(why)) => {
-                    return Err(AgreementError::Stopped(why).into());
-                }
-                Err(error) => {
-                    tracing::info!(%error, "waiting for the agreement group");
-                    tokio::time::sleep(AGAIN).await;
-                }
-            }
-        }
-    }
-
-    /// Makes a new cluster with this member as its first.
-    async fn bootstrap(&self) -> Result<ClusterId, Error> {
-        if !self.group.has_log().await? {
-            self.group.bootstrap().await?;
-        }
-        let command = Command::Bootstrap {
-            cluster: ClusterId(StdRng::seed_from_u64(part_seed(self.seed, Part::Cluster)).random()),
-            copies: self.config.copies,
-        };
-        match self.group.propose(command).await {
-            Ok(_) | Err(AgreementError::Refused(CommandError::Bootstrapped)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let jobs = Command::Create {
-            parent: ROOT_INO,
-            name: JOBS_DIR.to_vec(),
-            kind: FileKind::Directory,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            target: Vec::new(),
-            grant: None,
-            umask: 0,
-        };
-        match self.group.propose(jobs).await {
-            Ok(_) | Err(AgreementError::Refused(CommandError::Exists)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let cluster = self.ctx.state().cluster.id;
-        cluster.ok_or(Error::NoCluster)
-    }
-
-    /// Asks the group, through itself or any door, until it is admitted.
-    async fn ask_admission(&self, takes_over: bool) -> Result<Admitted, Error> {
-        let said = said(&self.config, &self.folder, self.trial);
-        let command = match takes_over {
-            true => Command::TakeOver(said.clone()),
-            false => Command::Admit(said.clone()),
-        };
-        loop {
-            match self.group.propose(command.clone()).await {
-                Ok(Reply::Admitted(admitted)) => return Ok(admitted),
-                Ok(other) => tracing::error!(?other, "unexpected answer to an admission"),
-                Err(AgreementError::Refused(why)) => {
-                    return Err(AgreementError::Refused(why).into());
-                }
-                Err(error) => {
-                    tracing::info!(%error, "not admitted yet: waiting for a majority of the voters")
-                }
-            }
-            // A door would let it in as somebody new.
-            if !takes_over && !self.config.join.is_empty() {
-                match enter(&*self.net, &self.config.join, &said, Duration::ZERO).await {
-                    Ok((_, admitted)) => return Ok(admitted),
-                    // A copied folder finds out here: the group's log goes to the member that it is a copy of.
-                    Err(error @ Error::Refused { .. }) => return Err(error),
-                    Err(error) => tracing::debug!(%error, "no door opened"),
-                }
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
-    fn become_incarnation(&self, admitted: Admitted) {
-        tracing::info!(member = %admitted.member, incarnation = %admitted.incarnation, resumed = admitted.resumed, "admitted");
-        if let Some(memory) = &self.memory {
-            if memory.incarnation() != admitted.incarnation {
-                // Whoever was the session's before has ended, and the answers with it.
-                let start_count = self.folder.start_count();
-                self.group
-                    .renew_session(session_of(admitted.member, start_count, self.trial));
-            }
-            memory.save_incarnation(admitted.incarnation);
-        }
-        self.group
-            .set_incarnation(admitted.incarnation, self.folder.start_count());
-        self.ctx.set_me(admitted.incarnation);
-        self.net
-            .known_as(self.folder.cluster(), admitted.member, admitted.incarnation);
-        *self
-            .admitted
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(admitted);
     }
 
     /// This member's id.
@@ -525,22 +358,8 @@ impl Member {
         }
     }
 
-    /// The cluster has ended this incarnation while the process lived: asks for a new one.
-    async fn come_back(&self) -> Result<(), Error> {
-        tracing::warn!(incarnation = %self.ctx.me(), "the cluster took this member for dead: rejoining");
-        let start_count = self.folder.count_start().map_err(|source| Error::Folder {
-            path: self.config.data.clone(),
-            source,
-        })?;
-        self.group
-            .renew_session(session_of(self.id(), start_count, self.trial));
-        let admitted = self.ask_admission(false).await?;
-        self.become_incarnation(admitted);
-        Ok(())
-    }
-
     /// Whether a worker before this one served the same mount.
-    fn takes_over(&self) -> bool {
+    pub(crate) fn takes_over(&self) -> bool {
         let memory = self.memory.as_ref();
         memory.is_some_and(|memory| memory.takes_over())
     }
@@ -566,43 +385,4 @@ impl Member {
             _ => None,
         }
     }
-}
-
-/// One session per start, and per return after an expiry: start counts are never used twice.
-fn session_of(member: MemberId, start_count: u64, trial: Trial) -> SessionId {
-    if trial.planted == Some(Planted::IdsReused) {
-        return SessionId(member.0 << 32);
-    }
-    SessionId(member.0 << 32 | start_count)
-}
-
-fn said(config: &Config, folder: &Folder, trial: Trial) -> Admission {
-    let boot = match trial.planted {
-        Some(Planted::KeptAfterPowerLoss) => BootId([0; 16]),
-        _ => folder.boot(),
-    };
-    Admission {
-        name: config.name.clone(),
-        addr: config.advertise,
-        zone: config.zone.clone(),
-        weight: config.weight,
-        storage: folder.storage(),
-        boot,
-        start_count: folder.start_count(),
-    }
-}
-
-fn bind(
-    config: &Config,
-    folder: &Folder,
-    cluster: ClusterId,
-    member: MemberId,
-) -> Result<(), Error> {
-    let done = folder
-        .set_cluster(cluster)
-        .and_then(|()| folder.set_member(member));
-    done.map_err(|source| Error::Folder {
-        path: config.data.clone(),
-        source,
-    })
 }

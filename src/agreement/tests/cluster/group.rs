@@ -4,8 +4,8 @@ use crate::common::{APPEND, Cluster, LEASE, PIECE, PROPOSE, addr, set};
 use hydfs_agreement::{ChangeError, Retention, propose_via};
 use hydfs_store::Crash;
 use hydfs_types::{
-    Agreement, AgreementError, Command, CommandError, Envelope, Incarnation, LogIndex, MemberId,
-    SessionId, Time,
+    Admission, Agreement, AgreementError, BootId, Command, CommandError, Envelope, Incarnation,
+    LogIndex, MemberId, SessionId, StorageId, Time,
 };
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -528,4 +528,60 @@ async fn the_same_seed_gives_the_same_history() {
         seen
     }
     assert_eq!(history(17).await, history(17).await);
+}
+
+/// The leader believes that the member has what it once had, and streamed what comes after that, for ever.
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_folder_was_rolled_back_is_fed_again() {
+    let mut cluster = Cluster::start(3, 31).await;
+    cluster.node(1).put("before").await;
+    cluster
+        .until("node 3 has it", |this| this.node(3).values().len() == 1)
+        .await;
+    let copy = cluster.node(3).disk.fork();
+    for value in numbers(20) {
+        cluster.node(1).put(&value).await;
+    }
+    cluster
+        .until("node 3 has all", |this| this.node(3).values().len() == 21)
+        .await;
+    cluster.crash(3, Crash::Kill);
+    copy.crash(Crash::Kill);
+    cluster.nodes.get_mut(&3).unwrap().disk = copy;
+    cluster.run(3).await;
+    let before = cluster.seen(APPEND);
+    cluster.node(1).put("after").await;
+    cluster
+        .until("node 3 has all again", |this| {
+            this.node(3).values().len() == 22
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    // Heartbeats to two members alone are 200.
+    let appends = cluster.seen(APPEND) - before;
+    assert!(appends < 400, "{appends} appends");
+}
+
+/// Nobody feeds a member that the group does not let in: it would never see its own refusal.
+#[tokio::test(start_paused = true)]
+async fn a_refused_admission_is_heard_before_it_is_applied() {
+    let cluster = Cluster::start(3, 32).await;
+    cluster.lose_requests(APPEND, 3);
+    let said = Admission {
+        name: "no".into(),
+        addr: addr(3),
+        zone: String::new(),
+        weight: 100,
+        storage: StorageId([3; 16]),
+        boot: BootId([3; 16]),
+        start_count: 1,
+    };
+    let begun = Instant::now();
+    let answer = cluster.group(3).propose(Command::Admit(said)).await;
+    assert_eq!(answer, Err(CommandError::Admission("no".into()).into()));
+    assert!(
+        begun.elapsed() < Duration::from_millis(1300),
+        "{:?}",
+        begun.elapsed()
+    );
 }

@@ -34,6 +34,8 @@ pub struct Wires {
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
     /// Answers to these requests are swallowed this many more times: (first bytes of the head, how often).
     lose_answers: Option<(u8, u32)>,
+    /// Such requests to that member are swallowed.
+    lose_requests: Option<(u8, SocketAddr)>,
     /// Requests seen, by the variant of their message.
     seen: BTreeMap<u8, u64>,
 }
@@ -89,7 +91,7 @@ async fn carry(
         let mut wires = wires.lock().unwrap();
         *wires.seen.entry(variant).or_default() += 1;
         (
-            wires.cut.contains(&(me, to)),
+            wires.cut.contains(&(me, to)) || wires.lose_requests == Some((variant, to)),
             wires.serving.get(&to).and_then(Weak::upgrade),
         )
     };
@@ -156,8 +158,10 @@ impl StateMachine for List {
         if envelope.incarnation == Incarnation(99) {
             return Err(CommandError::Ended(envelope.incarnation));
         }
-        let Command::Set { value, .. } = envelope.command else {
-            return Err(CommandError::NoJob);
+        let value = match envelope.command {
+            Command::Set { value, .. } => value,
+            Command::Admit(said) => return Err(CommandError::Admission(said.name)),
+            _ => return Err(CommandError::NoJob),
         };
         if identity.1 == 0 || kept.answered.insert(identity) {
             kept.values.push(value);
@@ -364,11 +368,18 @@ impl Cluster {
     }
 
     pub fn heal(&self) {
-        self.wires.lock().unwrap().cut.clear();
+        let mut wires = self.wires.lock().unwrap();
+        wires.cut.clear();
+        wires.lose_requests = None;
     }
 
     pub fn lose_answers(&self, variant: u8, times: u32) {
         self.wires.lock().unwrap().lose_answers = Some((variant, times));
+    }
+
+    /// Swallows such requests to a node; `heal` ends it.
+    pub fn lose_requests(&self, variant: u8, to: u64) {
+        self.wires.lock().unwrap().lose_requests = Some((variant, addr(to)));
     }
 
     pub fn seen(&self, variant: u8) -> u64 {
