@@ -151,53 +151,64 @@ impl Work {
     /// Writes the log until told to stop, then waits for the job to have put out what it should.
     pub fn weblog(&self) {
         let name = format!("{}-weblog", self.name);
+        let mut files = Vec::new();
+        // The header of a first file names the job's columns.
+        while files.is_empty() && self.goes_on() {
+            files.extend(self.begin_file(0));
+        }
         if !self.drop_spec(&name, &spec(&self.name)) {
             return;
         }
-        let files = self.write_log();
-        if let Some(late) = files
-            .iter()
-            .find(|file| !self.add(file, &format!("{},{LAST},/\n", self.last_time())))
-        {
-            let mut found = Found::default();
-            found.add(Kind::Stuck, format!("{late} takes no line at the end"));
-            return self.found(found);
+        self.write_log(&mut files);
+        let last = format!("{},{LAST},/\n", self.last_time());
+        if let Some(file) = files.iter().find(|file| !self.add(file, &last)) {
+            let why = format!("{file} takes no line at the end");
+            return self.found(Found::of(Kind::Stuck, why));
         }
         let began = Instant::now();
         let found = loop {
             let found = self.compare(&files);
-            if found.is_clean() || began.elapsed() > JOB / 2 {
+            if found.is_clean() {
                 break found;
             }
-            thread::sleep(LOOK_EVERY);
+            match self.job_status(&name) {
+                Some(status) if status != "running" => {
+                    break Found::of(Kind::Stuck, format!("{name} is {status}"));
+                }
+                _ if began.elapsed() > JOB / 2 => break found,
+                _ => thread::sleep(LOOK_EVERY),
+            }
         };
         self.found(found);
         self.audit(&name, began);
     }
 
-    /// The names of the files that it wrote.
-    fn write_log(&self) -> Vec<String> {
-        let mut files: Vec<String> = Vec::new();
+    /// A file of the log, complete with its header before the job can see it.
+    fn begin_file(&self, number: u64) -> Option<String> {
+        let file = format!("visits/{number}.csv");
+        for i in 0..self.nodes.len() {
+            let aside = self.at(i, &format!("visits/.{number}"));
+            let made = fs::write(&aside, "time,user,page\n")
+                .and_then(|()| fs::rename(&aside, self.at(i, &file)));
+            if made.is_ok() {
+                return Some(file);
+            }
+            self.failed();
+        }
+        None
+    }
+
+    /// Appends lines, now through this mount and now through that. Where no new file can be made the last one goes on.
+    fn write_log(&self, files: &mut Vec<String>) {
         let mut i = 0;
-        for n in 0.. {
+        for n in 1.. {
             if !self.goes_on() {
-                break;
+                return;
             }
-            if n % FILE_LINES == 0 || files.is_empty() {
-                // Complete with its header before the job can see it; the next machine where this one does not take it.
-                let file = format!("visits/{n}.csv");
-                let aside = self.at(i, &format!("visits/.{n}"));
-                let made = fs::write(&aside, "time,user,page\n")
-                    .and_then(|()| fs::rename(&aside, self.at(i, &file)));
-                match made {
-                    Ok(()) => files.push(file),
-                    Err(_) => self.failed(),
-                }
+            if n % FILE_LINES == 0 {
+                files.extend(self.begin_file(n));
             }
-            let Some(file) = files.last() else {
-                i = (i + 1) % self.nodes.len();
-                continue;
-            };
+            let file = &files[files.len() - 1];
             let wrote = OpenOptions::new()
                 .append(true)
                 .open(self.at(i, file))
@@ -209,7 +220,6 @@ impl Work {
             }
             thread::sleep(LINE_PAUSE);
         }
-        files
     }
 
     fn last_time(&self) -> i64 {
@@ -293,9 +303,10 @@ impl Work {
             }
             thread::sleep(LOOK_EVERY);
         }
-        let mut found = Found::default();
-        found.add(Kind::Torn, format!("{name}: its audit fails: {why}"));
-        self.found(found);
+        self.found(Found::of(
+            Kind::Torn,
+            format!("{name}: its audit fails: {why}"),
+        ));
     }
 }
 

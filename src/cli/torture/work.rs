@@ -327,7 +327,7 @@ impl Work {
         self.jobs.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn job_status(&self, name: &str) -> Option<String> {
+    pub fn job_status(&self, name: &str) -> Option<String> {
         let text = self.anywhere(&format!("../.jobs/{name}/status"))?;
         let text = String::from_utf8_lossy(&text).into_owned();
         text.lines()
