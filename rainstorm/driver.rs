@@ -87,8 +87,11 @@ impl Driver {
                 info = again;
             }
             let epoch = info.epoch;
-            let end = match self.run(&info, prepared.take(), &avoid).await {
-                Ok(()) => End::Done,
+            let end = match self.begin(&mut info, prepared.take()).await {
+                Ok(positions) => match self.run(&info, positions, &avoid).await {
+                    Ok(()) => End::Done,
+                    Err(end) => end,
+                },
                 Err(end) => end,
             };
             let same =
@@ -135,13 +138,59 @@ impl Driver {
         self.clean_up(id).await;
     }
 
+    /// The positions that the attempt begins at.
+    async fn begin(
+        &self,
+        info: &mut JobInfo,
+        prepared: Option<Positions>,
+    ) -> Result<Positions, End> {
+        let positions = match prepared {
+            Some(positions) => positions,
+            None if info.positions.is_empty() => self.prepare_again(info).await?,
+            None => {
+                return Positions::decode(&info.positions)
+                    .map_err(|error| broken(error.to_string()));
+            }
+        };
+        let spec = positions.parse().map_err(|fault| broken(fault.what))?;
+        if spec.sources.iter().any(|source| source.at_end) {
+            self.agree_on_ends(info, &positions).await?;
+        }
+        Ok(positions)
+    }
+
+    /// Where sources end is looked at once in the life of a job: no later attempt may find an end that lies further on. The
+    /// attempt becomes the next one.
+    async fn agree_on_ends(&self, info: &mut JobInfo, positions: &Positions) -> Result<(), End> {
+        let encoded = positions.encode().to_vec();
+        let command = JobCommand::Change {
+            job: info.id,
+            from: info.attempt,
+            phase: JobPhase::Running,
+            spec: info.spec,
+            generation: info.generation,
+            positions: Some((info.epoch, encoded.clone())),
+            uid: info.uid,
+            gid: info.gid,
+            message: info.message.clone(),
+        };
+        let attempt = Attempt(info.attempt.0 + 1);
+        let agreed = || {
+            let now = self.job(info.id);
+            now.filter(|now| now.attempt == attempt && now.positions == encoded)
+        };
+        self.agree(command, || agreed().is_some()).await?;
+        *info = agreed().ok_or(End::Over)?;
+        Ok(())
+    }
+
     async fn run(
         &self,
         info: &JobInfo,
-        prepared: Option<Positions>,
+        positions: Positions,
         avoid: &BTreeSet<MemberId>,
     ) -> Result<(), End> {
-        let mut run = self.load(info, prepared, avoid).await?;
+        let mut run = self.load(info, positions, avoid).await?;
         let members: BTreeSet<MemberId> = run.places.iter().flatten().copied().collect();
         tokio::select! {
             biased;
@@ -185,18 +234,9 @@ impl Driver {
     async fn load(
         &self,
         info: &JobInfo,
-        prepared: Option<Positions>,
+        positions: Positions,
         avoid: &BTreeSet<MemberId>,
     ) -> Result<Run, End> {
-        let broken =
-            |what: String| End::Final(format!("the job's positions cannot be read: {what}"));
-        let positions = match prepared {
-            Some(positions) => positions,
-            None if info.positions.is_empty() => self.prepare_again(info).await?,
-            None => {
-                Positions::decode(&info.positions).map_err(|error| broken(error.to_string()))?
-            }
-        };
         let progress = match info.progress.is_empty() {
             true => Progress::default(),
             false => Progress::decode(&info.progress).map_err(|error| broken(error.to_string()))?,
@@ -340,6 +380,13 @@ impl Driver {
         }
     }
 }
+
+fn broken(what: String) -> End {
+    End::Final(format!("the job's positions cannot be read: {what}"))
+}
+
+/// How long after the removal of one of its files a job looks whether all of them are.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The attempt number of a job that was registered just now.
 pub const FIRST_ATTEMPT: Attempt = Attempt(1);

@@ -129,6 +129,34 @@ async fn a_job_that_begins_at_the_end_begins_with_a_whole_line() {
     world.check();
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_end_that_a_job_begins_at_is_the_one_at_its_start() {
+    let spec =
+        "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\nstart = \"end\"\n"
+            .to_owned()
+            + ALL;
+    // The first attempts end before their first commit, with the leader or with a task.
+    for victim in [1, 2] {
+        let world = World::start(3, |_| {}).await;
+        world.write("/in", b"old\n", 0);
+        world.let_commits_through(Some(0));
+        world.spec("j.toml", &spec, 0);
+        world.until("j", 20, |job| !job.positions.is_empty()).await;
+        for line in ["a", "b"] {
+            sleep(Duration::from_millis(300)).await;
+            world.extend("/in", format!("{line}\n").as_bytes());
+            world.kill(hydfs_types::MemberId(victim)).await;
+            sleep(Duration::from_secs(3)).await;
+            world.revive(hydfs_types::MemberId(victim));
+        }
+        world.let_commits_through(None);
+        world.extend("/in", b"c\n");
+        let lines = world.grown("/.jobs/j/output", 3).await;
+        assert_eq!(lines, ["a", "b", "c"], "{}", world.log("j"));
+        world.check();
+    }
+}
+
 const ALL: &str =
     "[[stage]]\nname = \"all\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\n";
 
