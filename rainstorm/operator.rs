@@ -179,7 +179,7 @@ fn template(pieces: &[(Vec<u8>, Option<usize>)], line: &[u8], out: &mut Vec<u8>)
 
 fn map(column: Option<usize>, mapping: &Mapping, line: &[u8], out: &mut Vec<u8>) {
     let Some(column) = column else {
-        return change(mapping, line, out);
+        return change(mapping, line.strip_suffix(b"\r").unwrap_or(line), out);
     };
     for (at, raw) in csv::fields(line).enumerate() {
         if at > 0 {
@@ -267,5 +267,10 @@ mod tests {
             mapping: Mapping::Replace(regex, b"${1}0,".to_vec()),
         };
         assert_eq!(run(replace, text).await, "10,\"a, b\",x\n20,c");
+        let at_end = Op::Map {
+            column: None,
+            mapping: Mapping::Replace(regex::bytes::Regex::new("x$").unwrap(), b"y".to_vec()),
+        };
+        assert_eq!(run(at_end, "ax\r\nbx\n").await, "ay\nby");
     }
 }

@@ -497,7 +497,7 @@ pub async fn header(
         return Ok(None);
     }
     let line = &head[..end.unwrap_or(head.len())];
-    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+    let line = line.strip_prefix(csv::BOM).unwrap_or(line);
     let names = csv::fields(line).map(|raw| String::from_utf8_lossy(&csv::value(raw)).into_owned());
     let data_at = end.map_or(source.len, |end| end as u64 + 1);
     Ok(Some((names.collect(), data_at)))

@@ -4,7 +4,7 @@ use crate::aggregate::{Aggregate, Kind};
 use crate::columns::number;
 use crate::plan::{Input, NodeId, Op, Parts, Route, SinkPlan, default_output};
 use crate::receipt::receipt_path;
-use crate::resolve::{Builder, FeedInput};
+use crate::resolve::{Builder, FeedInput, once};
 use crate::spec::SinkSpec;
 use crate::spec_tree::Fault;
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,7 +93,8 @@ impl Builder<'_> {
     fn sink(&mut self, sink: &SinkSpec, path: String) -> Result<(), Fault> {
         let mut nodes = Vec::new();
         let mut parts = Vec::new();
-        for from in &sink.from {
+        for (at, from) in sink.from.iter().enumerate() {
+            once(&sink.from[..at], from)?;
             let feed = self.feed(from)?;
             match feed.input {
                 FeedInput::Node(node, late) => nodes.push((node, late)),

@@ -79,6 +79,11 @@ async fn groups_that_a_pattern_lacks() {
     {
         refused(&world, number, &job("/in", "", op), why).await;
     }
+    let twice = "[[sink]]\nfrom = [\"s\", \"s\"]\npath = \"/out\"\n";
+    let spec = job("/in", "", "filter = { contains = \"\" }") + twice;
+    refused(&world, 8, &spec, "`s` is named twice").await;
+    let op = "map = { template = \"{1}\\n{1}\" }";
+    refused(&world, 9, &job("/in", "", op), "holds a line end").await;
     let op = "map = { replace = \"(?<l>a)(1)\", with = \"$$1x ${2}x $l $0 $\" }";
     let spec = job("/in", "", op).replace("follow = true\n", "");
     world.spec("good.toml", &spec, 0);
@@ -102,5 +107,22 @@ async fn keys_that_are_no_text_are_none_of_a_json_document() {
     world.done("dead").await;
     assert_eq!(world.lines("/good.json"), ["{", "  \"b\": 1", "}"]);
     assert_eq!(world.lines("/.jobs/dead/dead/s").len(), 2);
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_byte_order_mark_is_none_of_the_text() {
+    let world = World::start(1, |_| {}).await;
+    world.write("/json", b"\xef\xbb\xbf{\"a\": 1}\n{\"a\": 2}\n", 0);
+    world.write("/lines", b"\xef\xbb\xbf1\n2\n\xef\xbb\xbf3\n", 0);
+    let op = "filter = { regex = \"^[0-9]\" }";
+    let lines = job("/lines", "", op).replace("follow = true\n", "");
+    world.spec("lines.toml", &lines, 0);
+    let json = "path = \"/json\"\nformat = \"json\"\ncolumns = [\"a\"]";
+    world.spec("json.toml", &lines.replace("path = \"/lines\"", json), 0);
+    for name in ["lines", "json"] {
+        world.done(name).await;
+        assert_eq!(world.lines(&format!("/.jobs/{name}/output")), ["1", "2"]);
+    }
     world.check();
 }
