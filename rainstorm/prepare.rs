@@ -5,7 +5,7 @@ use crate::batch::LINE_BYTES_MAX;
 use crate::csv;
 use crate::ends;
 use crate::error::{Error, Result};
-use crate::glob;
+use crate::glob::{self, Found};
 use crate::lookup;
 use crate::meaning;
 use crate::options::Options;
@@ -360,10 +360,19 @@ async fn pin(
     let found = match glob::expand(storage, &spec.path, own).await {
         Ok(found) => found,
         // A followed file may come later.
-        Err(StorageError::NotFound(_)) if spec.follow && spec.format != Format::Csv => Vec::new(),
+        Err(StorageError::NotFound(_)) if spec.follow && spec.format != Format::Csv => {
+            Found::default()
+        }
         Err(error) => return Err(wrong(spec.at, error)),
     };
     let fault = |what: String, remedy: &str| Err(Fail::Fault(Fault::new(spec.at, what, remedy)));
+    if let Some(path) = found.unreadable.first() {
+        return fault(
+            format!("{path} has a name that is no UTF-8"),
+            "rename it, or name others by a pattern",
+        );
+    }
+    let found = found.files;
     if found.is_empty() && (!spec.follow || spec.format == Format::Csv) {
         let what = format!("{} names no file", spec.path);
         let remedy = match spec.follow {

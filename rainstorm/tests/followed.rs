@@ -209,6 +209,30 @@ async fn what_is_committed_behind_the_removal_of_an_output_is_in_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn files_whose_names_are_no_text_are_not_passed_over_in_silence() {
+    let world = World::start(1, |_| {}).await;
+    // As whoever lists names shows bytes that are none.
+    world.write("/in/caf\u{fffd}.csv", b"lost\n", 0);
+    world.write("/in/a.csv", b"a\n", 0);
+    for (job, path) in [("d", "/in"), ("p", "/in/*.csv")] {
+        world.spec(&format!("{job}.toml"), &(pattern(path) + ALL), 0);
+        let failed = world.ended(job).await;
+        let why = "/in/caf\u{fffd}.csv has a name that is no UTF-8; rename it";
+        assert!(failed.message.contains(why), "{}", failed.message);
+    }
+    world.spec("a.toml", &(pattern("/in/a*") + ALL), 0);
+    assert_eq!(world.grown("/.jobs/a/output", 1).await, ["a"]);
+    // One that comes later than a job that follows the rest.
+    world.write("/in/a\u{fffd}.csv", b"lost\n", 0);
+    sleep(Duration::from_secs(2)).await;
+    world.extend("/in/a.csv", b"b\n");
+    assert_eq!(world.grown("/.jobs/a/output", 2).await, ["a", "b"]);
+    let why = "/in/a\u{fffd}.csv has a name that is no UTF-8, and is not read: rename it\n";
+    assert_eq!(world.log("a"), why);
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_does_not_read_its_own_files() {
     let world = World::start(1, |_| {}).await;
     world.write("/.jobs/other/output", b"other\n", 0);

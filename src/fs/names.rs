@@ -286,8 +286,8 @@ impl Volume {
             .map(|_| ())
     }
 
-    /// All names of a directory that are text, with their agreed attributes.
-    pub async fn names_in(&self, dir: Ino) -> Outcome<Vec<(String, Attr)>> {
+    /// All names of a directory, with their agreed attributes.
+    pub async fn names_in(&self, dir: Ino) -> Outcome<Vec<(Vec<u8>, Attr)>> {
         self.barrier().await?;
         let state = self.ctx.state();
         let mut all = Vec::new();
@@ -299,10 +299,8 @@ impl Volume {
             };
             cookie = last.cookie;
             for entry in some {
-                if let (Ok(name), Ok(inode)) =
-                    (String::from_utf8(entry.name), state.inode(entry.ino))
-                {
-                    all.push((name, inode.attr));
+                if let Ok(inode) = state.inode(entry.ino) {
+                    all.push((entry.name, inode.attr));
                 }
             }
         }

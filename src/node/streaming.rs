@@ -20,6 +20,7 @@ use hydfs_types::{
 };
 use rainstorm::{Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     future::Future,
     sync::{
@@ -277,6 +278,7 @@ fn entry(volume: &Volume, name: &str, attr: &Attr) -> Entry {
         .is_some_and(|inode| matches!(&inode.body, Body::File(file) if !file.writers.is_empty()));
     Entry {
         name: name.into(),
+        is_text: true,
         ino: attr.ino,
         kind: attr.kind,
         generation: inode.map_or(0, |inode| inode.data_version),
@@ -313,7 +315,11 @@ impl Storage for Files {
             let mut entries = Vec::with_capacity(names.len());
             for (name, attr) in names {
                 settle(&volume, &attr).await;
-                entries.push(entry(&volume, &name, &attr));
+                let text = String::from_utf8_lossy(&name);
+                entries.push(Entry {
+                    is_text: matches!(text, Cow::Borrowed(_)),
+                    ..entry(&volume, &text, &attr)
+                });
             }
             Ok(entries)
         })
