@@ -1,6 +1,7 @@
 //! Changes a job between two job epochs: another version of its spec, or another number of tasks. The protocol, and who may
 //! crash between its steps, is in `docs/ARCHITECTURE.md`; whether the job can go on is decided by `upgrade`.
 
+use crate::circles;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::position::Positions;
@@ -58,6 +59,7 @@ async fn try_rewrite(
     let storage = &*driver.storage;
     let text = prepare::text(storage, file).await?;
     let who = (file.name.as_str(), file.owner);
+    let (cluster, place) = (&*driver.cluster, (&*file.path, &*file.name));
     let is_another = (job.uid, job.gid) != (file.owner.uid, file.owner.gid);
     if job.positions.is_empty() {
         // Nothing was committed: there is nothing to go on from.
@@ -68,6 +70,8 @@ async fn try_rewrite(
         {
             return Err(Error::Spec(fault.located(&file.path, &positions.spec)));
         }
+        let _alone = driver.ends.lock().await;
+        circles::located(storage, cluster, place, &positions).await?;
         let next = |job: &JobInfo| match job.positions.is_empty() {
             true => Ok(Next {
                 positions: positions.clone(),
@@ -98,6 +102,10 @@ async fn try_rewrite(
             what,
             format!("give it back, {ANEW}"),
         )));
+    }
+    let _alone = driver.ends.lock().await;
+    if let Some(fault) = circles::check(storage, cluster, &file.name, &ready.spec).await? {
+        return Err(located(fault));
     }
     let sources = &before.positions.sources;
     let next = |job: &JobInfo| {

@@ -3,6 +3,7 @@
 
 use crate::beat::Beat;
 use crate::change;
+use crate::circles;
 use crate::control;
 use crate::driver::{Driver, FIRST_ATTEMPT};
 use crate::error::Error;
@@ -218,6 +219,14 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     let mut prepared = prepare(&*driver.storage, &driver.options, &file).await;
     if let Ok((positions, _)) = &prepared
         && let Err(error) = savepoint::check(&driver, positions, &file).await
+    {
+        prepared = Err(error);
+    }
+    // Two that would make a circle together come one after the other.
+    let _alone = driver.ends.lock().await;
+    if let Ok((positions, _)) = &prepared
+        && let Err(error) =
+            circles::located(&*driver.storage, &*driver.cluster, (&path, name), positions).await
     {
         prepared = Err(error);
     }

@@ -37,6 +37,8 @@ pub struct Driver {
     pub changing: Arc<Holds>,
     /// Jobs whose state is being copied: no file of it is removed.
     pub copying: Arc<Holds>,
+    /// Held from a look at what other jobs read and write to the start or the change of a job.
+    pub ends: Arc<tokio::sync::Mutex<()>>,
     /// Of what is done with it.
     pub beat: Beat,
 }

@@ -14,6 +14,7 @@ mod cache;
 mod cell;
 mod cgroup;
 mod change;
+mod circles;
 mod clock;
 mod cold;
 mod columns;

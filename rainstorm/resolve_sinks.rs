@@ -2,6 +2,7 @@
 
 use crate::aggregate::{Aggregate, Kind};
 use crate::columns::number;
+use crate::glob;
 use crate::plan::{Input, NodeId, Op, Parts, Route, SinkPlan, default_output};
 use crate::receipt::receipt_path;
 use crate::resolve::{Builder, FeedInput, once};
@@ -12,8 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 impl Builder<'_> {
     /// What stages put out is written where the spec says, or to the job's default output.
     pub fn sinks(&mut self, name: &str) -> Result<(), Fault> {
-        let mut taken: BTreeSet<String> =
-            self.spec.sources.iter().map(|s| s.path.clone()).collect();
+        // What patterns name is looked at elsewhere.
+        let files = self.spec.sources.iter().map(|source| &source.path);
+        let files = files.filter(|path| !glob::is_pattern(path));
+        let mut taken: BTreeSet<String> = files.cloned().collect();
         taken.insert(receipt_path(name));
         let mut folders: BTreeSet<String> = BTreeSet::new();
         for sink in &self.spec.sinks {
