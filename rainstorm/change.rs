@@ -31,6 +31,16 @@ pub struct Next {
     notes: Vec<String>,
 }
 
+impl Next {
+    /// Itself, if it is not too much to be agreed on: no attempt ends for what cannot be.
+    fn fits(self) -> Result<Self> {
+        match self.positions.too_large() {
+            None => Ok(self),
+            Some(why) => Err(Error::Job(why)),
+        }
+    }
+}
+
 /// A message of the job, which keeps the refusal that `before` told of.
 pub fn with_refusal(before: &str, message: &str) -> String {
     match before.lines().find(|line| line.starts_with(REFUSED)) {
@@ -140,7 +150,12 @@ async fn try_rewrite(
 /// Gives a stage another number of tasks. `Error::Job` says why not.
 pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) -> Result<()> {
     if job.positions.is_empty() {
-        return Err(Error::Attempt("the job has committed nothing yet".into()));
+        let what = "the job has committed nothing yet";
+        return Err(match job.phase {
+            // Nor will it.
+            JobPhase::Paused => Error::Job(format!("{what}; resume it first")),
+            _ => Error::Attempt(what.into()),
+        });
     }
     let next = |job: &JobInfo| {
         if !matches!(job.phase, JobPhase::Running | JobPhase::Paused) {
@@ -194,7 +209,7 @@ pub fn scaled(job: &JobInfo, wishes: &[Wish]) -> Result<Next> {
     next.how = "scaled";
     next.notes
         .extend(wishes.iter().map(|wish| wish.why.clone()));
-    Ok(next)
+    next.fits()
 }
 
 fn with_tasks(job: &JobInfo, now: Before, counts: &[(&str, u32)]) -> Result<Next> {
@@ -251,7 +266,7 @@ async fn change(
     next: &(dyn Fn(&JobInfo) -> Result<Next> + Sync),
 ) -> Result<()> {
     let began = driver.job(id).ok_or(Error::Over)?;
-    next(&began)?;
+    next(&began)?.fits()?;
     let _hold = driver.changing.hold(id);
     for _ in 0..TRIES {
         let job = driver.job(id).ok_or(Error::Over)?;
@@ -270,7 +285,7 @@ async fn change(
             positions,
             how,
             notes,
-        } = next(&job)?;
+        } = next(&job)?.fits()?;
         let message = match job.phase {
             JobPhase::Paused => job.message.lines().next().unwrap_or_default().to_owned(),
             _ => String::new(),
@@ -326,7 +341,11 @@ fn follows(now: &JobInfo, job: &JobInfo) -> bool {
 
 fn failed(end: End) -> Error {
     match end {
-        End::Again { why, .. } | End::Final(why) => Error::Attempt(why),
+        End::Again { why, .. } => Error::Attempt(why),
+        End::Removed(ino) => {
+            Error::Attempt(format!("a file that the job writes ({ino}) was removed"))
+        }
+        End::Final(why) => Error::Job(why),
         End::Done | End::Over | End::Scale(_) => Error::Over,
     }
 }

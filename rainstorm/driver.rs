@@ -14,11 +14,11 @@ use crate::prepare::{SpecFile, prepare};
 use crate::rate::{RateOrder, Rates};
 use crate::receipt::receipt_path;
 use crate::run::{End, Run, places};
-use crate::seams::{Cluster, Owner, Storage};
+use crate::seams::{Cluster, Owner, Storage, StorageError};
 use crate::sink::{Target, Writer};
 use crate::upgrade::ANEW;
 use crate::worker::Worker;
-use hydfs_types::{AgreementError, Attempt, JobCommand, JobId, JobInfo, JobPhase, MemberId};
+use hydfs_types::{AgreementError, Attempt, Ino, JobCommand, JobId, JobInfo, JobPhase, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub struct Driver {
     pub worker: Arc<Worker>,
     /// Rates that `control` asked for and no job epoch has yet.
     pub rates: Arc<Mutex<BTreeMap<JobId, RateOrder>>>,
+    /// Orders that wait, as the logs of jobs of these names say: the inode and generation of the file, and the order.
+    pub told: Arc<Mutex<BTreeMap<String, (Ino, u64, String)>>>,
     /// Jobs that are being changed: no attempt of them is begun.
     pub changing: Arc<Holds>,
     /// Jobs whose state is being copied: no file of it is removed.
@@ -103,11 +105,25 @@ impl Driver {
                     why: "the job epoch was refused".into(),
                     blame: None,
                 },
+                End::Removed(ino) => {
+                    // Whoever removes the whole folder has not come to its end.
+                    time::sleep(REMOVAL_PATIENCE).await;
+                    End::Again {
+                        why: format!(
+                            "a file that the job writes ({ino}) was removed: it is made anew"
+                        ),
+                        blame: None,
+                    }
+                }
                 other => other,
             };
+            if matches!(end, End::Again { .. } | End::Final(_)) && self.is_removed(&info).await {
+                self.cancel_removed(&info).await;
+                continue;
+            }
             match end {
                 End::Done => return self.clean_up(id).await,
-                End::Over => why = "another attempt was begun".into(),
+                End::Over | End::Removed(_) => why = "another attempt was begun".into(),
                 End::Final(message) => return self.fail(&info, message).await,
                 End::Scale(wishes) => {
                     why = "it was scaled".into();
@@ -311,6 +327,40 @@ impl Driver {
         Err(End::Final(
             "the spec was changed or removed before the first job epoch; save it again".into(),
         ))
+    }
+
+    /// Whether the job's folder and its spec are gone, and stay so: editors replace files.
+    async fn is_removed(&self, info: &JobInfo) -> bool {
+        let gone = async |path: String| {
+            let found = self.storage.stat(&path).await;
+            matches!(found, Err(StorageError::NotFound(_)))
+        };
+        let folder = || format!("/.jobs/{}", info.name);
+        if !gone(folder()).await {
+            return false;
+        }
+        time::sleep(self.options.scan_every).await;
+        gone(folder()).await
+            && gone(format!("{}.toml", folder())).await
+            && gone(format!("{}.json", folder())).await
+    }
+
+    /// Nothing is written of a job that was removed: its folder would be there again.
+    async fn cancel_removed(&self, info: &JobInfo) {
+        let id = info.id;
+        let phase = JobCommand::SetPhase {
+            job: id,
+            attempt: Some(info.attempt),
+            phase: JobPhase::Cancelled,
+            message: "its spec and its folder were removed".into(),
+        };
+        let ended = || {
+            self.job(id)
+                .is_none_or(|job| job.phase != JobPhase::Running)
+        };
+        if self.agree(phase, ended).await.is_err() {
+            tracing::warn!(job = %id, "cannot cancel the job that was removed yet");
+        }
     }
 
     /// Registers the failure, with the words for its user.

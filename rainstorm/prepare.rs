@@ -16,8 +16,11 @@ use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
 use crate::spec::{Format, LookupSpec, OpSpec, Place, SPEC_BYTES_MAX, SourceSpec, Spec};
 use crate::spec_tree::Fault;
 use crate::upgrade::{self, ANEW, Version};
+use futures_util::future::try_join_all;
 use std::collections::BTreeMap;
 
+/// Files that are pinned at the same time.
+const PINS_MAX: usize = 32;
 /// Most bytes of a CSV header.
 const HEADER_BYTES_MAX: u64 = 64 << 10;
 
@@ -166,7 +169,14 @@ pub async fn check(
         }),
         scaled: BTreeMap::new(),
     };
-    Ok((positions, ready.plan))
+    fitting(path, positions, ready.plan)
+}
+
+fn fitting(path: &str, positions: Positions, plan: Plan) -> Result<(Positions, Plan)> {
+    match positions.too_large() {
+        None => Ok((positions, plan)),
+        Some(why) => Err(Error::Spec(format!("{path}: {why}"))),
+    }
 }
 
 /// The savepoint that a spec's text says it begins from.
@@ -238,7 +248,7 @@ fn begin_from(
         }),
         scaled: BTreeMap::new(),
     };
-    Ok((positions, ready.plan))
+    fitting(path, positions, ready.plan)
 }
 
 /// Makes the plan of a spec's text. Sources that `before` has read stay as they were pinned, others are pinned.
@@ -385,15 +395,23 @@ async fn pin(
         files: Vec::new(),
         columns: spec.columns.clone(),
     };
-    for (path, _) in found {
-        let source = storage
-            .pin(&path, owner)
-            .await
-            .map_err(|error| wrong(spec.at, error))?;
+    let mut looked = Vec::with_capacity(found.len());
+    for some in found.chunks(PINS_MAX) {
+        let look = async |path: &str| {
+            let source = storage.pin(path, owner).await?;
+            let read = match spec.format {
+                Format::Csv => header(storage, &source, spec.follow).await?,
+                Format::Lines | Format::Json => None,
+            };
+            Ok((source, read))
+        };
+        let all = try_join_all(some.iter().map(|(path, _)| look(path))).await;
+        looked.extend(all.map_err(|error| wrong(spec.at, error))?);
+    }
+    for ((path, _), (source, read)) in found.into_iter().zip(looked) {
         let mut data_at = 0;
         if spec.format == Format::Csv {
-            let read = header(storage, &source, spec.follow).await;
-            let Some((names, at)) = read.map_err(|error| wrong(spec.at, error))? else {
+            let Some((names, at)) = read else {
                 if spec.follow {
                     // It may be written still; it is read from the time on when it has one.
                     continue;

@@ -9,7 +9,7 @@ use crate::rate::Rates;
 use crate::scale::Wish;
 use crate::sink::Writer;
 use crate::stateful::Held;
-use hydfs_types::{JobId, JobInfo, MemberId, Seq, WriterId};
+use hydfs_types::{Ino, JobId, JobInfo, MemberId, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How an attempt ended.
@@ -18,6 +18,8 @@ pub enum End {
     /// The job table says so: another attempt, or the job's end.
     Over,
     Final(String),
+    /// A file that it writes was removed.
+    Removed(Ino),
     /// It goes on with other numbers of tasks.
     Scale(Vec<Wish>),
     Again {

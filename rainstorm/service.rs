@@ -48,6 +48,7 @@ impl Rainstorm {
         let (closed, notices) = mpsc::channel(NOTICES_MAX);
         let driver = Driver {
             rates: Arc::default(),
+            told: Arc::default(),
             changing: Arc::default(),
             copying: Arc::default(),
             ends: Arc::default(),

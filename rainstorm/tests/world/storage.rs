@@ -103,6 +103,9 @@ impl Storage for Member {
     fn pin<'a>(&'a self, path: &'a str, _owner: Owner) -> BoxFuture<'a, StorageResult<Source>> {
         Box::pin(async move {
             self.alive().await;
+            if path.starts_with("/away/") && self.world.knobs.away.load(Relaxed) {
+                return Err(StorageError::Unavailable("no copy answers".into()));
+            }
             let mut inner = self.world.lock();
             inner.merge(path);
             let file = inner
