@@ -17,6 +17,7 @@ use hydfs_store::JournalEntry;
 use hydfs_types::{
     Incarnation, PulledSegment, PulledSlot, RecordHead, Refusal, Run, SegmentId, SlotEpoch, SlotId,
 };
+use std::collections::BTreeMap;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Bytes of pending records that are fetched at once, if more than one.
@@ -133,10 +134,15 @@ impl Repair {
                 })
                 .collect()
         };
+        let mut at: BTreeMap<_, _> = BTreeMap::new();
         for (runs, bytes) in portions(&missing) {
             self.ctx.throttle.pull(bytes).await;
             for record in self.replica.fetch_all(source, pulled.segment, runs).await? {
-                self.replica.take_pulled(slot, record)?;
+                let position = self
+                    .replica
+                    .journal
+                    .append_record(&record.head, &record.payload)?;
+                at.insert((record.head.writer, record.head.seq), position);
             }
         }
         let mut complete = true;
@@ -151,7 +157,7 @@ impl Repair {
                 .get(&head.writer)
                 .and_then(|lane| lane.records.get(&head.seq))
                 .map(|pending| pending.at);
-            match here {
+            match at.get(&(head.writer, head.seq)).copied().or(here) {
                 Some(position) => local.insert_pulled(head.clone(), position),
                 // Cut since the source answered: the base that is pulled next has it.
                 None => {

@@ -5,13 +5,9 @@ use crate::{
 };
 use hydfs_types::{
     Command, Incarnation, MapVersion, Planted, PullSlots, PulledSegment, PulledSlot, Refusal,
-    Reply, SegmentId, SlotEpoch, SlotId, encode,
+    Reply, SegmentId, SlotEpoch, SlotId,
 };
 use std::sync::Arc;
-
-/// Bytes of an answer to a pull beyond which no more slots are put into it: what names all their segments and pending
-/// records has to fit into the head of a frame.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// The slot leader's part in repair.
 pub struct Source {
@@ -29,12 +25,10 @@ impl Source {
         }
     }
 
-    /// Answers a learner: includes it in prepares, then says what the slots hold. Slots that it knows another config of, or
-    /// cannot teach now, are left out; so are those that would make the answer too long.
+    /// Answers a learner: includes it in prepares, then says what the slots hold.
     pub async fn pulled(&self, pull: PullSlots) -> Result<Vec<PulledSlot>, Refusal> {
         self.ctx.catch_up(pull.map).await?;
         let mut answer = Vec::with_capacity(pull.slots.len());
-        let mut bytes = 0;
         let unasked: Vec<_> = if self.ctx.has(Planted::PromotedBySource) {
             let wanted = pull.slots.iter();
             wanted
@@ -43,7 +37,7 @@ impl Source {
         } else {
             Vec::new()
         };
-        'slots: for (slot, epoch) in pull.slots {
+        for (slot, epoch) in pull.slots {
             let Ok(config) = self.ctx.check(slot, epoch) else {
                 continue;
             };
@@ -71,19 +65,17 @@ impl Source {
                 });
                 continue;
             }
-            if self.replica.promise(slot, epoch, &config).is_err() {
-                continue;
-            }
+            self.replica.promise(slot, epoch, &config)?;
             let mut pulled = Vec::with_capacity(segments.len());
             for segment in segments {
                 // Whoever is behind itself has neither the base nor all records of the versions before: nobody may learn
-                // that there is nothing. That slot is left out, so that it is asked for again; the others go on.
+                // that there is nothing.
                 match self.replica.reconcile(segment).await {
                     Ok(Standing::Current) => {}
                     Ok(Standing::NotHeld) => continue,
                     Ok(Standing::Missing) | Err(_) => {
                         self.replica.ring_behind(segment);
-                        continue 'slots;
+                        return Err(Refusal::Behind);
                     }
                 }
                 let index = self.replica.index();
@@ -104,15 +96,10 @@ impl Source {
                         .collect(),
                 });
             }
-            let pulled = PulledSlot {
+            answer.push(PulledSlot {
                 slot,
                 segments: pulled,
-            };
-            bytes += encode(&pulled).len();
-            if bytes > ANSWER_BYTES_MAX && !answer.is_empty() {
-                break;
-            }
-            answer.push(pulled);
+            });
         }
         if !unasked.is_empty() {
             let command = Command::Promote { learners: unasked };
