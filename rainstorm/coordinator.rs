@@ -8,7 +8,7 @@ use crate::control;
 use crate::driver::{Driver, FIRST_ATTEMPT};
 use crate::error::Error;
 use crate::forget;
-use crate::plan::default_output;
+use crate::plan::{Plan, default_output};
 use crate::position::Positions;
 use crate::prepare::{SpecFile, is_job_name, job_name, prepare};
 use crate::receipt::receipt_path;
@@ -253,8 +253,12 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     {
         prepared = Err(error);
     }
-    // Two that would make a circle together come one after the other.
-    let _alone = driver.ends.lock().await;
+    // Two that would make a circle together come one after the other. One that follows nothing is in none.
+    let follows = |(_, plan): &(_, Plan)| plan.sources.iter().any(|source| source.follow);
+    let _alone = match prepared.as_ref().is_ok_and(follows) {
+        true => Some(driver.ends.lock().await),
+        false => None,
+    };
     if let Ok((positions, _)) = &prepared
         && let Err(error) =
             circles::located(&*driver.storage, &*driver.cluster, (&path, name), positions).await
