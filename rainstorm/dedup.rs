@@ -57,15 +57,28 @@ impl Dedup {
     }
 
     fn is_first(&mut self, line: &[u8]) -> Result<bool> {
-        let until = match self.spec.within {
-            None => i64::MAX,
+        let (time, until) = match self.spec.within {
+            None => (i64::MAX, i64::MAX),
             Some((column, format, within)) => {
-                read_time(line, column, format)?.saturating_add(within)
+                let time = read_time(line, column, format)?;
+                (time, time.saturating_add(within))
             }
         };
         self.key.clear();
         write_key(line, &self.spec.by, &mut self.key);
-        let first = self.seen.insert(&self.key, until)?;
+        // By the times of the two lines alone: when a key is forgotten goes by how fast lines are read.
+        let renews = self.seen.get(&self.key)?.is_some_and(|seen| time > *seen);
+        let first = match renews {
+            true => self.seen.update(
+                &self.key,
+                || until,
+                |seen, _| {
+                    *seen = until;
+                    true
+                },
+            )?,
+            false => self.seen.insert(&self.key, until)?,
+        };
         if first && until < i64::MAX {
             self.due.insert(until, &[&self.key])?;
         }
@@ -98,10 +111,13 @@ impl Stateful for Dedup {
     fn barrier(&mut self, mark: i64, _out: &mut Vec<Batch>) -> Result<bool> {
         self.mark = self.mark.max(mark);
         for _ in 0..FORGOTTEN_AT_ONCE {
-            let Some((_, key)) = self.due.take_before(self.mark)? else {
+            let Some((until, key)) = self.due.take_before(self.mark)? else {
                 return Ok(false);
             };
-            self.seen.remove(&key)?;
+            // Another line may count since.
+            if self.seen.get(&key)? == Some(&until) {
+                self.seen.remove(&key)?;
+            }
         }
         Ok(true)
     }
@@ -204,5 +220,29 @@ mod tests {
             assert_eq!(dedup.bytes(), 0);
         }
         assert_eq!(feed(&mut dedup, "12,a"), "12,a");
+    }
+
+    #[test]
+    fn what_passes_does_not_go_by_when_keys_are_forgotten() {
+        let lines = ["0,a", "50,b", "100,a", "110,a", "200,a", "211,a"];
+        for marks in [&[][..], &[1], &[1, 2, 3, 4]] {
+            let spec = DedupSpec {
+                by: vec![1],
+                within: Some((0, TimeFormat::UnixMs, 10)),
+            };
+            let mut dedup = Dedup::new(spec, Room::vast());
+            let mut passed = Vec::new();
+            for (at, line) in lines.into_iter().enumerate() {
+                passed.extend((!feed(&mut dedup, line).is_empty()).then_some(line));
+                if marks.contains(&at) {
+                    let (time, _) = line.split_once(',').unwrap();
+                    let mark = time.parse().unwrap();
+                    dedup.barrier(mark, &mut Vec::new()).unwrap();
+                }
+            }
+            assert_eq!(passed, ["0,a", "50,b", "100,a", "200,a", "211,a"]);
+            dedup.barrier(222, &mut Vec::new()).unwrap();
+            assert_eq!(dedup.bytes(), 0);
+        }
     }
 }

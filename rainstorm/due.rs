@@ -48,10 +48,7 @@ impl Due {
 
     /// Adds what is due at a time, unless it is there.
     pub fn insert(&mut self, time: i64, what: &[&[u8]]) -> Result<()> {
-        self.entry.clear();
-        self.entry.extend_from_slice(&sortable(time));
-        what.iter()
-            .for_each(|part| self.entry.extend_from_slice(part));
+        self.make(time, what);
         if self.near.contains(&self.entry[..]) {
             return Ok(());
         }
@@ -61,6 +58,21 @@ impl Due {
         self.memory += self.entry.len() + ENTRY_BYTES;
         self.near.insert(self.entry.as_slice().into());
         Ok(())
+    }
+
+    /// Takes out what is due at a time no more, where it is in memory. What is on disk comes when its time does.
+    pub fn remove(&mut self, time: i64, what: &[&[u8]]) {
+        self.make(time, what);
+        if self.near.remove(&self.entry[..]) {
+            self.memory = self.memory.saturating_sub(self.entry.len() + ENTRY_BYTES);
+        }
+    }
+
+    fn make(&mut self, time: i64, what: &[&[u8]]) {
+        self.entry.clear();
+        self.entry.extend_from_slice(&sortable(time));
+        what.iter()
+            .for_each(|part| self.entry.extend_from_slice(part));
     }
 
     /// Takes out the first, if it is due before `end`.

@@ -26,6 +26,14 @@ impl EventMark {
         }
     }
 
+    /// The same channel, as far as `at` makes of how far it has got.
+    pub fn held(self, at: impl Fn(i64) -> i64) -> Self {
+        match self {
+            Self::Live(mark) => Self::Live(at(mark)),
+            Self::Idle(mark) => Self::Idle(at(mark)),
+        }
+    }
+
     /// Of several channels together: the least of those that live; if none does, the greatest.
     pub fn of_all(marks: impl IntoIterator<Item = Self>) -> Self {
         marks

@@ -208,6 +208,11 @@ impl Stateful for Join {
         Ok(false)
     }
 
+    /// A pair is as old as its older line.
+    fn holds(&self, mark: i64) -> i64 {
+        mark.saturating_sub(self.spec.within_ms)
+    }
+
     fn take_late(&mut self) -> Option<Batch> {
         self.late.take()
     }

@@ -83,6 +83,7 @@ mod spec_op;
 mod spec_tasks;
 mod spec_tree;
 mod split;
+mod starts;
 mod state_log;
 mod stateful;
 mod status;

@@ -6,6 +6,7 @@ use crate::csv;
 use crate::dead::Letters;
 use crate::dedup::Dedup;
 use crate::error::Result;
+use crate::event_time::EventMark;
 use crate::exec::Exec;
 use crate::filter::Filter;
 use crate::join::Join;
@@ -106,6 +107,14 @@ impl Operator {
         match self {
             Self::Stateful(state) => work_on(&mut **state, |state| state.barrier(mark, out)),
             _ => Ok(false),
+        }
+    }
+
+    /// The event watermark of what it puts out behind a barrier with this one.
+    pub fn holds(&self, mark: EventMark) -> EventMark {
+        match self {
+            Self::Stateful(state) => mark.held(|at| state.holds(at)),
+            _ => mark,
         }
     }
 

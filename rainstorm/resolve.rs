@@ -414,7 +414,8 @@ impl<'a> Builder<'a> {
             of: Some(first + keys),
             window: spec.window.map(|window| WindowSpec {
                 cut: Cut::Given,
-                // Results come as late as lines may: the stage puts them out when the watermark is that far past their end.
+                // The stage before it has waited for late lines.
+                lateness_ms: 0,
                 ..window
             }),
             ..spec

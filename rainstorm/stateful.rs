@@ -42,6 +42,11 @@ pub trait Stateful: Send {
     /// The input has ended. Called again as long as it says that there is more to put out.
     fn finish(&mut self, out: &mut Vec<Batch>) -> Result<bool>;
 
+    /// No line older than this is to be put out behind a barrier whose event watermark was `mark`.
+    fn holds(&self, mark: i64) -> i64 {
+        mark
+    }
+
     /// Lines that came too late, since the last call.
     fn take_late(&mut self) -> Option<Batch> {
         None

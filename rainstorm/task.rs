@@ -157,6 +157,7 @@ impl Task {
         reads: Vec<Reads>,
         behind: u64,
     ) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
+        let mark = self.operator.holds(mark);
         let mut marks = self.links.barrier(id, last, mark).await?;
         if last {
             // A task that has ended never runs again: its state is not needed.

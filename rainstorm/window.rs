@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::event_time::TimeFormat;
 use crate::key::{Keys, push_key};
 use crate::room::Room;
+use crate::starts::Starts;
 use crate::stateful::{Held, PIECE_BYTES, Stateful};
 use crate::table::{Delta, Table, Value, Which};
 use bytes::Bytes;
@@ -38,6 +39,25 @@ pub enum Cut {
     Session(i64),
     /// Each line says its window's start and end itself, in its first two columns: results that are put together.
     Given,
+}
+
+impl Cut {
+    /// The event watermark at which a window closes, and its other time. Results that are put together are complete once no older
+    /// ones come.
+    fn due(self, start: i64, end: i64) -> (i64, i64) {
+        match self {
+            Self::Given => (start, end),
+            Self::Tumbling(_) | Self::Sliding { .. } | Self::Session(_) => (end, start),
+        }
+    }
+
+    /// Start and end of a window that is due so.
+    fn times(self, closes: i64, other: i64) -> (i64, i64) {
+        match self {
+            Self::Given => (closes, other),
+            Self::Tumbling(_) | Self::Sliding { .. } | Self::Session(_) => (other, closes),
+        }
+    }
 }
 
 /// Windows of an aggregate.
@@ -71,11 +91,15 @@ pub struct Windows {
     room: Room,
     /// Per key, sorted by start.
     open: Table<Vec<Open>>,
-    /// Windows by end, start and key; some are gone.
+    /// Windows by the mark at which they close, their other time and key; some are gone.
     due: Due,
+    /// Of open sessions.
+    starts: Option<Starts>,
     /// Start, end, key and value, of those counted as distinct.
     pairs: Table<()>,
     mark: i64,
+    /// No session that begins earlier is put out any more: stages behind this one were told so.
+    told: i64,
     /// The mark of the last save.
     saved: i64,
     /// Windows that are closed now, one after the other.
@@ -103,14 +127,20 @@ impl Windows {
             Kind::Distinct => room.part(1, 4),
             _ => room.part(0, 1),
         };
+        let starts = match window.cut {
+            Cut::Session(gap) => Some(Starts::new(gap)),
+            _ => None,
+        };
         Self {
             spec,
             window,
+            starts,
             open: Table::new(room.part(1, 2)),
             due: Due::new(room.part(1, 4)),
             pairs: Table::new(pairs),
             room,
             mark: i64::MIN,
+            told: i64::MIN,
             saved: i64::MIN,
             closing: None,
             late: Lines::default(),
@@ -120,7 +150,8 @@ impl Windows {
     }
 
     fn is_closed(&self, end: i64) -> bool {
-        end.saturating_add(self.window.lateness_ms) <= self.mark
+        // Results of one barrier come before it.
+        self.window.cut != Cut::Given && end.saturating_add(self.window.lateness_ms) <= self.mark
     }
 
     /// The windows that a line falls in, closed ones too.
@@ -157,7 +188,9 @@ impl Windows {
         let mut taken = false;
         for (start, end) in windows {
             let counts = match self.window.cut {
-                Cut::Session(_) => !self.is_closed(end) || self.touches(&key, start, end)?,
+                Cut::Session(_) => {
+                    !self.is_closed(end) || start >= self.told && self.touches(&key, start, end)?
+                }
                 _ => !self.is_closed(end),
             };
             if !counts {
@@ -195,6 +228,7 @@ impl Windows {
             total: one,
         };
         let (mut fits, mut is_due) = (true, false);
+        let mut merged = Vec::new();
         self.open.update(key, Vec::new, |open, _| {
             let mut times = None;
             open.retain(|old| {
@@ -206,6 +240,9 @@ impl Windows {
                     new.start = new.start.min(old.start);
                     new.end = new.end.max(old.end);
                     times = Some((old.start, old.end));
+                    if merges {
+                        merged.push((old.start, old.end));
+                    }
                     match old.total.with(new.total) {
                         Some(total) => new.total = total,
                         None => fits = false,
@@ -221,13 +258,23 @@ impl Windows {
         if !fits {
             return Err(self.spec.overflow(key));
         }
+        if let Some(starts) = &mut self.starts {
+            merged.iter().for_each(|(start, _)| starts.remove(*start));
+            starts.add(new.start);
+        }
+        for (start, end) in merged {
+            if (start, end) != (new.start, new.end) {
+                self.due.remove(end, &[&due::sortable(start), key]);
+            }
+        }
+        let (closes, other) = self.window.cut.due(new.start, new.end);
         match is_due {
             true => Ok(()),
-            false => self.due.insert(new.end, &[&due::sortable(new.start), key]),
+            false => self.due.insert(closes, &[&due::sortable(other), key]),
         }
     }
 
-    /// Puts out windows that end at or before `end`, by end, start and key; whether there may be more.
+    /// Puts out windows that close at or before `end`, by end, start and key; whether there may be more.
     fn close(&mut self, end: i64, out: &mut Vec<Batch>) -> Result<bool> {
         let mut closing = self.closing.take().unwrap_or_default();
         let (mut lines, mut bytes) = (Lines::default(), 0);
@@ -238,13 +285,14 @@ impl Windows {
             }
             // No window ends later than any time.
             let next = self.due.take_before(end.saturating_add(1))?;
-            let Some((end, what)) = next else {
+            let Some((closes, what)) = next else {
                 more = false;
                 break;
             };
-            let Some((start, key)) = due::split(&what) else {
+            let Some((other, key)) = due::split(&what) else {
                 continue;
             };
+            let (start, end) = self.window.cut.times(closes, other);
             let Some(total) = self.take_out(key, start, end)? else {
                 continue;
             };
@@ -288,6 +336,9 @@ impl Windows {
         let window = self.open.update(key, Vec::new, |open, _| open.remove(at))?;
         if is_last {
             self.open.remove(key)?;
+        }
+        if let Some(starts) = &mut self.starts {
+            starts.remove(start);
         }
         Ok(Some(window.total))
     }
@@ -388,11 +439,28 @@ impl Stateful for Windows {
             return Ok(false);
         }
         self.mark = self.mark.max(mark);
-        self.close(self.mark.saturating_sub(self.window.lateness_ms), out)
+        let more = self.close(self.mark.saturating_sub(self.window.lateness_ms), out)?;
+        if !more {
+            self.told = self.holds(self.mark);
+        }
+        Ok(more)
     }
 
     fn finish(&mut self, out: &mut Vec<Batch>) -> Result<bool> {
         self.close(i64::MAX, out)
+    }
+
+    fn holds(&self, mark: i64) -> i64 {
+        let open = mark.saturating_sub(self.window.lateness_ms);
+        match self.window.cut {
+            Cut::Tumbling(size) | Cut::Sliding { size, .. } => open.saturating_sub(size),
+            Cut::Session(gap) => {
+                let next = open.saturating_sub(gap);
+                let earliest = self.starts.as_ref().and_then(Starts::earliest);
+                earliest.map_or(next, |earliest| earliest.min(next))
+            }
+            Cut::Given => mark,
+        }
     }
 
     fn take_late(&mut self) -> Option<Batch> {
@@ -449,12 +517,19 @@ impl Stateful for Windows {
 
     fn restored(&mut self) -> Result<()> {
         self.open.begin(Which::All)?;
-        let due = &mut self.due;
-        let done = self.open.walk(&mut usize::MAX.clone(), |key, open| {
+        let (due, starts, cut) = (&mut self.due, &mut self.starts, self.window.cut);
+        self.open.walk(&mut usize::MAX.clone(), |key, open| {
             let mut open = open.into_iter().flatten();
-            open.try_for_each(|window| due.insert(window.end, &[&due::sortable(window.start), key]))
-        });
-        done.map(drop)
+            open.try_for_each(|window| {
+                starts
+                    .iter_mut()
+                    .for_each(|starts| starts.add(window.start));
+                let (closes, other) = cut.due(window.start, window.end);
+                due.insert(closes, &[&due::sortable(other), key])
+            })
+        })?;
+        self.told = self.holds(self.mark);
+        Ok(())
     }
 }
 

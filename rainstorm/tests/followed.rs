@@ -41,6 +41,66 @@ async fn a_stage_takes_results_and_late_lines_of_the_same_stage() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_of_a_join_or_a_window_is_not_late_behind_it() {
+    let time = "time = 1, time_format = \"unix_ms\"";
+    let sinks = "[[sink]]\nfrom = \"n\"\npath = \"/out/n\"\n[[sink]]\nfrom = \"n.late\"\npath = \"/out/late\"\n";
+    let joined = format!(
+        "[[stage]]\nname = \"o\"\nfrom = \"in\"\nop = {{ filter = {{ column = 2, equals = \"o\" }} }}\n\
+         [[stage]]\nname = \"p\"\nfrom = \"in\"\nop = {{ filter = {{ column = 2, equals = \"p\" }} }}\n\
+         [[stage]]\nname = \"w\"\nfrom = [\"o\", \"p\"]\nop = {{ join = {{ on = 3, within_ms = 3600, {time} }} }}\n"
+    );
+    let windows = |cut: &str| {
+        format!(
+            "[[stage]]\nname = \"w\"\nfrom = \"in\"\nop = {{ count = {{ by = 2, window = {{ {cut}, {time} }} }} }}\n"
+        )
+    };
+    for (before, size, input, want) in [
+        (
+            joined,
+            600,
+            &["0,o,1\n900,o,2\n", "1800,p,1\n", "9000,o,3\n"][..],
+            &["0,600,1,1"][..],
+        ),
+        (
+            windows("sliding_ms = 60, step_ms = 10, allowed_lateness_ms = 20"),
+            60,
+            &["5,a\n", "65,a\n", "200,a\n", "1000,b\n"],
+            &[
+                "-60,0,a,5",
+                "0,60,a,6",
+                "60,120,a,1",
+                "120,180,a,3",
+                "180,240,a,3",
+            ],
+        ),
+        (
+            windows("session_ms = 10"),
+            5,
+            &["0,a\n", "8,a\n", "16,a\n", "24,a\n90,b\n", "200,b\n"],
+            &["0,5,a,1", "90,95,b,1"],
+        ),
+    ] {
+        let world = World::start(2, |_| {}).await;
+        world.write("/in", b"", 0);
+        let n = format!(
+            "[[stage]]\nname = \"n\"\nfrom = \"w\"\n\
+             op = {{ count = {{ by = 3, window = {{ tumbling_ms = {size}, {time} }} }} }}\n"
+        );
+        world.spec("j.toml", &(source("") + &before + &n + sinks), 0);
+        for lines in input {
+            world.extend("/in", lines.as_bytes());
+            // A barrier passes in between, and so does the event watermark.
+            sleep(Duration::from_secs(1)).await;
+        }
+        let mut want = want.to_vec();
+        want.sort();
+        assert_eq!(world.grown("/out/n", want.len()).await, want);
+        assert_eq!(world.lines("/out/late"), [""; 0]);
+        world.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn lines_that_wait_in_a_file_are_not_late_however_slowly_they_are_read() {
     let world = World::start(1, |options| options.chunk_bytes = 16).await;
     // Each read takes longer than a file may be silent.
