@@ -3,6 +3,7 @@
 use crate::cell::Cells;
 use crate::error::{Error, Result};
 use crate::inbox::Inbox;
+use crate::lookup::Records;
 use crate::message::{Deploy, Report, Request, Response, TaskId};
 use crate::options::Options;
 use crate::plan::{NodeId, Pinned, Plan, Step};
@@ -18,7 +19,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -33,6 +34,8 @@ pub struct Context {
     pub plan: Plan,
     pub sources: Vec<Arc<Pinned>>,
     pub chunk_bytes: u32,
+    /// For each node, what its tasks join lines with.
+    pub records: Vec<OnceCell<Arc<Records>>>,
     /// The life of the member that handed it out: nobody else may let its barriers through.
     pub coordinator: u64,
     places: Vec<Vec<MemberId>>,
@@ -115,6 +118,7 @@ impl Context {
         }
         let shares = rate::equal_shares(&plan, &positions);
         let sources = positions.sources.into_iter().map(Arc::new).collect();
+        let records = plan.steps.iter().map(|_| OnceCell::new()).collect();
         let state = State {
             running: Some(JoinSet::new()),
             reports: BTreeMap::new(),
@@ -131,6 +135,7 @@ impl Context {
             info,
             plan,
             sources,
+            records,
             chunk_bytes: positions.chunk_bytes,
             coordinator,
             places,

@@ -1,10 +1,10 @@
 //! Joins two streams by key where their times are at most `within_ms` apart. Lines are held until the event watermark
 //! says that no partner can come any more.
 
-use crate::batch::{BATCH_BYTES, Batch, Lines};
+use crate::batch::{BATCH_BYTES, Batch, LINE_BYTES_MAX, Lines};
 use crate::dead::Letters;
 use crate::due::Due;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event_time::TimeFormat;
 use crate::key::{Keys, write_key};
 use crate::room::Room;
@@ -33,6 +33,15 @@ pub struct JoinSpec {
     pub within_ms: i64,
 }
 
+/// What is left of a batch.
+struct Left {
+    side: usize,
+    batch: Batch,
+    line: usize,
+    /// The number of the line of the other side to go on with.
+    from: u64,
+}
+
 /// The state of a join.
 pub struct Join {
     spec: JoinSpec,
@@ -46,6 +55,10 @@ pub struct Join {
     /// The mark of the last save.
     saved: i64,
     late: Lines,
+    /// Of a batch whose pairs are more than a batch.
+    left: Option<Left>,
+    /// Bytes of the longest line that was held.
+    longest: usize,
     /// A piece is to be saved even if it is empty.
     owes_piece: bool,
 }
@@ -87,25 +100,64 @@ impl Join {
             mark: i64::MIN,
             saved: i64::MIN,
             late: Lines::default(),
+            left: None,
+            longest: 0,
             owes_piece: false,
         }
     }
 
-    fn take(&mut self, side: usize, line: &[u8], out: &mut Lines) -> Result<()> {
+    /// Puts out the pairs of what is left, as many as make a batch.
+    fn work(&mut self, mut left: Left, out: &mut Vec<Batch>, letters: &mut Letters) -> Result<()> {
+        let mut lines = Lines::default();
+        while left.line < left.batch.count() {
+            match self.take(&left, &mut lines) {
+                Ok(None) => {}
+                Ok(Some(from)) => {
+                    self.left = Some(Left { from, ..left });
+                    break;
+                }
+                Err(error) => letters.blame(&left.batch, left.line, error)?,
+            }
+            left.line += 1;
+            left.from = 0;
+        }
+        out.extend(lines.take());
+        self.index.held.settle()?;
+        self.lines.settle()
+    }
+
+    /// Pairs a line with those of the other side and holds it; `out` is full: the number of the one to go on with.
+    fn take(&mut self, left: &Left, out: &mut Lines) -> Result<Option<u64>> {
+        let (side, line) = (left.side, left.batch.line(left.line));
         let Side { on, time, format } = &self.spec.sides[side];
         let time = read_time(line, *time, *format)?;
         if time < self.mark {
             self.late.push(line);
-            return Ok(());
+            return Ok(None);
         }
         let mut key = Vec::new();
         write_key(line, on, &mut key);
         let within = self.spec.within_ms;
         let held = self.index.held.get(&of_side(1 - side, &key))?;
-        let is_near = |(other, _): &&(i64, u64)| (other - time).abs() <= within;
+        let is_near =
+            |(other, number): &&(i64, u64)| *number >= left.from && (other - time).abs() <= within;
         let near = held.into_iter().flatten().filter(is_near);
         let near: Vec<(i64, u64)> = near.copied().collect();
+        let room = LINE_BYTES_MAX.saturating_sub(line.len() + 1);
+        // Most often none is so long that all have to be looked at first.
+        if self.longest > room && left.from == 0 {
+            for &(other, number) in &near {
+                let partner = self.lines.get(&place(1 - side, &key, other, number))?;
+                if partner.is_some_and(|partner| partner.len() > room) {
+                    let what = "a joined line is longer than a line may be";
+                    return Err(Error::Line(format!("{what}: {LINE_BYTES_MAX} bytes")));
+                }
+            }
+        }
         for (other, number) in near {
+            if out.bytes() >= BATCH_BYTES {
+                return Ok(Some(number));
+            }
             if let Some(partner) = self.lines.get(&place(1 - side, &key, other, number))? {
                 let (left, right) = match side {
                     0 => (line, &partner[..]),
@@ -118,11 +170,13 @@ impl Join {
                 });
             }
         }
+        self.longest = self.longest.max(line.len());
         let number = self.next;
         self.next += 1;
         self.lines
             .insert(&place(side, &key, time, number), line.to_vec())?;
-        self.index.hold(side, &key, time, number)
+        self.index.hold(side, &key, time, number)?;
+        Ok(None)
     }
 
     /// Forgets lines whose partners would be older than the event watermark; whether there may be more of them.
@@ -185,18 +239,20 @@ impl Stateful for Join {
         out: &mut Vec<Batch>,
         letters: &mut Letters,
     ) -> Result<()> {
-        let mut lines = Lines::default();
-        for (at, line) in batch.lines().enumerate() {
-            if let Err(error) = self.take(input.min(1), line, &mut lines) {
-                letters.blame(&batch, at, error)?;
-            }
-            if lines.bytes() >= BATCH_BYTES {
-                out.extend(lines.take());
-            }
+        let left = Left {
+            side: input.min(1),
+            batch,
+            line: 0,
+            from: 0,
+        };
+        self.work(left, out, letters)
+    }
+
+    fn go_on(&mut self, out: &mut Vec<Batch>, letters: &mut Letters) -> Result<bool> {
+        match self.left.take() {
+            Some(left) => self.work(left, out, letters).map(|()| true),
+            None => Ok(false),
         }
-        out.extend(lines.take());
-        self.index.held.settle()?;
-        self.lines.settle()
     }
 
     fn barrier(&mut self, mark: i64, _out: &mut Vec<Batch>) -> Result<bool> {
@@ -262,11 +318,14 @@ impl Stateful for Join {
 
     fn restored(&mut self) -> Result<()> {
         self.lines.begin(Which::All)?;
-        let index = &mut self.index;
+        let (index, longest) = (&mut self.index, &mut self.longest);
         let done = self
             .lines
-            .walk(&mut usize::MAX.clone(), |line, _| match placed(line) {
-                Some((side, time, number, key)) => index.hold(side, key, time, number),
+            .walk(&mut usize::MAX.clone(), |place, line| match placed(place) {
+                Some((side, time, number, key)) => {
+                    *longest = line.map_or(0, Vec::len).max(*longest);
+                    index.hold(side, key, time, number)
+                }
                 None => Ok(()),
             });
         done.map(drop)
@@ -298,6 +357,7 @@ mod tests {
         let batch = Batch::from_lines(Bytes::from(line.to_owned()));
         let mut letters = Letters::new(false);
         join.apply(side, batch, &mut out, &mut letters).unwrap();
+        while join.go_on(&mut out, &mut letters).unwrap() {}
         let lines = out.iter().flat_map(Batch::lines);
         lines
             .map(|line| String::from_utf8(line.to_vec()).unwrap())
@@ -324,6 +384,40 @@ mod tests {
         join.barrier(1000, &mut Vec::new()).unwrap();
         assert_eq!(join.lines.len(), 0);
         assert_eq!(join.bytes(), 0);
+    }
+
+    #[test]
+    fn pairs_leave_in_batches_however_many_a_line_makes() {
+        let mut join = join(10);
+        let held: Vec<String> = (0..5000).map(|n| format!("1,k,{n:0100}")).collect();
+        feed(&mut join, 0, &held.join("\n"));
+        let batch = Batch::from_lines(Bytes::from_static(b"2,k,a\n2,k,b"));
+        let (mut out, mut letters, mut pairs) = (Vec::new(), Letters::new(false), Vec::new());
+        join.apply(1, batch, &mut out, &mut letters).unwrap();
+        loop {
+            assert!(out.iter().map(|batch| batch.bytes().len()).sum::<usize>() < 2 * BATCH_BYTES);
+            let lines = out.iter().flat_map(Batch::lines);
+            pairs.extend(lines.map(|line| String::from_utf8(line.to_vec()).unwrap()));
+            out.clear();
+            if !join.go_on(&mut out, &mut letters).unwrap() {
+                break;
+            }
+        }
+        let with = |right: &str| held.iter().map(|left| format!("{left},{right}")).collect();
+        let want: [Vec<String>; 2] = [with("2,k,a"), with("2,k,b")];
+        assert_eq!(pairs, want.concat());
+    }
+
+    #[test]
+    fn a_line_whose_pair_is_too_long_is_a_dead_letter() {
+        let mut join = join(10);
+        let long = format!("1,k,{}", "x".repeat(LINE_BYTES_MAX - 10));
+        feed(&mut join, 0, &long);
+        let batch = Batch::from_lines(Bytes::from_static(b"2,k,too much\n2,j,none"));
+        let (mut out, mut letters) = (Vec::new(), Letters::new(true));
+        join.apply(1, batch, &mut out, &mut letters).unwrap();
+        assert!(out.is_empty() && join.lines.len() == 2);
+        assert_eq!(letters.take().len(), 1);
     }
 
     proptest! {

@@ -88,10 +88,19 @@ impl Operator {
             Self::Stateful(state) => work_on(&mut **state, |state| {
                 state.apply(input, batch, out, letters)
             })?,
-            Self::Lookup(index) => index.apply(&batch, out, letters)?,
+            Self::Lookup(index) => index.apply(batch, out, letters)?,
             Self::Exec(exec) => exec.apply(&batch, out, letters).await?,
         }
         Ok(())
+    }
+
+    /// Goes on with what `apply` has left, a batch or so at a time, so that little waits in memory; false: nothing is left.
+    pub fn go_on(&mut self, out: &mut Vec<Batch>, letters: &mut Letters) -> Result<bool> {
+        match self {
+            Self::Stateful(state) => work_on(&mut **state, |state| state.go_on(out, letters)),
+            Self::Lookup(index) => index.go_on(out, letters),
+            _ => Ok(false),
+        }
     }
 
     /// Works on what it has been given and has put aside.

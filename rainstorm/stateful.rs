@@ -35,6 +35,12 @@ pub trait Stateful: Send {
         letters: &mut Letters,
     ) -> Result<()>;
 
+    /// Goes on with the lines that `apply` has left, since what comes of them is much; false: none were left. Called until then
+    /// before anything else.
+    fn go_on(&mut self, _out: &mut Vec<Batch>, _letters: &mut Letters) -> Result<bool> {
+        Ok(false)
+    }
+
     /// A job epoch ends; no line before `mark` is to be expected from any input. Called before it is saved, again and again as
     /// long as it says that there is more to put out.
     fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<bool>;

@@ -100,6 +100,10 @@ impl Task {
                     let applied = self.operator.apply(number, batch, &mut out, letters);
                     applied.await?;
                     self.pass(&mut out).await?;
+                    while self.operator.go_on(&mut out, &mut self.letters)? {
+                        self.pass(&mut out).await?;
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Item::Barrier { id, last, mark } => {
                     self.operator.flush(&mut out, &mut self.letters).await?;
@@ -225,7 +229,7 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
             program(context, id, spec).await?,
         ))),
         (Op::Lookup(spec), None) => {
-            Operator::Lookup(Box::new(Index::load(context, spec.clone()).await?))
+            Operator::Lookup(Box::new(Index::load(context, id.node, spec.clone()).await?))
         }
         (_, None) => return Err(Error::Job(format!("task {id} has no operator"))),
     };
