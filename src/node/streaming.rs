@@ -533,7 +533,7 @@ async fn pinned(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Sour
     if attr.kind != FileKind::Regular {
         return Err(StorageError::Invalid(format!("{path}: not a regular file")));
     }
-    if !may(&volume, &attr, owner, 4) {
+    if !may(volume, &attr, owner, 4) {
         return Err(StorageError::Denied(path.into()));
     }
     // Agreed, and of one moment: what this member alone knows of the file others cannot read yet.
