@@ -30,9 +30,6 @@ impl Volume {
         if let Some(answer) = self.followed_at_hand(request) {
             return Some(Ok(answer));
         }
-        if self.has_left() {
-            return None;
-        }
         match request {
             Request::Forget { .. } | Request::ReleaseDir { .. } => Some(Ok(Answer::Done)),
             Request::Flush { ino, handle, owner } => self.flush_at_hand(*ino, *handle, *owner),
@@ -195,6 +192,7 @@ impl Volume {
     fn flush_at_hand(&self, ino: Ino, handle: Handle, owner: Option<u64>) -> Option<Outcome> {
         if owner.is_some_and(|owner| self.table.is_locker(ino, owner))
             || self.table.has_lost(handle)
+            || self.left.has(ino)
         {
             return None;
         }

@@ -303,10 +303,9 @@ impl Volume {
         }
     }
 
-    /// Resolves when the kernel has taken notice of all that is applied here. At once while what an earlier worker left is
-    /// sent: its calls wait for that, and the kernel may wait for them.
+    /// Resolves when the kernel has taken notice of all that is applied here.
     pub(crate) async fn kernel_told(&self) {
-        if let Some(kernel) = self.kernel.get().filter(|_| !self.has_left()) {
+        if let Some(kernel) = self.kernel.get() {
             kernel.settled().await;
         }
     }

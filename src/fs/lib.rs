@@ -1,7 +1,7 @@
 //! The file system: what a mount asks, answered from the agreed state and the data plane.
 //!
 //! `volume.rs` is the door; `attributes`, `names`, `directories`, `content`, `ranges` are families of calls; `ends` does later what nobody waits
-//! for; `control` and `synthetic` are the control tree, `follow` and `lines` what is followed in it, `inline` what is answered at once, `behind` writes that are, `kept` what the kernel may keep. It knows no FUSE
+//! for; `control` and `synthetic` are the control tree, `follow` and `lines` what is followed in it, `inline` what is answered at once, `behind` writes that are (`left`: by an earlier worker), `kept` what the kernel may keep. It knows no FUSE
 //! and no wire.
 
 mod again;
@@ -19,10 +19,12 @@ mod fixed;
 mod follow;
 mod inline;
 mod kept;
+mod left;
 mod lines;
 mod locks;
 mod mounted;
 mod names;
+mod opens;
 mod own;
 mod ranges;
 mod recent;

@@ -11,9 +11,10 @@ use crate::{
     failures::Failures,
     follow::Following,
     kept::Kept,
+    left::Unsent,
     ranges::Place,
     recent::Recent,
-    synthetic::{Control, Node, Synthetic},
+    synthetic::{Control, Synthetic},
     table::{Numbers, Table},
     told::Told,
     unanswered::Unanswered,
@@ -21,7 +22,7 @@ use crate::{
 use bytes::Bytes;
 use hydfs_data::{Context, Data, WriteBehind};
 use hydfs_memory::{Memory, Slot};
-use hydfs_mount::{Answer, Caller, FsError, How, KernelCache, Opened, Request, StatFs};
+use hydfs_mount::{Answer, Caller, FsError, KernelCache, Request, StatFs};
 use hydfs_state::{Body, Event, State};
 use hydfs_store::Disk;
 use hydfs_types::{Attr, Clock, Command, Incarnation, Ino, Planted, ROOT_INO, Reply};
@@ -59,6 +60,7 @@ pub struct Volume {
     pub(crate) following: Arc<Following>,
     pub(crate) recent: Recent,
     pub(crate) behind: Behind,
+    pub(crate) left: Unsent,
 }
 
 /// Called with the path of a file in the directory of jobs that was closed after writing, or renamed there.
@@ -86,6 +88,7 @@ impl Volume {
             clock,
             recent: Recent::default(),
             behind: Behind::default(),
+            left: Unsent::default(),
         });
         let early: Arc<dyn WriteBehind> = volume.clone();
         volume.data.set_write_behind(Arc::downgrade(&early));
@@ -123,12 +126,19 @@ impl Volume {
 
     /// Whom to tell what changed elsewhere. Once.
     pub fn set_kernel(&self, kernel: Arc<dyn KernelCache>) {
-        // What changed while no worker served, nobody has told of.
-        for ino in self.table.open_inodes() {
-            drop(kernel.invalidate_pages(ino));
-        }
         self.following.set_kernel(kernel.clone());
         drop(self.kernel.set(kernel));
+        // What changed while no worker served, nobody has told of.
+        self.forget_pages();
+    }
+
+    /// Has the kernel forget pages of everything that is open.
+    pub(crate) fn forget_pages(&self) {
+        if let Some(kernel) = self.kernel.get() {
+            for ino in self.table.open_inodes() {
+                drop(kernel.invalidate_pages(ino));
+            }
+        }
     }
 
     /// Whom to tell of new specs. Once.
@@ -156,6 +166,10 @@ impl Volume {
         for event in events {
             if matches!(event, Event::Unlocked(_) | Event::Replaced) {
                 self.unlocked.notify_waiters();
+            }
+            if *event == Event::Replaced {
+                // Of what changed no event tells.
+                self.forget_pages();
             }
             match event {
                 Event::Orphan(_) | Event::Replaced | Event::Members => self.orphans.notify_one(),
@@ -205,7 +219,7 @@ impl Volume {
     }
 
     pub(crate) async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
-        self.left_is_sent(&request).await;
+        self.left_for_is_sent(&request).await;
         let memory = self.table.memory();
         let memory = memory.filter(|_| !self.ctx.has(Planted::RepeatedAnew));
         let call = Call::of(memory, caller.unique, &request)?;
@@ -270,8 +284,12 @@ impl Volume {
                     .await
             }
             Request::Link { ino, parent, name } => self.link(call, ino, parent, name).await,
-            Request::Unlink { parent, name } => self.take_away(call, parent, name, false).await,
-            Request::RemoveDir { parent, name } => self.take_away(call, parent, name, true).await,
+            Request::Unlink { parent, name } => {
+                self.take_away(call, caller, parent, name, false).await
+            }
+            Request::RemoveDir { parent, name } => {
+                self.take_away(call, caller, parent, name, true).await
+            }
             Request::Rename {
                 parent,
                 name,
@@ -281,7 +299,8 @@ impl Volume {
                 exchange,
             } => {
                 self.moving((parent, &name), (to_parent, &to_name));
-                self.rename(call, parent, name, to_parent, to_name, no_replace, exchange)
+                let flags = (no_replace, exchange);
+                self.rename(call, caller, (parent, name), (to_parent, to_name), flags)
                     .await
             }
             Request::Open { ino, how } => self.open(call, call, ino, how).await.map(Answer::Opened),
@@ -462,17 +481,19 @@ impl Volume {
             Ok(Ok(())) => {}
             // The way to `.cluster` leads through the root: it has to be there when nothing else can be agreed.
             _ if ino == ROOT_INO => {
-                return Ok(self
-                    .ctx
-                    .state()
-                    .inode(ino)
-                    .map_err(crate::error::of_command)?
-                    .attr);
+                return self.agreed(ino);
             }
             Ok(Err(error)) => return Err(error),
             Err(_) => self.barrier().await?,
         }
         self.peeked(ino).await
+    }
+
+    /// Attributes as they are in the state here.
+    fn agreed(&self, ino: Ino) -> Outcome<Attr> {
+        let state = self.ctx.state();
+        let inode = state.inode(ino).map_err(crate::error::of_command)?;
+        Ok(inode.attr)
     }
 
     async fn read_link(&self, ino: Ino) -> Outcome {
@@ -508,76 +529,6 @@ impl Volume {
             files_free: 1 << 32,
             name_max: 255,
         }))
-    }
-
-    /// Opens an existing file. `cuts`: whose call the truncate is that goes with it, if one does.
-    pub(crate) async fn open(
-        &self,
-        call: &Call,
-        cuts: &Call,
-        ino: Ino,
-        how: How,
-    ) -> Outcome<Opened> {
-        if Synthetic::is(ino) {
-            let (_, node) = self.control_of(ino)?;
-            let Node::File(text) = node else {
-                return Err(FsError::IsDirectory);
-            };
-            if how.write {
-                self.put_control(ino, &[]).map_err(|_| FsError::Denied)?;
-            }
-            return self.opened_control(ino, how, text);
-        }
-        self.barrier().await?;
-        let opened = self.open_in(&self.ctx.state(), call, ino, how)?;
-        if how.truncate {
-            self.truncate(cuts, ino, 0).await?;
-        }
-        Ok(opened)
-    }
-
-    /// Opens an existing file as it is. The state is held until the handle is in the table: an unlinked file is not given
-    /// up between the two looks at it.
-    pub(crate) fn open_in(
-        &self,
-        state: &State,
-        call: &Call,
-        ino: Ino,
-        how: How,
-    ) -> Outcome<Opened> {
-        let inode = state.inode(ino).map_err(crate::error::of_command)?;
-        match &inode.body {
-            Body::File(_) => {}
-            Body::Directory(_) => return Err(FsError::IsDirectory),
-            _ => return Err(FsError::Invalid("not a regular file".into())),
-        }
-        // Renamed over since the kernel looked its name up: it can be opened until this mount gives it up.
-        if inode
-            .orphan
-            .as_ref()
-            .is_some_and(|holders| !holders.contains(&self.ctx.me()))
-        {
-            return Err(FsError::Stale);
-        }
-        let handle = self.table.open(ino, how, None, call)?;
-        if self.table.is_releasing(ino) {
-            self.table.close(handle);
-            return Err(FsError::Stale);
-        }
-        Ok(Self::opened(handle, how))
-    }
-
-    /// How the kernel shall treat a descriptor: none uses the page cache. Through it a read is as new as the size that
-    /// the kernel believes, and the kernel throws away a size that it asked for when a write or another question of this
-    /// mount overlaps: reads ended early, or in zeros. An append would be cut at the border of a page, and half a record
-    /// is none. Mappings still use it. A kernel that cannot map such descriptors keeps its cache for those that do not append.
-    pub(crate) fn opened(handle: hydfs_mount::Handle, how: How) -> Opened {
-        Opened {
-            handle,
-            direct: true,
-            mappable: !how.append,
-            keep_cache: false,
-        }
     }
 
     pub(crate) fn data_error(error: hydfs_data::DataError) -> FsError {
