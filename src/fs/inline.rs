@@ -30,6 +30,9 @@ impl Volume {
         if let Some(answer) = self.followed_at_hand(request) {
             return Some(Ok(answer));
         }
+        if !self.begun.initialized() {
+            return None;
+        }
         match request {
             Request::Forget { .. } | Request::ReleaseDir { .. } => Some(Ok(Answer::Done)),
             Request::Flush { ino, handle, owner } => self.flush_at_hand(*ino, *handle, *owner),

@@ -25,9 +25,11 @@ use tokio::time::Instant;
 const KEPT_MAX: usize = 65_536;
 /// Where so many are noted, those that have ended are looked for this often.
 const SWEEP: Duration = Duration::from_millis(50);
-/// The kernel counts in ticks and from a moment later: so much of the lease is not given away. What it keeps counts as kept
-/// for so much longer.
+/// The kernel counts in ticks and from a moment later: so much of the lease is not given away.
 const SLACK: Duration = Duration::from_millis(50);
+/// It begins to count when whoever asked gets to run again. What it keeps counts as kept for so much longer: a change then
+/// still makes a notice, which nobody needs if it has ended.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the machine has slept.
 const SLEEP_LOOK: Duration = Duration::from_millis(50);
@@ -178,7 +180,7 @@ impl Volume {
             return Keep::default();
         }
         let kept = self.keeping(|state, noted, names, left| {
-            let until = Instant::now() + left + SLACK;
+            let until = Instant::now() + left + LATE;
             let attr_kept = is_exact(state, attr) && noted.note_attr(attr.ino, until);
             let entry_kept = entry
                 .filter(|_| names)
@@ -205,7 +207,7 @@ impl Volume {
         }
         let kept = self.keeping(|state, noted, names, left| {
             let left = left.min(most);
-            let until = Instant::now() + left + SLACK;
+            let until = Instant::now() + left + LATE;
             let mut keeps = |entry: &DirEntry, attr: &Attr| {
                 names
                     && !Synthetic::is(attr.ino)
@@ -229,7 +231,7 @@ impl Volume {
 
     /// Notes what the kernel keeps: of the state, names included or not, for what is left of the lease. `None`: nothing.
     fn keeping<T>(&self, note: impl FnOnce(&State, &mut Noted, bool, Duration) -> T) -> Option<T> {
-        let kernel = self.kernel.get()?;
+        let kernel = self.kernel.get().filter(|_| self.begun.initialized())?;
         // Held until it is noted: a later command finds it there. Not waited for: this may be a session thread.
         let state = self.ctx.state.try_read().ok()?;
         let visible = self.ctx.agreement.leased()?;

@@ -7,6 +7,7 @@
 mod again;
 mod asked;
 mod attributes;
+mod begun;
 mod behind;
 mod call;
 mod content;

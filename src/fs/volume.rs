@@ -61,6 +61,8 @@ pub struct Volume {
     pub(crate) recent: Recent,
     pub(crate) behind: Behind,
     pub(crate) left: Unsent,
+    /// The member is admitted.
+    pub(crate) begun: tokio::sync::SetOnce<()>,
 }
 
 /// Called with the path of a file in the directory of jobs that was closed after writing, or renamed there.
@@ -89,6 +91,7 @@ impl Volume {
             recent: Recent::default(),
             behind: Behind::default(),
             left: Unsent::default(),
+            begun: tokio::sync::SetOnce::new(),
         });
         let early: Arc<dyn WriteBehind> = volume.clone();
         volume.data.set_write_behind(Arc::downgrade(&early));
@@ -219,6 +222,9 @@ impl Volume {
     }
 
     pub(crate) async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
+        if let Some(answer) = self.may_begin(&request).await {
+            return answer;
+        }
         self.left_for_is_sent(&request).await;
         let memory = self.table.memory();
         let memory = memory.filter(|_| !self.ctx.has(Planted::RepeatedAnew));

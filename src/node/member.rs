@@ -8,6 +8,7 @@ use crate::{
     kernel::Kernel,
     machine::{Followers, Machine},
     pace::Pace,
+    place::{Place, bind, said, session_of},
     planted,
     router::Router,
     seams::{Part, Seams, Wire, part_seed},
@@ -23,8 +24,8 @@ use hydfs_memory::Memory;
 use hydfs_store::{FaultyDisk, Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
 use hydfs_types::{
-    Admission, Admitted, Agreement, AgreementError, BootId, BoxFuture, ClusterId, Command,
-    CommandError, FileKind, JOBS_DIR, MemberId, Planted, ROOT_INO, Reply, SessionId, SystemClock,
+    Admitted, Agreement, AgreementError, BoxFuture, ClusterId, Command, CommandError, FileKind,
+    JOBS_DIR, MemberId, ROOT_INO, Reply, SystemClock,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
@@ -35,8 +36,6 @@ use std::{
     time::Duration,
 };
 
-/// How long a joiner looks for a door, and a restarted member for a majority, before it gives up or says so again.
-const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(250);
 
 /// One member and all its parts.
@@ -71,16 +70,20 @@ pub struct Member {
     trial: Trial,
 }
 
-/// Who the member is to the agreement group before its parts start.
-struct Place {
-    member: MemberId,
-    cluster: Option<ClusterId>,
-    admitted: Option<Admitted>,
-}
-
 impl Member {
     /// Starts a member on the current runtime and returns once it is admitted and its state is current.
     pub fn start(config: Config) -> BoxFuture<'static, Result<Arc<Self>, Error>> {
+        Box::pin(async move {
+            let (member, place) = Self::begin(config).await?;
+            member.enter(place).await?;
+            member.volume.begin();
+            Ok(member)
+        })
+    }
+
+    /// Starts the parts of a member that is still to [`Member::enter`] its cluster. Its mount may be served: until
+    /// [`Volume::begin`] it answers the control tree alone.
+    pub fn begin(config: Config) -> BoxFuture<'static, Result<(Arc<Self>, Place), Error>> {
         Box::pin(async move {
             let faults = config.allow_faults.then(|| Arc::new(Faults::default()));
             let folder = Folder::open_through(&config.data, &config.name, |disk| match &faults {
@@ -119,12 +122,12 @@ impl Member {
                 memory: config.memory.map(handover::open).transpose()?,
                 trial: Trial::default(),
             };
-            let member = Self::assemble(config, seams, router).await?;
+            let (member, place) = Self::joined(config, seams, router).await?;
             if let Some(faults) = faults {
                 tracing::warn!("faults may be injected through .cluster/faults: for tests only");
                 member.hook_faults(&net, &faults);
             }
-            Ok(member)
+            Ok((member, place))
         })
     }
 
@@ -154,48 +157,31 @@ impl Member {
         router: Arc<Router>,
     ) -> BoxFuture<'static, Result<Arc<Self>, Error>> {
         Box::pin(async move {
-            let place = Self::place(&config, &seams).await?;
-            let member = Self::parts(config, seams, &place).await?;
-            router.set(&member);
-            member.enter_group(place).await?;
-            member.run().await?;
+            let (member, place) = Self::joined(config, seams, router).await?;
+            member.enter(place).await?;
+            member.volume.begin();
             Ok(member)
         })
     }
 
-    /// Finds out who this member is: from its folder, by making a cluster, or by asking to be let in.
-    async fn place(config: &Config, seams: &Seams) -> Result<Place, Error> {
-        let (folder, net) = (&seams.folder, &*seams.net);
-        if let (Some(cluster), Some(member)) = (folder.cluster(), folder.member()) {
-            return Ok(Place {
-                member,
-                cluster: Some(cluster),
-                admitted: None,
-            });
-        }
-        if config.bootstrap {
-            return Ok(Place {
-                member: MemberId(1),
-                cluster: None,
-                admitted: None,
-            });
-        }
-        if config.join.is_empty() {
-            return Err(Error::NoCluster);
-        }
-        let (cluster, admitted) = enter(
-            net,
-            &config.join,
-            &said(config, folder, seams.trial),
-            PATIENCE,
-        )
-        .await?;
-        bind(config, folder, cluster, admitted.member)?;
-        net.known_as(Some(cluster), admitted.member, admitted.incarnation);
-        Ok(Place {
-            member: admitted.member,
-            cluster: Some(cluster),
-            admitted: Some(admitted),
+    async fn joined(
+        config: Config,
+        seams: Seams,
+        router: Arc<Router>,
+    ) -> Result<(Arc<Self>, Place), Error> {
+        let place = Place::find(&config, &seams).await?;
+        let member = Self::parts(config, seams, &place).await?;
+        router.set(&member);
+        member.volume.set_control(crate::tree::Tree::new(&member));
+        Ok((member, place))
+    }
+
+    /// Enters the cluster: returns once it is admitted, its state is current, and everything that follows it runs.
+    pub fn enter(self: &Arc<Self>, place: Place) -> BoxFuture<'static, Result<(), Error>> {
+        let member = self.clone();
+        Box::pin(async move {
+            member.enter_group(place).await?;
+            member.run().await
         })
     }
 
@@ -428,7 +414,6 @@ impl Member {
         }
         self.volume.unlock_left();
         self.own_up().await;
-        self.volume.set_control(crate::tree::Tree::new(self));
         if self.streams {
             drop(self.streaming.set(Streaming::start(self)?));
         }
@@ -565,43 +550,4 @@ impl Member {
             _ => None,
         }
     }
-}
-
-/// One session per start, and per return after an expiry: start counts are never used twice.
-fn session_of(member: MemberId, start_count: u64, trial: Trial) -> SessionId {
-    if trial.planted == Some(Planted::IdsReused) {
-        return SessionId(member.0 << 32);
-    }
-    SessionId(member.0 << 32 | start_count)
-}
-
-fn said(config: &Config, folder: &Folder, trial: Trial) -> Admission {
-    let boot = match trial.planted {
-        Some(Planted::KeptAfterPowerLoss) => BootId([0; 16]),
-        _ => folder.boot(),
-    };
-    Admission {
-        name: config.name.clone(),
-        addr: config.advertise,
-        zone: config.zone.clone(),
-        weight: config.weight,
-        storage: folder.storage(),
-        boot,
-        start_count: folder.start_count(),
-    }
-}
-
-fn bind(
-    config: &Config,
-    folder: &Folder,
-    cluster: ClusterId,
-    member: MemberId,
-) -> Result<(), Error> {
-    let done = folder
-        .set_cluster(cluster)
-        .and_then(|()| folder.set_member(member));
-    done.map_err(|source| Error::Folder {
-        path: config.data.clone(),
-        source,
-    })
 }
