@@ -29,6 +29,7 @@ mod opens;
 mod own;
 mod ranges;
 mod recent;
+mod silence;
 mod synthetic;
 mod table;
 mod told;
