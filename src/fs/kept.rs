@@ -182,9 +182,15 @@ impl Volume {
         let kept = self.keeping(|state, noted, names, left| {
             let until = Instant::now() + left + LATE;
             let attr_kept = is_exact(state, attr) && noted.note_attr(attr.ino, until);
+            let is_entry =
+                |(parent, name): &(Ino, &[u8])| state.lookup(*parent, name) == Ok(attr.ino);
+            if !entry.as_ref().is_none_or(is_entry) {
+                // It went while the answer was made.
+                self.moved.note([attr.ino].into_iter());
+            }
             let entry_kept = entry
                 .filter(|_| names)
-                .filter(|(parent, name)| state.lookup(*parent, name) == Ok(attr.ino))
+                .filter(is_entry)
                 .is_some_and(|(parent, name)| noted.note_entry((parent, name.to_vec()), until));
             noted.counts.answers += u64::from(attr_kept || entry_kept);
             Keep {
@@ -253,6 +259,14 @@ impl Volume {
             let mut noted = self.kept.lock();
             let changed = |event| noted.changed(event, own, &mut lost);
             events.iter().for_each(changed);
+        }
+        if !own && !lost.entries.is_empty() {
+            // Names of these, or of their directories.
+            self.moved
+                .note(events.iter().filter_map(|event| match event {
+                    Event::Inode(ino) => Some(*ino),
+                    _ => None,
+                }));
         }
         self.tell_lost(&lost);
     }

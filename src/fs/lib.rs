@@ -24,6 +24,7 @@ mod left;
 mod lines;
 mod locks;
 mod mounted;
+mod moved;
 mod names;
 mod opens;
 mod own;

@@ -12,6 +12,7 @@ use crate::{
     follow::Following,
     kept::Kept,
     left::Unsent,
+    moved::Moved,
     ranges::Place,
     recent::Recent,
     silence::Silence,
@@ -62,6 +63,7 @@ pub struct Volume {
     pub(crate) recent: Recent,
     pub(crate) behind: Behind,
     pub(crate) left: Unsent,
+    pub(crate) moved: Moved,
     pub(crate) silence: Arc<Silence>,
     /// The member is admitted.
     pub(crate) begun: tokio::sync::SetOnce<()>,
@@ -93,6 +95,7 @@ impl Volume {
             recent: Recent::default(),
             behind: Behind::default(),
             left: Unsent::default(),
+            moved: Moved::default(),
             silence: Arc::default(),
             begun: tokio::sync::SetOnce::new(),
         });
@@ -250,6 +253,7 @@ impl Volume {
             | Request::GetLock { ino, .. } => Some(*ino),
             _ => None,
         };
+        let looks_up = matches!(request, Request::Lookup { .. });
         let began = Instant::now();
         let answer = self.clone().work(&call, caller, request).await;
         call.set_answered();
@@ -270,6 +274,9 @@ impl Volume {
             Some(ino) if !synthetic(ino) => self.shown(answer).await,
             _ => answer,
         };
+        if looks_up {
+            return self.or_moved(caller, answer);
+        }
         opened.is_answered = matches!(answer, Ok(Answer::Opened(_) | Answer::Created(..)));
         answer
     }
