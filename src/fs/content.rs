@@ -248,6 +248,7 @@ impl Volume {
         data: Bytes,
         durable: bool,
     ) -> Outcome<()> {
+        self.left_is_sent(ino).await;
         let call = Call::once();
         self.put_for(&call, ino, offset, data, durable).await
     }

@@ -31,7 +31,7 @@ impl Volume {
         if let Some(answer) = self.followed_at_hand(request) {
             return Some(Ok(answer));
         }
-        if self.has_left() {
+        if !self.begun.initialized() {
             return None;
         }
         match request {
@@ -208,6 +208,7 @@ impl Volume {
     fn flush_at_hand(&self, ino: Ino, handle: Handle, owner: Option<u64>) -> Option<Outcome> {
         if owner.is_some_and(|owner| self.table.is_locker(ino, owner))
             || self.table.has_lost(handle)
+            || self.left.has(ino)
         {
             return None;
         }

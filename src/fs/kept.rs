@@ -29,9 +29,11 @@ use tokio::time::Instant;
 const KEPT_MAX: usize = 65_536;
 /// Where so many are noted, those that have ended are looked for this often.
 const SWEEP: Duration = Duration::from_millis(50);
-/// The kernel counts in ticks and from a moment later: so much of the lease is not given away. What it keeps counts as kept
-/// for so much longer.
+/// The kernel counts in ticks and from a moment later: so much of the lease is not given away.
 const SLACK: Duration = Duration::from_millis(50);
+/// It begins to count when whoever asked gets to run again. What it keeps counts as kept for so much longer: a change then
+/// still makes a notice, which nobody needs if it has ended.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the machine has slept.
 const SLEEP_LOOK: Duration = Duration::from_millis(50);
@@ -209,13 +211,19 @@ impl Volume {
             return Keep::default();
         }
         let kept = self.keeping(|state, noted, kernel, left| {
-            let (names, until) = (kernel.keeps_entries(), Instant::now() + left + SLACK);
+            let (names, until) = (kernel.keeps_entries(), Instant::now() + left + LATE);
             let attr_kept = is_exact(state, attr)
                 && noted.acls.are_known(attr.ino, kernel)
                 && noted.note_attr(attr.ino, until);
+            let is_entry =
+                |(parent, name): &(Ino, &[u8])| state.lookup(*parent, name) == Ok(attr.ino);
+            if !entry.as_ref().is_none_or(is_entry) {
+                // It went while the answer was made.
+                self.moved.note([attr.ino].into_iter());
+            }
             let entry_kept = entry
                 .filter(|_| names)
-                .filter(|(parent, name)| state.lookup(*parent, name) == Ok(attr.ino))
+                .filter(is_entry)
                 .is_some_and(|(parent, name)| noted.note_entry((parent, name.to_vec()), until));
             noted.counts.answers += u64::from(attr_kept || entry_kept);
             Keep {
@@ -238,7 +246,7 @@ impl Volume {
         }
         let kept = self.keeping(|state, noted, kernel, left| {
             let (names, left) = (kernel.keeps_entries(), left.min(most));
-            let until = Instant::now() + left + SLACK;
+            let until = Instant::now() + left + LATE;
             let mut keeps = |entry: &DirEntry, attr: &Attr| {
                 names
                     && !Synthetic::is(attr.ino)
@@ -266,7 +274,7 @@ impl Volume {
         &self,
         note: impl FnOnce(&State, &mut Noted, &dyn KernelCache, Duration) -> T,
     ) -> Option<T> {
-        let kernel = self.kernel.get()?;
+        let kernel = self.kernel.get().filter(|_| self.begun.initialized())?;
         // Held until it is noted: a later command finds it there. Not waited for: this may be a session thread.
         let state = self.ctx.state.try_read().ok()?;
         let visible = self.ctx.agreement.leased()?;
@@ -329,6 +337,14 @@ impl Volume {
             let changed = |event| noted.changed(event, own, &mut lost);
             events.iter().for_each(changed);
         }
+        if !own && !lost.entries.is_empty() {
+            // Names of these, or of their directories.
+            self.moved
+                .note(events.iter().filter_map(|event| match event {
+                    Event::Inode(ino) => Some(*ino),
+                    _ => None,
+                }));
+        }
         self.tell_lost(&lost);
     }
 
@@ -380,10 +396,9 @@ impl Volume {
         }
     }
 
-    /// Resolves when the kernel has taken notice of all that is applied here. At once while what an earlier worker left is
-    /// sent: its calls wait for that, and the kernel may wait for them.
+    /// Resolves when the kernel has taken notice of all that is applied here.
     pub(crate) async fn kernel_told(&self) {
-        if let Some(kernel) = self.kernel.get().filter(|_| !self.has_left()) {
+        if let Some(kernel) = self.kernel.get() {
             kernel.settled().await;
         }
     }

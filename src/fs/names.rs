@@ -15,11 +15,12 @@ use tokio::time::Instant;
 /// Times that a file is made anew because the one of that name went before it could be opened.
 const CREATE_TRIES: usize = 8;
 
+const STICKY: u16 = 0o1000;
+
 /// Whether somebody may open a file that exists, which the kernel takes for one that this very call makes: it checks nothing
 /// of it. Only where there is no doubt: rules for directories that are shared are not known here, and a truncate clears
 /// set-id bits.
 fn surely_opens(caller: Caller, dir: &Attr, inode: &Inode, how: How) -> bool {
-    const STICKY: u16 = 0o1000;
     let attr = &inode.attr;
     let wanted = (u16::from(how.read) << 2) | (u16::from(how.write || how.truncate) << 1);
     let is_granted = || inode.grants(caller.uid, |gid| caller.is_in(gid), wanted);
@@ -183,12 +184,14 @@ impl Volume {
     pub(crate) async fn take_away(
         &self,
         call: &Call,
+        caller: Caller,
         parent: Ino,
         name: Vec<u8>,
         dir: bool,
     ) -> Outcome {
         let mut going = self.going(parent, &name);
-        let done = self.unlink(call, parent, name, dir).await;
+        let user = self.bound_user(caller, &[parent]);
+        let done = self.unlink(call, user, parent, name, dir).await;
         going.gone = done.is_ok();
         done
     }
@@ -196,6 +199,7 @@ impl Volume {
     pub(crate) async fn unlink(
         &self,
         call: &Call,
+        user: Option<u32>,
         parent: Ino,
         name: Vec<u8>,
         dir: bool,
@@ -208,32 +212,64 @@ impl Volume {
             // The status of a job is made when it is read and goes with its directory: `rm -r` need not trip over it.
             return Ok(Answer::Done);
         }
-        self.propose_for(call, Command::Unlink { parent, name, dir })
-            .await
-            .map(|_| Answer::Done)
+        let command = match user {
+            Some(caller) => Command::UnlinkAs {
+                parent,
+                name,
+                dir,
+                caller,
+            },
+            None => Command::Unlink { parent, name, dir },
+        };
+        let done = self.propose_for(call, command).await;
+        done.map(|_| Answer::Done)
     }
 
-    #[allow(clippy::too_many_arguments)]
+    /// A user whose right to take something out of these directories is judged when that is applied: the kernel has judged
+    /// it by owners that it had.
+    fn bound_user(&self, caller: Caller, dirs: &[Ino]) -> Option<u32> {
+        if caller.uid == 0 {
+            return None;
+        }
+        let is_sticky = |dir: &Ino| {
+            let state = self.ctx.state();
+            let dir = state.inode(*dir);
+            dir.is_ok_and(|dir| dir.attr.mode & STICKY != 0)
+        };
+        // What it may do is looked at only where that counts.
+        let free = dirs.iter().any(is_sticky) && caller.has(Capability::FileOwner);
+        (!free).then_some(caller.uid)
+    }
+
     pub(crate) async fn rename(
         self: &Arc<Self>,
         call: &Call,
-        parent: Ino,
-        name: Vec<u8>,
-        to_parent: Ino,
-        to_name: Vec<u8>,
-        no_replace: bool,
-        exchange: bool,
+        caller: Caller,
+        (parent, name): (Ino, Vec<u8>),
+        (to_parent, to_name): (Ino, Vec<u8>),
+        (no_replace, exchange): (bool, bool),
     ) -> Outcome {
         Self::writable(parent, &name)?;
         Self::writable(to_parent, &to_name)?;
         let target = (to_parent, to_name.clone());
-        let command = Command::Rename {
-            parent,
-            name,
-            to_parent,
-            to_name,
-            no_replace,
-            exchange,
+        let command = match self.bound_user(caller, &[parent, to_parent]) {
+            Some(caller) => Command::RenameAs {
+                parent,
+                name,
+                to_parent,
+                to_name,
+                no_replace,
+                exchange,
+                caller,
+            },
+            None => Command::Rename {
+                parent,
+                name,
+                to_parent,
+                to_name,
+                no_replace,
+                exchange,
+            },
         };
         self.propose_for(call, command).await?;
         let in_jobs = self
@@ -281,7 +317,7 @@ impl Volume {
     /// Removes a name that is no directory.
     pub async fn remove(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
         let call = Call::once();
-        self.unlink(&call, parent, name.to_vec(), false)
+        self.unlink(&call, None, parent, name.to_vec(), false)
             .await
             .map(|_| ())
     }

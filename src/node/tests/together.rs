@@ -3,7 +3,11 @@
 
 #[path = "together/again.rs"]
 mod again;
+#[path = "together/begun.rs"]
+mod begun;
 mod common;
+#[path = "together/owners.rs"]
+mod owners;
 #[path = "together/writes.rs"]
 mod writes;
 

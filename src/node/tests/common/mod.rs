@@ -44,14 +44,20 @@ fn config(folder: &Path, name: &str, join: &[SocketAddr]) -> Config {
     }
 }
 
+/// The first member of a cluster, to be started.
+#[allow(dead_code, reason = "not all tests use it")]
+pub fn first(folder: &Path) -> Config {
+    certs::init(&folder.join("certs"), "conformance").expect("a CA");
+    config(folder, "n1", &[])
+}
+
 /// A cluster of one member that keeps what outlives its worker.
 #[allow(dead_code, reason = "not all tests use it")]
 pub async fn start_kept(folder: &Path) -> Vec<Arc<Member>> {
-    certs::init(&folder.join("certs"), "conformance").expect("a CA");
     let memory = hydfs_memory::create().expect("a memory file");
     let config = Config {
         memory: Some(memory.into_raw_fd()),
-        ..config(folder, "n1", &[])
+        ..first(folder)
     };
     vec![Member::start(config).await.expect("a member")]
 }
