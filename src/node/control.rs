@@ -403,7 +403,7 @@ impl Door {
         match self.0.group.propose(command).await {
             Ok(_) => {}
             // The answer was lost with the leadership that this member handed on; the command was not.
-            Err(AgreementError::Expired) if left() => {}
+            Err(AgreementError::Expired | AgreementError::InDoubt { .. }) if left() => {}
             Err(error) => return Err(Error::new(Kind::Unreachable, error.to_string())),
         }
         self.0.stop.notify_one();

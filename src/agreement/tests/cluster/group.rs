@@ -1,6 +1,6 @@
 //! A few members over a network in memory: commands and barriers from anywhere, through crashes, cuts and restarts.
 
-use crate::common::{APPEND, Cluster, LEASE, PIECE, PROPOSE, addr, set};
+use crate::common::{APPEND, Cluster, ENDED, ENDS_AFTER, LEASE, PIECE, PROPOSE, addr, set};
 use hydfs_agreement::{ChangeError, Retention, propose_via};
 use hydfs_store::Crash;
 use hydfs_types::{
@@ -450,6 +450,20 @@ async fn a_command_that_may_be_in_a_log_is_in_doubt() {
     }
 }
 
+/// It was done, the answer was lost, and the member was expired before it asked again.
+#[tokio::test(start_paused = true)]
+async fn a_command_of_an_ended_incarnation_that_may_have_been_done_is_in_doubt() {
+    let cluster = Cluster::start(3, 33).await;
+    cluster.group(2).set_incarnation(ENDS_AFTER, 1);
+    cluster.lose_answers(PROPOSE, 1);
+    let answer = cluster.group(2).propose(set("done")).await;
+    assert!(
+        matches!(answer, Err(AgreementError::InDoubt { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(cluster.node(2).values(), ["done"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn refusals_and_ends_are_told_apart() {
     let cluster = Cluster::start(1, 15).await;
@@ -465,7 +479,7 @@ async fn refusals_and_ends_are_told_apart() {
         matches!(huge, Err(AgreementError::Refused(CommandError::Invalid(_)))),
         "{huge:?}"
     );
-    group.set_incarnation(Incarnation(99), 1);
+    group.set_incarnation(ENDED, 1);
     assert_eq!(group.propose(set("x")).await, Err(AgreementError::Expired));
     let waiting = tokio::spawn({
         let group = Arc::clone(group);

@@ -132,6 +132,11 @@ async fn carry(
     })
 }
 
+/// The state machine refuses everything of this incarnation.
+pub const ENDED: Incarnation = Incarnation(99);
+/// The state machine does a command of this incarnation once, and refuses it when it comes again.
+pub const ENDS_AFTER: Incarnation = Incarnation(98);
+
 /// A state machine that remembers: each command once, in order, and every time it was asked to apply it.
 #[derive(Clone, Default)]
 pub struct List(pub Arc<Mutex<Kept>>);
@@ -155,7 +160,8 @@ impl StateMachine for List {
         kept.times.push(envelope.time);
         let identity = (envelope.session, envelope.seq);
         kept.arrived.push(identity);
-        if envelope.incarnation == Incarnation(99) {
+        let again = kept.answered.contains(&identity);
+        if envelope.incarnation == ENDED || envelope.incarnation == ENDS_AFTER && again {
             return Err(CommandError::Ended(envelope.incarnation));
         }
         let value = match envelope.command {
