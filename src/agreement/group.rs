@@ -10,7 +10,7 @@ use crate::{
     options::{Options, Timing},
     progress::Progress,
     raft::{Raft, Runtime},
-    serve::Incoming,
+    serve::{ASKED_MAX, Incoming},
     session::Session,
     snapshots::Snapshots,
 };
@@ -63,6 +63,8 @@ pub struct Group {
     leadership: watch::Receiver<Leadership>,
     session: Session,
     proposals: Semaphore,
+    /// Places for commands of other members.
+    asked: Semaphore,
     barriers: mpsc::Sender<Waiter>,
     lease: Lease,
     holders: Holders,
@@ -122,6 +124,7 @@ impl Group {
                 leadership,
                 session: Session::new(options.session, options.kept),
                 proposals: Semaphore::new(PROPOSALS_MAX),
+                asked: Semaphore::new(ASKED_MAX),
                 barriers,
                 lease: Lease::new(threads),
                 holders: Holders::new(options.planted),
@@ -214,6 +217,10 @@ impl Group {
 
     pub(crate) fn proposals(&self) -> &Semaphore {
         &self.proposals
+    }
+
+    pub(crate) fn asked(&self) -> &Semaphore {
+        &self.asked
     }
 
     pub(crate) fn barriers(&self) -> &mpsc::Sender<Waiter> {

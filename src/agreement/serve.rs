@@ -18,6 +18,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+/// Commands of other members that are in hand at once: fewer than the transport has places for all messages of the group, so
+/// that appends, votes, leases and barriers always find one.
+pub const ASKED_MAX: usize = 768;
 /// Longest time that a proposal or barrier of another member is worked on.
 const ASKED_MILLIS_MAX: u32 = 30_000;
 /// Longest time that one message of the group itself is worked on.
@@ -72,7 +75,15 @@ impl Group {
 
     async fn answer(&self, request: Request, body: Bytes) -> Result<Response, Malformed> {
         match request {
-            Request::Propose(propose) => Ok(self.serve_propose(propose).await),
+            Request::Propose(propose) => {
+                // They wait for others, up to seconds, and must not take the places of the messages that end that wait.
+                let Ok(_place) = self.asked().try_acquire() else {
+                    return Ok(Response::NotTaken {
+                        why: "too many commands of other members are in hand".into(),
+                    });
+                };
+                Ok(self.serve_propose(propose).await)
+            }
             Request::Barrier { millis } => {
                 let deadline =
                     Instant::now() + Duration::from_millis(millis.min(ASKED_MILLIS_MAX).into());

@@ -599,3 +599,26 @@ async fn a_refused_admission_is_heard_before_it_is_applied() {
         begun.elapsed()
     );
 }
+
+/// Commands that wait, of however many members, leave room for what ends their wait. The transport has 1,024 places.
+#[tokio::test(start_paused = true)]
+async fn commands_that_wait_leave_places_for_others() {
+    let cluster = Cluster::start(5, 36).await;
+    cluster.group(5).barrier().await.unwrap();
+    cluster.isolate(5);
+    let waiting: Vec<_> = numbers(1500)
+        .into_iter()
+        .enumerate()
+        .map(|(n, value)| {
+            let group = cluster.group(2 + n as u64 % 2).clone();
+            tokio::spawn(async move { group.propose(set(&value)).await })
+        })
+        .collect();
+    // Those who found no place have been turned away, and try again later.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let in_hand = cluster.in_hand(1);
+    assert!((700..900).contains(&in_hand), "{in_hand} in hand");
+    for command in waiting {
+        command.await.unwrap().unwrap();
+    }
+}

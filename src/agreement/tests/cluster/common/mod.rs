@@ -36,6 +36,8 @@ pub struct Wires {
     lose_answers: Option<(u8, u32)>,
     /// Such requests to that member are swallowed.
     lose_requests: Option<(u8, SocketAddr)>,
+    /// Requests that each node works on.
+    in_hand: BTreeMap<SocketAddr, usize>,
     /// Requests seen, by the variant of their message.
     seen: BTreeMap<u8, u64>,
 }
@@ -110,7 +112,14 @@ async fn carry(
         member: None,
     };
     // A task of its own, as at a real server: it goes on though the caller goes away.
+    let hand = |change: isize| {
+        let mut wires = wires.lock().unwrap();
+        let in_hand = wires.in_hand.entry(to).or_default();
+        *in_hand = in_hand.saturating_add_signed(change);
+    };
+    hand(1);
     let answer = tokio::spawn(async move { group.serve(frame, from).await }).await;
+    hand(-1);
     sleep(HOP).await;
     let lost = {
         let mut wires = wires.lock().unwrap();
@@ -386,6 +395,12 @@ impl Cluster {
     /// Swallows such requests to a node; `heal` ends it.
     pub fn lose_requests(&self, variant: u8, to: u64) {
         self.wires.lock().unwrap().lose_requests = Some((variant, addr(to)));
+    }
+
+    /// Requests that a node works on.
+    pub fn in_hand(&self, id: u64) -> usize {
+        let wires = self.wires.lock().unwrap();
+        wires.in_hand.get(&addr(id)).copied().unwrap_or(0)
     }
 
     pub fn seen(&self, variant: u8) -> u64 {
