@@ -4,7 +4,9 @@ use crate::{
     group::Group,
     raft::{LogId, Snapshot, SnapshotMeta, Types, Vote},
     snapshots::SNAPSHOT_BYTES_MAX,
-    wire::{self, Append, AppendAnswer, Malformed, Piece, Propose, Request, Response, Transfer},
+    wire::{
+        self, Append, AppendAnswer, Malformed, Piece, Propose, Request, Response, Transfer, VoteAsk,
+    },
 };
 use bytes::{Bytes, BytesMut};
 use hydfs_types::{BoxFuture, Frame, MemberId, Peer, Service};
@@ -104,6 +106,16 @@ impl Group {
             Request::Member => Err(Malformed(
                 "a message of the member came to the group".into(),
             )),
+            Request::Append(Append { target, .. })
+            | Request::Vote(VoteAsk { target, .. })
+            | Request::PreVote(VoteAsk { target, .. })
+            | Request::Piece(Piece { target, .. })
+                if target.0 != self.me() =>
+            {
+                Ok(Response::Unavailable {
+                    why: format!("it is for {}, and this is {}", target.0, self.me()),
+                })
+            }
             protocol => match timeout(PROTOCOL_DEADLINE, self.protocol(protocol, body)).await {
                 Ok(answer) => answer,
                 Err(_) => Ok(Response::Unavailable {

@@ -622,3 +622,21 @@ async fn commands_that_wait_leave_places_for_others() {
         command.await.unwrap().unwrap();
     }
 }
+
+/// One process at the addresses of two members: its disk would count twice in a majority.
+#[tokio::test(start_paused = true)]
+async fn who_answers_for_another_is_not_counted() {
+    let mut cluster = Cluster::start(5, 35).await;
+    cluster.node(1).put("before").await;
+    for id in [3, 4, 5] {
+        cluster.crash(id, Crash::Kill);
+    }
+    cluster.serve_also(2, 3);
+    let soon = Instant::now() + Duration::from_secs(5);
+    let answer = cluster.group(1).propose_by(set("two of five"), soon).await;
+    assert!(
+        matches!(answer, Err(AgreementError::InDoubt { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(cluster.node(1).values(), ["before"]);
+}

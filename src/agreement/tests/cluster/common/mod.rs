@@ -382,6 +382,12 @@ impl Cluster {
             .insert((addr(from), addr(to)));
     }
 
+    /// From now on a node also answers at the address of another.
+    pub fn serve_also(&self, id: u64, at: u64) {
+        let group = Arc::downgrade(self.group(id));
+        self.wires.lock().unwrap().serving.insert(addr(at), group);
+    }
+
     pub fn heal(&self) {
         let mut wires = self.wires.lock().unwrap();
         wires.cut.clear();
