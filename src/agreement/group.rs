@@ -175,6 +175,20 @@ impl Group {
                 .is_some_and(|acknowledged| acknowledged <= age)
     }
 
+    /// The last entry that this member's folder has, in its log or its snapshot.
+    pub fn last_entry(&self) -> LogIndex {
+        self.storage.last().max(self.progress.applied())
+    }
+
+    /// Has everything on disk, and says how far it is agreed: no later start of this folder has less.
+    pub fn secure(&self) -> BoxFuture<'_, Result<LogIndex, Error>> {
+        Box::pin(async move {
+            let applied = self.progress.applied();
+            self.storage.sync().await?;
+            Ok(applied)
+        })
+    }
+
     /// Stops taking part, with everything written on disk. Callers that still wait are told that it stopped.
     pub fn shutdown(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {

@@ -52,9 +52,12 @@ impl Member {
             self.hand_over().await;
             drop(tokio::time::timeout(STOP, self.volume.keep_nothing()).await);
             self.group.release().await;
+            // What is said here the next start has to have, or the folder was rolled back meanwhile.
+            let kept = self.group.secure().await.unwrap_or_default();
             let leave = Command::Leave {
                 incarnation: self.ctx.me(),
                 forever: false,
+                kept,
             };
             match tokio::time::timeout(STOP, self.group.propose(leave)).await {
                 Ok(Ok(_)) => tracing::info!("left"),

@@ -10,7 +10,7 @@ use hydfs_data::Trial;
 use hydfs_store::Folder;
 use hydfs_types::{
     Admission, Admitted, Agreement, AgreementError, BootId, ClusterId, Command, CommandError,
-    FileKind, JOBS_DIR, MemberId, Planted, ROOT_INO, Reply, SessionId,
+    FileKind, JOBS_DIR, LogIndex, MemberId, Planted, ROOT_INO, Reply, SessionId,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{sync::Arc, time::Duration};
@@ -50,7 +50,7 @@ impl Member {
         let (cluster, admitted) = enter(
             net,
             &config.join,
-            &said(config, folder, seams.trial),
+            &said(config, folder, seams.seed, LogIndex(0), seams.trial),
             PATIENCE,
         )
         .await?;
@@ -127,7 +127,8 @@ impl Member {
 
     /// Asks the group, through itself or any door, until it is admitted.
     async fn ask_admission(&self, takes_over: bool) -> Result<Admitted, Error> {
-        let said = said(&self.config, &self.folder, self.trial);
+        let last = self.group.last_entry();
+        let said = said(&self.config, &self.folder, self.seed, last, self.trial);
         let command = match takes_over {
             true => Command::TakeOver(said.clone()),
             false => Command::Admit(said.clone()),
@@ -202,7 +203,7 @@ pub(crate) fn session_of(member: MemberId, start_count: u64, trial: Trial) -> Se
     SessionId(member.0 << 32 | start_count)
 }
 
-fn said(config: &Config, folder: &Folder, trial: Trial) -> Admission {
+fn said(config: &Config, folder: &Folder, seed: u64, last: LogIndex, trial: Trial) -> Admission {
     let boot = match trial.planted {
         Some(Planted::KeptAfterPowerLoss) => BootId([0; 16]),
         _ => folder.boot(),
@@ -215,6 +216,8 @@ fn said(config: &Config, folder: &Folder, trial: Trial) -> Admission {
         storage: folder.storage(),
         boot,
         start_count: folder.start_count(),
+        drawn: part_seed(seed ^ folder.start_count(), Part::Start),
+        last,
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) enum Part {
     Group,
     Swim,
     Cluster,
+    Start,
 }
 
 /// A seed of its own for each part, the same one for the same seed.

@@ -589,6 +589,8 @@ async fn a_refused_admission_is_heard_before_it_is_applied() {
         storage: StorageId([3; 16]),
         boot: BootId([3; 16]),
         start_count: 1,
+        drawn: 0,
+        last: LogIndex(0),
     };
     let begun = Instant::now();
     let answer = cluster.group(3).propose(Command::Admit(said)).await;
