@@ -23,6 +23,7 @@ mod planted;
 mod privacy;
 mod router;
 mod seams;
+mod standing;
 mod status;
 mod steward;
 mod streaming;

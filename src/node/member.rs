@@ -11,6 +11,7 @@ use crate::{
     planted,
     router::Router,
     seams::{Part, Seams, Wire, part_seed},
+    standing,
     steward::Steward,
     streaming::Streaming,
 };
@@ -141,6 +142,8 @@ impl Member {
         Box::pin(async move {
             let place = Self::place(&config, &seams).await?;
             let member = Self::parts(config, seams, &place).await?;
+            // Before anybody can ask it for a vote.
+            standing::check(&member).await?;
             router.set(&member);
             member.enter_group(place).await?;
             member.run().await?;

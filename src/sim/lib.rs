@@ -29,6 +29,8 @@ mod learn_tests;
 mod net_tests;
 #[cfg(test)]
 mod rejoin_tests;
+#[cfg(test)]
+mod start_tests;
 
 pub use chaos::{Faults, Kind};
 pub use net::{End, SimNet, Tap};
