@@ -18,6 +18,8 @@ use std::{sync::Arc, time::Duration};
 /// How long a joiner looks for a door, and a restarted member for a majority, before it gives up or says so again.
 const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const AGAIN: Duration = Duration::from_millis(250);
+/// Whoever is to make a cluster listens for so long whether it is in one: a leader calls each member more often.
+const KNOCKS: Duration = Duration::from_secs(2);
 
 /// Who the member is to the agreement group before its parts start.
 pub(crate) struct Place {
@@ -38,6 +40,11 @@ impl Member {
             });
         }
         if config.bootstrap {
+            // A cluster that has this machine as a voter asks it for votes that an empty folder must not give.
+            tokio::time::sleep(KNOCKS).await;
+            if let Some(cluster) = net.knocked() {
+                return Err(Error::Sought { cluster });
+            }
             return Ok(Place {
                 member: MemberId(1),
                 cluster: None,
