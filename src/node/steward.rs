@@ -5,7 +5,7 @@
 use crate::{
     member::Member,
     planted,
-    voters::{Candidate, choose},
+    voters::{Candidate, choose, with_heirs},
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use hydfs_membership::SeenState;
@@ -35,6 +35,8 @@ const OPINIONS_MAX: usize = 5;
 const CHANGES_MAX: usize = 4096;
 /// A learner votes once it lacks no more than this many entries.
 const LAG_MAX: u64 = 500;
+/// Who was heard of this recently answers.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// The work and what it keeps between ticks, all of it only to save work.
 pub struct Steward {
@@ -118,8 +120,8 @@ impl Steward {
             .collect()
     }
 
-    /// Every member gets the log; one that left for a moment longer, so that it learns that it has left, unless it votes:
-    /// its silence would count.
+    /// Every member gets the log; one that left for a moment longer, so that it learns that it has left. While it votes it
+    /// stays: [`choose`] takes its vote away, and never leaves two voters.
     async fn include_members(&mut self) {
         let metrics = self.member.group.metrics();
         let members = self.members();
@@ -133,7 +135,7 @@ impl Steward {
                 }
                 (true, true) if one.id != self.member.id() => {
                     let since = *self.left.entry(one.id).or_insert_with(Instant::now);
-                    if since.elapsed() < FAREWELL && !metrics.voters.contains(&one.id) {
+                    if since.elapsed() < FAREWELL || metrics.voters.contains(&one.id) {
                         continue;
                     }
                     self.member.group.remove(one.id).await
@@ -161,6 +163,10 @@ impl Steward {
             let matched = metrics.matched.get(&id).copied().flatten();
             id == me || matched.is_some_and(|at| at.0 + LAG_MAX >= last)
         };
+        let answers = |id: MemberId| {
+            let heard = metrics.heard.get(&id).copied().flatten();
+            id == me || heard.is_some_and(|age| age < HEARD)
+        };
         let patience = self.member.config.voter_replace_after;
         let candidates: Vec<Candidate> = members
             .iter()
@@ -171,23 +177,27 @@ impl Steward {
                 alive: one.alive,
                 draining: one.draining,
                 ready: ready(one.id),
+                answers: answers(one.id),
                 given_up: self
                     .down
                     .get(&one.id)
                     .is_some_and(|since| since.elapsed() > patience),
             })
             .collect();
-        let mut chosen = choose(me, &metrics.voters, &candidates);
         let going = members.iter().any(|one| one.id == me && one.draining);
-        if going && let Some(heirs) = &mut chosen {
-            // Another one has to vote before the leader can hand over to it; then that one takes this vote away.
-            heirs.insert(me);
-            chosen = chosen.filter(|heirs| *heirs != metrics.voters);
-        }
-        if going && chosen.is_none() {
+        let heir = |one: &Candidate| {
+            let votes = one.id != me && metrics.voters.contains(&one.id);
+            votes && one.alive && one.answers && !one.draining
+        };
+        if going && candidates.iter().any(heir) {
+            // It takes this vote away.
             self.member.hand_over().await;
             return;
         }
+        let chosen = match going {
+            true => with_heirs(me, &metrics.voters, &candidates),
+            false => choose(me, &metrics.voters, &candidates),
+        };
         let wanted = chosen.or_else(|| metrics.joint.then(|| metrics.voters.clone()));
         if let Some(voters) = wanted
             && let Err(error) = self.member.group.set_voters(voters).await
