@@ -1,6 +1,7 @@
-//! Starts that must not come up: the folder was rolled back, or the disk fails meanwhile.
+//! Starts that must not come up, since the folder was rolled back or the disk fails meanwhile, and one that has to, though
+//! nobody knows where the member is.
 
-use crate::{client::Habits, world::World};
+use crate::{client::Habits, host::address, world::World};
 use hydfs_data::Trial;
 use hydfs_node::Error;
 use hydfs_store::{Crash, DiskOp, Fault};
@@ -96,5 +97,20 @@ fn a_start_whose_agreement_log_stops_ends() {
             matches!(why, Some(Error::Agreement(AgreementError::Stopped(_)))),
             "{why:?}"
         );
+    });
+}
+
+/// It made the cluster, so it was told of nobody whom it could ask, and all the others call it where it was.
+#[test]
+fn a_member_with_another_address_finds_the_others_by_its_own_state() {
+    simulate(async {
+        let mut world = healthy(3).await;
+        world.crash(0, Crash::Kill).await;
+        world.hosts[0].addr = address(9);
+        world.run(Duration::from_secs(5)).await;
+        world.hosts[0].start();
+        assert!(world.wait_healthy(LONG).await.is_some());
+        world.stop_users().await;
+        assert_eq!(world.oracle.violations(), [""; 0]);
     });
 }
