@@ -1,6 +1,6 @@
 //! Admission (R12): how a member enters, re-enters, and answers those who want in. Any member is a door.
 
-use crate::{Error, member::Member, standing::Standing};
+use crate::{Error, apart, member::Member, standing::Standing};
 use bytes::Bytes;
 use hydfs_agreement::{member_payload, member_request};
 use hydfs_membership::Opinion;
@@ -9,7 +9,7 @@ use hydfs_types::{
     decode, encode,
 };
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 const ASK: Duration = Duration::from_secs(12);
 const AGAIN: Duration = Duration::from_millis(300);
@@ -23,6 +23,8 @@ pub enum NodeRequest {
     Opinion { name: String },
     /// What do you know of the member with this data folder?
     Standing { storage: StorageId },
+    /// Whom of these do you reach?
+    Reach(Vec<MemberId>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +40,7 @@ pub enum NodeResponse {
         again: bool,
     },
     Standing(Standing),
+    Reached(BTreeSet<MemberId>),
 }
 
 /// Answers a request of another member.
@@ -54,6 +57,7 @@ pub async fn answer(member: &Member, payload: &[u8]) -> Bytes {
         Ok(NodeRequest::Standing { storage }) => {
             NodeResponse::Standing(Standing::of(member, storage))
         }
+        Ok(NodeRequest::Reach(asked)) => apart::answer(member, &asked).await,
         Err(error) => NodeResponse::Refused {
             why: error.to_string(),
             again: false,
@@ -136,9 +140,7 @@ pub async fn enter(
                     Ok(NodeResponse::Refused { why: reason, .. }) => {
                         why = format!("{door}: {reason}")
                     }
-                    Ok(NodeResponse::Opinion(_) | NodeResponse::Standing(_)) => {
-                        why = format!("{door}: not an answer to a join")
-                    }
+                    Ok(_) => why = format!("{door}: not an answer to a join"),
                     Err(NetError::Refused { why, .. }) => {
                         return Err(Error::Closed {
                             door: door.clone(),

@@ -51,6 +51,8 @@ pub struct Member {
     /// It stops: the end of its incarnation is its own wish.
     pub(crate) stopping: AtomicBool,
     pub(crate) admitted: Mutex<Option<Admitted>>,
+    /// Names of members that are alive and cannot be reached from here.
+    apart: Mutex<Vec<String>>,
     pub(crate) seed: u64,
     streams: bool,
     /// Faults that were injected, where that is allowed.
@@ -225,6 +227,7 @@ impl Member {
             stop: tokio::sync::Notify::new(),
             stopping: AtomicBool::new(false),
             admitted: Mutex::new(None),
+            apart: Mutex::default(),
             seed,
             streams: streaming,
             faults,
@@ -359,6 +362,21 @@ impl Member {
                 return;
             }
         }
+    }
+
+    /// Names of members that are alive and cannot be reached from here, as far as that was looked for.
+    pub fn apart(&self) -> Vec<String> {
+        self.apart
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_apart(&self, names: Vec<String>) {
+        *self
+            .apart
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = names;
     }
 
     /// Whether a worker before this one served the same mount.

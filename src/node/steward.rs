@@ -3,6 +3,7 @@
 //! Nothing is remembered that another leader needs: everything is read from the agreed state and from SWIM anew.
 
 use crate::{
+    apart::Apart,
     member::Member,
     planted,
     voters::{Candidate, choose, with_heirs},
@@ -49,6 +50,7 @@ pub struct Steward {
     down: BTreeMap<MemberId, Instant>,
     /// Since when it has known members to have left.
     left: BTreeMap<MemberId, Instant>,
+    apart: Apart,
 }
 
 impl Steward {
@@ -61,6 +63,7 @@ impl Steward {
             expired: Vec::new(),
             down: BTreeMap::new(),
             left: BTreeMap::new(),
+            apart: Apart::default(),
         }
     }
 
@@ -79,6 +82,7 @@ impl Steward {
                 self.leading_since = None;
                 self.down.clear();
                 self.left.clear();
+                self.apart.look(&self.member, false, &[]).await;
                 continue;
             }
             let since = *self.leading_since.get_or_insert_with(|| {
@@ -89,6 +93,9 @@ impl Steward {
             self.choose_voters().await;
             if since.elapsed() > GRACE {
                 self.expire_dead().await;
+            }
+            if since.elapsed() > NEWCOMER {
+                self.expire_deaf().await;
             }
             self.plan_slots().await;
         }
@@ -224,23 +231,18 @@ impl Steward {
         let alive: Vec<&MemberInfo> = members.iter().filter(|one| one.alive).collect();
         self.expired.retain(|at| at.elapsed() < GRACE);
         let limit = 2.max(alive.len() / 10);
+        let me = self.member.id();
         for suspect in alive
             .iter()
-            .filter(|one| down.contains_key(&one.said.name) && one.id != self.member.id())
+            .filter(|one| down.contains_key(&one.said.name) && one.id != me)
         {
-            let settled = self
-                .admitted
-                .get(&(suspect.incarnation, suspect.said.start_count))
-                .is_some_and(|at| at.elapsed() > NEWCOMER);
-            if !settled || self.expired.len() >= limit {
+            if !self.is_settled(suspect) || self.expired.len() >= limit {
                 continue;
             }
             let others: Vec<&MemberInfo> = alive
                 .iter()
                 .filter(|one| {
-                    one.id != suspect.id
-                        && one.id != self.member.id()
-                        && !down.contains_key(&one.said.name)
+                    one.id != suspect.id && one.id != me && !down.contains_key(&one.said.name)
                 })
                 .copied()
                 .collect();
@@ -254,15 +256,42 @@ impl Steward {
                     .map(String::as_str)
                     .unwrap_or_default()
             );
-            tracing::warn!(member = suspect.said.name, incarnation = %suspect.incarnation, why, "expiring a dead member");
-            self.expired.push(Instant::now());
-            let command = Command::Expire {
-                incarnations: vec![suspect.incarnation],
-                why,
-            };
-            if let Err(error) = self.member.group.propose(command).await {
-                tracing::warn!(%error, "a dead member could not be expired yet");
-            }
+            self.expire(suspect, why).await;
+        }
+    }
+
+    fn is_settled(&self, one: &MemberInfo) -> bool {
+        self.admitted
+            .get(&(one.incarnation, one.said.start_count))
+            .is_some_and(|at| at.elapsed() > NEWCOMER)
+    }
+
+    /// Looks for members that this leader cannot reach though SWIM has them alive; ends one that nobody could lead better.
+    async fn expire_deaf(&mut self) {
+        let mut settled = self.members();
+        settled.retain(|one| one.alive && self.is_settled(one));
+        let Some(deaf) = self.apart.look(&self.member, true, &settled).await else {
+            return;
+        };
+        self.expired.retain(|at| at.elapsed() < GRACE);
+        if self.expired.len() < 2.max(settled.len() / 10) {
+            let why = format!(
+                "{}: the leader's messages have not been answered for 10 s, and no voter reaches more",
+                deaf.said.name
+            );
+            self.expire(&deaf, why).await;
+        }
+    }
+
+    async fn expire(&mut self, one: &MemberInfo, why: String) {
+        tracing::warn!(member = one.said.name, incarnation = %one.incarnation, why, "expiring a dead member");
+        self.expired.push(Instant::now());
+        let command = Command::Expire {
+            incarnations: vec![one.incarnation],
+            why,
+        };
+        if let Err(error) = self.member.group.propose(command).await {
+            tracing::warn!(%error, "a dead member could not be expired yet");
         }
     }
 
