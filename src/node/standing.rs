@@ -116,7 +116,7 @@ mod tests {
         let copied = known.objection(4, LogIndex(300)).expect("refused");
         assert!(copied.contains("4 starts"), "{copied}");
         let earlier = known.objection(5, LogIndex(99)).expect("refused");
-        assert!(earlier.contains("up to 100"), "{earlier}");
+        assert!(earlier.contains("up to #100"), "{earlier}");
         assert_eq!(Standing::default().objection(1, LogIndex(0)), None);
     }
 }

@@ -84,7 +84,7 @@ fn a_start_whose_agreement_log_stops_ends() {
         world.run(Duration::from_secs(3)).await;
         assert!(gave_up(&world).is_none() && world.hosts[LAST].member().is_none());
         world.hosts[LAST].disk.inject(Fault {
-            op: DiskOp::Sync,
+            op: DiskOp::Write,
             path: String::new(),
             skip: 0,
             times: u32::MAX,

@@ -250,6 +250,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<u64, Node>,
     pub retention: Retention,
     pub seed: u64,
+    /// What a sync takes on the disks of nodes that start from now on.
+    pub sync: Duration,
 }
 
 impl Cluster {
@@ -264,6 +266,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             retention,
             seed,
+            sync: Duration::from_micros(500),
         };
         for id in 1..=count {
             this.add(id).await;
@@ -302,9 +305,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).unwrap();
         node.lives += 1;
         node.list = List::default();
-        let sync = SyncMode::Inline {
-            delay: Duration::from_micros(500),
-        };
+        let sync = SyncMode::Inline { delay: self.sync };
         let options = Options {
             me: node.id,
             disk: node.disk.attach(),
