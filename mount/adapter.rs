@@ -123,15 +123,17 @@ impl Adapter {
             operation,
             kind,
             mode,
+            umask,
             rdev,
             target,
         } = node;
-        let mode = permissions(mode);
+        let (mode, umask) = (permissions(mode), permissions(umask));
         let request = Request::Make {
             parent: ino(parent),
             name: bytes(name),
             kind,
             mode,
+            umask,
             rdev,
             target,
         };
@@ -144,6 +146,7 @@ pub(crate) struct Node {
     pub operation: &'static str,
     pub kind: FileKind,
     pub mode: u32,
+    pub umask: u32,
     pub rdev: u32,
     pub target: Vec<u8>,
 }

@@ -43,12 +43,14 @@ pub enum Request {
     ReadLink {
         ino: Ino,
     },
-    /// Mkdir, mknod and symlink in one; `target` is for symlinks.
+    /// Mkdir, mknod and symlink in one; `target` is for symlinks. `umask`: bits that the mode loses, here and in `Create`,
+    /// where the directory has no default access control list; symlinks lose none.
     Make {
         parent: Ino,
         name: Vec<u8>,
         kind: FileKind,
         mode: u16,
+        umask: u16,
         rdev: u32,
         target: Vec<u8>,
     },
@@ -83,6 +85,7 @@ pub enum Request {
         parent: Ino,
         name: Vec<u8>,
         mode: u16,
+        umask: u16,
         how: How,
     },
     Read {
@@ -91,13 +94,15 @@ pub enum Request {
         offset: u64,
         len: u32,
     },
-    /// `append` is the descriptor's O_APPEND at this write: the offset is then meaningless.
+    /// `append` is the descriptor's O_APPEND at this write: the offset is then meaningless. `sync`: it is on disk before the
+    /// answer, by the descriptor's flags or by those of this one write.
     Write {
         ino: Ino,
         handle: Handle,
         offset: u64,
         data: Bytes,
         append: bool,
+        sync: bool,
     },
     /// A descriptor was closed (there may be others): all that was written is received by every replica, or an error.
     /// And the locks of this owner on the file end.
@@ -397,6 +402,12 @@ pub enum FsError {
     NoAttribute,
     #[error("no space left: {0}")]
     NoSpace(String),
+    /// EDQUOT.
+    #[error("over quota: {0}")]
+    OverQuota(String),
+    /// EXDEV: programs copy instead.
+    #[error("it is below another quota")]
+    CrossesDevice,
     #[error("file too large")]
     TooLarge,
     #[error("stale file handle")]
@@ -484,6 +495,11 @@ pub trait KernelCache: Send + Sync + 'static {
     fn invalidate_pages(&self, ino: Ino) -> BoxFuture<'static, ()>;
     /// The attributes of this inode changed, which the kernel was given last at `given`.
     fn invalidate_attr(&self, ino: Ino, given: Instant);
+    /// The access control lists of this inode changed, or it is not known which of them the kernel has.
+    fn forget_acls(&self, ino: Ino);
+    /// Whether that is on its way still. The kernel must not be let keep attributes of the inode meanwhile: it would go on to
+    /// use the lists that it has.
+    fn forgets_acls(&self, ino: Ino) -> bool;
     /// Entries changed, of this directory or of any: the kernel looks all that it keeps up again.
     fn invalidate_entries(&self, dir: Option<Ino>);
     /// Whether the kernel can do that (Linux 6.16). Otherwise it must keep no entries: it forgets a single one only when

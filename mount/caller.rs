@@ -12,6 +12,8 @@ pub enum Capability {
     OverrideAccess = 1,
     /// To do what is the owner's right.
     FileOwner = 3,
+    /// To leave set-group-id on files of groups that it is not in.
+    SetGroupId = 4,
     Administer = 21,
 }
 

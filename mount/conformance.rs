@@ -161,6 +161,7 @@ impl Client {
             name: name(entry),
             kind,
             mode,
+            umask: 0,
             rdev: 0,
             target: Vec::new(),
         }
@@ -191,6 +192,7 @@ impl Client {
             parent: self.dir,
             name: name(entry),
             mode: 0o644,
+            umask: 0,
             how,
         }
     }
@@ -239,6 +241,7 @@ impl Client {
             offset,
             data: Bytes::copy_from_slice(data),
             append,
+            sync: false,
         };
         assert_eq!(
             self.ask(request).await,

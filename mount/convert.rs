@@ -158,6 +158,12 @@ pub(crate) fn appends(flags: OpenFlags, from_page_cache: bool) -> bool {
     flags.0 & libc::O_APPEND != 0 && !from_page_cache
 }
 
+/// Whether a write is on disk before its answer: the descriptor's O_DSYNC or O_SYNC, or RWF_DSYNC or RWF_SYNC of this one
+/// write, which the kernel names alike.
+pub(crate) fn syncs(flags: OpenFlags) -> bool {
+    flags.0 & libc::O_DSYNC != 0
+}
+
 /// `keep_size` and `zero` (called `punch` in requests) of fallocate(2)'s mode.
 pub(crate) fn allocation(mode: i32) -> Result<(bool, bool), FsError> {
     const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
@@ -222,6 +228,8 @@ mod tests {
         assert!(super::how(libc::O_RDWR | libc::O_DSYNC | libc::O_TRUNC).sync);
         assert!(appends(OpenFlags(libc::O_APPEND), false));
         assert!(!appends(OpenFlags(libc::O_APPEND), true));
+        assert!(syncs(OpenFlags(libc::O_SYNC)) && syncs(OpenFlags(libc::O_DSYNC)));
+        assert!(!syncs(OpenFlags(libc::O_APPEND)));
     }
 
     #[test]

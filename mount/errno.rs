@@ -20,6 +20,8 @@ pub fn errno(error: &FsError) -> i32 {
         FsError::Denied => libc::EACCES,
         FsError::NoAttribute => libc::ENODATA,
         FsError::NoSpace(_) => libc::ENOSPC,
+        FsError::OverQuota(_) => libc::EDQUOT,
+        FsError::CrossesDevice => libc::EXDEV,
         FsError::TooLarge => libc::EFBIG,
         // Path walks that meet ESTALE are repeated by the kernel with fresh lookups.
         FsError::Stale => libc::ESTALE,
@@ -91,6 +93,8 @@ mod tests {
         denied: FsError::Denied => EACCES;
         no_attribute: FsError::NoAttribute => ENODATA;
         no_space: FsError::NoSpace(text()) => ENOSPC;
+        over_quota: FsError::OverQuota(text()) => EDQUOT;
+        crosses_device: FsError::CrossesDevice => EXDEV;
         too_large: FsError::TooLarge => EFBIG;
         stale: FsError::Stale => ESTALE;
         bad_handle: FsError::BadHandle => EBADF;

@@ -13,9 +13,9 @@ const BACKGROUND_MAX: u16 = 64;
 /// Wanted, each on its own: an older kernel does without.
 ///
 /// Left out on purpose: WRITEBACK_CACHE breaks append records. ASYNC_DIO sends the pieces of one large direct
-/// append at once, so their order would be lost. DONT_MASK: the kernel applies the umask. PASSTHROUGH and
-/// OVER_IO_URING: not served.
-const WANTED: [InitFlags; 10] = [
+/// append at once, so their order would be lost. PASSTHROUGH and OVER_IO_URING: not served. SETXATTR_EXT: fuser does not
+/// read what it adds.
+const WANTED: [InitFlags; 12] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_PARALLEL_DIROPS,
     // Coherence rests on it: attributes are asked again at each read, and pages go when size or mtime changed.
@@ -32,6 +32,10 @@ const WANTED: [InitFlags; 10] = [
     // Synthetic files use direct I/O; programs may still map them.
     InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     InitFlags::FUSE_MAX_PAGES,
+    // The kernel obeys access control lists, which it asks for and keeps with the attributes.
+    InitFlags::FUSE_POSIX_ACL,
+    // The umask comes along and is not applied: a directory's default list takes its place.
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 /// Listings with attributes, where the kernel may keep names: otherwise it looks each up again anyway, and the attributes

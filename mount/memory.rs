@@ -137,11 +137,17 @@ impl State {
                 name,
                 kind,
                 mode,
+                umask,
                 rdev,
                 target,
             } => {
                 let body = body_of(*kind, target)?;
-                let ino = self.make(caller, (*parent, name), (*kind, *mode, *rdev), body, now)?;
+                let mode = if *kind == FileKind::Symlink {
+                    *mode
+                } else {
+                    mode & !umask
+                };
+                let ino = self.make(caller, (*parent, name), (*kind, mode, *rdev), body, now)?;
                 self.attr(ino)
             }
             R::Link { ino, parent, name } => {
@@ -175,8 +181,9 @@ impl State {
                 parent,
                 name,
                 mode,
+                umask,
                 how,
-            } => self.create(caller, *parent, name, *mode, *how, now),
+            } => self.create(caller, *parent, name, mode & !umask, *how, now),
             R::Read {
                 ino,
                 handle,
@@ -189,6 +196,7 @@ impl State {
                 offset,
                 data,
                 append,
+                ..
             } => self.write(*ino, *handle, (!append).then_some(*offset), data, now),
             R::Flush { ino, handle, .. } | R::Sync { ino, handle } => {
                 self.opened(*ino, *handle).map(|_| Answer::Done)
@@ -414,6 +422,9 @@ impl State {
         if value.len() > XATTR_BYTES_MAX {
             return Err(FsError::TooBig);
         }
+        if name.starts_with(b"system.") {
+            return Err(FsError::NotSupported("the model has modes alone".into()));
+        }
         let Node { xattrs, .. } = self.tree.node_mut(ino)?;
         match xattrs.contains_key(name) {
             true if create => return Err(FsError::Exists),
@@ -489,6 +500,7 @@ mod tests {
             parent: hydfs_types::ROOT_INO,
             name: b"f".to_vec(),
             mode: 0o644,
+            umask: 0,
             how,
         };
         let Ok(Answer::Created(attr, opened)) = fs.apply(root, &create) else {
@@ -500,6 +512,7 @@ mod tests {
             offset: 0,
             data: vec![1; len].into(),
             append: true,
+            sync: false,
         };
         assert_eq!(fs.apply(root, &write(8_192)), Ok(Answer::Written(8_192)));
         assert!(matches!(

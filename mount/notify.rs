@@ -8,9 +8,14 @@
 //! notice without an inode makes a new epoch, and is sent again when answers on their way have arrived; and entries of a
 //! listing, see `listings`.
 //!
-//! A queue holds `NOTICES_MAX` distinct notices. One more drops the oldest, and what was dropped then ends by
-//! time: whatever the kernel holds was given with a time-out of at most `ttl`, so `settled` waits that long
-//! after the last drop. Nothing is ever reported as invalidated that is not.
+//! Access control lists have no time-out of their own: the kernel uses what it keeps of them as long as attributes are fresh,
+//! and lookups and listings make attributes fresh without a new look at the list. So notices of lists are never dropped
+//! (`ACLS_MAX`), and until one has arrived no attributes of its inode may be kept (`forgets_acls`).
+//!
+//! The queue of attributes and entries holds `NOTICES_MAX` distinct notices. One more drops the oldest, and what was dropped then
+//! ends by time: whatever the kernel holds was given with a time-out of at most `ttl`, so `settled` waits that long
+//! after the last drop. Pages end by no time: no notice of them is dropped, and there are no more than open files. Nothing is
+//! ever reported as invalidated that is not.
 
 use crate::{
     Handle, KernelCache,
@@ -28,8 +33,10 @@ use std::{
 };
 use tokio::{sync::watch, time::Instant};
 
-/// Notices waiting at most.
+/// Notices of attributes and entries waiting at most.
 pub const NOTICES_MAX: usize = 4_096;
+/// Of access control lists. With one more, attributes are not kept any more at all.
+pub const ACLS_MAX: usize = 65_536;
 /// The thread looks this often whether it is still needed.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -59,6 +66,8 @@ enum Notice {
     Attr(Ino, Instant),
     /// A second time, of an inode that the kernel had not got at the first.
     AttrAgain(Ino),
+    /// Its access control lists.
+    Acls(Ino),
     /// Of this directory.
     Entries(Ino),
     AllEntries,
@@ -81,8 +90,8 @@ impl Kernel {
     /// `ttl` is the longest time that the kernel may keep anything.
     pub(crate) fn new(ttl: Duration) -> Arc<Self> {
         Arc::new(Self {
-            pages: Arc::new(Notices::new(ttl)),
-            known: Arc::new(Notices::new(ttl)),
+            pages: Arc::new(Notices::new(usize::MAX, ttl)),
+            known: Arc::new(Notices::new(NOTICES_MAX, ttl)),
             listings: Arc::default(),
             strangers: Arc::default(),
             keeps_entries: OnceLock::new(),
@@ -179,6 +188,12 @@ struct Queue {
     /// With the number each was accepted under.
     waiting: VecDeque<(u64, Notice)>,
     known: BTreeSet<Notice>,
+    /// What the thread is at.
+    sending: Option<Notice>,
+    /// Access control lists among those that wait.
+    acls: usize,
+    /// There were too many of them: the kernel may keep old ones.
+    acls_are_lost: bool,
     /// Notices accepted so far, repeats included.
     accepted: u64,
     closed: bool,
@@ -198,12 +213,15 @@ struct Notices {
     queue: Mutex<Queue>,
     arrived: Condvar,
     progress: watch::Sender<Progress>,
+    /// That wait.
+    most: usize,
     ttl: Duration,
 }
 
 impl Notices {
-    fn new(ttl: Duration) -> Self {
+    fn new(most: usize, ttl: Duration) -> Self {
         Self {
+            most,
             queue: Mutex::default(),
             arrived: Condvar::new(),
             progress: watch::Sender::default(),
@@ -226,16 +244,35 @@ impl Notices {
         if !queue.known.insert(notice) {
             return;
         }
-        if queue.waiting.len() >= NOTICES_MAX
-            && let Some((_, oldest)) = queue.waiting.pop_front()
-        {
+        if matches!(notice, Notice::Acls(_)) {
+            if queue.acls >= ACLS_MAX {
+                queue.known.remove(&notice);
+                queue.acls_are_lost = true;
+                return;
+            }
+            queue.acls += 1;
+        } else if queue.waiting.len() - queue.acls >= self.most {
+            self.drop_oldest(&mut queue);
+        }
+        queue.waiting.push_back((number, notice));
+        self.arrived.notify_one();
+    }
+
+    fn drop_oldest(&self, queue: &mut Queue) {
+        let may_go = |(_, notice): &(u64, Notice)| !matches!(notice, Notice::Acls(_));
+        let oldest = queue.waiting.iter().position(may_go);
+        if let Some((_, oldest)) = oldest.and_then(|at| queue.waiting.remove(at)) {
             queue.known.remove(&oldest);
             self.progress.send_modify(|progress| {
                 progress.lost_until = Some(Instant::now() + self.ttl + REPLY_SLACK)
             });
         }
-        queue.waiting.push_back((number, notice));
-        self.arrived.notify_one();
+    }
+
+    /// Whether this is on its way to the kernel.
+    fn has(&self, notice: Notice) -> bool {
+        let queue = self.lock();
+        queue.known.contains(&notice) || queue.sending == Some(notice)
     }
 
     fn close(&self) {
@@ -243,6 +280,7 @@ impl Notices {
         queue.closed = true;
         queue.waiting.clear();
         queue.known.clear();
+        queue.acls = 0;
         self.progress.send_replace(Progress {
             done: u64::MAX,
             lost_until: None,
@@ -263,9 +301,12 @@ impl Notices {
             };
             // From here on a repeat is a new notice: the kernel may be past the first one's effect.
             queue.known.remove(&notice);
+            queue.acls -= usize::from(matches!(notice, Notice::Acls(_)));
+            queue.sending = Some(notice);
             drop(queue);
             send(&notice);
             queue = self.lock();
+            queue.sending = None;
             let done = queue
                 .waiting
                 .front()
@@ -303,6 +344,14 @@ impl KernelCache for Kernel {
 
     fn invalidate_attr(&self, ino: Ino, given: Instant) {
         self.known.push(Notice::Attr(ino, given));
+    }
+
+    fn forget_acls(&self, ino: Ino) {
+        self.known.push(Notice::Acls(ino));
+    }
+
+    fn forgets_acls(&self, ino: Ino) -> bool {
+        self.known.has(Notice::Acls(ino)) || self.known.lock().acls_are_lost
     }
 
     fn invalidate_entries(&self, dir: Option<Ino>) {
@@ -385,7 +434,8 @@ fn forget(
             // Where there are no epochs each name is looked up again anyway.
             drop(tell(&NEXT_EPOCH));
         }
-        Notice::AttrAgain(ino) => logged(notice, tell(&attr_goes(*ino))),
+        // The lists go with them. What the kernel has not got it has no list of: it asks for those of inodes that it has.
+        Notice::AttrAgain(ino) | Notice::Acls(ino) => logged(notice, tell(&attr_goes(*ino))),
         Notice::Entries(dir) => {
             listings.doubt(Some(*dir));
             logged(notice, tell(&NEXT_EPOCH));
@@ -421,7 +471,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn repeats_are_delivered_once_and_settle() {
-        let cache = Arc::new(Notices::new(TTL));
+        let cache = Arc::new(Notices::new(NOTICES_MAX, TTL));
         let seven = Notice::Attr(Ino(7), Instant::now());
         for _ in 0..10 {
             cache.push(seven);
@@ -437,8 +487,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn notices_of_pages_are_never_dropped() {
+        let kernel = Kernel::new(TTL);
+        for ino in 0..NOTICES_MAX as u64 + 3 {
+            drop(kernel.invalidate_pages(Ino(ino)));
+        }
+        let settled = kernel.pages.settled();
+        let (thread, seen) = drain(&kernel.pages);
+        settled.await;
+        assert_eq!(seen.lock().unwrap().len(), NOTICES_MAX + 3);
+        kernel.close();
+        thread.join().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_dropped_ends_by_time() {
-        let cache = Arc::new(Notices::new(TTL));
+        let cache = Arc::new(Notices::new(NOTICES_MAX, TTL));
         let begun = Instant::now();
         for ino in 0..NOTICES_MAX as u64 + 3 {
             cache.push(Notice::Attr(Ino(ino), begun));
@@ -455,6 +519,46 @@ mod tests {
         assert_eq!(seen.lock().unwrap().len(), NOTICES_MAX);
         cache.close();
         thread.join().unwrap();
+    }
+
+    /// Nothing else ends what the kernel keeps of lists.
+    #[tokio::test(start_paused = true)]
+    async fn lists_are_never_dropped_and_known_to_be_on_their_way_until_they_are_delivered() {
+        let kernel = Kernel::new(TTL);
+        kernel.forget_acls(Ino(1));
+        for ino in 0..NOTICES_MAX as u64 + 3 {
+            kernel.invalidate_attr(Ino(ino), Instant::now());
+        }
+        kernel.forget_acls(Ino(1));
+        assert!(kernel.forgets_acls(Ino(1)) && !kernel.forgets_acls(Ino(2)));
+        assert_eq!(kernel.known.lock().waiting.len(), NOTICES_MAX + 1);
+        let told = Arc::new(Mutex::new(0));
+        let (queue, log, asked) = (kernel.known.clone(), told.clone(), kernel.clone());
+        let thread = std::thread::spawn(move || {
+            queue.deliver(|notice| {
+                if *notice == Notice::Acls(Ino(1)) {
+                    *log.lock().unwrap() += 1;
+                    assert!(asked.forgets_acls(Ino(1)), "the kernel has not got it yet");
+                }
+            });
+        });
+        kernel.known.settled().await;
+        assert_eq!(*told.lock().unwrap(), 1);
+        assert!(!kernel.forgets_acls(Ino(1)));
+        kernel.close();
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn with_too_many_lists_on_their_way_nothing_may_be_kept_any_more() {
+        let notices = Kernel::new(TTL);
+        for ino in 0..ACLS_MAX as u64 {
+            notices.forget_acls(Ino(ino));
+        }
+        assert!(!notices.forgets_acls(Ino(u64::MAX - 1)));
+        notices.forget_acls(Ino(u64::MAX));
+        assert!(notices.forgets_acls(Ino(u64::MAX - 1)));
+        assert_eq!(notices.known.lock().waiting.len(), ACLS_MAX);
     }
 
     /// The answer that brings an inode may be on its way while the kernel is told of it.

@@ -48,7 +48,7 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -63,6 +63,7 @@ impl fuser::Filesystem for Adapter {
                 operation: "mknod",
                 kind,
                 mode,
+                umask,
                 rdev,
                 target: Vec::new(),
             },
@@ -76,13 +77,14 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let node = Node {
             operation: "mkdir",
             kind: FileKind::Directory,
             mode,
+            umask,
             rdev: 0,
             target: Vec::new(),
         };
@@ -102,6 +104,7 @@ impl fuser::Filesystem for Adapter {
             operation: "symlink",
             kind: FileKind::Symlink,
             mode: 0o777,
+            umask: 0,
             rdev: 0,
             target,
         };
@@ -244,15 +247,17 @@ impl fuser::Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (mode, how) = (permissions(mode), convert::how(flags));
+        let (mode, umask) = (permissions(mode), permissions(umask));
+        let how = convert::how(flags);
         let request = Request::Create {
             parent: ino(parent),
             name: bytes(name),
             mode,
+            umask,
             how,
         };
         self.ask(
@@ -308,6 +313,7 @@ impl fuser::Filesystem for Adapter {
             offset,
             data,
             append,
+            sync: convert::syncs(flags),
         };
         let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         self.dispatch.submit(

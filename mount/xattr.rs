@@ -1,12 +1,13 @@
 //! Extended attributes: which names go to the file system at all, and the size protocol of getxattr(2).
 
 use crate::{Caller, Capability, FsError};
+use hydfs_types::{ACL_ACCESS, ACL_DEFAULT};
 
 /// Names with this begin are seen and used by administrators alone. The kernel refuses to read and set them, not to list.
 const TRUSTED: &[u8] = b"trusted.";
 
 /// Whether a name is answered here, without a round, and how. Security labels and file capabilities are not
-/// kept: the kernel asks for `security.capability` on writes and at each exec. POSIX ACLs are not served.
+/// kept: the kernel asks for `security.capability` on writes and at each exec. Of `system.*` there are access control lists.
 pub(crate) fn refused(name: &[u8], reading: bool) -> Option<FsError> {
     if name == b"user." || name == TRUSTED {
         return Some(FsError::Invalid("a name needs more than its prefix".into()));
@@ -18,8 +19,8 @@ pub(crate) fn refused(name: &[u8], reading: bool) -> Option<FsError> {
             FsError::NotSupported("security attributes".into())
         });
     }
-    if name.starts_with(b"system.") {
-        return Some(FsError::NotSupported("access control lists".into()));
+    if name.starts_with(b"system.") && name != ACL_ACCESS && name != ACL_DEFAULT {
+        return Some(FsError::NotSupported("attributes of the system".into()));
     }
     None
 }
@@ -85,9 +86,11 @@ mod tests {
             Some(FsError::NotSupported(_))
         ));
         assert!(matches!(
-            refused(b"system.posix_acl_access", true),
+            refused(b"system.nfs4_acl", true),
             Some(FsError::NotSupported(_))
         ));
+        assert_eq!(refused(ACL_ACCESS, true), None);
+        assert_eq!(refused(ACL_DEFAULT, false), None);
         for reading in [false, true] {
             assert!(matches!(
                 refused(b"user.", reading),

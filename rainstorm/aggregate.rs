@@ -7,8 +7,9 @@ use crate::dead::Letters;
 use crate::decimal::Decimal;
 use crate::error::{Error, Result};
 use crate::key::{Keys, push_key, write_key};
-use crate::stateful::Stateful;
-use crate::table::{Delta, Table, check_size};
+use crate::room::Room;
+use crate::stateful::{Held, PIECE_BYTES, Stateful};
+use crate::table::{Delta, Table, Value, Which};
 use crate::window::WindowSpec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,11 @@ impl Aggregate {
     }
 }
 
+impl Value for Total {}
+
+/// Of those that are not among the best, so many are kept until they are sorted out.
+const BEST_SLACK: usize = 1024;
+
 /// Keeps the `count` greatest, the greatest first; among equals the key that sorts first.
 pub fn keep_best<K: Ord>(all: &mut Vec<(K, Total)>, count: usize) {
     all.sort_by(|a, b| b.1.value().cmp(&a.1.value()).then_with(|| a.0.cmp(&b.0)));
@@ -121,53 +127,131 @@ pub fn keep_best<K: Ord>(all: &mut Vec<(K, Total)>, count: usize) {
 /// The state of an aggregate without windows.
 pub struct Totals {
     spec: Aggregate,
+    room: Room,
     totals: Table<Total>,
     /// Key and value, of those counted as distinct.
     pairs: Table<()>,
     key: Vec<u8>,
+    writing: Option<Writing>,
+}
+
+/// How far the putting out has come.
+struct Writing {
+    /// Lines of a JSON document that are still to come.
+    members: usize,
+    /// The best so far, and some that may be.
+    best: Vec<(Box<[u8]>, Total)>,
 }
 
 impl Totals {
     /// An empty one.
-    pub fn new(spec: Aggregate) -> Self {
+    pub fn new(spec: Aggregate, room: Room) -> Self {
+        let (totals, pairs) = match spec.kind {
+            Kind::Distinct => (room.part(1, 2), room.part(1, 2)),
+            _ => (room.clone(), room.part(0, 1)),
+        };
         Self {
             spec,
-            totals: Table::default(),
-            pairs: Table::default(),
+            room,
+            totals: Table::new(totals),
+            pairs: Table::new(pairs),
             key: Vec::new(),
+            writing: None,
         }
     }
 
-    fn write(&self, all: Vec<(Box<[u8]>, Total)>, out: &mut Vec<Batch>) {
+    /// Takes one line in.
+    fn take(&mut self, line: &[u8], one: Total) -> Result<()> {
+        if self.spec.kind == Kind::Distinct {
+            let of = self.spec.of.unwrap_or_default();
+            let value = csv::value(csv::field(line, of).unwrap_or_default());
+            let pair = pair(&self.key, self.spec.by.len(), &value);
+            if !self.pairs.insert(&pair, ())? {
+                return Ok(());
+            }
+        }
+        let add = |total: &mut Total, is_new| match total.with(one) {
+            _ if is_new => true,
+            Some(sum) => {
+                *total = sum;
+                true
+            }
+            None => false,
+        };
+        match self.totals.update(&self.key, || one, add)? {
+            true => Ok(()),
+            false => Err(self.spec.overflow(&self.key)),
+        }
+    }
+
+    /// Puts out some totals, sorted by key; whether there are more.
+    fn write(&mut self, which: Which, out: &mut Vec<Batch>) -> Result<bool> {
+        let mut lines = Lines::default();
+        let is_first = self.writing.is_none();
+        if is_first {
+            self.totals.begin(which)?;
+        }
+        let writing = self.writing.get_or_insert_with(|| Writing {
+            members: self.totals.count(),
+            best: Vec::new(),
+        });
         let several = self.spec.by.len() > 1;
-        let mut lines = Lines::default();
-        for (key, total) in all {
-            lines.push_with(|to| {
-                push_key(&key, several, to);
-                to.extend_from_slice(format!(",{}", total.value()).as_bytes());
-            });
+        let (json, best) = (self.spec.json && !self.spec.changelog, self.spec.best);
+        if json && is_first {
+            lines.push(b"{");
+        }
+        let mut put = |key: &[u8], total: Total, left: usize| {
+            match json {
+                true => {
+                    // Keys that are none were refused as they came.
+                    let key = serde_json::Value::from(String::from_utf8_lossy(key));
+                    let comma = if left > 0 { "," } else { "" };
+                    lines.push(format!("  {key}: {}{comma}", total.value()).as_bytes());
+                }
+                false => lines.push_with(|to| {
+                    push_key(key, several, to);
+                    to.extend_from_slice(format!(",{}", total.value()).as_bytes());
+                }),
+            }
             if lines.bytes() >= BATCH_BYTES {
                 out.extend(lines.take());
             }
+        };
+        let over = self.totals.walk(&mut PIECE_BYTES.clone(), |key, total| {
+            let Some(&total) = total else {
+                return Ok(());
+            };
+            if let Some(best) = best {
+                add_to_best(&mut writing.best, best, (key.into(), total));
+                return Ok(());
+            }
+            writing.members = writing.members.saturating_sub(1);
+            put(key, total, writing.members);
+            Ok(())
+        })?;
+        if over {
+            let mut all = std::mem::take(&mut writing.best);
+            keep_best(&mut all, best.unwrap_or_default());
+            let mut left = all.len();
+            for (key, total) in all {
+                left -= 1;
+                put(&key, total, left);
+            }
+            if json {
+                lines.push(b"}");
+            }
+            self.writing = None;
         }
         out.extend(lines.take());
+        Ok(!over)
     }
+}
 
-    fn write_json(all: Vec<(Box<[u8]>, Total)>, out: &mut Vec<Batch>) {
-        let mut lines = Lines::default();
-        lines.push(b"{");
-        let count = all.len();
-        for (at, (key, total)) in all.into_iter().enumerate() {
-            // Keys that are none were refused as they came.
-            let key = serde_json::Value::from(String::from_utf8_lossy(&key));
-            let comma = if at + 1 < count { "," } else { "" };
-            lines.push(format!("  {key}: {}{comma}", total.value()).as_bytes());
-            if lines.bytes() >= BATCH_BYTES {
-                out.extend(lines.take());
-            }
-        }
-        lines.push(b"}");
-        out.extend(lines.take());
+/// Adds one to those of which the `count` best are wanted.
+pub fn add_to_best<K: Ord>(all: &mut Vec<(K, Total)>, count: usize, one: (K, Total)) {
+    all.push(one);
+    if all.len() >= 2 * count + BEST_SLACK {
+        keep_best(all, count);
     }
 }
 
@@ -238,59 +322,40 @@ impl Stateful for Totals {
                 letters.blame(&batch, at, Error::Line(format!("{what}; {remedy}")))?;
                 continue;
             }
-            if self.spec.kind == Kind::Distinct {
-                let of = self.spec.of.unwrap_or_default();
-                let value = csv::value(csv::field(line, of).unwrap_or_default());
-                let pair = pair(&self.key, self.spec.by.len(), &value);
-                if !self.pairs.insert(&pair, ()) {
-                    continue;
-                }
-            }
-            let mut is_new = false;
-            let total = self.totals.update(&self.key, || {
-                is_new = true;
-                one
-            });
-            if !is_new {
-                *total = total
-                    .with(one)
-                    .ok_or_else(|| self.spec.overflow(&self.key))?;
-            }
+            self.take(line, one)?;
         }
-        check_size(self.bytes(), self.totals.len() + self.pairs.len())
+        self.pairs.settle()?;
+        self.totals.settle()
     }
 
-    fn barrier(&mut self, _mark: i64, out: &mut Vec<Batch>) -> Result<()> {
-        if self.spec.changelog {
-            let changed = self.totals.changed();
-            let all = changed
-                .into_iter()
-                .filter_map(|key| Some((key.into(), *self.totals.get(key)?)))
-                .collect();
-            self.write(all, out);
+    fn barrier(&mut self, _mark: i64, out: &mut Vec<Batch>) -> Result<bool> {
+        match self.spec.changelog {
+            true => self.write(Which::ChangedSorted, out),
+            false => Ok(false),
         }
-        Ok(())
     }
 
-    fn finish(&mut self, out: &mut Vec<Batch>) -> Result<()> {
-        if self.spec.changelog {
-            return self.barrier(i64::MIN, out);
+    fn finish(&mut self, out: &mut Vec<Batch>) -> Result<bool> {
+        match self.spec.changelog {
+            true => self.write(Which::ChangedSorted, out),
+            false => self.write(Which::All, out),
         }
-        let mut all = self.totals.drain_sorted();
-        if let Some(best) = self.spec.best {
-            keep_best(&mut all, best);
-        }
-        match self.spec.json {
-            true => Self::write_json(all, out),
-            false => self.write(all, out),
-        }
-        Ok(())
     }
 
-    fn save(&mut self, full: bool) -> Option<Bytes> {
-        let state = (self.totals.delta(full), self.pairs.delta(full));
-        let is_empty = state.0.is_empty() && state.1.is_empty();
-        (!is_empty).then(|| hydfs_types::encode(&state))
+    fn begin_save(&mut self, full: bool) -> Result<()> {
+        self.totals.begin(Which::to_save(full))?;
+        self.pairs.begin(Which::to_save(full))
+    }
+
+    fn next_piece(&mut self) -> Result<Option<Bytes>> {
+        let mut left = PIECE_BYTES;
+        let state = (self.totals.next(&mut left)?, self.pairs.next(&mut left)?);
+        if state.0.is_empty() && state.1.is_empty() {
+            self.totals.saved()?;
+            self.pairs.saved()?;
+            return Ok(None);
+        }
+        Ok(Some(hydfs_types::encode(&state)))
     }
 
     fn is_unchanged(&self) -> bool {
@@ -301,13 +366,19 @@ impl Stateful for Totals {
         self.totals.bytes() + self.pairs.bytes()
     }
 
+    fn held(&self) -> Held {
+        Held {
+            memory: (self.totals.memory() + self.pairs.memory()) as u64,
+            disk: self.room.disk_bytes(),
+        }
+    }
+
     fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()> {
         let (totals, pairs): (Delta<Total>, Delta<()>) = hydfs_types::decode(saved)?;
-        self.totals.restore(totals, |key| keys.hold(key));
+        self.totals.restore(totals, |key| keys.hold(key))?;
         let several = self.spec.by.len();
         self.pairs
-            .restore(pairs, |pair| keys.hold(&pair_key(pair, several)));
-        Ok(())
+            .restore(pairs, |pair| keys.hold(&pair_key(pair, several)))
     }
 }
 
@@ -326,6 +397,7 @@ pub fn number(line: &[u8], column: usize) -> Result<Decimal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stateful::{put_back, save};
 
     fn spec(kind: Kind, of: Option<usize>) -> Aggregate {
         Aggregate {
@@ -368,12 +440,12 @@ mod tests {
             (Kind::Avg, "a,0\nb,2\nc,7"),
             (Kind::Distinct, "a,2\nb,1\nc,1"),
         ] {
-            let mut totals = Totals::new(spec(kind, Some(1)));
+            let mut totals = Totals::new(spec(kind, Some(1)), Room::vast());
             feed(&mut totals, first);
-            let saved = totals.save(false).unwrap();
-            assert!(totals.save(false).is_none() && totals.is_unchanged());
-            let mut again = Totals::new(spec(kind, Some(1)));
-            again.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
+            let saved = save(&mut totals, false);
+            assert!(save(&mut totals, false).is_empty() && totals.is_unchanged());
+            let mut again = Totals::new(spec(kind, Some(1)), Room::vast());
+            put_back(&mut again, &saved);
             feed(&mut again, second);
             assert_eq!(result(again), want, "{kind:?}");
         }
@@ -402,7 +474,7 @@ mod tests {
         let mut top = spec(Kind::Count, None);
         top.by = vec![1, 0];
         top.best = Some(2);
-        let mut totals = Totals::new(top);
+        let mut totals = Totals::new(top, Room::vast());
         feed(
             &mut totals,
             "x,\"a, b\"\ny,c\nx,\"a, b\"\nz,c\nz,c\nz,c\nw,c",
@@ -414,12 +486,12 @@ mod tests {
     fn a_changelog_tells_what_changed_at_each_job_epoch() {
         let mut spec = spec(Kind::Count, None);
         spec.changelog = true;
-        let mut totals = Totals::new(spec);
+        let mut totals = Totals::new(spec, Room::vast());
         feed(&mut totals, "a\nb");
         let mut out = Vec::new();
         totals.barrier(i64::MIN, &mut out).unwrap();
         assert_eq!(out.pop().unwrap().bytes(), "a,1\nb,1");
-        totals.save(false).unwrap();
+        save(&mut totals, false);
         feed(&mut totals, "b");
         assert_eq!(result(totals), "b,2");
     }
@@ -427,7 +499,7 @@ mod tests {
     #[test]
     fn a_number_that_is_none_and_a_sum_without_room_fail_the_job() {
         let batch = |text: &'static str| Batch::from_lines(Bytes::from_static(text.as_bytes()));
-        let mut totals = Totals::new(spec(Kind::Sum, Some(1)));
+        let mut totals = Totals::new(spec(Kind::Sum, Some(1)), Room::vast());
         let error = totals
             .apply(0, batch("k,one"), &mut Vec::new(), &mut Letters::new(false))
             .unwrap_err();

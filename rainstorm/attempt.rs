@@ -3,11 +3,13 @@
 use crate::cell::Cells;
 use crate::error::{Error, Result};
 use crate::inbox::Inbox;
+use crate::lookup::Records;
 use crate::message::{Deploy, Report, Request, Response, TaskId};
 use crate::options::Options;
 use crate::plan::{NodeId, Pinned, Plan, Step};
 use crate::position::{TaskPosition, state_prefix};
 use crate::rate::{self, Shares};
+use crate::room::Rooms;
 use crate::seams::{Cluster, Owner, Storage};
 use crate::sink::Target;
 use crate::task;
@@ -17,7 +19,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -27,10 +29,13 @@ pub struct Context {
     pub cluster: Arc<dyn Cluster>,
     pub options: Arc<Options>,
     pub cells: Arc<Cells>,
+    pub rooms: Arc<Rooms>,
     pub info: JobInfo,
     pub plan: Plan,
     pub sources: Vec<Arc<Pinned>>,
     pub chunk_bytes: u32,
+    /// For each node, what its tasks join lines with.
+    pub records: Vec<OnceCell<Arc<Records>>>,
     /// The life of the member that handed it out: nobody else may let its barriers through.
     pub coordinator: u64,
     places: Vec<Vec<MemberId>>,
@@ -59,7 +64,7 @@ impl Context {
         storage: Arc<dyn Storage>,
         cluster: Arc<dyn Cluster>,
         options: Arc<Options>,
-        cells: Arc<Cells>,
+        (cells, rooms): (Arc<Cells>, Arc<Rooms>),
         deploy: Deploy,
     ) -> Result<Arc<Self>> {
         let Deploy {
@@ -113,6 +118,7 @@ impl Context {
         }
         let shares = rate::equal_shares(&plan, &positions);
         let sources = positions.sources.into_iter().map(Arc::new).collect();
+        let records = plan.steps.iter().map(|_| OnceCell::new()).collect();
         let state = State {
             running: Some(JoinSet::new()),
             reports: BTreeMap::new(),
@@ -125,9 +131,11 @@ impl Context {
             cluster,
             options,
             cells,
+            rooms,
             info,
             plan,
             sources,
+            records,
             chunk_bytes: positions.chunk_bytes,
             coordinator,
             places,

@@ -1,12 +1,13 @@
 //! Checks a job against its receipt: every job epoch has its line, what was read tiles the input without gap or
 //! overlap and still has the same checksum, and the outputs are what was written, line for line.
 
+use crate::audit_outputs::outputs;
 use crate::batch::LINE_BYTES_MAX;
 use crate::error::{Error, Result};
 use crate::plan::{Pinned, PinnedFile};
 use crate::position::Share;
 use crate::reader::{self, Reader};
-use crate::receipt::{Begin, InputLine, Line, Reads, Writes, receipt_path};
+use crate::receipt::{Begin, InputLine, Line, Reads, receipt_path};
 use crate::seams::{Owner, Source, Storage, StorageError};
 use bytes::{Bytes, BytesMut};
 use hydfs_types::{Ino, JobInfo, JobPhase};
@@ -17,7 +18,7 @@ use std::sync::Arc;
 /// Largest receipt in bytes.
 const RECEIPT_BYTES_MAX: usize = 256 << 20;
 /// Bytes read at once.
-const PIECE_BYTES: u64 = 1 << 20;
+pub const PIECE_BYTES: u64 = 1 << 20;
 
 /// What an audit went through.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -27,8 +28,10 @@ pub struct Audited {
     pub bytes_in: u64,
     pub lines_out: u64,
     pub bytes_out: u64,
-    /// Inputs that are removed: what was read of them cannot be read again.
+    /// Inputs and outputs that are removed: what they held cannot be read again.
     pub gone: BTreeSet<String>,
+    /// Outputs that were removed and made anew, with the first job epoch that is in them.
+    pub anew: BTreeMap<String, u64>,
 }
 
 /// Audits a job as far as it has committed. `Error::Job` says what does not hold.
@@ -57,11 +60,12 @@ pub async fn audit(storage: &Arc<dyn Storage>, job: &JobInfo) -> Result<Audited>
     Ok(audited)
 }
 
-fn wrong(what: &str) -> Error {
+pub fn wrong(what: &str) -> Error {
     Error::Job(format!("the audit failed: {what}"))
 }
 
-async fn lines(storage: &dyn Storage, job: &JobInfo) -> Result<Vec<Line>> {
+/// The lines of a job's receipt.
+pub async fn lines(storage: &dyn Storage, job: &JobInfo) -> Result<Vec<Line>> {
     let path = receipt_path(&job.name);
     let text = match storage
         .read_small(&path, Owner::ROOT, RECEIPT_BYTES_MAX)
@@ -464,127 +468,4 @@ async fn read_again(
         }
     }
     Ok(again)
-}
-
-async fn outputs(
-    storage: &dyn Storage,
-    job: &JobInfo,
-    known: &[Line],
-    audited: &mut Audited,
-) -> Result<()> {
-    let mut written: BTreeMap<&str, Writes> = BTreeMap::new();
-    let mut lengths = Lengths::default();
-    for line in known {
-        if let Some(begin) = &line.begin {
-            lengths.begin(begin, &written);
-        }
-        for (path, writes) in &line.outputs {
-            written.entry(path).or_default().join(*writes);
-        }
-    }
-    let mut found = Vec::new();
-    for (path, want) in written {
-        let from = lengths.files.get(path).copied().unwrap_or_default();
-        let source = match storage.pin(path, Owner::ROOT).await {
-            Err(StorageError::NotFound(_)) => {
-                let what = format!("{path} is removed, where {} lines were written", want.lines);
-                return Err(wrong(&what));
-            }
-            source => source?,
-        };
-        found.push((path, from, want, source));
-    }
-    let has_grown =
-        |(_, from, want, source): &(_, u64, Writes, Source)| source.len > from + want.bytes;
-    // A job that goes on has committed more since the receipt was read: what is in the outputs now is in it now.
-    let later = match found.iter().any(has_grown) {
-        true => lines(storage, job).await?,
-        false => Vec::new(),
-    };
-    for (path, from, mut want, source) in found {
-        for line in later.iter().skip(known.len()) {
-            if let Some(writes) = line
-                .outputs
-                .get(path)
-                .filter(|_| source.len > from + want.bytes)
-            {
-                want.join(*writes);
-            }
-        }
-        let found = read_output(storage, path, &source, (from, want.bytes)).await?;
-        if found != want {
-            let what = format!(
-                "{path} holds {} lines ({} bytes, checksum {:x}), but {} ({} bytes, {:x}) were written",
-                found.lines, found.bytes, found.sum, want.lines, want.bytes, want.sum
-            );
-            return Err(wrong(&what));
-        }
-        audited.lines_out += found.lines;
-        audited.bytes_out += found.bytes;
-    }
-    Ok(())
-}
-
-/// Where what a job wrote begins in its outputs.
-#[derive(Default)]
-struct Lengths<'a> {
-    files: BTreeMap<&'a str, u64>,
-    /// Folders that the job writes in: files that were not there at first begin empty.
-    folders: BTreeSet<&'a str>,
-}
-
-impl<'a> Lengths<'a> {
-    /// At the beginning of a plan. What the job has written to before begins where it did.
-    fn begin(&mut self, begin: &'a Begin, written: &BTreeMap<&str, Writes>) {
-        let (folders, files): (Vec<_>, Vec<_>) = begin
-            .lengths
-            .iter()
-            .partition(|(path, _)| path.ends_with('/'));
-        for (path, len) in files {
-            let end = path.rfind('/').map_or(0, |at| at + 1);
-            if !written.contains_key(path.as_str()) && !self.folders.contains(&path[..end]) {
-                self.files.entry(path).or_insert(*len);
-            }
-        }
-        self.folders
-            .extend(folders.into_iter().map(|(path, _)| path.as_str()));
-    }
-}
-
-async fn read_output(
-    storage: &dyn Storage,
-    path: &str,
-    source: &Source,
-    (from, want): (u64, u64),
-) -> Result<Writes> {
-    if source.len != from + want {
-        let before = match from {
-            0 => String::new(),
-            from => format!(" behind the first {from}"),
-        };
-        let what = format!(
-            "{path} has {} bytes, but {want} were written{before}: something else wrote there",
-            source.len
-        );
-        return Err(wrong(&what));
-    }
-    let (mut found, mut rest, mut at) = (Writes::default(), BytesMut::new(), from);
-    while at < source.len {
-        let piece = storage
-            .read(source, at, (source.len - at).min(PIECE_BYTES) as u32)
-            .await?;
-        if piece.is_empty() {
-            return Err(StorageError::Changed(path.to_owned()).into());
-        }
-        at += piece.len() as u64;
-        rest.extend_from_slice(&piece);
-        while let Some(end) = memchr(b'\n', &rest) {
-            let line = rest.split_to(end + 1);
-            found.add(&line[..end]);
-        }
-    }
-    match rest.is_empty() {
-        true => Ok(found),
-        false => Err(wrong(&format!("{path} ends inside a line"))),
-    }
 }

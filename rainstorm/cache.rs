@@ -8,11 +8,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 static NEXT_TEMP: AtomicU64 = AtomicU64::new(0);
 /// Held while a file is looked for and made. Tasks that begin together must not replace each other's: what a process may run
 /// is bound to the file itself (`reach`), not to its name.
 static PUBLISHING: Mutex<()> = Mutex::new(());
+
+/// How long an executable is kept that no task begins with.
+const UNUSED_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Where programs of the members are looked for.
 pub const PATH: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/bin"];
@@ -47,6 +51,8 @@ pub fn publish(dir: &Path, content: &[u8]) -> io::Result<(PathBuf, String)> {
     let path = dir.join(&name);
     let _alone = PUBLISHING.lock().unwrap_or_else(PoisonError::into_inner);
     if fs::read(&path).is_ok_and(|held| held == content) {
+        // It is used; that it cannot be noted makes it be published once more at worst.
+        drop(File::open(&path).and_then(|file| file.set_modified(SystemTime::now())));
         return Ok((path, name));
     }
     fs::create_dir_all(dir)?;
@@ -61,6 +67,25 @@ pub fn publish(dir: &Path, content: &[u8]) -> io::Result<(PathBuf, String)> {
         drop(fs::remove_file(&temp));
     }
     made.map(|()| (path, name))
+}
+
+/// Removes executables that no task has begun with for a week, and what was not made wholly. Only before any task runs. Blocks on
+/// the disk.
+pub fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let is_digest = |name: &str| {
+            let name = name.strip_prefix('.').unwrap_or(name);
+            name.len() >= 64 && name.as_bytes()[..64].iter().all(u8::is_ascii_hexdigit)
+        };
+        let used = entry.metadata().and_then(|about| about.modified());
+        let age = used.map(|used| used.elapsed().unwrap_or_default());
+        if entry.file_name().to_str().is_some_and(is_digest)
+            && age.is_ok_and(|age| age > UNUSED_MAX)
+            && let Err(error) = fs::remove_file(entry.path())
+        {
+            tracing::warn!(path = %entry.path().display(), %error, "an executable that nobody needs stays");
+        }
+    }
 }
 
 fn write(path: &Path, content: &[u8]) -> io::Result<()> {
@@ -112,5 +137,22 @@ mod tests {
             0o755
         );
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn executables_that_nobody_uses_are_removed_after_a_week() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["one", "two", "three"].map(|content| {
+            let path = publish(dir.path(), content.as_bytes()).unwrap().0;
+            let before = SystemTime::now() - UNUSED_MAX - Duration::from_secs(1);
+            File::open(&path).unwrap().set_modified(before).unwrap();
+            path
+        });
+        let other = dir.path().join("notes");
+        fs::write(&other, b"of somebody").unwrap();
+        publish(dir.path(), b"two").unwrap();
+        sweep(dir.path());
+        let left = paths.map(|path| path.exists());
+        assert_eq!((left, other.exists()), ([false, true, false], true));
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! What a member that was killed leaves behind is swept when it starts its first cell again.
 
+use crate::cache;
 use crate::cgroup::{Cgroup, Cgroups, GroupLimits};
 use crate::kernel::Kernel;
 use crate::reach;
@@ -89,6 +90,7 @@ impl Cells {
             if let Ok(cgroups) = &cgroups {
                 cgroups.sweep(is_stale);
             }
+            cache::sweep(&self.dir);
             for entry in fs::read_dir(self.dir.join(SCRATCH))
                 .into_iter()
                 .flatten()

@@ -1,6 +1,7 @@
 //! Changes a job between two job epochs: another version of its spec, or another number of tasks. The protocol, and who may
 //! crash between its steps, is in `docs/ARCHITECTURE.md`; whether the job can go on is decided by `upgrade`.
 
+use crate::circles;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::position::Positions;
@@ -28,6 +29,16 @@ pub struct Next {
     /// `changed` or `scaled`.
     how: &'static str,
     notes: Vec<String>,
+}
+
+impl Next {
+    /// Itself, if it is not too much to be agreed on: no attempt ends for what cannot be.
+    fn fits(self) -> Result<Self> {
+        match self.positions.too_large() {
+            None => Ok(self),
+            Some(why) => Err(Error::Job(why)),
+        }
+    }
 }
 
 /// A message of the job, which keeps the refusal that `before` told of.
@@ -58,6 +69,7 @@ async fn try_rewrite(
     let storage = &*driver.storage;
     let text = prepare::text(storage, file).await?;
     let who = (file.name.as_str(), file.owner);
+    let (cluster, place) = (&*driver.cluster, (&*file.path, &*file.name));
     let is_another = (job.uid, job.gid) != (file.owner.uid, file.owner.gid);
     if job.positions.is_empty() {
         // Nothing was committed: there is nothing to go on from.
@@ -68,6 +80,8 @@ async fn try_rewrite(
         {
             return Err(Error::Spec(fault.located(&file.path, &positions.spec)));
         }
+        let _alone = driver.ends.lock().await;
+        circles::located(storage, cluster, place, &positions).await?;
         let next = |job: &JobInfo| match job.positions.is_empty() {
             true => Ok(Next {
                 positions: positions.clone(),
@@ -98,6 +112,10 @@ async fn try_rewrite(
             what,
             format!("give it back, {ANEW}"),
         )));
+    }
+    let _alone = driver.ends.lock().await;
+    if let Some(fault) = circles::check(storage, cluster, &file.name, &ready.spec).await? {
+        return Err(located(fault));
     }
     let sources = &before.positions.sources;
     let next = |job: &JobInfo| {
@@ -132,7 +150,12 @@ async fn try_rewrite(
 /// Gives a stage another number of tasks. `Error::Job` says why not.
 pub async fn set_tasks(driver: &Driver, job: &JobInfo, stage: &str, tasks: u32) -> Result<()> {
     if job.positions.is_empty() {
-        return Err(Error::Attempt("the job has committed nothing yet".into()));
+        let what = "the job has committed nothing yet";
+        return Err(match job.phase {
+            // Nor will it.
+            JobPhase::Paused => Error::Job(format!("{what}; resume it first")),
+            _ => Error::Attempt(what.into()),
+        });
     }
     let next = |job: &JobInfo| {
         if !matches!(job.phase, JobPhase::Running | JobPhase::Paused) {
@@ -186,7 +209,7 @@ pub fn scaled(job: &JobInfo, wishes: &[Wish]) -> Result<Next> {
     next.how = "scaled";
     next.notes
         .extend(wishes.iter().map(|wish| wish.why.clone()));
-    Ok(next)
+    next.fits()
 }
 
 fn with_tasks(job: &JobInfo, now: Before, counts: &[(&str, u32)]) -> Result<Next> {
@@ -243,7 +266,7 @@ async fn change(
     next: &(dyn Fn(&JobInfo) -> Result<Next> + Sync),
 ) -> Result<()> {
     let began = driver.job(id).ok_or(Error::Over)?;
-    next(&began)?;
+    next(&began)?.fits()?;
     let _hold = driver.changing.hold(id);
     for _ in 0..TRIES {
         let job = driver.job(id).ok_or(Error::Over)?;
@@ -262,7 +285,7 @@ async fn change(
             positions,
             how,
             notes,
-        } = next(&job)?;
+        } = next(&job)?.fits()?;
         let message = match job.phase {
             JobPhase::Paused => job.message.lines().next().unwrap_or_default().to_owned(),
             _ => String::new(),
@@ -318,7 +341,11 @@ fn follows(now: &JobInfo, job: &JobInfo) -> bool {
 
 fn failed(end: End) -> Error {
     match end {
-        End::Again { why, .. } | End::Final(why) => Error::Attempt(why),
+        End::Again { why, .. } => Error::Attempt(why),
+        End::Removed(ino) => {
+            Error::Attempt(format!("a file that the job writes ({ino}) was removed"))
+        }
+        End::Final(why) => Error::Job(why),
         End::Done | End::Over | End::Scale(_) => Error::Over,
     }
 }

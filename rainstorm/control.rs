@@ -127,7 +127,8 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
                         biased;
                         made = savepoint::save(driver, &job, name) => made,
                         () = cancelled_instead(driver, path, word) => {
-                            Err(Error::Attempt("`cancel` was written in its place".into()))
+                            // It is read next.
+                            Err(Error::Over)
                         }
                     },
                 };
@@ -138,7 +139,7 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
                             .await
                     }
                     Err(error) => {
-                        tracing::warn!(job = %job.id, %error, word, "an order cannot be obeyed yet");
+                        tell_why(driver, &job, (&entry, word), &error).await;
                         waits = true;
                     }
                 }
@@ -153,7 +154,7 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
                         driver.log(&job, &format!("control: `{word}`: {why}")).await;
                     }
                     Err(error) => {
-                        tracing::warn!(job = %job.id, %error, word, "an order cannot be obeyed yet");
+                        tell_why(driver, &job, (&entry, word), &error).await;
                         waits = true;
                     }
                 }
@@ -161,6 +162,10 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
             _ => match (rate_order(word), job.phase) {
                 (Some(order), JobPhase::Running) => {
                     waits = !set_rate(driver, &job, order).await;
+                    if waits {
+                        let error = Error::Attempt("no job epoch has it yet".into());
+                        tell_why(driver, &job, (&entry, word), &error).await;
+                    }
                 }
                 (Some(_), JobPhase::Paused) => {
                     let line = format!("control: `{word}`: the job is paused; resume it first");
@@ -180,8 +185,24 @@ pub async fn obey(driver: &Driver, name: &str, path: &str) {
         // The next scan finds it, or what was written there meanwhile.
         return;
     }
+    let told = || driver.told.lock().unwrap_or_else(PoisonError::into_inner);
+    told().remove(name);
     if let Err(error) = storage.remove(path, Some(entry.ino)).await {
         tracing::warn!(path, %error, "cannot remove an order that was obeyed; it is obeyed again");
+    }
+}
+
+/// Says once why an order waits.
+async fn tell_why(driver: &Driver, job: &JobInfo, (entry, word): (&Entry, &str), error: &Error) {
+    tracing::warn!(job = %job.id, %error, word, "an order cannot be obeyed yet");
+    let order = (entry.ino, entry.generation, word.to_owned());
+    let is_new = {
+        let mut told = driver.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.insert(job.name.clone(), order.clone()) != Some(order)
+    };
+    if is_new && !matches!(error, Error::Over) {
+        let line = format!("control: `{word}` waits, and is tried again: {error}");
+        driver.log(job, &line).await;
     }
 }
 

@@ -3,13 +3,14 @@
 
 use crate::beat::Beat;
 use crate::change;
+use crate::circles;
 use crate::control;
 use crate::driver::{Driver, FIRST_ATTEMPT};
 use crate::error::Error;
 use crate::forget;
-use crate::plan::default_output;
+use crate::plan::{Plan, default_output};
 use crate::position::Positions;
-use crate::prepare::{SpecFile, job_name, prepare};
+use crate::prepare::{SpecFile, is_job_name, job_name, prepare};
 use crate::receipt::receipt_path;
 use crate::savepoint;
 use crate::seams::{Entry, Owner, StorageError};
@@ -37,7 +38,7 @@ type Registered = Arc<Mutex<Known>>;
 struct Known {
     /// The positions of their jobs, until a driver takes them.
     positions: BTreeMap<(Ino, u64), Option<Positions>>,
-    /// Those that the job table did not take: their users were told.
+    /// Those that cannot start yet: their users were told.
     refused: BTreeSet<(Ino, u64)>,
 }
 
@@ -127,6 +128,9 @@ async fn lead(driver: &Driver, closed: &mut mpsc::Receiver<String>) {
                 let listed = time::timeout(SCAN_DEADLINE, driver.storage.list("/.jobs")).await;
                 if let Ok(Ok(entries)) = listed {
                     waiting.extend(unknown_specs(driver, &entries));
+                    let misnamed = tell_misnamed(driver, &registered, &entries);
+                    // Another scan says what is left.
+                    drop(time::timeout(SCAN_DEADLINE, misnamed).await);
                     waiting.extend(control::pending(driver, &entries).await);
                     gone = control::without_spec(driver, &entries, &gone).await;
                     needless = forget::needless_jobs(driver, &entries, &needless).await;
@@ -167,6 +171,34 @@ fn unknown_specs(driver: &Driver, entries: &[Entry]) -> Vec<String> {
     new.map(|entry| format!("/.jobs/{}", entry.name))
         .filter(|path| job_name(path).is_some())
         .collect()
+}
+
+/// Says of specs that are called as no job can be that they start nothing.
+async fn tell_misnamed(driver: &Driver, registered: &Registered, entries: &[Entry]) {
+    for entry in entries {
+        let stem = entry.name.strip_suffix(".toml");
+        let Some(stem) = stem.or_else(|| entry.name.strip_suffix(".json")) else {
+            continue;
+        };
+        let is_saved = entry.kind == FileKind::Regular && !entry.busy && entry.size > 0;
+        if !is_saved || !entry.is_text || stem.starts_with('.') || is_job_name(stem) {
+            continue;
+        }
+        let (path, key) = (
+            format!("/.jobs/{}", entry.name),
+            (entry.ino, entry.generation),
+        );
+        let (uid, gid) = (entry.uid, entry.gid);
+        let why = "the name of a job has up to 128 of the letters a to z and A to Z, digits, `_ - . +` and spaces; rename it";
+        waits(
+            driver,
+            registered,
+            (&path, stem, Owner { uid, gid }),
+            key,
+            why,
+        )
+        .await;
+    }
 }
 
 /// Registers the job of a spec, unless it is known; if a job of that name can go on, this is another version of its spec.
@@ -221,6 +253,18 @@ async fn look(driver: Driver, registered: Registered, path: String) {
     {
         prepared = Err(error);
     }
+    // Two that would make a circle together come one after the other. One that follows nothing is in none.
+    let follows = |(_, plan): &(_, Plan)| plan.sources.iter().any(|source| source.follow);
+    let _alone = match prepared.as_ref().is_ok_and(follows) {
+        true => Some(driver.ends.lock().await),
+        false => None,
+    };
+    if let Ok((positions, _)) = &prepared
+        && let Err(error) =
+            circles::located(&*driver.storage, &*driver.cluster, (&path, name), positions).await
+    {
+        prepared = Err(error);
+    }
     let (phase, message, positions) = match prepared {
         Ok((positions, plan)) => {
             if let Err(error) = make_room(&driver, &file, plan.outputs()).await {
@@ -237,8 +281,15 @@ async fn look(driver: Driver, registered: Registered, path: String) {
             (JobPhase::Failed, error.to_string(), None)
         }
         Err(error) => {
-            tracing::warn!(path, %error, "cannot read the spec or its sources yet");
-            return;
+            let key = (file.source.ino, generation);
+            return waits(
+                &driver,
+                &registered,
+                (&path, name, owner),
+                key,
+                &error.to_string(),
+            )
+            .await;
         }
     };
     tracing::info!(path, ?phase, message, "spec");
@@ -262,22 +313,39 @@ async fn look(driver: Driver, registered: Registered, path: String) {
         Ok(Reply::Job(id)) => tracing::info!(path, job = %id, "job registered"),
         Ok(other) => tracing::warn!(path, ?other, "unexpected answer to a job's start"),
         Err(AgreementError::Refused(CommandError::Invalid(why))) => {
-            tracing::warn!(path, why, "the job table does not take the job");
-            let is_new = {
-                let mut known = registered.lock().unwrap_or_else(PoisonError::into_inner);
-                known.refused.insert(key)
-            };
-            if !is_new {
-                return;
-            }
-            // There is no job yet whose `status` could say it.
-            let line = format!("{path} cannot start yet, and is tried again: {why}\n");
-            let log = format!("/.jobs/{name}/log");
-            if let Err(error) = driver.storage.append_text(&log, owner, line.into()).await {
-                tracing::warn!(path, %error, "cannot write to the job's log");
-            }
+            waits(&driver, &registered, (&path, name, owner), key, &why).await;
         }
         Err(error) => tracing::warn!(path, %error, "cannot register the job yet"),
+    }
+}
+
+/// Says once why a spec waits. There is no job yet whose `status` could say it, so its log does.
+async fn waits(
+    driver: &Driver,
+    registered: &Registered,
+    (path, name, owner): (&str, &str, Owner),
+    key: (Ino, u64),
+    why: &str,
+) {
+    tracing::warn!(path, why, "a job cannot start yet");
+    let is_new = {
+        let mut known = registered.lock().unwrap_or_else(PoisonError::into_inner);
+        known.refused.insert(key)
+    };
+    if !is_new {
+        return;
+    }
+    let line = format!("{path} cannot start yet, and is tried again: {why}\n");
+    let log = format!("/.jobs/{name}/log");
+    let said = async {
+        let storage = &driver.storage;
+        storage.make_dir(&format!("/.jobs/{name}"), owner).await?;
+        storage.append_text(&log, owner, line.into()).await
+    };
+    if let Err(error) = said.await {
+        tracing::warn!(path, %error, "cannot write to the job's log");
+        let mut known = registered.lock().unwrap_or_else(PoisonError::into_inner);
+        known.refused.remove(&key);
     }
 }
 
@@ -295,7 +363,7 @@ async fn goes_on(driver: &Driver, job: &JobInfo) -> bool {
     }
 }
 
-/// The folder of a job, without the state, the receipt and the default output of an earlier job of that name. Nothing of the new job is
+/// The folder of a job, without the state, the dead letters, the receipt and the default output of an earlier job of that name. Nothing of the new job is
 /// there yet, and the old file is named by its inode: a late call removes nothing of a successor's.
 async fn make_room(
     driver: &Driver,
@@ -311,9 +379,11 @@ async fn make_room(
     if outputs.any(|path| path == output) {
         earlier.push(output);
     }
-    let state = format!("/.jobs/{}/state", file.name);
-    for entry in driver.storage.list(&state).await.unwrap_or_default() {
-        earlier.push(format!("{state}/{}", entry.name));
+    for folder in ["state", "dead"] {
+        let folder = format!("/.jobs/{}/{folder}", file.name);
+        for entry in driver.storage.list(&folder).await.unwrap_or_default() {
+            earlier.push(format!("{folder}/{}", entry.name));
+        }
     }
     for path in earlier {
         if let Ok(old) = driver.storage.stat(&path).await {

@@ -6,6 +6,9 @@
 use memchr::{memchr, memchr2};
 use std::borrow::Cow;
 
+/// The byte order mark that text of some programs begins with.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
+
 /// Iterator over the raw fields of a line. An empty line has one empty field.
 pub struct Fields<'a> {
     rest: Option<&'a [u8]>,

@@ -2,14 +2,15 @@
 
 use crate::batch::{Batch, Lines};
 use crate::dead::Letters;
+use crate::due::Due;
 use crate::error::Result;
 use crate::event_time::TimeFormat;
 use crate::key::{Keys, write_key};
-use crate::stateful::Stateful;
-use crate::table::{Delta, Table, check_size};
+use crate::room::Room;
+use crate::stateful::{Held, PIECE_BYTES, Stateful};
+use crate::table::{Delta, Table, Which};
 use crate::window::read_time;
 use bytes::Bytes;
-use std::collections::BTreeMap;
 
 /// Which lines are the same, with columns as numbers from 0.
 #[derive(Debug, Clone)]
@@ -20,41 +21,66 @@ pub struct DedupSpec {
     pub within: Option<(usize, TimeFormat, i64)>,
 }
 
+/// Keys that are forgotten in one go.
+const FORGOTTEN_AT_ONCE: usize = 1 << 16;
+
 /// The keys seen.
 pub struct Dedup {
     spec: DedupSpec,
+    room: Room,
     /// Each with the time at which it is forgotten.
     seen: Table<i64>,
-    due: BTreeMap<i64, Vec<Box<[u8]>>>,
+    /// Keys by that time.
+    due: Due,
     mark: i64,
     key: Vec<u8>,
+    /// A piece is to be saved even if it is empty.
+    owes_piece: bool,
 }
 
 impl Dedup {
     /// Nothing seen.
-    pub fn new(spec: DedupSpec) -> Self {
+    pub fn new(spec: DedupSpec, room: Room) -> Self {
+        let (seen, due) = match spec.within {
+            Some(_) => (room.part(2, 3), room.part(1, 3)),
+            None => (room.clone(), room.part(0, 1)),
+        };
         Self {
             spec,
-            seen: Table::default(),
-            due: BTreeMap::new(),
+            room,
+            seen: Table::new(seen),
+            due: Due::new(due),
             mark: i64::MIN,
             key: Vec::new(),
+            owes_piece: false,
         }
     }
 
     fn is_first(&mut self, line: &[u8]) -> Result<bool> {
-        let until = match self.spec.within {
-            None => i64::MAX,
+        let (time, until) = match self.spec.within {
+            None => (i64::MAX, i64::MAX),
             Some((column, format, within)) => {
-                read_time(line, column, format)?.saturating_add(within)
+                let time = read_time(line, column, format)?;
+                (time, time.saturating_add(within))
             }
         };
         self.key.clear();
         write_key(line, &self.spec.by, &mut self.key);
-        let first = self.seen.insert(&self.key, until);
+        // By the times of the two lines alone: when a key is forgotten goes by how fast lines are read.
+        let renews = self.seen.get(&self.key)?.is_some_and(|seen| time > *seen);
+        let first = match renews {
+            true => self.seen.update(
+                &self.key,
+                || until,
+                |seen, _| {
+                    *seen = until;
+                    true
+                },
+            )?,
+            false => self.seen.insert(&self.key, until)?,
+        };
         if first && until < i64::MAX {
-            let keys = self.due.entry(until).or_default();
-            keys.push(self.key.clone().into());
+            self.due.insert(until, &[&self.key])?;
         }
         Ok(first)
     }
@@ -79,30 +105,40 @@ impl Stateful for Dedup {
             }
         }
         out.extend(lines.take());
-        check_size(self.bytes(), self.seen.len())
+        self.seen.settle()
     }
 
-    fn barrier(&mut self, mark: i64, _out: &mut Vec<Batch>) -> Result<()> {
+    fn barrier(&mut self, mark: i64, _out: &mut Vec<Batch>) -> Result<bool> {
         self.mark = self.mark.max(mark);
-        while let Some(first) = self.due.first_entry() {
-            if *first.key() >= self.mark {
-                break;
-            }
-            for key in first.remove() {
-                self.seen.remove(&key);
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            let Some((until, key)) = self.due.take_before(self.mark)? else {
+                return Ok(false);
+            };
+            // Another line may count since.
+            if self.seen.get(&key)? == Some(&until) {
+                self.seen.remove(&key)?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn finish(&mut self, _out: &mut Vec<Batch>) -> Result<()> {
-        Ok(())
+    fn finish(&mut self, _out: &mut Vec<Batch>) -> Result<bool> {
+        Ok(false)
     }
 
-    fn save(&mut self, full: bool) -> Option<Bytes> {
-        let state: Saved = (self.mark, self.seen.delta(full));
-        let is_empty = !full && state.1.is_empty();
-        (!is_empty).then(|| hydfs_types::encode(&state))
+    fn begin_save(&mut self, full: bool) -> Result<()> {
+        self.owes_piece = full;
+        self.seen.begin(Which::to_save(full))
+    }
+
+    fn next_piece(&mut self) -> Result<Option<Bytes>> {
+        let state: Saved = (self.mark, self.seen.next(&mut PIECE_BYTES.clone())?);
+        if state.1.is_empty() && !std::mem::take(&mut self.owes_piece) {
+            self.seen.saved()?;
+            return Ok(None);
+        }
+        self.owes_piece = false;
+        Ok(Some(hydfs_types::encode(&state)))
     }
 
     fn is_unchanged(&self) -> bool {
@@ -113,24 +149,36 @@ impl Stateful for Dedup {
         self.seen.bytes()
     }
 
+    fn held(&self) -> Held {
+        Held {
+            memory: (self.seen.memory() + self.due.memory()) as u64,
+            disk: self.room.disk_bytes(),
+        }
+    }
+
     fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()> {
         let (mark, seen): Saved = hydfs_types::decode(saved)?;
         self.mark = self.mark.max(mark);
-        self.seen.restore(seen, |key| keys.hold(key));
-        Ok(())
+        self.seen.restore(seen, |key| keys.hold(key))
     }
 
-    fn restored(&mut self) {
-        self.due.clear();
-        for (key, &until) in self.seen.iter().filter(|(_, until)| **until < i64::MAX) {
-            self.due.entry(until).or_default().push(key.into());
-        }
+    fn restored(&mut self) -> Result<()> {
+        self.seen.begin(Which::All)?;
+        let due = &mut self.due;
+        let done = self
+            .seen
+            .walk(&mut usize::MAX.clone(), |key, until| match until {
+                Some(&until) if until < i64::MAX => due.insert(until, &[key]),
+                _ => Ok(()),
+            });
+        done.map(drop)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stateful::{put_back, save};
 
     fn feed(dedup: &mut Dedup, text: &'static str) -> String {
         let mut out = Vec::new();
@@ -148,30 +196,53 @@ mod tests {
             by: vec![1],
             within: None,
         };
-        let mut dedup = Dedup::new(spec.clone());
+        let mut dedup = Dedup::new(spec.clone(), Room::vast());
         assert_eq!(feed(&mut dedup, "1,a\n2,b\n3,a"), "1,a\n2,b");
-        let saved = dedup.save(false).unwrap();
-        let mut again = Dedup::new(spec);
-        again.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
-        again.restored();
+        let saved = save(&mut dedup, false);
+        let mut again = Dedup::new(spec, Room::vast());
+        put_back(&mut again, &saved);
         assert_eq!(feed(&mut again, "4,b\n5,c"), "5,c");
     }
 
     #[test]
     fn a_key_is_forgotten_behind_its_time() {
-        let mut dedup = Dedup::new(DedupSpec {
+        let spec = DedupSpec {
             by: vec![1],
             within: Some((0, TimeFormat::UnixMs, 10)),
-        });
+        };
+        let mut dedup = Dedup::new(spec, Room::vast());
         assert_eq!(feed(&mut dedup, "1,a\n9,a"), "1,a");
-        let saved = dedup.save(false).unwrap();
-        let mut again = Dedup::new(dedup.spec.clone());
-        again.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
-        again.restored();
+        let saved = save(&mut dedup, false);
+        let mut again = Dedup::new(dedup.spec.clone(), Room::vast());
+        put_back(&mut again, &saved);
         for dedup in [&mut dedup, &mut again] {
             dedup.barrier(12, &mut Vec::new()).unwrap();
             assert_eq!(dedup.bytes(), 0);
         }
         assert_eq!(feed(&mut dedup, "12,a"), "12,a");
+    }
+
+    #[test]
+    fn what_passes_does_not_go_by_when_keys_are_forgotten() {
+        let lines = ["0,a", "50,b", "100,a", "110,a", "200,a", "211,a"];
+        for marks in [&[][..], &[1], &[1, 2, 3, 4]] {
+            let spec = DedupSpec {
+                by: vec![1],
+                within: Some((0, TimeFormat::UnixMs, 10)),
+            };
+            let mut dedup = Dedup::new(spec, Room::vast());
+            let mut passed = Vec::new();
+            for (at, line) in lines.into_iter().enumerate() {
+                passed.extend((!feed(&mut dedup, line).is_empty()).then_some(line));
+                if marks.contains(&at) {
+                    let (time, _) = line.split_once(',').unwrap();
+                    let mark = time.parse().unwrap();
+                    dedup.barrier(mark, &mut Vec::new()).unwrap();
+                }
+            }
+            assert_eq!(passed, ["0,a", "50,b", "100,a", "200,a", "211,a"]);
+            dedup.barrier(222, &mut Vec::new()).unwrap();
+            assert_eq!(dedup.bytes(), 0);
+        }
     }
 }

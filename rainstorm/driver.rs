@@ -14,11 +14,11 @@ use crate::prepare::{SpecFile, prepare};
 use crate::rate::{RateOrder, Rates};
 use crate::receipt::receipt_path;
 use crate::run::{End, Run, places};
-use crate::seams::{Cluster, Owner, Storage};
+use crate::seams::{Cluster, Owner, Storage, StorageError};
 use crate::sink::{Target, Writer};
 use crate::upgrade::ANEW;
 use crate::worker::Worker;
-use hydfs_types::{AgreementError, Attempt, JobCommand, JobId, JobInfo, JobPhase, MemberId};
+use hydfs_types::{AgreementError, Attempt, Ino, JobCommand, JobId, JobInfo, JobPhase, MemberId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,10 +33,14 @@ pub struct Driver {
     pub worker: Arc<Worker>,
     /// Rates that `control` asked for and no job epoch has yet.
     pub rates: Arc<Mutex<BTreeMap<JobId, RateOrder>>>,
+    /// Orders that wait, as the logs of jobs of these names say: the inode and generation of the file, and the order.
+    pub told: Arc<Mutex<BTreeMap<String, (Ino, u64, String)>>>,
     /// Jobs that are being changed: no attempt of them is begun.
     pub changing: Arc<Holds>,
     /// Jobs whose state is being copied: no file of it is removed.
     pub copying: Arc<Holds>,
+    /// Held from a look at what other jobs read and write to the start or the change of a job.
+    pub ends: Arc<tokio::sync::Mutex<()>>,
     /// Of what is done with it.
     pub beat: Beat,
 }
@@ -87,8 +91,11 @@ impl Driver {
                 info = again;
             }
             let epoch = info.epoch;
-            let end = match self.run(&info, prepared.take(), &avoid).await {
-                Ok(()) => End::Done,
+            let end = match self.begin(&mut info, prepared.take()).await {
+                Ok(positions) => match self.run(&info, positions, &avoid).await {
+                    Ok(()) => End::Done,
+                    Err(end) => end,
+                },
                 Err(end) => end,
             };
             let same =
@@ -98,11 +105,25 @@ impl Driver {
                     why: "the job epoch was refused".into(),
                     blame: None,
                 },
+                End::Removed(ino) => {
+                    // Whoever removes the whole folder has not come to its end.
+                    time::sleep(REMOVAL_PATIENCE).await;
+                    End::Again {
+                        why: format!(
+                            "a file that the job writes ({ino}) was removed: it is made anew"
+                        ),
+                        blame: None,
+                    }
+                }
                 other => other,
             };
+            if matches!(end, End::Again { .. } | End::Final(_)) && self.is_removed(&info).await {
+                self.cancel_removed(&info).await;
+                continue;
+            }
             match end {
                 End::Done => return self.clean_up(id).await,
-                End::Over => why = "another attempt was begun".into(),
+                End::Over | End::Removed(_) => why = "another attempt was begun".into(),
                 End::Final(message) => return self.fail(&info, message).await,
                 End::Scale(wishes) => {
                     why = "it was scaled".into();
@@ -135,13 +156,59 @@ impl Driver {
         self.clean_up(id).await;
     }
 
+    /// The positions that the attempt begins at.
+    async fn begin(
+        &self,
+        info: &mut JobInfo,
+        prepared: Option<Positions>,
+    ) -> Result<Positions, End> {
+        let positions = match prepared {
+            Some(positions) => positions,
+            None if info.positions.is_empty() => self.prepare_again(info).await?,
+            None => {
+                return Positions::decode(&info.positions)
+                    .map_err(|error| broken(error.to_string()));
+            }
+        };
+        let spec = positions.parse().map_err(|fault| broken(fault.what))?;
+        if spec.sources.iter().any(|source| source.at_end) {
+            self.agree_on_ends(info, &positions).await?;
+        }
+        Ok(positions)
+    }
+
+    /// Where sources end is looked at once in the life of a job: no later attempt may find an end that lies further on. The
+    /// attempt becomes the next one.
+    async fn agree_on_ends(&self, info: &mut JobInfo, positions: &Positions) -> Result<(), End> {
+        let encoded = positions.encode().to_vec();
+        let command = JobCommand::Change {
+            job: info.id,
+            from: info.attempt,
+            phase: JobPhase::Running,
+            spec: info.spec,
+            generation: info.generation,
+            positions: Some((info.epoch, encoded.clone())),
+            uid: info.uid,
+            gid: info.gid,
+            message: info.message.clone(),
+        };
+        let attempt = Attempt(info.attempt.0 + 1);
+        let agreed = || {
+            let now = self.job(info.id);
+            now.filter(|now| now.attempt == attempt && now.positions == encoded)
+        };
+        self.agree(command, || agreed().is_some()).await?;
+        *info = agreed().ok_or(End::Over)?;
+        Ok(())
+    }
+
     async fn run(
         &self,
         info: &JobInfo,
-        prepared: Option<Positions>,
+        positions: Positions,
         avoid: &BTreeSet<MemberId>,
     ) -> Result<(), End> {
-        let mut run = self.load(info, prepared, avoid).await?;
+        let mut run = self.load(info, positions, avoid).await?;
         let members: BTreeSet<MemberId> = run.places.iter().flatten().copied().collect();
         tokio::select! {
             biased;
@@ -185,23 +252,12 @@ impl Driver {
     async fn load(
         &self,
         info: &JobInfo,
-        prepared: Option<Positions>,
+        positions: Positions,
         avoid: &BTreeSet<MemberId>,
     ) -> Result<Run, End> {
-        let broken =
-            |what: String| End::Final(format!("the job's positions cannot be read: {what}"));
-        let positions = match prepared {
-            Some(positions) => positions,
-            None if info.positions.is_empty() => self.prepare_again(info).await?,
-            None => {
-                Positions::decode(&info.positions).map_err(|error| broken(error.to_string()))?
-            }
-        };
         let progress = match info.progress.is_empty() {
             true => Progress::default(),
-            false => {
-                hydfs_types::decode(&info.progress).map_err(|error| broken(error.to_string()))?
-            }
+            false => Progress::decode(&info.progress).map_err(|error| broken(error.to_string()))?,
         };
         let spec = positions.parse().map_err(|fault| broken(fault.what))?;
         let plan = Plan::resolve(&spec, &info.name, &positions.sources)
@@ -233,6 +289,7 @@ impl Driver {
         Ok(Run {
             info: info.clone(),
             rates: Rates::new(&plan, &positions),
+            held: BTreeMap::new(),
             loads: Loads::new(&spec, self.options.scale_every),
             receipt,
             plan,
@@ -270,6 +327,40 @@ impl Driver {
         Err(End::Final(
             "the spec was changed or removed before the first job epoch; save it again".into(),
         ))
+    }
+
+    /// Whether the job's folder and its spec are gone, and stay so: editors replace files.
+    async fn is_removed(&self, info: &JobInfo) -> bool {
+        let gone = async |path: String| {
+            let found = self.storage.stat(&path).await;
+            matches!(found, Err(StorageError::NotFound(_)))
+        };
+        let folder = || format!("/.jobs/{}", info.name);
+        if !gone(folder()).await {
+            return false;
+        }
+        time::sleep(self.options.scan_every).await;
+        gone(folder()).await
+            && gone(format!("{}.toml", folder())).await
+            && gone(format!("{}.json", folder())).await
+    }
+
+    /// Nothing is written of a job that was removed: its folder would be there again.
+    async fn cancel_removed(&self, info: &JobInfo) {
+        let id = info.id;
+        let phase = JobCommand::SetPhase {
+            job: id,
+            attempt: Some(info.attempt),
+            phase: JobPhase::Cancelled,
+            message: "its spec and its folder were removed".into(),
+        };
+        let ended = || {
+            self.job(id)
+                .is_none_or(|job| job.phase != JobPhase::Running)
+        };
+        if self.agree(phase, ended).await.is_err() {
+            tracing::warn!(job = %id, "cannot cancel the job that was removed yet");
+        }
     }
 
     /// Registers the failure, with the words for its user.
@@ -341,6 +432,13 @@ impl Driver {
         }
     }
 }
+
+fn broken(what: String) -> End {
+    End::Final(format!("the job's positions cannot be read: {what}"))
+}
+
+/// How long after the removal of one of its files a job looks whether all of them are.
+const REMOVAL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The attempt number of a job that was registered just now.
 pub const FIRST_ATTEMPT: Attempt = Attempt(1);

@@ -284,9 +284,14 @@ impl Driver {
                 Ok(reply) => return Ok(reply),
                 Err(AgreementError::Refused(_)) if is_done() => return Ok(Reply::Done),
                 Err(AgreementError::Refused(CommandError::Stale(ino))) => {
-                    let why =
-                        format!("a file that the job writes ({ino}) was removed: it is made anew");
-                    return Err(End::Again { why, blame: None });
+                    return Err(End::Removed(ino));
+                }
+                Err(AgreementError::Refused(CommandError::Invalid(why))) => {
+                    let what =
+                        format!("what the job would have to remember cannot be agreed on: {why}");
+                    return Err(End::Final(format!(
+                        "{what}; read fewer files at once, or use fewer tasks"
+                    )));
                 }
                 Err(AgreementError::Refused(_)) => return Err(End::Over),
                 Err(error) if begin.elapsed() > PROPOSE_PATIENCE => {

@@ -26,6 +26,14 @@ impl EventMark {
         }
     }
 
+    /// The same channel, as far as `at` makes of how far it has got.
+    pub fn held(self, at: impl Fn(i64) -> i64) -> Self {
+        match self {
+            Self::Live(mark) => Self::Live(at(mark)),
+            Self::Idle(mark) => Self::Idle(at(mark)),
+        }
+    }
+
     /// Of several channels together: the least of those that live; if none does, the greatest.
     pub fn of_all(marks: impl IntoIterator<Item = Self>) -> Self {
         marks
@@ -151,17 +159,24 @@ fn offset(zone: &[u8]) -> Option<i64> {
         [b'-', rest @ ..] => (-1, rest),
         _ => return None,
     };
-    let (hours, minutes) = match rest.len() {
+    let (hours, minutes): (i64, i64) = match rest.len() {
         4 => (number(&rest[..2])?, number(&rest[2..])?),
         5 if rest[2] == b':' => (number(&rest[..2])?, number(&rest[3..])?),
         _ => return None,
     };
-    Some(sign * (hours * 3600 + minutes * 60))
+    (hours < 24 && minutes < 60).then_some(sign * (hours * 3600 + minutes * 60))
 }
 
 /// Days since 1970 of a date of the Gregorian calendar (Howard Hinnant, chrono-compatible date algorithms).
 fn days(year: i64, month: i64, day: i64) -> Option<i64> {
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+    let leaps = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let last = match month {
+        2 if leaps => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if !(1..=12).contains(&month) || !(1..=last).contains(&day) {
         return None;
     }
     let year = if month <= 2 { year - 1 } else { year };
@@ -193,6 +208,11 @@ mod tests {
         }
         for (format, text) in [
             (Rfc3339, "2000-13-01"),
+            (Rfc3339, "2026-02-31"),
+            (Rfc3339, "2100-02-29"),
+            (Rfc3339, "2000-01-01T00:00:00+24:00"),
+            (Clf, "31/Apr/2000:07:00:00 +0000"),
+            (Clf, "29/Feb/2000:07:00:00 +0060"),
             (Rfc3339, "2000-01-01T25:00:00Z"),
             (Rfc3339, "2000-01-01T00:00:00.Z"),
             (Rfc3339, "yesterday"),

@@ -354,8 +354,9 @@ fn pieces(batch: &Batch) -> Vec<Bytes> {
     all
 }
 
-/// Cuts output into batches at line ends.
+/// Cuts output into batches at line ends. It is passed on wholly, or not at all.
 fn split(mut text: Bytes, out: &mut Vec<Batch>) -> Result<()> {
+    let before = out.len();
     while !text.is_empty() {
         let end = match text.len() > OUTPUT_BATCH_BYTES {
             true => memchr(b'\n', &text[OUTPUT_BATCH_BYTES..])
@@ -367,6 +368,7 @@ fn split(mut text: Bytes, out: &mut Vec<Batch>) -> Result<()> {
             .as_ref()
             .is_some_and(|batch| batch.lines().any(|line| line.len() > LINE_BYTES_MAX))
         {
+            out.truncate(before);
             return Err(Error::Job(format!(
                 "an operator wrote a line of more than {LINE_BYTES_MAX} bytes"
             )));
@@ -374,4 +376,18 @@ fn split(mut text: Bytes, out: &mut Vec<Batch>) -> Result<()> {
         out.extend(batch);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_with_a_line_that_is_too_long_is_not_passed_on_in_part() {
+        let mut text = b"short\n".repeat(OUTPUT_BATCH_BYTES / 3);
+        text.resize(text.len() + LINE_BYTES_MAX + 1, b'x');
+        let mut out = vec![Batch::from_lines(Bytes::from_static(b"before"))];
+        assert!(split(text.into(), &mut out).is_err());
+        assert_eq!(out.len(), 1);
+    }
 }

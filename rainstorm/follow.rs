@@ -7,7 +7,7 @@
 
 use crate::batch::{Batch, LINE_BYTES_MAX};
 use crate::error::{Error, Result};
-use crate::glob;
+use crate::glob::{self, Found};
 use crate::key::task_of;
 use crate::plan::{Pinned, PinnedFile, SourcePlan};
 use crate::position::FilePosition;
@@ -59,6 +59,8 @@ pub struct Follow {
     /// Files that the last list did not name, though they have names. One that is renamed while the directories are listed one
     /// after the other may be in none of them; one that is called otherwise may be renamed back.
     missing: BTreeSet<Ino>,
+    /// Files that the log names already, since they cannot be read.
+    told: BTreeSet<String>,
     measure_at: Instant,
     /// The file that was measured last.
     measured: Ino,
@@ -111,6 +113,7 @@ impl Follow {
             list_at: now,
             listed: false,
             missing: BTreeSet::new(),
+            told: BTreeSet::new(),
             measure_at: now,
             measured: Ino::default(),
         }
@@ -221,11 +224,12 @@ impl Follow {
         let (path, own) = (&self.plan.path, &self.plan.own);
         let found = match glob::expand(&*self.storage, path, own).await {
             Ok(found) => found,
-            Err(StorageError::NotFound(_)) => Vec::new(),
+            Err(StorageError::NotFound(_)) => Found::default(),
             Err(error) => return Err(error.into()),
         };
         let mut there = BTreeSet::new();
-        for (path, entry) in found {
+        self.tell(found.unreadable).await?;
+        for (path, entry) in found.files {
             let ino = entry.ino;
             if file_task(ino, self.tasks) != self.task {
                 continue;
@@ -243,6 +247,23 @@ impl Follow {
         self.files.retain(|ino, _| !is_away(ino));
         let away = self.missing.intersection(&before).copied().collect();
         self.forget_removed(away).await;
+        Ok(())
+    }
+
+    /// Says once in the job's log which files it cannot read.
+    async fn tell(&mut self, unreadable: Vec<String>) -> Result<()> {
+        if self.task > 0 {
+            return Ok(());
+        }
+        for path in unreadable {
+            if !self.told.insert(path.clone()) {
+                continue;
+            }
+            let line = format!("{path} has a name that is no UTF-8, and is not read: rename it\n");
+            let log = format!("{}/log", self.plan.own);
+            let log = self.storage.append_text(&log, self.owner, line.into());
+            log.await?;
+        }
         Ok(())
     }
 

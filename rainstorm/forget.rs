@@ -98,6 +98,7 @@ mod tests {
     fn entry(name: &str, ino: u64, kind: FileKind) -> Entry {
         Entry {
             name: name.to_owned(),
+            is_text: true,
             ino: Ino(ino),
             kind,
             generation: 7,

@@ -67,14 +67,20 @@ pub fn may_name(source: &str, path: &str, folder: bool) -> bool {
     pattern.len() == path.len() && pattern.iter().zip(path.drain(..)).all(|(a, b)| same(a, &b))
 }
 
-/// The regular files that `path` names, in order of their paths, without those below the folder `own`: what a job writes is
-/// nothing for it to read. A plain path names one file, which must be there.
-pub async fn expand(
-    storage: &dyn Storage,
-    path: &str,
-    own: &str,
-) -> StorageResult<Vec<(String, Entry)>> {
+/// What a path names.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Regular files in order of their paths.
+    pub files: Vec<(String, Entry)>,
+    /// Files and directories whose names are no UTF-8, about: nothing can be read there.
+    pub unreadable: Vec<String>,
+}
+
+/// The regular files that `path` names, without those below the folder `own`: what a job writes is nothing for it to read. A
+/// plain path names one file, which must be there.
+pub async fn expand(storage: &dyn Storage, path: &str, own: &str) -> StorageResult<Found> {
     let mut files = Vec::new();
+    let mut unreadable = Vec::new();
     if is_pattern(path) {
         let mut dirs = vec![String::new()];
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
@@ -96,6 +102,13 @@ pub async fn expand(
                     let fits = matches(part, &entry.name);
                     let path = format!("{dir}/{}", entry.name);
                     match entry.kind {
+                        FileKind::Regular | FileKind::Directory
+                            if fits
+                                && !entry.is_text
+                                && (entry.kind == FileKind::Regular) == last =>
+                        {
+                            unreadable.push(path);
+                        }
                         FileKind::Regular if last && fits => files.push((path, entry)),
                         FileKind::Directory if !last && fits => next.push(path),
                         _ => {}
@@ -111,11 +124,19 @@ pub async fn expand(
     } else {
         let entry = storage.stat(path).await?;
         if entry.kind != FileKind::Directory {
-            return Ok(vec![(path.to_owned(), entry)]);
+            return Ok(Found {
+                files: vec![(path.to_owned(), entry)],
+                unreadable,
+            });
         }
         for entry in storage.list(path).await? {
-            if entry.kind == FileKind::Regular && !entry.name.starts_with('.') {
-                files.push((format!("{path}/{}", entry.name), entry));
+            if entry.kind != FileKind::Regular || entry.name.starts_with('.') {
+                continue;
+            }
+            let path = format!("{path}/{}", entry.name);
+            match entry.is_text {
+                true => files.push((path, entry)),
+                false => unreadable.push(path),
             }
         }
     }
@@ -129,7 +150,7 @@ pub async fn expand(
         return Err(StorageError::Invalid(what));
     }
     files.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(files)
+    Ok(Found { files, unreadable })
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub fn hash(key: &[u8]) -> u64 {
 /// Writes the key of a line; of no column, the whole line. Columns that a short line lacks are empty.
 pub fn write_key(line: &[u8], columns: &[usize], out: &mut Vec<u8>) {
     match columns {
-        [] => out.extend_from_slice(line),
+        [] => out.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line)),
         [column] => {
             out.extend_from_slice(&csv::value(csv::field(line, *column).unwrap_or_default()))
         }

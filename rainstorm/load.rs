@@ -242,6 +242,7 @@ mod tests {
     use crate::message::Counters;
     use crate::plan::Pinned;
     use crate::position::{Border, TaskPosition};
+    use crate::stateful::Held;
 
     const SPEC: &str = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\n\
         [[stage]]\nname = \"some\"\nfrom = \"in\"\nop = { filter = { contains = \"a\" } }\n\
@@ -281,6 +282,7 @@ mod tests {
             writes: Vec::new(),
             program: None,
             files: Vec::new(),
+            held: Held::default(),
             load: Load {
                 took: 1000,
                 idle,

@@ -6,6 +6,7 @@ use crate::plan::NodeId;
 use crate::position::{Positions, TaskPosition};
 use crate::rate::Shares;
 use crate::receipt::{Reads, Writes};
+use crate::stateful::Held;
 use hydfs_types::{Attempt, JobId, JobInfo, MemberId, Seq, WriterId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -130,6 +131,8 @@ pub struct Report {
     pub files: Vec<(u16, String, Writes)>,
     /// Since its report before.
     pub load: Load,
+    /// Where its state is now.
+    pub held: Held,
 }
 
 /// Work of a task.

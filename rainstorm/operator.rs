@@ -6,14 +6,16 @@ use crate::csv;
 use crate::dead::Letters;
 use crate::dedup::Dedup;
 use crate::error::Result;
+use crate::event_time::EventMark;
 use crate::exec::Exec;
 use crate::filter::Filter;
 use crate::join::Join;
 use crate::lookup::Index;
 use crate::plan::Op;
+use crate::room::Room;
 use crate::spec::Mapping;
 use crate::split::{self, Pieces};
-use crate::stateful::Stateful;
+use crate::stateful::{Stateful, work_on};
 use crate::window::Windows;
 use memchr::{memchr, memchr_iter};
 
@@ -37,8 +39,8 @@ pub enum Operator {
 }
 
 impl Operator {
-    /// The operator of a plan's node; `None` for one that needs a file first.
-    pub fn built_in(op: &Op) -> Option<Self> {
+    /// The operator of a plan's node, with `room` for its state if it has any; `None` for one that needs a file first.
+    pub fn built_in(op: &Op, room: impl FnOnce() -> Room) -> Option<Self> {
         Some(match op {
             Op::Pass => Self::Pass,
             Op::Filter { column, test, not } => {
@@ -55,11 +57,11 @@ impl Operator {
                 pieces: pieces.clone(),
             },
             Op::Aggregate(spec) => Self::Stateful(match &spec.window {
-                Some(window) => Box::new(Windows::new(spec.clone(), window.clone())),
-                None => Box::new(Totals::new(spec.clone())),
+                Some(window) => Box::new(Windows::new(spec.clone(), window.clone(), room())),
+                None => Box::new(Totals::new(spec.clone(), room())),
             }),
-            Op::Dedup(spec) => Self::Stateful(Box::new(Dedup::new(spec.clone()))),
-            Op::Join(spec) => Self::Stateful(Box::new(Join::new(spec.clone()))),
+            Op::Dedup(spec) => Self::Stateful(Box::new(Dedup::new(spec.clone(), room()))),
+            Op::Join(spec) => Self::Stateful(Box::new(Join::new(spec.clone(), room()))),
             Op::Lookup(_) | Op::Exec(_) => return None,
         })
     }
@@ -83,11 +85,22 @@ impl Operator {
                 out.extend(each(&batch, |line, to| map(*column, mapping, line, to)))
             }
             Self::Split { column, pieces } => out.extend(split::split(*column, pieces, &batch)),
-            Self::Stateful(state) => state.apply(input, batch, out, letters)?,
-            Self::Lookup(index) => index.apply(&batch, out, letters)?,
+            Self::Stateful(state) => work_on(&mut **state, |state| {
+                state.apply(input, batch, out, letters)
+            })?,
+            Self::Lookup(index) => index.apply(batch, out, letters)?,
             Self::Exec(exec) => exec.apply(&batch, out, letters).await?,
         }
         Ok(())
+    }
+
+    /// Goes on with what `apply` has left, a batch or so at a time, so that little waits in memory; false: nothing is left.
+    pub fn go_on(&mut self, out: &mut Vec<Batch>, letters: &mut Letters) -> Result<bool> {
+        match self {
+            Self::Stateful(state) => work_on(&mut **state, |state| state.go_on(out, letters)),
+            Self::Lookup(index) => index.go_on(out, letters),
+            _ => Ok(false),
+        }
     }
 
     /// Works on what it has been given and has put aside.
@@ -98,19 +111,27 @@ impl Operator {
         }
     }
 
-    /// A job epoch ends: windows that the event watermark has passed close.
-    pub fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<()> {
+    /// A job epoch ends: windows that the event watermark has passed close. Whether there is more to put out.
+    pub fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<bool> {
         match self {
-            Self::Stateful(state) => state.barrier(mark, out),
-            _ => Ok(()),
+            Self::Stateful(state) => work_on(&mut **state, |state| state.barrier(mark, out)),
+            _ => Ok(false),
         }
     }
 
-    /// What is left to say when the input has ended.
-    pub fn finish(&mut self, out: &mut Vec<Batch>) -> Result<()> {
+    /// The event watermark of what it puts out behind a barrier with this one.
+    pub fn holds(&self, mark: EventMark) -> EventMark {
         match self {
-            Self::Stateful(state) => state.finish(out),
-            _ => Ok(()),
+            Self::Stateful(state) => mark.held(|at| state.holds(at)),
+            _ => mark,
+        }
+    }
+
+    /// What is left to say when the input has ended. Whether there is more to put out.
+    pub fn finish(&mut self, out: &mut Vec<Batch>) -> Result<bool> {
+        match self {
+            Self::Stateful(state) => work_on(&mut **state, |state| state.finish(out)),
+            _ => Ok(false),
         }
     }
 
@@ -176,7 +197,7 @@ fn template(pieces: &[(Vec<u8>, Option<usize>)], line: &[u8], out: &mut Vec<u8>)
 
 fn map(column: Option<usize>, mapping: &Mapping, line: &[u8], out: &mut Vec<u8>) {
     let Some(column) = column else {
-        return change(mapping, line, out);
+        return change(mapping, line.strip_suffix(b"\r").unwrap_or(line), out);
     };
     for (at, raw) in csv::fields(line).enumerate() {
         if at > 0 {
@@ -224,13 +245,13 @@ mod tests {
     use bytes::Bytes;
 
     async fn run(op: Op, text: &'static str) -> String {
-        let mut operator = Operator::built_in(&op).unwrap();
+        let mut operator = Operator::built_in(&op, Room::vast).unwrap();
         let mut out = Vec::new();
         let batch = Batch::from_text(Bytes::from_static(text.as_bytes())).unwrap();
         let mut letters = Letters::new(false);
         let done = operator.apply(0, batch, &mut out, &mut letters).await;
         done.unwrap();
-        operator.finish(&mut out).unwrap();
+        assert!(!operator.finish(&mut out).unwrap());
         let text: Vec<String> = out
             .iter()
             .map(|batch| String::from_utf8(batch.bytes().to_vec()).unwrap())
@@ -264,5 +285,10 @@ mod tests {
             mapping: Mapping::Replace(regex, b"${1}0,".to_vec()),
         };
         assert_eq!(run(replace, text).await, "10,\"a, b\",x\n20,c");
+        let at_end = Op::Map {
+            column: None,
+            mapping: Mapping::Replace(regex::bytes::Regex::new("x$").unwrap(), b"y".to_vec()),
+        };
+        assert_eq!(run(at_end, "ax\r\nbx\n").await, "ay\nby");
     }
 }

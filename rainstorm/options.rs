@@ -28,6 +28,14 @@ pub struct Options {
     pub barren_attempts_max: u32,
     /// What the kernel offers to confine executables. `None`: what it is found to offer; a test hands less in.
     pub kernel: Option<Kernel>,
+    /// Most bytes of its state that one task keeps in memory; the rest is in scratch files.
+    pub state_memory_bytes: usize,
+    /// Most bytes of state in memory of all tasks of a member: above that each has an equal part.
+    pub member_state_memory_bytes: usize,
+    /// Most bytes of one task's scratch files: more fail the job.
+    pub state_disk_bytes: u64,
+    /// Bytes that scratch files leave free on their disk.
+    pub state_disk_reserve_bytes: u64,
     /// Another number for each start of this member. Random by default; a simulation hands it in.
     pub life: u64,
 }
@@ -46,6 +54,10 @@ impl Options {
             scale_every: Duration::from_secs(2),
             barren_attempts_max: 20,
             kernel: None,
+            state_memory_bytes: 32 << 20,
+            member_state_memory_bytes: 96 << 20,
+            state_disk_bytes: 64 << 30,
+            state_disk_reserve_bytes: 1 << 30,
             life: RandomState::new().build_hasher().finish(),
         }
     }

@@ -3,7 +3,8 @@
 use crate::attempt::Context;
 use crate::batch::Batch;
 use crate::clock::Clock;
-use crate::dead::Letters;
+use crate::csv;
+use crate::dead::{Letters, Origin, Starts};
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::follow::Follow;
@@ -219,6 +220,7 @@ impl Paced {
         self.bytes += bytes;
         counters.bytes_in += bytes;
         counters.rows_in += batch.count() as u64;
+        let (batch, origin) = without_bom(batch, origin);
         letters.origin = Some(origin);
         let batch = match &self.json {
             Some(names) => {
@@ -332,6 +334,18 @@ impl Paced {
                 clock.mark(is_silent)
             }
         }
+    }
+}
+
+/// The byte order mark at the beginning of a file is none of its lines' text; behind a header it stands nowhere.
+fn without_bom(batch: Batch, mut origin: Origin) -> (Batch, Origin) {
+    match (&origin.starts, batch.bytes().strip_prefix(csv::BOM)) {
+        (Starts::Piece(0), Some(rest)) => {
+            let rest = batch.bytes().slice_ref(rest);
+            origin.starts = Starts::Piece(csv::BOM.len() as u64);
+            (Batch::from_lines(rest), origin)
+        }
+        _ => (batch, origin),
     }
 }
 

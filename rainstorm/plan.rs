@@ -156,8 +156,7 @@ pub struct SinkPlan {
 impl SinkPlan {
     /// The file of a task in a folder with one for each.
     pub fn task_path(&self, step: &Step, task: u32) -> String {
-        let late = if self.late { ".late" } else { "" };
-        format!("{}/{}{late}-{task}", self.path, step.stage())
+        format!("{}/{}", self.path, task_file(step.stage(), self.late, task))
     }
 }
 
@@ -246,6 +245,12 @@ impl Plan {
         }
         all
     }
+}
+
+/// What a task's file is called in a folder with one for each.
+pub fn task_file(stage: &str, late: bool, task: u32) -> String {
+    let late = if late { ".late" } else { "" };
+    format!("{stage}{late}-{task}")
 }
 
 /// The default output of a job.

@@ -49,6 +49,10 @@ const VERSION: u8 = 3;
 /// It ends before `scaled`.
 const VERSION_BEFORE: u8 = 2;
 
+/// Most bytes of the positions that a job begins with or is changed to. A command of the agreed state, in which they travel with each commit,
+/// takes 2 MiB: what is left is for files that are written, and for those that come later.
+pub const POSITIONS_BYTES_MAX: usize = 3 << 19;
+
 impl Positions {
     /// With its version.
     pub fn encode(&self) -> Bytes {
@@ -73,6 +77,17 @@ impl Positions {
             ))),
             _ => earlier::decode(bytes),
         }
+    }
+
+    /// Why no job begins or goes on with them, if they are too large.
+    pub fn too_large(&self) -> Option<String> {
+        let bytes = self.encode().len();
+        (bytes > POSITIONS_BYTES_MAX).then(|| {
+            format!(
+                "the job would have to remember {bytes} bytes with each job epoch, more than {POSITIONS_BYTES_MAX}: \
+                 read fewer files, or files with shorter paths, or use fewer tasks"
+            )
+        })
     }
 
     /// Paths of all files of state.
@@ -221,4 +236,15 @@ pub struct Progress {
     pub tasks_ended: u32,
     /// Lines on which executables failed for good.
     pub dead: u64,
+    /// Bytes of state in the memory of tasks, and in scratch files.
+    pub state_memory: u64,
+    pub state_disk: u64,
+}
+
+impl Progress {
+    /// As a job epoch has it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        // Earlier versions end before what is said of state: the bytes behind their end stand for none.
+        hydfs_types::decode(bytes).or_else(|_| hydfs_types::decode(&[bytes, &[0, 0]].concat()))
+    }
 }

@@ -5,7 +5,7 @@ use crate::batch::LINE_BYTES_MAX;
 use crate::csv;
 use crate::ends;
 use crate::error::{Error, Result};
-use crate::glob;
+use crate::glob::{self, Found};
 use crate::lookup;
 use crate::meaning;
 use crate::options::Options;
@@ -16,8 +16,11 @@ use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
 use crate::spec::{Format, LookupSpec, OpSpec, Place, SPEC_BYTES_MAX, SourceSpec, Spec};
 use crate::spec_tree::Fault;
 use crate::upgrade::{self, ANEW, Version};
+use futures_util::future::try_join_all;
 use std::collections::BTreeMap;
 
+/// Files that are pinned at the same time.
+const PINS_MAX: usize = 32;
 /// Most bytes of a CSV header.
 const HEADER_BYTES_MAX: u64 = 64 << 10;
 
@@ -166,7 +169,14 @@ pub async fn check(
         }),
         scaled: BTreeMap::new(),
     };
-    Ok((positions, ready.plan))
+    fitting(path, positions, ready.plan)
+}
+
+fn fitting(path: &str, positions: Positions, plan: Plan) -> Result<(Positions, Plan)> {
+    match positions.too_large() {
+        None => Ok((positions, plan)),
+        Some(why) => Err(Error::Spec(format!("{path}: {why}"))),
+    }
 }
 
 /// The savepoint that a spec's text says it begins from.
@@ -238,7 +248,7 @@ fn begin_from(
         }),
         scaled: BTreeMap::new(),
     };
-    Ok((positions, ready.plan))
+    fitting(path, positions, ready.plan)
 }
 
 /// Makes the plan of a spec's text. Sources that `before` has read stay as they were pinned, others are pinned.
@@ -360,10 +370,19 @@ async fn pin(
     let found = match glob::expand(storage, &spec.path, own).await {
         Ok(found) => found,
         // A followed file may come later.
-        Err(StorageError::NotFound(_)) if spec.follow && spec.format != Format::Csv => Vec::new(),
+        Err(StorageError::NotFound(_)) if spec.follow && spec.format != Format::Csv => {
+            Found::default()
+        }
         Err(error) => return Err(wrong(spec.at, error)),
     };
     let fault = |what: String, remedy: &str| Err(Fail::Fault(Fault::new(spec.at, what, remedy)));
+    if let Some(path) = found.unreadable.first() {
+        return fault(
+            format!("{path} has a name that is no UTF-8"),
+            "rename it, or name others by a pattern",
+        );
+    }
+    let found = found.files;
     if found.is_empty() && (!spec.follow || spec.format == Format::Csv) {
         let what = format!("{} names no file", spec.path);
         let remedy = match spec.follow {
@@ -376,15 +395,23 @@ async fn pin(
         files: Vec::new(),
         columns: spec.columns.clone(),
     };
-    for (path, _) in found {
-        let source = storage
-            .pin(&path, owner)
-            .await
-            .map_err(|error| wrong(spec.at, error))?;
+    let mut looked = Vec::with_capacity(found.len());
+    for some in found.chunks(PINS_MAX) {
+        let look = async |path: &str| {
+            let source = storage.pin(path, owner).await?;
+            let read = match spec.format {
+                Format::Csv => header(storage, &source, spec.follow).await?,
+                Format::Lines | Format::Json => None,
+            };
+            Ok((source, read))
+        };
+        let all = try_join_all(some.iter().map(|(path, _)| look(path))).await;
+        looked.extend(all.map_err(|error| wrong(spec.at, error))?);
+    }
+    for ((path, _), (source, read)) in found.into_iter().zip(looked) {
         let mut data_at = 0;
         if spec.format == Format::Csv {
-            let read = header(storage, &source, spec.follow).await;
-            let Some((names, at)) = read.map_err(|error| wrong(spec.at, error))? else {
+            let Some((names, at)) = read else {
                 if spec.follow {
                     // It may be written still; it is read from the time on when it has one.
                     continue;
@@ -497,7 +524,7 @@ pub async fn header(
         return Ok(None);
     }
     let line = &head[..end.unwrap_or(head.len())];
-    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+    let line = line.strip_prefix(csv::BOM).unwrap_or(line);
     let names = csv::fields(line).map(|raw| String::from_utf8_lossy(&csv::value(raw)).into_owned());
     let data_at = end.map_or(source.len, |end| end as u64 + 1);
     Ok(Some((names.collect(), data_at)))

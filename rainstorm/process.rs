@@ -220,7 +220,15 @@ impl Running {
         let mut all = Vec::new();
         tokio::try_join!(feed, drain(stdout, &mut all, Some(mark)))?;
         all.truncate(all.len() - mark.len() - 1);
-        Ok(all.into())
+        self.whole().map(|()| all.into())
+    }
+
+    /// An error if one of its processes was killed for want of memory: others may have taken what it wrote until then for all of it.
+    fn whole(&self) -> Result<(), String> {
+        match self.cell.refusals().0 > self.refusals.0 {
+            true => Err("one of its processes was killed meanwhile".to_owned()),
+            false => Ok(()),
+        }
     }
 
     /// The output of a process that should have ended well, or why it has not.
@@ -237,7 +245,10 @@ impl Running {
             (Ok(bytes), Ok(status))
                 if status.code().is_some_and(|code| exit_ok.contains(&code)) =>
             {
-                return Ok(bytes);
+                match self.whole() {
+                    Ok(()) => return Ok(bytes),
+                    Err(why) => why,
+                }
             }
             (Err(why), _) => why,
             (Ok(_), Ok(status)) => status.to_string(),

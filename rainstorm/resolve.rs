@@ -148,11 +148,7 @@ impl<'a> Builder<'a> {
             return Err(Fault::new(stage.at, what, remedy));
         }
         for (at, from) in stage.from.iter().enumerate() {
-            let twice = |other: &From| (&other.name, other.late) == (&from.name, from.late);
-            if stage.from[..at].iter().any(twice) {
-                let what = format!("`{}` is named twice", from.name);
-                return Err(Fault::new(from.at, what, "name each input once"));
-            }
+            once(&stage.from[..at], from)?;
         }
         let feeds: Vec<Feed> = stage
             .from
@@ -418,7 +414,8 @@ impl<'a> Builder<'a> {
             of: Some(first + keys),
             window: spec.window.map(|window| WindowSpec {
                 cut: Cut::Given,
-                // Results come as late as lines may: the stage puts them out when the watermark is that far past their end.
+                // The stage before it has waited for late lines.
+                lateness_ms: 0,
                 ..window
             }),
             ..spec
@@ -477,5 +474,17 @@ impl<'a> Builder<'a> {
             from.name
         );
         Fault::new(from.at, what, remedy)
+    }
+}
+
+/// Refuses an input that is one of those `before`.
+pub fn once(before: &[From], from: &From) -> Result<(), Fault> {
+    let same = |other: &From| (&other.name, other.late) == (&from.name, from.late);
+    match before.iter().any(same) {
+        true => {
+            let what = format!("`{}` is named twice", from.name);
+            Err(Fault::new(from.at, what, "name each input once"))
+        }
+        false => Ok(()),
     }
 }

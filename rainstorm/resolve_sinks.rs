@@ -2,9 +2,10 @@
 
 use crate::aggregate::{Aggregate, Kind};
 use crate::columns::number;
+use crate::glob;
 use crate::plan::{Input, NodeId, Op, Parts, Route, SinkPlan, default_output};
 use crate::receipt::receipt_path;
-use crate::resolve::{Builder, FeedInput};
+use crate::resolve::{Builder, FeedInput, once};
 use crate::spec::SinkSpec;
 use crate::spec_tree::Fault;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 impl Builder<'_> {
     /// What stages put out is written where the spec says, or to the job's default output.
     pub fn sinks(&mut self, name: &str) -> Result<(), Fault> {
-        let mut taken: BTreeSet<String> =
-            self.spec.sources.iter().map(|s| s.path.clone()).collect();
+        // What patterns name is looked at elsewhere.
+        let files = self.spec.sources.iter().map(|source| &source.path);
+        let files = files.filter(|path| !glob::is_pattern(path));
+        let mut taken: BTreeSet<String> = files.cloned().collect();
         taken.insert(receipt_path(name));
         let mut folders: BTreeSet<String> = BTreeSet::new();
         for sink in &self.spec.sinks {
@@ -93,7 +96,8 @@ impl Builder<'_> {
     fn sink(&mut self, sink: &SinkSpec, path: String) -> Result<(), Fault> {
         let mut nodes = Vec::new();
         let mut parts = Vec::new();
-        for from in &sink.from {
+        for (at, from) in sink.from.iter().enumerate() {
+            once(&sink.from[..at], from)?;
             let feed = self.feed(from)?;
             match feed.input {
                 FeedInput::Node(node, late) => nodes.push((node, late)),

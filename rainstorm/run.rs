@@ -2,13 +2,14 @@
 
 use crate::error::Error;
 use crate::load::Loads;
-use crate::message::{Report, Response};
+use crate::message::{Report, Response, TaskId};
 use crate::plan::{Input, Pinned, Plan};
 use crate::position::{Positions, Progress};
 use crate::rate::Rates;
 use crate::scale::Wish;
 use crate::sink::Writer;
-use hydfs_types::{JobId, JobInfo, MemberId, Seq, WriterId};
+use crate::stateful::Held;
+use hydfs_types::{Ino, JobId, JobInfo, MemberId, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How an attempt ended.
@@ -17,6 +18,8 @@ pub enum End {
     /// The job table says so: another attempt, or the job's end.
     Over,
     Final(String),
+    /// A file that it writes was removed.
+    Removed(Ino),
     /// It goes on with other numbers of tasks.
     Scale(Vec<Wish>),
     Again {
@@ -54,6 +57,8 @@ pub struct Run {
     pub rates: Rates,
     /// Of stages whose numbers of tasks are open.
     pub loads: Loads,
+    /// Where the state of each task is.
+    pub held: BTreeMap<TaskId, Held>,
 }
 
 impl Run {
@@ -90,7 +95,10 @@ impl Run {
             self.progress.rows_out += report.counters.rows_out;
             self.progress.retries += report.counters.retries;
             self.progress.dead += report.counters.dead;
+            self.held.insert(report.id, report.held);
         }
+        self.progress.state_memory = self.held.values().map(|held| held.memory).sum();
+        self.progress.state_disk = self.held.values().map(|held| held.disk).sum();
         let read: BTreeSet<usize> = self
             .plan
             .steps

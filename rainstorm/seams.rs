@@ -28,6 +28,8 @@ impl Owner {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub name: String,
+    /// The name is UTF-8; else it shows about what it is, and no call finds it.
+    pub is_text: bool,
     pub ino: Ino,
     pub kind: FileKind,
     /// Raised with each change of content or size.

@@ -3,6 +3,7 @@
 use crate::attempt::frame;
 use crate::audit::{self, Audited};
 use crate::beat::Beat;
+use crate::circles;
 use crate::coordinator;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
@@ -47,8 +48,10 @@ impl Rainstorm {
         let (closed, notices) = mpsc::channel(NOTICES_MAX);
         let driver = Driver {
             rates: Arc::default(),
+            told: Arc::default(),
             changing: Arc::default(),
             copying: Arc::default(),
+            ends: Arc::default(),
             beat: Beat::default(),
             storage: storage.clone(),
             cluster: cluster.clone(),
@@ -89,9 +92,10 @@ impl Rainstorm {
     pub async fn check(&self, path: &str, owner: Owner, text: String) -> Result<()> {
         let file = path.rsplit('/').next().unwrap_or(path);
         let name = file.rsplit_once('.').map_or(file, |(name, _)| name);
-        prepare::check(&*self.storage, &self.options, path, (name, owner), text)
-            .await
-            .map(drop)
+        let (storage, cluster) = (&*self.storage, &*self.cluster);
+        let (positions, _) =
+            prepare::check(storage, &self.options, path, (name, owner), text).await?;
+        circles::located(storage, cluster, (path, name), &positions).await
     }
 
     /// Checks the last job of this name against its receipt, as far as it has committed: reads all its input and output

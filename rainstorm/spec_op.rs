@@ -117,7 +117,15 @@ fn map(node: &Node) -> Result<OpSpec, Fault> {
                     "leave `column` out",
                 ));
             }
-            None => Mapping::Template(template(&table.need_text(key)?.0, what.at)?),
+            None => {
+                let text = table.need_text(key)?.0;
+                if text.contains('\n') {
+                    let what = "the `template` holds a line end";
+                    let remedy = "each line makes one line; `split` and `flat_map` make several";
+                    return Err(Fault::new(table.at, what, remedy));
+                }
+                Mapping::Template(template(&text, what.at)?)
+            }
         },
         "case" => word(
             &table,

@@ -1,4 +1,5 @@
-//! The saved state of one task: a file of deltas, each `length u32 LE · delta`. A new attempt, or growth past a
+//! The saved state of one task: a file of deltas, each in one or several pieces of `length u32 LE · keys with values`, so that
+//! neither who writes nor who reads it has all of it in memory. A new attempt, or growth past a
 //! few times the state or past a number of deltas, begins a new file with everything in it, so that each file has one writer ever and the
 //! committed length in the positions says exactly which bytes count.
 
@@ -7,7 +8,7 @@ use crate::key::Keys;
 use crate::position::{Inherited, StateFile};
 use crate::seams::{Owner, Storage};
 use crate::sink::{Mark, Target, Writer};
-use crate::stateful::Stateful;
+use crate::stateful::{Stateful, work_on};
 use bytes::{BufMut, Bytes, BytesMut};
 use hydfs_types::PAYLOAD_BYTES_MAX;
 
@@ -56,7 +57,8 @@ impl StateLog {
         if std::mem::take(&mut self.inherits) {
             self.file = None;
         }
-        let Some(delta) = state.save(fresh) else {
+        state.begin_save(fresh)?;
+        let Some(first) = work_on(state, |state| state.next_piece())? else {
             return Ok((self.file, self.writer.as_ref().and_then(Writer::mark)));
         };
         if fresh {
@@ -81,16 +83,20 @@ impl StateLog {
         let (Some(writer), Some(file)) = (&mut self.writer, &mut self.file) else {
             return Err(Error::Over);
         };
-        let mut frame = BytesMut::with_capacity(delta.len() + 4);
-        frame.put_u32_le(delta.len() as u32);
-        frame.extend_from_slice(&delta);
-        let mut frame = frame.freeze();
-        file.bytes += frame.len() as u64;
         self.deltas += 1;
-        while !frame.is_empty() {
-            writer
-                .append(frame.split_to(frame.len().min(PAYLOAD_BYTES_MAX)))
-                .await?;
+        let mut next = Some(first);
+        while let Some(piece) = next {
+            let mut frame = BytesMut::with_capacity(piece.len() + 4);
+            frame.put_u32_le(piece.len() as u32);
+            frame.extend_from_slice(&piece);
+            let mut frame = frame.freeze();
+            file.bytes += frame.len() as u64;
+            while !frame.is_empty() {
+                writer
+                    .append(frame.split_to(frame.len().min(PAYLOAD_BYTES_MAX)))
+                    .await?;
+            }
+            next = work_on(state, |state| state.next_piece())?;
         }
         Ok((self.file, writer.mark()))
     }
@@ -144,7 +150,7 @@ pub async fn restore(
                 break;
             }
             let delta = pending.split_to(len + 4);
-            state.restore(&delta[4..], keys)?;
+            work_on(state, |state| state.restore(&delta[4..], keys))?;
             tokio::task::yield_now().await;
         }
     }

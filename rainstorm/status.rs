@@ -62,6 +62,8 @@ pub fn status_json(job: &JobInfo) -> String {
         "tasks": counters.tasks,
         "tasks_ended": counters.tasks_ended,
         "dead": counters.dead,
+        "state_memory": counters.state_memory,
+        "state_disk": counters.state_disk,
         "rates": rates.into_iter().collect::<BTreeMap<_, _>>(),
         "scales": scales.iter().map(|scale| (&scale.stage, scale.json())).collect::<BTreeMap<_, _>>(),
     });
@@ -82,6 +84,8 @@ pub fn progress_text(job: &JobInfo) -> String {
         tasks,
         tasks_ended,
         dead,
+        state_memory,
+        state_disk,
     } = progress;
     let percent = (100 * bytes_in)
         .checked_div(bytes_total)
@@ -94,7 +98,8 @@ pub fn progress_text(job: &JobInfo) -> String {
     let scales = scales.iter().map(Scale::text);
     format!(
         "percent = {percent}\nrows_in = {rows_in}\nrows_out = {rows_out}\nbytes_in = {bytes_in}\n\
-         bytes_total = {bytes_total}\nretries = {retries}\ntasks = {tasks}\ntasks_ended = {tasks_ended}\ndead = {dead}\n{}",
+         bytes_total = {bytes_total}\nretries = {retries}\ntasks = {tasks}\ntasks_ended = {tasks_ended}\ndead = {dead}\n\
+         state_memory = {state_memory}\nstate_disk = {state_disk}\n{}",
         rates.chain(scales).collect::<String>()
     )
 }
@@ -170,6 +175,6 @@ impl Scale {
 /// Counters of the last committed job epoch; `None` before the first.
 pub fn progress(job: &JobInfo) -> Option<Progress> {
     (!job.progress.is_empty())
-        .then(|| hydfs_types::decode(&job.progress).ok())
+        .then(|| Progress::decode(&job.progress).ok())
         .flatten()
 }

@@ -22,6 +22,7 @@ use crate::receipt::Reads;
 use crate::sink::Mark;
 use crate::spec::{ExecSpec, Place};
 use crate::state_log::{self, StateLog};
+use crate::stateful::{Held, work_on};
 use crate::{cache, sandbox};
 use std::io;
 use std::path::Path;
@@ -99,14 +100,24 @@ impl Task {
                     let applied = self.operator.apply(number, batch, &mut out, letters);
                     applied.await?;
                     self.pass(&mut out).await?;
+                    while self.operator.go_on(&mut out, &mut self.letters)? {
+                        self.pass(&mut out).await?;
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Item::Barrier { id, last, mark } => {
                     self.operator.flush(&mut out, &mut self.letters).await?;
-                    match last {
-                        true => self.operator.finish(&mut out)?,
-                        false => self.operator.barrier(mark.at(), &mut out)?,
+                    loop {
+                        let more = match last {
+                            true => self.operator.finish(&mut out)?,
+                            false => self.operator.barrier(mark.at(), &mut out)?,
+                        };
+                        self.pass(&mut out).await?;
+                        if !more {
+                            break;
+                        }
+                        tokio::task::yield_now().await;
                     }
-                    self.pass(&mut out).await?;
                     let (mut reads, mut behind) = (Vec::new(), 0);
                     if let In::Source(paced) = &mut input {
                         paced.save(&mut self.position);
@@ -150,6 +161,7 @@ impl Task {
         reads: Vec<Reads>,
         behind: u64,
     ) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
+        let mark = self.operator.holds(mark);
         let mut marks = self.links.barrier(id, last, mark).await?;
         if last {
             // A task that has ended never runs again: its state is not needed.
@@ -182,6 +194,10 @@ impl Task {
             reads,
             writes: self.links.take_writes(),
             files: self.links.take_files(),
+            held: match &self.operator {
+                Operator::Stateful(state) if !last => state.held(),
+                _ => Held::default(),
+            },
             load: self.meter.take(self.links.take_blocked(), behind),
             program: match &self.operator {
                 Operator::Exec(exec) => Some(exec.digest()),
@@ -205,14 +221,15 @@ async fn conclude(
 
 async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> Result<Operator> {
     let op = &context.step(id.node).op;
-    let mut operator = match (op, Operator::built_in(op)) {
+    let room = || context.rooms.room();
+    let mut operator = match (op, Operator::built_in(op, room)) {
         (_, Some(operator)) => operator,
         (Op::Exec(spec), None) => Operator::Exec(Box::new(Exec::new(
             spec.clone(),
             program(context, id, spec).await?,
         ))),
         (Op::Lookup(spec), None) => {
-            Operator::Lookup(Box::new(Index::load(context, spec.clone()).await?))
+            Operator::Lookup(Box::new(Index::load(context, id.node, spec.clone()).await?))
         }
         (_, None) => return Err(Error::Job(format!("task {id} has no operator"))),
     };
@@ -222,7 +239,7 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
             let keys = Keys { task, tasks };
             state_log::restore(&*context.storage, &file, keys, &mut **state).await?;
         }
-        state.restored();
+        work_on(&mut **state, |state| state.restored())?;
     }
     Ok(operator)
 }

@@ -4,23 +4,28 @@
 //! Windows close at barriers only, and the event watermark that closed them is saved in the same job epoch: after a
 //! restart no window is put out twice.
 
-use crate::aggregate::{Aggregate, Kind, Total, keep_best};
+use crate::aggregate::{Aggregate, Kind, Total, add_to_best, keep_best};
 use crate::batch::{BATCH_BYTES, Batch, Lines};
 use crate::csv;
 use crate::dead::Letters;
+use crate::due::{self, Due};
 use crate::error::{Error, Result};
 use crate::event_time::TimeFormat;
 use crate::key::{Keys, push_key};
-use crate::stateful::Stateful;
-use crate::table::{Delta, Table, check_size};
+use crate::room::Room;
+use crate::starts::Starts;
+use crate::stateful::{Held, PIECE_BYTES, Stateful};
+use crate::table::{Delta, Table, Value, Which};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 /// Most windows that one line is in.
 pub const OVERLAP_MAX: i64 = 1000;
 /// What a window costs in memory, about.
-const WINDOW_BYTES: isize = 64;
+const WINDOW_BYTES: usize = 64;
+/// Windows that are closed in one go.
+const CLOSED_AT_ONCE: usize = 1 << 16;
 
 /// How windows are cut. Times in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +39,25 @@ pub enum Cut {
     Session(i64),
     /// Each line says its window's start and end itself, in its first two columns: results that are put together.
     Given,
+}
+
+impl Cut {
+    /// The event watermark at which a window closes, and its other time. Results that are put together are complete once no older
+    /// ones come.
+    fn due(self, start: i64, end: i64) -> (i64, i64) {
+        match self {
+            Self::Given => (start, end),
+            Self::Tumbling(_) | Self::Sliding { .. } | Self::Session(_) => (end, start),
+        }
+    }
+
+    /// Start and end of a window that is due so.
+    fn times(self, closes: i64, other: i64) -> (i64, i64) {
+        match self {
+            Self::Given => (closes, other),
+            Self::Tumbling(_) | Self::Sliding { .. } | Self::Session(_) => (other, closes),
+        }
+    }
 }
 
 /// Windows of an aggregate.
@@ -54,44 +78,80 @@ struct Open {
     total: Total,
 }
 
-/// What closed windows put out, by end and start.
-type Results = BTreeMap<(i64, i64), Vec<(Box<[u8]>, Total)>>;
+impl Value for Vec<Open> {
+    fn heap_bytes(&self) -> usize {
+        WINDOW_BYTES * self.len()
+    }
+}
 
 /// The state of an aggregate with windows.
 pub struct Windows {
     spec: Aggregate,
     window: WindowSpec,
+    room: Room,
     /// Per key, sorted by start.
     open: Table<Vec<Open>>,
-    /// Keys with a window that may end then; some entries are stale.
-    due: BTreeMap<i64, BTreeSet<Box<[u8]>>>,
+    /// Windows by the mark at which they close, their other time and key; some are gone.
+    due: Due,
+    /// Of open sessions.
+    starts: Option<Starts>,
     /// Start, end, key and value, of those counted as distinct.
     pairs: Table<()>,
     mark: i64,
+    /// No session that begins earlier is put out any more: stages behind this one were told so.
+    told: i64,
     /// The mark of the last save.
     saved: i64,
+    /// Windows that are closed now, one after the other.
+    closing: Option<Closing>,
     late: Lines,
     key: Vec<u8>,
+    /// A piece is to be saved even if it is empty.
+    owes_piece: bool,
+}
+
+/// How far the closing has come.
+#[derive(Default)]
+struct Closing {
+    any: bool,
+    /// Start and end of the windows of which the best are wanted.
+    times: (i64, i64),
+    /// The best of them so far, and some that may be.
+    best: Vec<(Box<[u8]>, Total)>,
 }
 
 impl Windows {
     /// Without any window.
-    pub fn new(spec: Aggregate, window: WindowSpec) -> Self {
+    pub fn new(spec: Aggregate, window: WindowSpec, room: Room) -> Self {
+        let pairs = match spec.kind {
+            Kind::Distinct => room.part(1, 4),
+            _ => room.part(0, 1),
+        };
+        let starts = match window.cut {
+            Cut::Session(gap) => Some(Starts::new(gap)),
+            _ => None,
+        };
         Self {
             spec,
             window,
-            open: Table::default(),
-            due: BTreeMap::new(),
-            pairs: Table::default(),
+            starts,
+            open: Table::new(room.part(1, 2)),
+            due: Due::new(room.part(1, 4)),
+            pairs: Table::new(pairs),
+            room,
             mark: i64::MIN,
+            told: i64::MIN,
             saved: i64::MIN,
+            closing: None,
             late: Lines::default(),
             key: Vec::new(),
+            owes_piece: false,
         }
     }
 
     fn is_closed(&self, end: i64) -> bool {
-        end.saturating_add(self.window.lateness_ms) <= self.mark
+        // Results of one barrier come before it.
+        self.window.cut != Cut::Given && end.saturating_add(self.window.lateness_ms) <= self.mark
     }
 
     /// The windows that a line falls in, closed ones too.
@@ -128,14 +188,16 @@ impl Windows {
         let mut taken = false;
         for (start, end) in windows {
             let counts = match self.window.cut {
-                Cut::Session(_) => !self.is_closed(end) || self.touches(&key, start, end),
+                Cut::Session(_) => {
+                    !self.is_closed(end) || start >= self.told && self.touches(&key, start, end)?
+                }
                 _ => !self.is_closed(end),
             };
             if !counts {
                 continue;
             }
             taken = true;
-            if self.spec.kind == Kind::Distinct && !self.is_first(&key, (start, end), line) {
+            if self.spec.kind == Kind::Distinct && !self.is_first(&key, (start, end), line)? {
                 continue;
             }
             self.add(&key, start, end, one)?;
@@ -144,13 +206,14 @@ impl Windows {
         Ok(taken)
     }
 
-    fn touches(&self, key: &[u8], start: i64, end: i64) -> bool {
-        let open = self.open.get(key).map_or(&[][..], Vec::as_slice);
-        open.iter()
-            .any(|window| window.start < end && start < window.end)
+    fn touches(&mut self, key: &[u8], start: i64, end: i64) -> Result<bool> {
+        let open = self.open.get(key)?.map_or(&[][..], Vec::as_slice);
+        Ok(open
+            .iter()
+            .any(|window| window.start < end && start < window.end))
     }
 
-    fn is_first(&mut self, key: &[u8], (start, end): (i64, i64), line: &[u8]) -> bool {
+    fn is_first(&mut self, key: &[u8], (start, end): (i64, i64), line: &[u8]) -> Result<bool> {
         let mut pair = pair_prefix(start, end, key);
         let of = self.spec.of.unwrap_or_default();
         pair.extend_from_slice(&csv::value(csv::field(line, of).unwrap_or_default()));
@@ -159,112 +222,163 @@ impl Windows {
 
     fn add(&mut self, key: &[u8], start: i64, end: i64, one: Total) -> Result<()> {
         let merges = matches!(self.window.cut, Cut::Session(_));
-        let open = self.open.update(key, Vec::new);
         let mut new = Open {
             start,
             end,
             total: one,
         };
-        let before = open.len();
-        let mut fits = true;
-        open.retain(|old| {
-            let same = match merges {
-                true => old.start < new.end && new.start < old.end,
-                false => old.start == start && old.end == end,
-            };
-            if same {
-                new.start = new.start.min(old.start);
-                new.end = new.end.max(old.end);
-                match old.total.with(new.total) {
-                    Some(total) => new.total = total,
-                    None => fits = false,
+        let (mut fits, mut is_due) = (true, false);
+        let mut merged = Vec::new();
+        self.open.update(key, Vec::new, |open, _| {
+            let mut times = None;
+            open.retain(|old| {
+                let same = match merges {
+                    true => old.start < new.end && new.start < old.end,
+                    false => old.start == start && old.end == end,
+                };
+                if same {
+                    new.start = new.start.min(old.start);
+                    new.end = new.end.max(old.end);
+                    times = Some((old.start, old.end));
+                    if merges {
+                        merged.push((old.start, old.end));
+                    }
+                    match old.total.with(new.total) {
+                        Some(total) => new.total = total,
+                        None => fits = false,
+                    }
                 }
-            }
-            !same
-        });
+                !same
+            });
+            // Of those that it took in the last ends last.
+            is_due = times == Some((new.start, new.end));
+            let at = open.partition_point(|old| (old.start, old.end) < (new.start, new.end));
+            open.insert(at, new);
+        })?;
         if !fits {
             return Err(self.spec.overflow(key));
         }
-        let at = open.partition_point(|old| (old.start, old.end) < (new.start, new.end));
-        open.insert(at, new);
-        let grown = (open.len() as isize - before as isize) * WINDOW_BYTES;
-        self.open.grow(grown);
-        let keys = self.due.entry(new.end).or_default();
-        if !keys.contains(key) {
-            keys.insert(key.into());
+        if let Some(starts) = &mut self.starts {
+            merged.iter().for_each(|(start, _)| starts.remove(*start));
+            starts.add(new.start);
         }
-        Ok(())
+        for (start, end) in merged {
+            if (start, end) != (new.start, new.end) {
+                self.due.remove(end, &[&due::sortable(start), key]);
+            }
+        }
+        let (closes, other) = self.window.cut.due(new.start, new.end);
+        match is_due {
+            true => Ok(()),
+            false => self.due.insert(closes, &[&due::sortable(other), key]),
+        }
     }
 
-    /// Puts out windows that end at or before `end`, the earliest first.
-    fn close(&mut self, end: i64, out: &mut Vec<Batch>) {
-        let mut results = Results::new();
-        while let Some(first) = self.due.first_entry() {
-            if *first.key() > end {
+    /// Puts out windows that close at or before `end`, by end, start and key; whether there may be more.
+    fn close(&mut self, end: i64, out: &mut Vec<Batch>) -> Result<bool> {
+        let mut closing = self.closing.take().unwrap_or_default();
+        let (mut lines, mut bytes) = (Lines::default(), 0);
+        let mut more = true;
+        for _ in 0..CLOSED_AT_ONCE {
+            if bytes >= PIECE_BYTES {
                 break;
             }
-            for key in first.remove() {
-                let Some(open) = self.open.get(&key) else {
-                    continue;
-                };
-                if !open.iter().any(|window| window.end <= end) {
-                    continue;
-                }
-                let open = self.open.update(&key, Vec::new);
-                let (done, left): (Vec<Open>, Vec<Open>) =
-                    open.drain(..).partition(|window| window.end <= end);
-                let is_empty = left.is_empty();
-                *open = left;
-                self.open.grow(-(done.len() as isize) * WINDOW_BYTES);
-                if is_empty {
-                    self.open.remove(&key);
-                }
-                for window in done {
-                    results
-                        .entry((window.end, window.start))
-                        .or_default()
-                        .push((key.clone(), window.total));
-                }
+            // No window ends later than any time.
+            let next = self.due.take_before(end.saturating_add(1))?;
+            let Some((closes, what)) = next else {
+                more = false;
+                break;
+            };
+            let Some((other, key)) = due::split(&what) else {
+                continue;
+            };
+            let (start, end) = self.window.cut.times(closes, other);
+            let Some(total) = self.take_out(key, start, end)? else {
+                continue;
+            };
+            if closing.times != (start, end) {
+                self.write_best(&mut closing, &mut lines);
             }
-        }
-        if self.spec.kind == Kind::Distinct && !results.is_empty() {
-            self.forget_pairs(end);
-        }
-        self.write(results, out);
-    }
-
-    fn forget_pairs(&mut self, end: i64) {
-        let gone: Vec<Box<[u8]>> = self
-            .pairs
-            .iter()
-            .filter(|(pair, _)| pair_end(pair) <= end)
-            .map(|(pair, ())| pair.into())
-            .collect();
-        for pair in gone {
-            self.pairs.remove(&pair);
-        }
-    }
-
-    fn write(&self, results: Results, out: &mut Vec<Batch>) {
-        let several = self.spec.by.len() > 1;
-        let mut lines = Lines::default();
-        for ((end, start), mut all) in results {
+            closing.any = true;
+            closing.times = (start, end);
             match self.spec.best {
-                Some(best) => keep_best(&mut all, best),
-                None => all.sort_unstable_by(|a, b| a.0.cmp(&b.0)),
+                Some(best) => add_to_best(&mut closing.best, best, (key.into(), total)),
+                None => self.write(closing.times, key, total, &mut lines),
             }
-            for (key, total) in all {
-                lines.push_with(|to| {
-                    to.extend_from_slice(format!("{start},{end},").as_bytes());
-                    push_key(&key, several, to);
-                    to.extend_from_slice(format!(",{}", total.value()).as_bytes());
-                });
-                if lines.bytes() >= BATCH_BYTES {
-                    out.extend(lines.take());
+            if lines.bytes() >= BATCH_BYTES {
+                bytes += lines.bytes();
+                out.extend(lines.take());
+            }
+        }
+        match more {
+            true => self.closing = Some(closing),
+            false => {
+                self.write_best(&mut closing, &mut lines);
+                if closing.any && self.spec.kind == Kind::Distinct {
+                    self.forget_pairs(end)?;
                 }
             }
         }
         out.extend(lines.take());
+        Ok(more)
+    }
+
+    /// The total of an open window, which is open no more.
+    fn take_out(&mut self, key: &[u8], start: i64, end: i64) -> Result<Option<Total>> {
+        let is_it = |window: &Open| (window.start, window.end) == (start, end);
+        let Some(open) = self.open.get(key)? else {
+            return Ok(None);
+        };
+        let Some(at) = open.iter().position(is_it) else {
+            return Ok(None);
+        };
+        let is_last = open.len() == 1;
+        let window = self.open.update(key, Vec::new, |open, _| open.remove(at))?;
+        if is_last {
+            self.open.remove(key)?;
+        }
+        if let Some(starts) = &mut self.starts {
+            starts.remove(start);
+        }
+        Ok(Some(window.total))
+    }
+
+    fn forget_pairs(&mut self, end: i64) -> Result<()> {
+        // Times before 1970 lie behind the others.
+        let negative = i64::MIN.to_be_bytes();
+        let behind = match end.checked_add(1) {
+            Some(behind) => behind.to_be_bytes(),
+            None => negative,
+        };
+        let ranges = match end >= 0 {
+            true => [
+                (Bound::Unbounded, Bound::Excluded(&behind[..])),
+                (Bound::Included(&negative[..]), Bound::Unbounded),
+            ],
+            false => [
+                (Bound::Included(&negative[..]), Bound::Excluded(&behind[..])),
+                (Bound::Excluded(&behind[..]), Bound::Excluded(&behind[..])),
+            ],
+        };
+        let count = if end >= 0 { 2 } else { 1 };
+        self.pairs
+            .remove_where(&ranges[..count], |pair| pair_end(pair) <= end)
+    }
+
+    fn write_best(&self, closing: &mut Closing, lines: &mut Lines) {
+        let mut all = std::mem::take(&mut closing.best);
+        keep_best(&mut all, self.spec.best.unwrap_or_default());
+        for (key, total) in all {
+            self.write(closing.times, &key, total, lines);
+        }
+    }
+
+    fn write(&self, (start, end): (i64, i64), key: &[u8], total: Total, lines: &mut Lines) {
+        lines.push_with(|to| {
+            to.extend_from_slice(format!("{start},{end},").as_bytes());
+            push_key(key, self.spec.by.len() > 1, to);
+            to.extend_from_slice(format!(",{}", total.value()).as_bytes());
+        });
     }
 }
 
@@ -316,34 +430,64 @@ impl Stateful for Windows {
                 Err(error) => letters.blame(&batch, at, error)?,
             }
         }
-        check_size(self.bytes(), self.open.len() + self.pairs.len())
+        self.pairs.settle()?;
+        self.open.settle()
     }
 
-    fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<()> {
-        if mark > self.mark {
-            self.mark = mark;
-            self.close(mark.saturating_sub(self.window.lateness_ms), out);
+    fn barrier(&mut self, mark: i64, out: &mut Vec<Batch>) -> Result<bool> {
+        if mark <= self.mark && self.closing.is_none() {
+            return Ok(false);
         }
-        Ok(())
+        self.mark = self.mark.max(mark);
+        let more = self.close(self.mark.saturating_sub(self.window.lateness_ms), out)?;
+        if !more {
+            self.told = self.holds(self.mark);
+        }
+        Ok(more)
     }
 
-    fn finish(&mut self, out: &mut Vec<Batch>) -> Result<()> {
-        self.close(i64::MAX, out);
-        Ok(())
+    fn finish(&mut self, out: &mut Vec<Batch>) -> Result<bool> {
+        self.close(i64::MAX, out)
+    }
+
+    fn holds(&self, mark: i64) -> i64 {
+        let open = mark.saturating_sub(self.window.lateness_ms);
+        match self.window.cut {
+            Cut::Tumbling(size) | Cut::Sliding { size, .. } => open.saturating_sub(size),
+            Cut::Session(gap) => {
+                let next = open.saturating_sub(gap);
+                let earliest = self.starts.as_ref().and_then(Starts::earliest);
+                earliest.map_or(next, |earliest| earliest.min(next))
+            }
+            Cut::Given => mark,
+        }
     }
 
     fn take_late(&mut self) -> Option<Batch> {
         self.late.take()
     }
 
-    fn save(&mut self, full: bool) -> Option<Bytes> {
-        let state: Saved = (self.mark, self.open.delta(full), self.pairs.delta(full));
+    fn begin_save(&mut self, full: bool) -> Result<()> {
         // Each mark that moved is saved, one that closed nothing here, too: other tasks have closed windows on its account, and a
         // line that was late before a restart must be late behind it.
-        let same = self.mark == self.saved && state.1.is_empty() && state.2.is_empty();
-        let is_empty = !full && same;
+        self.owes_piece = full || self.mark != self.saved;
         self.saved = self.mark;
-        (!is_empty).then(|| hydfs_types::encode(&state))
+        self.open.begin(Which::to_save(full))?;
+        self.pairs.begin(Which::to_save(full))
+    }
+
+    fn next_piece(&mut self) -> Result<Option<Bytes>> {
+        let mut left = PIECE_BYTES;
+        let (open, pairs) = (self.open.next(&mut left)?, self.pairs.next(&mut left)?);
+        let state: Saved = (self.mark, open, pairs);
+        let is_empty = state.1.is_empty() && state.2.is_empty();
+        if is_empty && !self.owes_piece {
+            self.open.saved()?;
+            self.pairs.saved()?;
+            return Ok(None);
+        }
+        self.owes_piece = false;
+        Ok(Some(hydfs_types::encode(&state)))
     }
 
     fn is_unchanged(&self) -> bool {
@@ -354,194 +498,40 @@ impl Stateful for Windows {
         self.open.bytes() + self.pairs.bytes()
     }
 
+    fn held(&self) -> Held {
+        let memory = self.open.memory() + self.due.memory() + self.pairs.memory();
+        Held {
+            memory: memory as u64,
+            disk: self.room.disk_bytes(),
+        }
+    }
+
     fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()> {
         let (mark, open, pairs): Saved = hydfs_types::decode(saved)?;
         self.mark = self.mark.max(mark);
         self.saved = self.mark;
-        self.open.restore(open, |key| keys.hold(key));
+        self.open.restore(open, |key| keys.hold(key))?;
         let mine = |pair: &[u8]| pair_key(pair).is_some_and(|key| keys.hold(key));
-        self.pairs.restore(pairs, mine);
-        Ok(())
+        self.pairs.restore(pairs, mine)
     }
 
-    fn restored(&mut self) {
-        self.due.clear();
-        let mut windows = 0;
-        for (key, open) in self.open.iter() {
-            windows += open.len() as isize;
-            for window in open {
-                self.due.entry(window.end).or_default().insert(key.into());
-            }
-        }
-        self.open.grow(windows * WINDOW_BYTES);
+    fn restored(&mut self) -> Result<()> {
+        self.open.begin(Which::All)?;
+        let (due, starts, cut) = (&mut self.due, &mut self.starts, self.window.cut);
+        self.open.walk(&mut usize::MAX.clone(), |key, open| {
+            let mut open = open.into_iter().flatten();
+            open.try_for_each(|window| {
+                starts
+                    .iter_mut()
+                    .for_each(|starts| starts.add(window.start));
+                let (closes, other) = cut.due(window.start, window.end);
+                due.insert(closes, &[&due::sortable(other), key])
+            })
+        })?;
+        self.told = self.holds(self.mark);
+        Ok(())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn windows(cut: Cut, kind: Kind, lateness_ms: i64) -> Windows {
-        let spec = Aggregate {
-            kind,
-            by: vec![1],
-            of: Some(2),
-            best: None,
-            window: None,
-            json: false,
-            changelog: false,
-        };
-        let window = WindowSpec {
-            cut,
-            time: 0,
-            format: TimeFormat::UnixMs,
-            lateness_ms,
-        };
-        Windows::new(spec, window)
-    }
-
-    fn feed(windows: &mut Windows, text: &str) {
-        let batch = Batch::from_lines(Bytes::from(text.to_owned()));
-        let mut letters = Letters::new(false);
-        windows
-            .apply(0, batch, &mut Vec::new(), &mut letters)
-            .unwrap();
-    }
-
-    fn text(out: Vec<Batch>) -> String {
-        let all: Vec<_> = out
-            .iter()
-            .map(|batch| String::from_utf8_lossy(batch.bytes()))
-            .collect();
-        all.join("\n")
-    }
-
-    fn advance(windows: &mut Windows, mark: i64) -> String {
-        let mut out = Vec::new();
-        windows.barrier(mark, &mut out).unwrap();
-        text(out)
-    }
-
-    #[test]
-    fn tumbling_windows_close_once_and_late_lines_go_aside() {
-        let mut windows = windows(Cut::Tumbling(10), Kind::Sum, 5);
-        feed(&mut windows, "1,a,1\n9,a,2\n10,b,3\n-1,a,4");
-        assert_eq!(advance(&mut windows, 4), "");
-        assert_eq!(advance(&mut windows, 5), "-10,0,a,4");
-        feed(&mut windows, "3,a,10\n-2,z,1");
-        assert_eq!(windows.take_late().unwrap().bytes(), "-2,z,1");
-        assert_eq!(advance(&mut windows, 15), "0,10,a,13");
-        assert_eq!(advance(&mut windows, 3), "");
-        feed(&mut windows, "9,a,1");
-        assert_eq!(windows.take_late().unwrap().bytes(), "9,a,1");
-        let mut out = Vec::new();
-        windows.finish(&mut out).unwrap();
-        assert_eq!(text(out), "10,20,b,3");
-    }
-
-    #[test]
-    fn sliding_windows_overlap() {
-        let mut windows = windows(Cut::Sliding { size: 10, step: 5 }, Kind::Max, 0);
-        feed(&mut windows, "7,a,1\n12,a,9");
-        assert_eq!(advance(&mut windows, 100), "0,10,a,1\n5,15,a,9\n10,20,a,9");
-    }
-
-    #[test]
-    fn sessions_grow_together_and_survive_a_restore() {
-        let mut first = windows(Cut::Session(10), Kind::Count, 0);
-        feed(&mut first, "0,a,x\n15,a,x\n100,b,x\n30,a,x");
-        let saved = first.save(false).unwrap();
-        let mut again = windows(Cut::Session(10), Kind::Count, 0);
-        again.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
-        again.restored();
-        feed(&mut again, "8,a,x");
-        assert_eq!(advance(&mut again, 60), "0,25,a,3\n30,40,a,1");
-        // What was put out is not put out again by whoever goes on from here.
-        let saved = again.save(false).unwrap();
-        let mut last = windows(Cut::Session(10), Kind::Count, 0);
-        last.restore(&saved_first(&mut first), Keys { task: 0, tasks: 1 })
-            .unwrap();
-        last.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
-        last.restored();
-        feed(&mut last, "9,a,x");
-        assert_eq!(last.take_late().unwrap().bytes(), "9,a,x");
-        let mut out = Vec::new();
-        last.finish(&mut out).unwrap();
-        assert_eq!(text(out), "100,110,b,1");
-    }
-
-    fn saved_first(first: &mut Windows) -> Bytes {
-        first.save(true).unwrap()
-    }
-
-    #[test]
-    fn a_mark_that_closed_nothing_outlives_a_restart() {
-        let mut first = windows(Cut::Tumbling(10), Kind::Count, 0);
-        assert_eq!(advance(&mut first, 20), "");
-        assert!(!first.is_unchanged());
-        let saved = first.save(false).unwrap();
-        assert!(first.is_unchanged() && first.save(false).is_none());
-        let mut again = windows(Cut::Tumbling(10), Kind::Count, 0);
-        again.restore(&saved, Keys { task: 0, tasks: 1 }).unwrap();
-        again.restored();
-        feed(&mut again, "9,a,x");
-        assert_eq!(again.take_late().unwrap().bytes(), "9,a,x");
-    }
-
-    #[test]
-    fn distinct_values_are_forgotten_with_their_window() {
-        let mut windows = windows(Cut::Tumbling(10), Kind::Distinct, 0);
-        feed(&mut windows, "1,a,x\n2,a,x\n3,a,y\n11,a,x");
-        assert_eq!(advance(&mut windows, 10), "0,10,a,2");
-        assert_eq!(windows.pairs.len(), 1);
-        assert_eq!(advance(&mut windows, 20), "10,20,a,1");
-        assert_eq!(windows.bytes(), 0);
-    }
-
-    proptest! {
-        /// However lines come that are not behind the mark, and wherever a restore falls: each is in its session.
-        #[test]
-        fn sessions_equal_the_batch_computation(
-            steps in proptest::collection::vec((0..4_i64, 0..6_i64, 0..3_u8), 1..40),
-            restore_at in 0..40_usize,
-        ) {
-            let mut live = windows(Cut::Session(4), Kind::Count, 0);
-            let (mut mark, mut now, mut out) = (i64::MIN, 0, String::new());
-            let (mut saves, mut all) = (Vec::new(), Vec::new());
-            for (at, (pause, back, key)) in steps.into_iter().enumerate() {
-                now += pause;
-                let time = now - back;
-                all.push((time, key));
-                feed(&mut live, &format!("{time},k{key},x"));
-                prop_assert!(live.take_late().is_none());
-                mark = mark.max(time - 6);
-                let closed = advance(&mut live, mark);
-                if !closed.is_empty() { out.push_str(&closed); out.push('\n'); }
-                saves.extend(live.save(false));
-                if at == restore_at {
-                    let bytes = live.bytes();
-                    live = windows(Cut::Session(4), Kind::Count, 0);
-                    for saved in &saves { live.restore(saved, Keys { task: 0, tasks: 1 }).unwrap(); }
-                    live.restored();
-                    prop_assert_eq!(live.bytes(), bytes);
-                }
-            }
-            let mut last = Vec::new();
-            live.finish(&mut last).unwrap();
-            out.push_str(&text(last));
-            let mut want = Vec::new();
-            for key in 0..3_u8 {
-                let mut times: Vec<i64> = all.iter().filter(|(_, k)| *k == key).map(|(t, _)| *t).collect();
-                times.sort_unstable();
-                for session in times.chunk_by(|a, b| b - a < 4) {
-                    want.push(format!("{},{},k{key},{}", session[0], session[session.len() - 1] + 4, session.len()));
-                }
-            }
-            let mut got: Vec<String> = out.lines().map(str::to_owned).collect();
-            got.sort();
-            want.sort();
-            prop_assert_eq!(got, want);
-        }
-    }
-}
+mod tests;

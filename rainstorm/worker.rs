@@ -7,6 +7,7 @@ use crate::cell::Cells;
 use crate::inbox::{Item, Offer};
 use crate::message::{Deploy, Push, Request, Response};
 use crate::options::Options;
+use crate::room::{self, Rooms};
 use crate::seams::{Cluster, Storage};
 use bytes::Bytes;
 use hydfs_types::{Attempt, JobId};
@@ -29,6 +30,7 @@ pub struct Worker {
     cluster: Arc<dyn Cluster>,
     options: Arc<Options>,
     cells: Arc<Cells>,
+    rooms: Arc<Rooms>,
     attempts: Mutex<BTreeMap<JobId, Arc<Context>>>,
     /// The last attempt of each job that ever ran here in this life: none runs twice.
     seen: Mutex<BTreeMap<JobId, Attempt>>,
@@ -40,10 +42,12 @@ impl Worker {
         cluster: Arc<dyn Cluster>,
         options: Arc<Options>,
     ) -> Self {
+        room::sweep(&options.cache_dir);
         Self {
             storage,
             cluster,
             cells: Arc::new(Cells::new(options.cache_dir.clone(), options.kernel)),
+            rooms: Rooms::new(&options),
             options,
             attempts: Mutex::default(),
             seen: Mutex::default(),
@@ -147,7 +151,7 @@ impl Worker {
             self.storage.clone(),
             self.cluster.clone(),
             self.options.clone(),
-            self.cells.clone(),
+            (self.cells.clone(), self.rooms.clone()),
             deploy,
         );
         let context = match context {

@@ -10,7 +10,10 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -260,4 +263,50 @@ fn what_nobody_changes_is_kept_by_the_kernel() {
     // An object has an entry and attributes.
     let most = 2 * leases as u64 * (FILES as u64 + 2);
     assert!(asked <= most, "{asked} questions in {leases} leases");
+}
+
+/// The usual way to claim a job. The kernel of a mount that looks the old name up before another's rename, and the new one
+/// after it, finds one file under both.
+#[test]
+fn a_file_that_all_mounts_rename_to_the_same_name_has_one_that_did_it() {
+    const ROUNDS: usize = 200;
+    let Some(cluster) = Cluster::up(3) else {
+        return;
+    };
+    for dir in ["queue", "running"] {
+        fs::create_dir(cluster.at(1, dir)).expect("a directory is made");
+    }
+    let all = Barrier::new(3);
+    let claim = |i: usize| {
+        let cluster = &cluster;
+        let all = &all;
+        move || -> Vec<bool> {
+            let round = |n: usize| {
+                let from = cluster.at(i, &format!("queue/{n}"));
+                if i == 1 {
+                    fs::write(&from, "job").expect("a file is written");
+                }
+                all.wait();
+                let claimed = fs::rename(&from, cluster.at(i, &format!("running/{n}")));
+                all.wait();
+                match claimed {
+                    Ok(()) => true,
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            (0..ROUNDS).map(round).collect()
+        }
+    };
+    let claims: Vec<Vec<bool>> = thread::scope(|scope| {
+        let claims: Vec<_> = cluster.members().map(|i| scope.spawn(claim(i))).collect();
+        let ended = claims.into_iter().map(|one| one.join());
+        ended.map(|claims| claims.expect("it ends")).collect()
+    });
+    let winners = |n: usize| claims.iter().filter(|claims| claims[n]).count();
+    let wrong: Vec<(usize, usize)> = (0..ROUNDS)
+        .map(|n| (n, winners(n)))
+        .filter(|(_, winners)| *winners != 1)
+        .collect();
+    assert!(wrong.is_empty(), "(round, winners): {wrong:?}");
 }

@@ -5,7 +5,7 @@ mod common;
 #[path = "common/lines.rs"]
 mod lines;
 
-use common::{Cluster, SOON, text, until};
+use common::{Cluster, SOON, retry, text, until};
 use lines::Log;
 use std::{
     fs::{self, File, OpenOptions},
@@ -470,6 +470,35 @@ fn an_upgrade_shows_nobody_what_was_before() {
 }
 
 /// A worker that is killed before it serves has changed nothing for the one after it; too many of them end the member.
+/// The next worker is not admitted before there is a majority again. The mount is served all the same.
+#[test]
+fn a_worker_that_begins_without_a_majority_serves_the_control_tree() {
+    let Some(cluster) = Cluster::up(3) else {
+        return;
+    };
+    fs::write(cluster.at(1, "file"), "text").expect("written");
+    let file = File::create(cluster.at(1, "locked")).expect("made");
+    flock(&file, libc::LOCK_EX | libc::LOCK_NB).expect("free");
+    cluster.kill_all(&[2, 3]);
+    signal(cluster.pid(1), libc::SIGKILL);
+    until("the control tree", SOON, || {
+        cluster
+            .tree(1, "status")
+            .contains("this member is rejoining")
+    });
+    // Its end comes while nothing can be agreed.
+    drop(file);
+    for i in [2, 3] {
+        cluster.start(i);
+    }
+    let (read, _) = retry("a read", SOON, || fs::read_to_string(cluster.at(1, "file")));
+    assert_eq!(read, "text");
+    let again = File::open(cluster.at(2, "locked")).expect("opened");
+    until("the lock's end", SOON, || {
+        flock(&again, libc::LOCK_EX | libc::LOCK_NB).is_ok()
+    });
+}
+
 #[test]
 fn workers_that_never_serve_end_the_member() {
     let Some(cluster) = Cluster::up(1) else {

@@ -53,7 +53,7 @@ fn listed(dir: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Of each file `ls -l` asks for an access control list besides, which is refused before it is counted.
+/// Of each file `ls -l` asks for its access control list besides, which is at hand.
 #[test]
 fn who_looks_at_a_thousand_files_asks_for_few_of_them() {
     const FILES: usize = 1_000;

@@ -1,6 +1,8 @@
 //! The file system as its users meet it: real members, real mounts, ordinary programs and system calls. One file a
 //! family below `posix/`; each test has a cluster of its own.
 
+#[path = "posix/acls.rs"]
+mod acls;
 #[path = "posix/attributes.rs"]
 mod attributes;
 #[path = "posix/big.rs"]
@@ -20,6 +22,8 @@ mod mapping;
 mod names;
 #[path = "posix/pending.rs"]
 mod pending;
+#[path = "posix/quotas.rs"]
+mod quotas;
 #[path = "posix/ranges.rs"]
 mod ranges;
 #[path = "posix/remount.rs"]

@@ -1,7 +1,7 @@
 //! Cases on attributes: modes, owners, times, extended attributes, statfs.
 
 use super::{Case, Client, name};
-use crate::{Answer, Change, FsError, Request, SetTime};
+use crate::{Answer, Change, FsError, How, Request, SetTime};
 use hydfs_types::{FileKind, Time};
 
 pub(super) const CASES: &[Case] = &[
@@ -9,6 +9,7 @@ pub(super) const CASES: &[Case] = &[
     ("attributes-set-group-id-directory", |c| {
         Box::pin(set_group_id(c))
     }),
+    ("attributes-umask", |c| Box::pin(umask(c))),
     ("attributes-times", |c| Box::pin(times(c))),
     ("attributes-extended", |c| Box::pin(extended(c))),
     ("attributes-extended-limits", |c| {
@@ -72,6 +73,43 @@ async fn set_group_id(c: Client) {
         .attr_of(user.making("d", FileKind::Directory, 0o755))
         .await;
     assert_eq!((dir.gid, dir.mode), (77, 0o2755));
+}
+
+async fn umask(c: Client) {
+    for (entry, kind, mode) in [
+        ("f", FileKind::Regular, 0o4640),
+        ("d", FileKind::Directory, 0o4750),
+        ("l", FileKind::Symlink, 0o4777),
+    ] {
+        let mut make = c.making(entry, kind, 0o4777);
+        if let Request::Make {
+            mode,
+            umask,
+            target,
+            ..
+        } = &mut make
+        {
+            *umask = 0o027;
+            match kind {
+                FileKind::Regular => *mode = 0o4666,
+                FileKind::Symlink => *target = name("f"),
+                _ => {}
+            }
+        }
+        assert_eq!(c.attr_of(make).await.mode, mode, "{entry}");
+    }
+    let mut create = c.creating("g", How::default());
+    if let Request::Create { umask, .. } = &mut create {
+        *umask = 0o077;
+    }
+    match c.ask(create).await {
+        Ok(Answer::Created(attr, opened)) => {
+            assert_eq!(attr.mode, 0o600);
+            let (ino, handle) = (attr.ino, opened.handle);
+            c.done(Request::Release { ino, handle }).await;
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 async fn times(c: Client) {

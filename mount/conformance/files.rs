@@ -377,6 +377,7 @@ async fn errors(c: Client) {
         offset: i64::MAX as u64,
         data: vec![1; 2].into(),
         append: false,
+        sync: false,
     };
     c.refused(far, FsError::TooLarge).await;
     c.close(file).await;

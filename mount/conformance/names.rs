@@ -45,6 +45,7 @@ async fn limits(c: Client) {
         name: odd.to_vec(),
         kind: FileKind::Regular,
         mode: 0o600,
+        umask: 0,
         rdev: 0,
         target: Vec::new(),
     };

@@ -324,3 +324,58 @@ async fn a_spec_of_another_owner_is_refused_while_the_files_are_the_one_befores(
     world.until("j", 20, |job| job.uid == 0).await;
     world.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_to_be_agreed_on_is_said() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/in", numbers(10).as_bytes(), 0);
+    world.spec("j.toml", &some("", 1, true), 0);
+    world.until("j", 20, |job| job.epoch.0 > 0).await;
+    // A change that is too large is refused once, and disturbs nothing from then on.
+    let now = world.job("j").unwrap();
+    let most = now.positions.len() as u64 + 20;
+    world.knobs.command_bytes_max.store(most, Relaxed);
+    let longer = some(&"x".repeat(100), 1, true);
+    world.spec("j.toml", &longer, 0);
+    let why = "the new spec was refused: what the job would have to remember cannot be agreed on: a command of more than";
+    world.until("j", 20, |job| job.message.contains(why)).await;
+    world.extend("/in", b"10\n");
+    assert_eq!(world.grown("/.jobs/j/output", 11).await.len(), 11);
+    let attempt = world.job("j").unwrap().attempt;
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(world.job("j").unwrap().attempt, attempt);
+    // A job that cannot commit says why.
+    world.knobs.command_bytes_max.store(10, Relaxed);
+    world.spec("k.toml", &some("", 1, false), 0);
+    let failed = world.ended("k").await;
+    assert_eq!(failed.phase, JobPhase::Failed);
+    assert!(
+        failed.message.contains("a command of more than 10 bytes"),
+        "{}",
+        failed.message
+    );
+    assert_eq!(failed.attempt.0, 1);
+    world.knobs.command_bytes_max.store(0, Relaxed);
+    // Nor does one begin that names too many files.
+    let long = "x".repeat(2000);
+    for folder in 0..8 {
+        for file in 0..100 {
+            world.write(&format!("/many/{folder}/{file}-{long}"), b"x\n", 0);
+        }
+    }
+    let sources = (0..8).map(|n| format!("[[source]]\nname = \"s{n}\"\npath = \"/many/{n}\"\n"));
+    let sources: String = sources.collect();
+    let names: Vec<String> = (0..8).map(|n| format!("\"s{n}\"")).collect();
+    let spec = format!(
+        "version = 1\n{sources}[[stage]]\nname = \"all\"\nfrom = [{}]\nop = {{ filter = {{ contains = \"\" }} }}\n",
+        names.join(", ")
+    );
+    world.spec("l.toml", &spec, 0);
+    let failed = world.ended("l").await;
+    assert!(
+        failed.message.contains("bytes with each job epoch"),
+        "{}",
+        failed.message
+    );
+    world.check();
+}

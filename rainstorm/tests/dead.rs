@@ -252,3 +252,22 @@ async fn without_it_such_a_line_fails_the_job_and_so_does_what_is_no_lines_fault
     }
     world.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_begins_without_the_letters_of_the_one_before() {
+    let world = world().await;
+    world.write("/in", b"1\nno number\n", 0);
+    let spec = format!(
+        "{DEAD}[[source]]\nname = \"in\"\npath = \"/in\"\n\
+         [[stage]]\nname = \"s\"\nfrom = \"in\"\nop = {{ sum = {{ by = 1, of = 1 }} }}\n"
+    );
+    for _ in 0..2 {
+        world.spec("j.toml", &spec, 0);
+        let before = world.job("j").map(|job| job.id);
+        let is_next =
+            |job: &hydfs_types::JobInfo| Some(job.id) != before && job.phase == JobPhase::Done;
+        world.until("j", 20, is_next).await;
+        assert_eq!(letters(&world, "j", "s").len(), 1);
+    }
+    world.check();
+}

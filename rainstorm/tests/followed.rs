@@ -41,6 +41,66 @@ async fn a_stage_takes_results_and_late_lines_of_the_same_stage() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_of_a_join_or_a_window_is_not_late_behind_it() {
+    let time = "time = 1, time_format = \"unix_ms\"";
+    let sinks = "[[sink]]\nfrom = \"n\"\npath = \"/out/n\"\n[[sink]]\nfrom = \"n.late\"\npath = \"/out/late\"\n";
+    let joined = format!(
+        "[[stage]]\nname = \"o\"\nfrom = \"in\"\nop = {{ filter = {{ column = 2, equals = \"o\" }} }}\n\
+         [[stage]]\nname = \"p\"\nfrom = \"in\"\nop = {{ filter = {{ column = 2, equals = \"p\" }} }}\n\
+         [[stage]]\nname = \"w\"\nfrom = [\"o\", \"p\"]\nop = {{ join = {{ on = 3, within_ms = 3600, {time} }} }}\n"
+    );
+    let windows = |cut: &str| {
+        format!(
+            "[[stage]]\nname = \"w\"\nfrom = \"in\"\nop = {{ count = {{ by = 2, window = {{ {cut}, {time} }} }} }}\n"
+        )
+    };
+    for (before, size, input, want) in [
+        (
+            joined,
+            600,
+            &["0,o,1\n900,o,2\n", "1800,p,1\n", "9000,o,3\n"][..],
+            &["0,600,1,1"][..],
+        ),
+        (
+            windows("sliding_ms = 60, step_ms = 10, allowed_lateness_ms = 20"),
+            60,
+            &["5,a\n", "65,a\n", "200,a\n", "1000,b\n"],
+            &[
+                "-60,0,a,5",
+                "0,60,a,6",
+                "60,120,a,1",
+                "120,180,a,3",
+                "180,240,a,3",
+            ],
+        ),
+        (
+            windows("session_ms = 10"),
+            5,
+            &["0,a\n", "8,a\n", "16,a\n", "24,a\n90,b\n", "200,b\n"],
+            &["0,5,a,1", "90,95,b,1"],
+        ),
+    ] {
+        let world = World::start(2, |_| {}).await;
+        world.write("/in", b"", 0);
+        let n = format!(
+            "[[stage]]\nname = \"n\"\nfrom = \"w\"\n\
+             op = {{ count = {{ by = 3, window = {{ tumbling_ms = {size}, {time} }} }} }}\n"
+        );
+        world.spec("j.toml", &(source("") + &before + &n + sinks), 0);
+        for lines in input {
+            world.extend("/in", lines.as_bytes());
+            // A barrier passes in between, and so does the event watermark.
+            sleep(Duration::from_secs(1)).await;
+        }
+        let mut want = want.to_vec();
+        want.sort();
+        assert_eq!(world.grown("/out/n", want.len()).await, want);
+        assert_eq!(world.lines("/out/late"), [""; 0]);
+        world.check();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn lines_that_wait_in_a_file_are_not_late_however_slowly_they_are_read() {
     let world = World::start(1, |options| options.chunk_bytes = 16).await;
     // Each read takes longer than a file may be silent.
@@ -129,6 +189,34 @@ async fn a_job_that_begins_at_the_end_begins_with_a_whole_line() {
     world.check();
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_end_that_a_job_begins_at_is_the_one_at_its_start() {
+    let spec =
+        "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\nstart = \"end\"\n"
+            .to_owned()
+            + ALL;
+    // The first attempts end before their first commit, with the leader or with a task.
+    for victim in [1, 2] {
+        let world = World::start(3, |_| {}).await;
+        world.write("/in", b"old\n", 0);
+        world.let_commits_through(Some(0));
+        world.spec("j.toml", &spec, 0);
+        world.until("j", 20, |job| !job.positions.is_empty()).await;
+        for line in ["a", "b"] {
+            sleep(Duration::from_millis(300)).await;
+            world.extend("/in", format!("{line}\n").as_bytes());
+            world.kill(hydfs_types::MemberId(victim)).await;
+            sleep(Duration::from_secs(3)).await;
+            world.revive(hydfs_types::MemberId(victim));
+        }
+        world.let_commits_through(None);
+        world.extend("/in", b"c\n");
+        let lines = world.grown("/.jobs/j/output", 3).await;
+        assert_eq!(lines, ["a", "b", "c"], "{}", world.log("j"));
+        world.check();
+    }
+}
+
 const ALL: &str =
     "[[stage]]\nname = \"all\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\n";
 
@@ -177,6 +265,30 @@ async fn what_is_committed_behind_the_removal_of_an_output_is_in_the_next() {
     assert_eq!(world.grown(output, 1).await, ["b4"]);
     let log = world.log("j");
     assert!(log.contains("was removed: it is made anew"), "{log}");
+    world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_whose_names_are_no_text_are_not_passed_over_in_silence() {
+    let world = World::start(1, |_| {}).await;
+    // As whoever lists names shows bytes that are none.
+    world.write("/in/caf\u{fffd}.csv", b"lost\n", 0);
+    world.write("/in/a.csv", b"a\n", 0);
+    for (job, path) in [("d", "/in"), ("p", "/in/*.csv")] {
+        world.spec(&format!("{job}.toml"), &(pattern(path) + ALL), 0);
+        let failed = world.ended(job).await;
+        let why = "/in/caf\u{fffd}.csv has a name that is no UTF-8; rename it";
+        assert!(failed.message.contains(why), "{}", failed.message);
+    }
+    world.spec("a.toml", &(pattern("/in/a*") + ALL), 0);
+    assert_eq!(world.grown("/.jobs/a/output", 1).await, ["a"]);
+    // One that comes later than a job that follows the rest.
+    world.write("/in/a\u{fffd}.csv", b"lost\n", 0);
+    sleep(Duration::from_secs(2)).await;
+    world.extend("/in/a.csv", b"b\n");
+    assert_eq!(world.grown("/.jobs/a/output", 2).await, ["a", "b"]);
+    let why = "/in/a\u{fffd}.csv has a name that is no UTF-8, and is not read: rename it\n";
+    assert_eq!(world.log("a"), why);
     world.check();
 }
 

@@ -170,3 +170,19 @@ async fn jobs_that_nobody_needs_make_room_for_others() {
     assert_eq!(world.job("again").unwrap().id.0, 8);
     world.check();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_lines_are_joined_with_is_read_once_on_each_member() {
+    let world = World::start(2, |_| {}).await;
+    let names: String = (0..50_000).map(|n| format!("{n},name of {n}\n")).collect();
+    world.write("/names", format!("id,name\n{names}").as_bytes(), 0);
+    world.write("/in", b"7\n49999\n", 0);
+    let spec = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\n[[stage]]\nname = \"s\"\nfrom = \"in\"\n\
+        op = { join = { file = \"/names\", on = 1, file_on = \"id\" } }\ntasks = 8\n";
+    world.spec("j.toml", spec, 0);
+    world.done("j").await;
+    let want = ["49999,name of 49999", "7,name of 7"];
+    assert_eq!(world.sorted("/.jobs/j/output"), want);
+    let read = world.counts.read_bytes.load(Relaxed);
+    assert!(read < 3 * names.len() as u64, "{read} of {}", names.len());
+}

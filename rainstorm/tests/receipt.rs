@@ -248,6 +248,45 @@ async fn an_audit_holds_while_lines_come_and_says_which_input_is_removed() {
     assert!(after.gone.iter().eq(["/logs/a"]), "{:?}", after.gone);
     world.extend("/.jobs/j/output", b"x\n");
     fails(&world, "j", "something else wrote there").await;
-    world.unlink("/.jobs/j/output");
-    fails(&world, "j", "/.jobs/j/output is removed").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_audit_knows_outputs_that_were_removed_and_made_anew() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/in", b"", 0);
+    let spec = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\n\
+        [[stage]]\nname = \"all\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\n\
+        [[sink]]\nfrom = \"all\"\npath = \"/out/one\"\n\
+        [[sink]]\nfrom = \"all\"\npath = \"/out/by/\"\nby = 1\n";
+    world.spec("j.toml", spec, 0);
+    let mut epochs = Vec::new();
+    for (round, line) in ["a,1", "b,2", "a,3", "a,40"].into_iter().enumerate() {
+        if round == 2 {
+            world.unlink("/out/one");
+            world.unlink("/out/by/a");
+        }
+        world.extend("/in", format!("{line}\n").as_bytes());
+        let enough = move |job: &hydfs_types::JobInfo| {
+            rainstorm::progress(job).is_some_and(|p| p.rows_in == round as u64 + 1)
+        };
+        epochs.push(world.until("j", 20, enough).await.epoch.0);
+    }
+    let audited = audit(&world, "j").await.unwrap();
+    let anew = [("/out/by/a", epochs[2]), ("/out/one", epochs[2])];
+    let anew = anew.map(|(path, epoch)| (path.to_owned(), epoch));
+    assert!(
+        audited.anew.iter().eq(anew.iter().map(|(p, e)| (p, e))),
+        "{:?}",
+        audited.anew
+    );
+    assert_eq!((audited.lines_out, audited.gone.len()), (5, 0));
+    world.unlink("/out/by/b");
+    let gone = audit(&world, "j").await.unwrap().gone;
+    assert!(gone.iter().eq(["/out/by/b"]), "{gone:?}");
+    // What somebody else wrote is still found.
+    world.write("/out/one", b"a,3\na,41\n", 0);
+    fails(&world, "j", "/out/one holds 2 lines").await;
+    world.write("/out/one", b"a,3\na,40\nmore\n", 0);
+    fails(&world, "j", "something else wrote there").await;
+    world.check();
 }

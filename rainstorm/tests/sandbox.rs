@@ -394,6 +394,21 @@ async fn fault_r14_memory_has_an_end_and_the_line_at_fault_is_found() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_r14_output_from_which_the_kernel_took_a_process_is_not_whole() {
+    if !rainstorm_has_cgroup(&kernel()).await {
+        return;
+    }
+    // The status is that of the last process of a pipe, which does well.
+    let script = "#!/bin/sh\npython3 -c 'import sys\nfor line in sys.stdin:\n  print(line, end=\"\", flush=True)\n  \
+        if line == \"7\\n\": hog = b\"x\" * (512 << 20)' | cat\n";
+    let more = ", memory_mb = 100, max_attempts = 1";
+    let (job, _world) = run_out(kernel(), script, more).await;
+    assert_eq!(job.phase, JobPhase::Failed, "{}", job.message);
+    let words = "it needed more than memory_mb = 100";
+    assert!(job.message.contains(words), "{}", job.message);
+}
+
 /// Whether operators get cgroups here, as a job's log has it.
 async fn rainstorm_has_cgroup(kernel: &Kernel) -> bool {
     let (_, log) = nosy(*kernel, owner()).await;

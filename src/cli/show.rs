@@ -261,13 +261,18 @@ pub fn audited(json: bool, name: &str, audited: &Value) {
         let number = |key: &str| audited[key].to_string();
         let gone = audited["gone"].as_array().into_iter().flatten();
         let gone: Vec<&str> = gone.filter_map(Value::as_str).collect();
-        let but = match gone.is_empty() {
+        let mut but = match gone.is_empty() {
             true => String::new(),
             false => format!(
-                "; not read again, because it is removed: {} (to audit all, remove no input before)",
+                "; not read again, because it is removed: {} (to audit all, remove nothing before)",
                 gone.join(", ")
             ),
         };
+        for (path, epoch) in audited["anew"].as_object().into_iter().flatten() {
+            but.push_str(&format!(
+                "; {path} was removed meanwhile: it holds what was put out from job epoch {epoch} on"
+            ));
+        }
         format!(
             "job {name} holds: {} job epochs, {} lines ({} bytes) read, {} lines ({} bytes) put out{but}",
             number("epochs"),

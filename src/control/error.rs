@@ -87,9 +87,10 @@ fn kind_of(error: &FsError) -> Kind {
         | FsError::Invalid(_)
         | FsError::BadHandle
         | FsError::TooManyOpen
+        | FsError::CrossesDevice
         | FsError::TooBig => Kind::Invalid,
         FsError::NotPermitted(_) | FsError::Denied => Kind::Denied,
-        FsError::NoSpace(_) | FsError::TooLarge => Kind::NoSpace,
+        FsError::NoSpace(_) | FsError::TooLarge | FsError::OverQuota(_) => Kind::NoSpace,
         FsError::NotSupported(_) | FsError::NoLocks(_) => Kind::NotSupported,
         FsError::TryAgain | FsError::InUse(_) => Kind::Busy,
         FsError::ReadOnly(_) | FsError::Unreachable(_) => Kind::Unreachable,

@@ -94,6 +94,7 @@ pub(crate) async fn create(
         parent,
         name,
         mode: NEW_FILE_MODE,
+        umask: 0,
         how,
     };
     let made = async {
@@ -145,6 +146,7 @@ pub(crate) async fn write_all(
             offset,
             data: piece,
             append,
+            sync: false,
         };
         let written = ask!(fs, caller, request, Answer::Written(n) => n as usize)?;
         if written == 0 || written > data.len() {

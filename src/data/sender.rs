@@ -377,6 +377,12 @@ impl FileWriter {
         left
     }
 
+    /// Bytes of the records that are not acknowledged, those that may be merged included.
+    pub fn queued_bytes(&self) -> u64 {
+        let inner = self.inner();
+        inner.queue.iter().map(|one| one.payload.len() as u64).sum()
+    }
+
     /// What became of its records is not known any more: nobody will send them again, nor say that they are merged.
     pub fn abandon(&self) {
         for queued in &self.inner().queue {
@@ -468,9 +474,17 @@ impl FileWriter {
         inner.mtime.filter(|_| unmerged)
     }
 
-    /// The file's time was set after the last write: the end of this writer leaves it alone.
-    pub fn forget_time(&self) {
-        self.inner().mtime = None;
+    /// Time of the last write, unless the file's time was set since.
+    pub fn time(&self) -> Option<Time> {
+        self.inner().mtime
+    }
+
+    /// The file's time was set after the write of this time: the end of this writer leaves it alone, unless one came since.
+    pub fn forget_time(&self, time: Option<Time>) {
+        let mut inner = self.inner();
+        if inner.mtime == time {
+            inner.mtime = None;
+        }
     }
 
     /// Whether this state has the writer open.

@@ -3,14 +3,13 @@
 use crate::{
     call::Call,
     error::of_command,
-    volume::{Outcome, Volume},
+    table::Busy,
+    volume::{Outcome, ROOT_WAIT, Volume},
 };
 use hydfs_data::FileWriter;
-use hydfs_mount::{Answer, Caller, Capability, Change, FsError, SetTime};
+use hydfs_mount::{Caller, Capability, Change, FsError, SetTime};
 use hydfs_state::{Body, Inode, State};
-use hydfs_types::{
-    Attr, Command, Ino, Peeked, Reply, SegmentId, SetAttr, SetXattrMode, XATTR_BYTES_MAX,
-};
+use hydfs_types::{Attr, Command, Ino, Peeked, ROOT_INO, Reply, SegmentId, SetAttr};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -62,6 +61,7 @@ impl Volume {
     /// Attributes as of now. The caller has passed the barrier.
     /// Cost: clean, or written here alone: nothing. Else one round to the slot leaders in doubt.
     pub(crate) async fn fresh(&self, ino: Ino) -> Outcome<Attr> {
+        let _look = self.pages.look(ino);
         self.send_behind(ino).await?;
         self.recall(ino).await?;
         let doubt = self.doubt(&self.ctx.state(), ino)?;
@@ -78,6 +78,7 @@ impl Volume {
     /// As [`Volume::fresh`], and what others have appended stays pending: `stat` and the checks of an open merge nothing
     /// unless content changed that was readable before.
     pub(crate) async fn peeked(&self, ino: Ino) -> Outcome<Attr> {
+        let _look = self.pages.look(ino);
         self.send_behind(ino).await?;
         self.recall(ino).await?;
         let doubt = self.doubt(&self.ctx.state(), ino)?;
@@ -230,6 +231,34 @@ impl Volume {
         Ok(Doubt { look, mine })
     }
 
+    pub(crate) async fn get_attr(&self, ino: Ino) -> Outcome<Attr> {
+        if crate::synthetic::Synthetic::is(ino) {
+            let (path, _) = self.control_of(ino)?;
+            return self.control_attr(&path);
+        }
+        if !self.barrier_or_root(ino).await? {
+            return Ok(self.ctx.state().inode(ino).map_err(of_command)?.attr);
+        }
+        self.peeked(ino).await
+    }
+
+    /// The barrier, for what an inode is. False: it is not passed, and this is the root. The way to `.cluster` leads through
+    /// it: it has to be there when nothing else can be agreed.
+    pub(crate) async fn barrier_or_root(&self, ino: Ino) -> Outcome<bool> {
+        if ino == ROOT_INO && self.silent().is_some() {
+            return Ok(false);
+        }
+        match tokio::time::timeout(ROOT_WAIT, self.barrier()).await {
+            Ok(Ok(())) => Ok(true),
+            _ if ino == ROOT_INO => {
+                self.ask_on();
+                Ok(false)
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => self.barrier().await.map(|()| true),
+        }
+    }
+
     /// setattr: size through truncate, the rest in one command.
     pub(crate) async fn set_attr(
         &self,
@@ -283,13 +312,16 @@ impl Volume {
             let attr = self.peeked(ino).await;
             return self.shown(attr).await;
         }
+        let mut written = None;
+        let _busy = change.mtime.is_some().then(|| Busy::new(&self.table, ino));
         if change.mtime.is_some()
             && let Some(writer) = self.table.writer(ino)
         {
             // Merging what was written before must not move the time that is set now.
             self.drain(ino).await?;
+            let time = writer.time();
             set.settled = Some((writer.writer, writer.last_sent()));
-            writer.forget_time();
+            written = Some((writer, time));
         }
         if change.mtime.is_some() {
             // As for what others wrote: the command takes it for settled.
@@ -304,6 +336,9 @@ impl Volume {
             clear_set_id,
         };
         let agreed = Self::attr_of(self.propose_for(call, command).await?)?;
+        if let Some((writer, time)) = written {
+            writer.forget_time(time);
+        }
         self.recent.note(ino, agreed.ctime, asked);
         self.changed_attr(ino, Some(agreed)).await
     }
@@ -351,185 +386,6 @@ impl Volume {
         }
         self.covered()
             .is_none_or(|state| state.inode(ino).is_ok_and(has_set_id))
-    }
-
-    pub(crate) async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Outcome {
-        if crate::synthetic::Synthetic::is(ino) {
-            return Err(FsError::NoAttribute);
-        }
-        if let Some(rest) = name.strip_prefix(b"user.hydfs.") {
-            return self.place_xattr(ino, rest).await;
-        }
-        self.barrier().await?;
-        Self::xattr_in(&self.ctx.state(), ino, name)
-    }
-
-    pub(crate) fn xattr_in(state: &State, ino: Ino, name: &[u8]) -> Outcome {
-        let inode = state.inode(ino).map_err(of_command)?;
-        let value = inode.xattrs.get(name).cloned();
-        value.map(Answer::Value).ok_or(FsError::NoAttribute)
-    }
-
-    pub(crate) async fn list_xattr(&self, ino: Ino) -> Outcome {
-        if crate::synthetic::Synthetic::is(ino) {
-            return Ok(Answer::Names(Vec::new()));
-        }
-        self.barrier().await?;
-        Self::xattrs_in(&self.ctx.state(), ino)
-    }
-
-    pub(crate) fn xattrs_in(state: &State, ino: Ino) -> Outcome {
-        let inode = state.inode(ino).map_err(of_command)?;
-        Ok(Answer::Names(inode.xattrs.keys().cloned().collect()))
-    }
-
-    pub(crate) async fn set_xattr(
-        &self,
-        call: &Call,
-        ino: Ino,
-        name: Vec<u8>,
-        value: Vec<u8>,
-        create: bool,
-        replace: bool,
-    ) -> Outcome {
-        Self::settable(ino, &name)?;
-        if value.len() > XATTR_BYTES_MAX {
-            return Err(FsError::TooBig);
-        }
-        let mode = match (create, replace) {
-            (true, _) => SetXattrMode::Create,
-            (_, true) => SetXattrMode::Replace,
-            _ => SetXattrMode::Any,
-        };
-        let command = Command::SetXattr {
-            ino,
-            name,
-            value,
-            mode,
-        };
-        let done = self.propose_for(call, command).await;
-        done.map(|_| Answer::Done)
-    }
-
-    pub(crate) async fn remove_xattr(&self, call: &Call, ino: Ino, name: Vec<u8>) -> Outcome {
-        Self::settable(ino, &name)?;
-        let done = self
-            .propose_for(call, Command::RemoveXattr { ino, name })
-            .await;
-        done.map(|_| Answer::Done)
-    }
-
-    fn settable(ino: Ino, name: &[u8]) -> Outcome<()> {
-        if crate::synthetic::Synthetic::is(ino) {
-            return Err(FsError::NotSupported(
-                "control files have no attributes of their own".into(),
-            ));
-        }
-        if name.starts_with(b"user.hydfs.") {
-            return Err(FsError::NotPermitted(
-                "user.hydfs.* tells where a file is; it cannot be set".into(),
-            ));
-        }
-        if name.starts_with(b"user.") || name.starts_with(b"trusted.") {
-            return Ok(());
-        }
-        Err(FsError::NotSupported(
-            "only user.* and trusted.* attributes are kept".into(),
-        ))
-    }
-
-    /// `user.hydfs.*`: replicas and segments as agreed, version, and what is pending at the slot leaders.
-    async fn place_xattr(&self, ino: Ino, what: &[u8]) -> Outcome {
-        self.barrier().await?;
-        if what == b"pending" {
-            let (records, bytes) = self.pending(ino).await?;
-            return Ok(Answer::Value(
-                format!("{records} records, {bytes} bytes").into_bytes(),
-            ));
-        }
-        let state = self.ctx.state();
-        let inode = state.inode(ino).map_err(of_command)?;
-        let Body::File(file) = &inode.body else {
-            return Err(FsError::NoAttribute);
-        };
-        let name_of = |incarnation| {
-            state.member_of(incarnation).map_or_else(
-                || format!("{incarnation}"),
-                |member| member.said.name.clone(),
-            )
-        };
-        let replicas = |segment: &SegmentId| -> Vec<String> {
-            let config = state
-                .segment(*segment)
-                .and_then(|known| state.config(known.slot));
-            config
-                .map(|config| {
-                    config
-                        .acting
-                        .iter()
-                        .map(|one| {
-                            name_of(one.incarnation) + if one.synced { "" } else { "(learner)" }
-                        })
-                        .collect()
-                })
-                .unwrap_or_default()
-        };
-        let text = match what {
-            b"version" => inode.data_version.to_string(),
-            b"replicas" => {
-                let mut names: Vec<String> = file.segments.values().flat_map(replicas).collect();
-                names.sort();
-                names.dedup();
-                names.join(" ")
-            }
-            b"segments" => file
-                .segments
-                .iter()
-                .filter_map(|(start, id)| {
-                    let known = state.segment(*id)?;
-                    Some(format!(
-                        "{start}+{} {id} {} {} {}",
-                        known.len,
-                        known.slot,
-                        known.version,
-                        replicas(id).join(",")
-                    ))
-                })
-                .collect::<Vec<_>>()
-                .join("\n"),
-            _ => return Err(FsError::NoAttribute),
-        };
-        Ok(Answer::Value(text.into_bytes()))
-    }
-
-    /// Records and bytes of a file that wait at the slot leaders.
-    async fn pending(&self, ino: Ino) -> Outcome<(u64, u64)> {
-        let by_leader = {
-            let state = self.ctx.state();
-            let (_, file) = state.file(ino).map_err(|_| FsError::NoAttribute)?;
-            let mut by_leader = std::collections::BTreeMap::<_, Vec<SegmentId>>::new();
-            for segment in file.segments.values() {
-                if let Some(config) = state
-                    .segment(*segment)
-                    .and_then(|known| state.config(known.slot))
-                {
-                    by_leader.entry(config.leader).or_default().push(*segment);
-                }
-            }
-            by_leader
-        };
-        let mut sum = (0, 0);
-        for (leader, segments) in by_leader {
-            for (_, records, bytes) in self
-                .data
-                .pending_at(leader, segments)
-                .await
-                .map_err(Self::data_error)?
-            {
-                sum = (sum.0 + records, sum.1 + bytes);
-            }
-        }
-        Ok(sum)
     }
 
     pub(crate) fn attr_of(reply: Reply) -> Outcome<Attr> {

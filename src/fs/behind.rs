@@ -8,41 +8,35 @@
 //! What may be lost: a member that dies or is expired takes along what was neither closed nor synced, some milliseconds'
 //! worth. One that is expired alive sends it again under a new writer, so it turns up later than others' reads. A worker's
 //! death loses nothing: bytes and identities are in the memory file, and the next worker sends them before it answers
-//! anything about the file. What fails after its answer is told to the next write, fsync or close of the file here.
+//! anything about the file (`left.rs`). What fails after its answer is told to each open file here that may write (`table/losses.rs`).
 
 use crate::{
     call::Call,
-    content::{Content, OFFSET_MAX},
+    content::OFFSET_MAX,
     error::of_command,
     synthetic::Synthetic,
+    table::Asks,
     volume::{Outcome, Volume},
 };
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_data::{DataError, Draft, FileWriter, Pushed, TRUSTED, Target, WriteBehind};
-use hydfs_memory::{Kept, Left};
+use hydfs_memory::Kept;
 use hydfs_mount::{Answer, FsError, Handle, How, Request};
 use hydfs_state::{Place, State};
-use hydfs_types::{
-    BoxFuture, Incarnation, Ino, Op, PAYLOAD_BYTES_MAX, Planted, ROOT_INO, WriterId, suspend,
-};
+use hydfs_types::{BoxFuture, Incarnation, Ino, Op, PAYLOAD_BYTES_MAX, Planted, WriterId, suspend};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Duration,
 };
-use tokio::{
-    sync::{Notify, mpsc},
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
 /// Longest that a recall tries.
 const RECALL: Duration = Duration::from_secs(20);
-/// Longest that the next worker tries to send what the one before has answered.
-const LEFT: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(100);
 /// A round waits this long for more to go with it; nobody waits for the round.
 const GATHER: Duration = Duration::from_millis(1);
@@ -58,10 +52,6 @@ pub(crate) struct Behind {
     started: AtomicBool,
     /// Writers elsewhere that answer nothing early for now.
     recalled: Mutex<BTreeMap<WriterId, Trust>>,
-    /// What an earlier worker left.
-    left: Mutex<Vec<Left>>,
-    has_left: AtomicBool,
-    left_is_sent: Notify,
 }
 
 /// How long a recall need not be repeated.
@@ -94,9 +84,6 @@ impl Default for Behind {
             asked: Mutex::new(Some(asked)),
             started: AtomicBool::new(false),
             recalled: Mutex::default(),
-            left: Mutex::default(),
-            has_left: AtomicBool::new(false),
-            left_is_sent: Notify::new(),
         }
     }
 }
@@ -106,15 +93,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Volume {
-    /// Sends what is answered early, for ever; first what an earlier worker left. One task per mount runs it.
+    /// Sends what is answered early, for ever, and what an earlier worker left. One task per mount runs it.
     pub async fn write_behind(self: Arc<Self>) {
-        self.send_left().await;
+        tokio::spawn(self.clone().send_left());
         let asked = lock(&self.behind.asked).take();
         let Some(mut asked) = asked else { return };
         self.behind.started.store(true, SeqCst);
         while let Some(ino) = asked.recv().await {
             tokio::spawn(self.clone().send(ino));
         }
+    }
+
+    /// Has what is queued of a file sent in the background.
+    pub(crate) fn send_soon(&self, ino: Ino) {
+        self.behind.wanted.send(ino).ok();
     }
 
     async fn send(self: Arc<Self>, ino: Ino) {
@@ -143,10 +135,12 @@ impl Volume {
         unique: u64,
         request: &Request,
         (ino, handle): (Ino, Handle),
-        (offset, data, append): (u64, &Bytes, bool),
+        (at, data, sync): (Option<u64>, &Bytes, bool),
     ) -> Option<Outcome> {
-        let how = self.table.get(handle)?.how;
-        let at = (!append).then_some(offset);
+        if self.table.has_lost(handle) || self.left.has(ino) {
+            return None;
+        }
+        let how = self.table.get(handle)?.writing(sync);
         let early = self.early(ino, at, data, how)?;
         if early.writer.is_crowded(data.len()) {
             return None;
@@ -197,7 +191,8 @@ impl Volume {
         }
         let state = self.covered()?;
         let writer = self.table.writer(ino)?;
-        if !self.is_only_writer(&state, &writer) || self.table.has_lost(ino) {
+        // Below a quota a write has room before it is answered.
+        if !self.is_only_writer(&state, &writer) || state.names.limits_bytes(ino) {
             return None;
         }
         let (target, op) = match at {
@@ -246,7 +241,7 @@ impl Volume {
             return None;
         };
         if first {
-            self.behind.wanted.send(ino).ok();
+            self.send_soon(ino);
         }
         call.set_answered();
         Some(Ok(Answer::Written(len as u32)))
@@ -262,16 +257,24 @@ impl Volume {
 
     /// Whether writes to a file were answered here that are not acknowledged.
     pub(crate) fn is_behind(&self, ino: Ino) -> bool {
+        if self.left.has(ino) {
+            return true;
+        }
         let writer = self.table.writer(ino);
         writer.is_some_and(|writer| writer.may_have_behind())
     }
 
-    /// What this mount has answered early of a file is acknowledged. Cost: nothing where there is none.
+    /// What this mount has answered early of a file is acknowledged, or lost, which is not told here: whoever only looks is
+    /// not concerned. Cost: nothing where there is none.
     pub(crate) async fn send_behind(&self, ino: Ino) -> Outcome<()> {
-        if self.is_behind(ino) {
-            return self.drain(ino).await;
+        self.left_is_sent(ino).await;
+        if !self.is_behind(ino) {
+            return Ok(());
         }
-        Ok(())
+        match self.drain(ino).await {
+            Err(FsError::NoSpace(_)) if !self.is_behind(ino) => Ok(()),
+            sent => sent,
+        }
     }
 
     /// Everything queued is acknowledged, under new writers where the cluster ended one.
@@ -298,9 +301,10 @@ impl Volume {
         }
     }
 
-    /// Why writes to a file that were answered are lost; told once.
-    pub(crate) fn take_lost(&self, ino: Ino) -> Option<FsError> {
-        self.table.take_lost(ino).map(Self::data_error)
+    /// Fails where writes to a file that were answered are lost and this open file was not told.
+    pub(crate) fn heed_losses(&self, handle: Handle, asks: Asks) -> Outcome<()> {
+        let lost = self.table.lost(handle, asks);
+        lost.map_or(Ok(()), |why| Err(Self::data_error(why)))
     }
 }
 
@@ -381,7 +385,7 @@ impl Volume {
         self.table.recall(ino, writers);
         self.table
             .forget_recalled(REMEMBERED, |id| self.ctx.state().writer(id).is_some());
-        self.all_left_is_sent().await;
+        self.left_is_sent(ino).await;
         // Whoever writes on meanwhile waits for their answers: nobody has to wait with them.
         // Where the cluster has ended their writer, what it answered early is on its way to the next one.
         let unsent = |writer: Arc<FileWriter>| writer.may_have_behind() || !writer.is_open();
@@ -402,163 +406,6 @@ impl WriteBehind for Volume {
 }
 
 impl Volume {
-    /// Takes over what an earlier worker has answered early. Nothing about files is answered before it is sent.
-    pub(crate) fn keep_left(&self, left: Vec<Left>) {
-        self.behind.has_left.store(!left.is_empty(), SeqCst);
-        *lock(&self.behind.left) = left;
-    }
-
-    /// Whether something that an earlier worker has answered early is not sent.
-    pub fn has_left(&self) -> bool {
-        self.behind.has_left.load(SeqCst)
-    }
-
-    /// Waits until what an earlier worker has answered early is sent, if the request is about a file.
-    pub(crate) async fn left_is_sent(&self, request: &Request) {
-        if !self.is_about_control(request) {
-            self.all_left_is_sent().await;
-        }
-    }
-
-    /// Waits until what an earlier worker has answered early is sent.
-    pub async fn all_left_is_sent(&self) {
-        while self.has_left() {
-            let mut rung = std::pin::pin!(self.behind.left_is_sent.notified());
-            rung.as_mut().enable();
-            if self.has_left() {
-                rung.await;
-            }
-        }
-    }
-
-    /// The control tree and the way to it answer whatever else does not.
-    fn is_about_control(&self, request: &Request) -> bool {
-        match request {
-            Request::Lookup { parent, name } => Self::may_be_control(*parent, name),
-            Request::GetAttr { ino, .. } if *ino == ROOT_INO => true,
-            Request::GetAttr { ino, .. }
-            | Request::Open { ino, .. }
-            | Request::Read { ino, .. }
-            | Request::Write { ino, .. }
-            | Request::Release { ino, .. }
-            | Request::ReadDir { ino, .. } => Synthetic::is(*ino),
-            Request::Forget { .. } | Request::StatFs => true,
-            _ => false,
-        }
-    }
-
-    async fn send_left(&self) {
-        let mut files: BTreeMap<Ino, Vec<Left>> = BTreeMap::new();
-        for left in std::mem::take(&mut *lock(&self.behind.left)) {
-            files.entry(left.behind.ino).or_default().push(left);
-        }
-        let sent = files
-            .into_iter()
-            .map(|(ino, left)| self.send_left_of(ino, left));
-        join_all(sent).await;
-        self.behind.has_left.store(false, SeqCst);
-        self.behind.left_is_sent.notify_waiters();
-    }
-
-    /// Sends what was answered of one file and is not merged, in its order.
-    async fn send_left_of(&self, ino: Ino, left: Vec<Left>) {
-        let sent = left.iter().filter_map(|one| one.sent.as_ref());
-        let writers: BTreeSet<WriterId> = sent.map(|piece| piece.writer).collect();
-        let count = left.len();
-        let mut outcome = self.try_for_left(|| self.fix_ends(ino, &writers)).await;
-        for one in left {
-            let kept = Arc::new(one.kept);
-            if outcome.is_ok() {
-                outcome = self.queue_left(one.behind, one.sent, &kept).await;
-            }
-            if outcome.is_err() {
-                kept.free();
-            }
-        }
-        if outcome.is_ok() {
-            outcome = self.try_for_left(|| self.drain(ino)).await;
-        }
-        match outcome {
-            Ok(()) => {
-                tracing::info!(%ino, writes = count, "what the worker before had answered early is on its replicas");
-            }
-            // It was unlinked, and nobody has it open.
-            Err(FsError::NotFound | FsError::Stale) => {}
-            Err(error) => {
-                self.note_lost(ino, &error);
-                self.behind.wanted.send(ino).ok();
-            }
-        }
-    }
-
-    fn note_lost(&self, ino: Ino, error: &FsError) {
-        tracing::error!(%ino, %error, "writes that the worker before had answered may be lost");
-        let why = error.to_string();
-        let lost = DataError::TimedOut { millis: 0, why };
-        self.table.with(ino, |used| used.lost = Some(lost));
-    }
-
-    /// Queues one write that was answered, unless it is merged.
-    async fn queue_left(
-        &self,
-        behind: hydfs_memory::Behind,
-        sent: Option<hydfs_memory::Piece>,
-        kept: &Arc<Kept>,
-    ) -> Outcome<()> {
-        let ino = behind.ino;
-        let memory = self.table.memory();
-        let slot = memory.and_then(|memory| memory.slot_left(behind.unique));
-        let call = Call::left(slot, kept.clone());
-        match sent.map(|piece| self.is_merged(ino, &piece)) {
-            Some(Ok(true)) => {
-                call.set_made(behind.bytes.len());
-                return Ok(());
-            }
-            // What was answered behind it is none the worse for that.
-            Some(Err(error)) => {
-                kept.free();
-                self.note_lost(ino, &error);
-                return Ok(());
-            }
-            Some(Ok(false)) | None => {}
-        }
-        let queued = || async {
-            let writer = self.writer(ino).await?;
-            let content = Content::Bytes(behind.bytes.clone());
-            match self.queue(&call, &writer, behind.at, content, false).await {
-                Ok(_) => Ok(()),
-                Err(DataError::WriterEnded(_)) => {
-                    self.replace_writer(ino, &writer).await?;
-                    Err(FsError::TryAgain)
-                }
-                // Its segment went before it was queued.
-                Err(DataError::Retired(_)) => Err(FsError::TryAgain),
-                Err(error) => Err(Self::data_error(error)),
-            }
-        };
-        self.try_for_left(queued).await
-    }
-
-    /// Tries until it is done, or cannot be.
-    async fn try_for_left<F: Future<Output = Outcome<()>>>(
-        &self,
-        work: impl Fn() -> F,
-    ) -> Outcome<()> {
-        let deadline = Instant::now() + LEFT;
-        loop {
-            match work().await {
-                // A command in doubt is asked for again under its identity.
-                Err(
-                    FsError::Unreachable(_)
-                    | FsError::ReadOnly(_)
-                    | FsError::TimedOut(_)
-                    | FsError::TryAgain,
-                ) if Instant::now() < deadline => tokio::time::sleep(AGAIN).await,
-                done => return done,
-            }
-        }
-    }
-
     /// Where appends go past the end that the file's segments have: a size grown by truncate.
     pub(crate) fn gap(state: &State, ino: Ino) -> Outcome<Option<u64>> {
         let (_, file) = state.file(ino).map_err(of_command)?;

@@ -1,15 +1,15 @@
 //! One request of the mount, with its place in the memory file: what it causes has an identity there, so that it is not
 //! caused twice when the kernel sends the request to the next worker.
 //!
-//! Only requests that may not take effect twice have a place. The others (reads, locks) may: what they do a second time is
-//! what they might have done the first time, as their caller still waits.
+//! Only requests that may not take effect twice have a place. The others (reads, locks) may: nobody else sees what they did,
+//! or takes it for done, before their caller has an answer.
 
 use crate::{
     error::of_agreement,
     volume::{Outcome, Volume},
 };
 use hydfs_data::Note;
-use hydfs_memory::{Kept, Memory, Piece, Slot};
+use hydfs_memory::{Asked, Kept, Memory, Piece, Slot};
 use hydfs_mount::{FsError, Handle, Request};
 use hydfs_types::{Command, CommandIdentity, Reply, SegmentId, SegmentVersion, Seq, WriterId};
 use std::sync::{
@@ -106,15 +106,19 @@ impl Call {
     /// Before a slot leader is asked to cut.
     pub(crate) fn note_cut(&self, asked: CutAsked) {
         if let Some(slot) = &self.slot {
-            slot.note_piece(0, asked.into());
+            let [cut, newest] = asked.into();
+            slot.note_piece(1, newest);
+            // In this order: whoever finds the cut knows all of it.
+            slot.note_piece(0, cut);
         }
     }
 
     /// The cut that an earlier worker may have asked for.
     pub(crate) fn cut_before(&self) -> Option<CutAsked> {
         let asked = self.sent_again()?.pieces()?;
-        let first = asked.first()?.piece();
-        (first.writer == WriterId::default()).then(|| first.into())
+        let cut = asked.first()?.piece();
+        let newest = asked.get(1).map(Asked::piece);
+        (cut.writer == WriterId::default()).then(|| CutAsked::from(cut, newest))
     }
 
     /// Where the identity of a piece is kept. The bytes of a write that was answered are kept until its last one is there.
@@ -140,31 +144,39 @@ impl Call {
     }
 }
 
-/// A cut of a segment to a length in bytes, of this version of it alone. It is kept where a write has its first piece.
+/// A cut of a segment to a length in bytes, of this version of it alone. It is kept where a write has its first two pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CutAsked {
     pub segment: SegmentId,
     pub base: SegmentVersion,
     pub len: u64,
+    /// No segment after this one had been made when it was asked for.
+    pub newest: Option<SegmentId>,
 }
 
-impl From<CutAsked> for Piece {
+impl From<CutAsked> for [Piece; 2] {
     fn from(asked: CutAsked) -> Self {
-        Self {
+        let piece = |seq, len, segment| Piece {
             writer: WriterId::default(),
-            seq: Seq(asked.base.0),
-            len: asked.len,
-            segment: asked.segment,
-        }
+            seq: Seq(seq),
+            len,
+            segment,
+        };
+        [
+            piece(asked.base.0, asked.len, asked.segment),
+            piece(0, 0, asked.newest.unwrap_or_default()),
+        ]
     }
 }
 
-impl From<Piece> for CutAsked {
-    fn from(piece: Piece) -> Self {
+impl CutAsked {
+    fn from(cut: Piece, newest: Option<Piece>) -> Self {
+        let newest = newest.map(|piece| piece.segment);
         Self {
-            segment: piece.segment,
-            base: SegmentVersion(piece.seq.0),
-            len: piece.len,
+            segment: cut.segment,
+            base: SegmentVersion(cut.seq.0),
+            len: cut.len,
+            newest: newest.filter(|segment| *segment != SegmentId::default()),
         }
     }
 }
@@ -182,6 +194,8 @@ fn has_place(request: &Request) -> bool {
             | Request::Open { .. }
             | Request::Create { .. }
             | Request::Write { .. }
+            | Request::Allocate { .. }
+            | Request::Copy { .. }
             | Request::SetXattr { .. }
             | Request::RemoveXattr { .. }
     )
@@ -278,4 +292,36 @@ impl Volume {
 pub(crate) fn unknown() -> FsError {
     let why = "the worker before this one had it in hand, and what became of it is not known any more: look before you repeat it";
     FsError::TimedOut(why.into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use hydfs_types::Ino;
+
+    #[test]
+    fn a_cut_that_was_asked_for_is_known_to_the_next_worker() {
+        let file = hydfs_memory::create().unwrap();
+        let open = || Memory::open(file.try_clone().unwrap().into()).unwrap();
+        let request = Request::Open {
+            ino: Ino(5),
+            how: hydfs_mount::How::default(),
+        };
+        for (unique, newest) in [(2, Some(SegmentId(9))), (4, None)] {
+            let asked = CutAsked {
+                segment: SegmentId(7),
+                base: SegmentVersion(3),
+                len: 10,
+                newest,
+            };
+            let memory = open();
+            let call = Call::of(Some(&memory), unique, &request).unwrap();
+            call.note_cut(asked);
+            assert_eq!(call.cut_before(), None, "its own");
+            let memory = open();
+            let call = Call::of(Some(&memory), unique, &request).unwrap();
+            assert_eq!(call.cut_before(), Some(asked));
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::{
     call::Call,
     error::of_command,
     synthetic::{Node, Synthetic},
-    table::Busy,
+    table::{Asks, Busy},
     volume::{Outcome, Volume},
 };
 use bytes::{Bytes, BytesMut};
@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// Largest offset of a file in bytes.
 pub(crate) const OFFSET_MAX: u64 = i64::MAX as u64 - PAYLOAD_BYTES_MAX as u64;
+/// Times that a read begins anew because the file was cut meanwhile.
+const READS: usize = 100;
 /// Times that a sync begins anew because the cluster ended the writer.
 const SYNCS: usize = 50;
 
@@ -112,39 +114,57 @@ impl Volume {
             .map(drop)
     }
 
+    /// The agreed content of a range. Where a base ends before its piece there is a hole, unless the file was cut between
+    /// the look at its segments and the bytes: then it is read anew, so that nobody sees zeros that were never there.
     async fn read_pieces(&self, ino: Ino, offset: u64, len: u32) -> Outcome<Bytes> {
-        let pieces = Self::pieces(&self.ctx.state(), ino, offset, u64::from(len))?;
+        for _ in 0..READS {
+            let (version, pieces) = {
+                let state = self.ctx.state();
+                let version = state.inode(ino).map_err(of_command)?.data_version;
+                (version, Self::pieces(&state, ino, offset, u64::from(len))?)
+            };
+            match self.read_through(&pieces).await {
+                Ok((bytes, true)) => return Ok(bytes),
+                Ok((bytes, false)) => {
+                    // Who answered may have applied a cut that is not applied here.
+                    self.barrier().await?;
+                    let state = self.ctx.state();
+                    if state.inode(ino).map_err(of_command)?.data_version == version {
+                        return Ok(bytes);
+                    }
+                }
+                Err(DataError::Retired(_)) => self.barrier().await?,
+                Err(error) => return Err(Self::data_error(error)),
+            }
+        }
+        Err(FsError::TryAgain)
+    }
+
+    /// The bytes of pieces, and whether there were as many as asked for: what is missing of one is zeros.
+    async fn read_through(&self, pieces: &[Piece]) -> Result<(Bytes, bool), DataError> {
         if let [
             Piece {
                 segment: Some((segment, at)),
                 len,
             },
-        ] = pieces[..]
+        ] = *pieces
         {
-            let bytes = self
-                .data
-                .reader
-                .read(segment, at, len as u32)
-                .await
-                .map_err(Self::data_error)?;
-            return Ok(padded(bytes, len));
+            let bytes = self.data.reader.read(segment, at, len as u32).await?;
+            let whole = bytes.len() >= len;
+            return Ok((padded(bytes, len), whole));
         }
         let mut all = BytesMut::with_capacity(pieces.iter().map(|piece| piece.len).sum());
+        let mut whole = true;
         for piece in pieces {
             let end = all.len() + piece.len;
             if let Some((segment, at)) = piece.segment {
-                all.extend_from_slice(
-                    &self
-                        .data
-                        .reader
-                        .read(segment, at, piece.len as u32)
-                        .await
-                        .map_err(Self::data_error)?,
-                );
+                let bytes = self.data.reader.read(segment, at, piece.len as u32).await?;
+                whole &= bytes.len() >= piece.len;
+                all.extend_from_slice(&bytes);
             }
             all.resize(end, 0);
         }
-        Ok(all.freeze())
+        Ok((all.freeze(), whole))
     }
 
     /// The pieces of a range, up to the file's end.
@@ -200,11 +220,10 @@ impl Volume {
 
     pub(crate) async fn write(
         &self,
-        ino: Ino,
-        handle: Handle,
-        offset: u64,
+        (ino, handle): (Ino, Handle),
+        at: Option<u64>,
         data: Bytes,
-        append: bool,
+        sync: bool,
         call: &Call,
     ) -> Outcome {
         let len = data.len() as u32;
@@ -212,15 +231,12 @@ impl Volume {
             self.put_control(ino, &data)?;
             return Ok(Answer::Written(len));
         }
-        let open = self.table.of(handle)?;
-        let at = if append { None } else { Some(offset) };
-        if let Some(written) = self
-            .write_when_uncrowded(call, ino, at, &data, open.how)
-            .await
-        {
+        let how = self.table.of(handle)?.writing(sync);
+        self.heed_losses(handle, Asks::Write)?;
+        if let Some(written) = self.write_when_uncrowded(call, ino, at, &data, how).await {
             return written;
         }
-        self.write_for(call, ino, at, data, open.how.sync).await?;
+        self.write_for(call, ino, at, data, how.sync).await?;
         Ok(Answer::Written(len))
     }
 
@@ -232,6 +248,7 @@ impl Volume {
         data: Bytes,
         durable: bool,
     ) -> Outcome<()> {
+        self.left_is_sent(ino).await;
         let call = Call::once();
         self.put_for(&call, ino, offset, data, durable).await
     }
@@ -264,12 +281,18 @@ impl Volume {
         durable: bool,
     ) -> Outcome<()> {
         let busy = Busy::new(&self.table, ino);
-        if let Some(lost) = self.take_lost(ino) {
-            return Err(lost);
-        }
+        let losses = self.table.losses(ino);
         let outcome = loop {
             let writer = self.writer(ino).await?;
             self.recall(ino).await?;
+            match self.have_room_for(&writer, offset, &content).await {
+                Ok(()) => {}
+                Err(DataError::WriterEnded(_)) => {
+                    self.replace_writer(ino, &writer).await?;
+                    continue;
+                }
+                Err(error) => break Err(error),
+            }
             // Until all of it is queued it is nobody's record: what another call salvages does not have it.
             let queued = self
                 .queue(call, &writer, offset, content.clone(), durable)
@@ -290,7 +313,11 @@ impl Volume {
                 Err(DataError::WriterEnded(_) | DataError::Retired(_)) => {
                     // The queue of the ended writer goes on under a new one, this write's record with it (R5).
                     if self.replace_writer(ino, &writer).await? {
-                        self.flush(ino).await?;
+                        self.drain(ino).await?;
+                        if let Some(lost) = self.table.lost_since(ino, losses) {
+                            // Perhaps this one, too.
+                            break Err(lost);
+                        }
                         if durable {
                             self.sync_records(ino).await?;
                         }
@@ -326,7 +353,8 @@ impl Volume {
                 self.push_at(call, writer, at, data, time, durable).await
             }
             (at, Content::Zeros(len)) => {
-                self.push_zeros(writer, at.unwrap_or_default(), len, time, durable)
+                let range = (at.unwrap_or_default(), len);
+                self.push_zeros(call, writer, range, time, durable)
             }
         }
     }
@@ -334,23 +362,27 @@ impl Volume {
     /// Zeros where there are segments; holes stay holes. The last record's seq, 0 where there was nothing to do.
     fn push_zeros(
         &self,
+        call: &Call,
         writer: &FileWriter,
-        offset: u64,
-        len: u64,
+        (offset, len): (u64, u64),
         time: hydfs_types::Time,
         durable: bool,
     ) -> Result<Seq, DataError> {
         let ranges = held_ranges(&self.ctx.state(), writer.ino, offset, len).map_err(gone)?;
-        let mut last = Seq(0);
-        for (segment, offset, len) in ranges {
-            writer.room(Some(Target::Segment(segment)))?;
+        let (mut last, mut done) = (Seq(0), offset);
+        for (piece, held) in ranges.into_iter().enumerate() {
+            let target = Target::Segment(held.segment);
+            writer.room(Some(target))?;
             let op = Op::Zero {
-                offset,
-                len,
+                offset: held.at,
+                len: held.len,
                 extend: false,
             };
-            let target = Target::Segment(segment);
-            last = writer.push(Draft::new(target, op, Bytes::new(), time).durable(durable))?;
+            // The hole before it counts as done with it.
+            let note = call.note(piece, (held.end - done) as usize, false);
+            let draft = Draft::new(target, op, Bytes::new(), time);
+            last = writer.push(draft.durable(durable).noted(note))?;
+            done = held.end;
         }
         Ok(last)
     }
@@ -452,21 +484,30 @@ impl Volume {
         })
     }
 
-    pub(crate) async fn flush(&self, ino: Ino) -> Outcome {
-        let flushed = self.drain(ino).await;
-        if let Some(lost) = self.take_lost(ino) {
-            return Err(lost);
+    /// close(2): everything that was written through descriptors like this one is received. Of one that only reads nothing was.
+    pub(crate) async fn flush(&self, ino: Ino, handle: Handle) -> Outcome {
+        if self.table.get(handle).is_some_and(|open| !open.how.write) {
+            return Ok(Answer::Done);
         }
+        let flushed = self.drain(ino).await;
+        self.heed_losses(handle, Asks::Close)?;
         flushed.map(|()| Answer::Done)
     }
 
-    /// fsync: everything written to the file so far is on disk on every acting replica; names are so already.
+    /// fsync(2) of an open file: as [`Volume::sync`], and it is told what is lost of what was answered before.
+    pub(crate) async fn sync_through(&self, ino: Ino, handle: Handle) -> Outcome {
+        let synced = self.sync(ino).await;
+        self.heed_losses(handle, Asks::Sync)?;
+        synced
+    }
+
+    /// Everything written to the file so far is on disk on every acting replica; names are so already.
     pub async fn sync(&self, ino: Ino) -> Outcome {
         if Synthetic::is(ino) {
             return Ok(Answer::Done);
         }
         let _busy = Busy::new(&self.table, ino);
-        self.flush(ino).await?;
+        self.drain(ino).await?;
         self.recall(ino).await?;
         let synced = self.sync_records(ino).await?;
         let unmerged: Vec<SegmentId> = {
@@ -563,13 +604,23 @@ pub(crate) fn dirty_segments(
         .collect())
 }
 
-/// The segments that a range of a file touches, with offset and length in each.
+/// What a segment has of a range of a file.
+struct Held {
+    segment: SegmentId,
+    /// Where it begins in the segment.
+    at: u64,
+    len: u64,
+    /// Where it ends in the file.
+    end: u64,
+}
+
+/// The segments that a range of a file touches.
 fn held_ranges(
     state: &State,
     ino: Ino,
     mut offset: u64,
     len: u64,
-) -> Result<Vec<(SegmentId, u64, u64)>, CommandError> {
+) -> Result<Vec<Held>, CommandError> {
     let end = offset.saturating_add(len);
     let mut ranges = Vec::new();
     while offset < end {
@@ -582,8 +633,13 @@ fn held_ranges(
                 ..
             } => {
                 let len = room.min(end - offset);
-                ranges.push((segment, offset_in_segment, len));
                 offset += len;
+                ranges.push(Held {
+                    segment,
+                    at: offset_in_segment,
+                    len,
+                    end: offset,
+                });
             }
             Place::Missing { .. } => {
                 let next = file.segments.range(offset + 1..).next();

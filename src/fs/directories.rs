@@ -7,7 +7,7 @@ use crate::{
 };
 use hydfs_mount::{Answer, FsError, Opened};
 use hydfs_state::{Body, State};
-use hydfs_types::{Attr, DirEntry, Ino};
+use hydfs_types::{Attr, DirEntry, Ino, ROOT_INO};
 
 /// Entries with their attributes, where they were asked for.
 type Listed = Vec<(DirEntry, Option<Attr>)>;
@@ -15,6 +15,11 @@ type Listed = Vec<(DirEntry, Option<Attr>)>;
 impl Volume {
     pub(crate) async fn open_dir(&self, ino: Ino) -> Outcome {
         if !Synthetic::is(ino) {
+            if ino == ROOT_INO
+                && let Some(why) = self.silent()
+            {
+                return Err(why);
+            }
             self.barrier().await?;
             return self.dir_in(&self.ctx.state(), ino);
         }

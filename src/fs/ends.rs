@@ -5,8 +5,13 @@
 
 use crate::volume::Volume;
 use futures_util::future::join_all;
-use hydfs_types::{Command, Ino, WriterEnd};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use hydfs_state::WriterPhase;
+use hydfs_types::{Command, Ino, Seq, WriterEnd, WriterId};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::Instant;
 
 type Gate = tokio::sync::OwnedMutexGuard<()>;
@@ -19,6 +24,8 @@ const ENDS_MAX: usize = 128;
 /// An unlinked file can be opened this long: the kernel may be between looking its name up and opening it, and it tries
 /// a stale one only once more.
 const GRACE: Duration = Duration::from_secs(2);
+/// Writers that nobody has taken up are looked for this often; one that is found twice is ended.
+const UNTAKEN_EVERY: Duration = Duration::from_secs(5);
 const ORPHANS_EVERY: Duration = Duration::from_secs(5);
 /// Orphans released in one command.
 const RELEASES_MAX: usize = 1024;
@@ -26,8 +33,14 @@ const RELEASES_MAX: usize = 1024;
 impl Volume {
     /// Ends idle writers for ever. One task per mount runs it.
     pub async fn end_writers(self: Arc<Self>) {
+        let mut untaken = BTreeSet::new();
+        let mut looked = Instant::now();
         loop {
             tokio::time::sleep(EVERY).await;
+            if looked.elapsed() >= UNTAKEN_EVERY {
+                looked = Instant::now();
+                untaken = self.end_untaken(untaken).await;
+            }
             let Some(since) = Instant::now().checked_sub(LINGER) else {
                 continue;
             };
@@ -48,6 +61,52 @@ impl Volume {
                     .writer(*ino)
                     .is_some_and(|writer| !writer.is_open() && writer.is_idle())
             })
+            .collect()
+    }
+
+    /// Ends writers that were granted to this mount and that nobody has taken up: whoever asked had stopped waiting, or could
+    /// not open the file. Their files would be written to for everybody, for as long as this worker lives. `before`: what was
+    /// found at the last look; answers what is found now.
+    async fn end_untaken(&self, before: BTreeSet<WriterId>) -> BTreeSet<WriterId> {
+        let found = self.untaken();
+        let (mut ends, mut gates) = (Vec::new(), Vec::new());
+        for (writer, ino) in found.iter().filter(|(writer, _)| before.contains(writer)) {
+            let gate = self.table.with(*ino, |used| used.gate.clone());
+            // Whoever has it may be about to take it up.
+            let Ok(gate) = gate.try_lock_owned() else {
+                continue;
+            };
+            if ends.len() < ENDS_MAX && self.table.writer(*ino).is_none() {
+                ends.push(WriterEnd {
+                    writer: *writer,
+                    last: Seq::default(),
+                    touched: Vec::new(),
+                    mtime: None,
+                });
+                gates.push((gate, *ino));
+            }
+        }
+        if !ends.is_empty()
+            && let Err(error) = self.ctx.agreement.propose(Command::End { ends }).await
+        {
+            tracing::info!(%error, "writers that nobody has taken up could not be ended yet");
+        }
+        for (gate, ino) in gates {
+            drop(gate);
+            self.table.forget_unused(ino);
+        }
+        found.into_keys().collect()
+    }
+
+    fn untaken(&self) -> BTreeMap<WriterId, Ino> {
+        let (me, state) = (self.ctx.me(), self.ctx.state());
+        let granted = state.names.writers.iter().filter(|(_, writer)| {
+            writer.incarnation == me && writer.job.is_none() && writer.phase == WriterPhase::Open
+        });
+        let is_taken = |ino, id| self.table.writer(ino).is_some_and(|mine| mine.writer == id);
+        granted
+            .filter(|(id, writer)| !is_taken(writer.ino, **id))
+            .map(|(id, writer)| (*id, writer.ino))
             .collect()
     }
 

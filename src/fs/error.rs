@@ -32,6 +32,9 @@ pub fn of_command(error: CommandError) -> FsError {
         CommandError::Locked => FsError::TryAgain,
         CommandError::TooManyLocks => FsError::NoLocks(error.to_string()),
         CommandError::InUse(why) => FsError::InUse(why),
+        CommandError::OverQuota(why) => FsError::OverQuota(why),
+        CommandError::CrossesQuota => FsError::CrossesDevice,
+        CommandError::Denied => FsError::Denied,
     }
 }
 

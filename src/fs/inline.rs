@@ -14,6 +14,7 @@ use crate::{
     content::{Piece, dirty_segments, padded},
     control::job_dir_name,
     directories::bare,
+    quotas::limit_of,
     synthetic::Synthetic,
     volume::{Outcome, Volume},
 };
@@ -30,12 +31,12 @@ impl Volume {
         if let Some(answer) = self.followed_at_hand(request) {
             return Some(Ok(answer));
         }
-        if self.has_left() {
+        if !self.begun.initialized() {
             return None;
         }
         match request {
             Request::Forget { .. } | Request::ReleaseDir { .. } => Some(Ok(Answer::Done)),
-            Request::Flush { ino, owner, .. } => self.flush_at_hand(*ino, *owner),
+            Request::Flush { ino, handle, owner } => self.flush_at_hand(*ino, *handle, *owner),
             Request::Release { ino, handle } => self.release_at_hand(*ino, *handle),
             Request::Read {
                 ino,
@@ -49,7 +50,11 @@ impl Volume {
                 offset,
                 data,
                 append,
-            } => self.write_at_hand(unique, request, (*ino, *handle), (*offset, data, *append)),
+                sync,
+            } => {
+                let at = (!append).then_some(*offset);
+                self.write_at_hand(unique, request, (*ino, *handle), (at, data, *sync))
+            }
             Request::StatFs => {
                 let files = self.ctx.state.try_read().ok()?.names.inodes.len();
                 Some(self.space_of(files as u64))
@@ -121,10 +126,11 @@ impl Volume {
                 });
                 listed.transpose().map(|listed| listed.map(Answer::Entries))
             }
+            Request::GetXattr { ino, .. } if Synthetic::is(*ino) => Some(Err(FsError::NoAttribute)),
             Request::GetXattr { ino, name }
-                if !Synthetic::is(*ino) && !name.starts_with(b"user.hydfs.") =>
+                if !name.starts_with(b"user.hydfs.") && limit_of(name).is_none() =>
             {
-                Some(Self::xattr_in(&*self.covered()?, *ino, name))
+                Some(self.xattr_in(&*self.covered()?, *ino, name))
             }
             Request::ListXattr { ino } if !Synthetic::is(*ino) => {
                 Some(Self::xattrs_in(&*self.covered()?, *ino))
@@ -161,7 +167,7 @@ impl Volume {
         if self.is_behind(ino) {
             return None;
         }
-        let (segment, at, len) = {
+        let (version, segment, at, len) = {
             let state = self.covered()?;
             if !dirty_segments(&state, ino, offset, u64::from(len))
                 .ok()?
@@ -176,20 +182,34 @@ impl Volume {
                         segment: Some((segment, at)),
                         len,
                     },
-                ] => (self.data.reader.at_hand(&state, segment)?, at, len),
+                ] => {
+                    let version = state.inode(ino).ok()?.data_version;
+                    let held = self.data.reader.at_hand(&state, segment)?;
+                    (version, held, at, len)
+                }
                 _ => return None,
             }
         };
         let bytes = self.data.reader.read_at_hand(segment, at, len as u32)?;
         // What was read may be of a cut that was agreed since.
-        let seen = self.ctx.state.try_read().ok()?.index;
-        let shown = self.ctx.agreement.visible() >= seen;
+        let state = self.ctx.state.try_read().ok()?;
+        let shown = self.ctx.agreement.visible() >= state.index;
+        // Zeros are where there is a hole, not where the file was cut meanwhile.
+        let same = || {
+            state
+                .inode(ino)
+                .is_ok_and(|now| now.data_version == version)
+        };
+        let shown = shown && (bytes.len() >= len || same());
         shown.then(|| Ok(Answer::Data(padded(bytes, len))))
     }
 
     /// Everything queued is acknowledged, and the owner has no locks.
-    fn flush_at_hand(&self, ino: Ino, owner: Option<u64>) -> Option<Outcome> {
-        if owner.is_some_and(|owner| self.table.is_locker(ino, owner)) || self.table.has_lost(ino) {
+    fn flush_at_hand(&self, ino: Ino, handle: Handle, owner: Option<u64>) -> Option<Outcome> {
+        if owner.is_some_and(|owner| self.table.is_locker(ino, owner))
+            || self.table.has_lost(handle)
+            || self.left.has(ino)
+        {
             return None;
         }
         let writer = self.table.writer(ino);

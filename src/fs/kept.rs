@@ -6,16 +6,20 @@
 //!   makes a notice, and this member says that it has applied a command only when the kernel has the notice
 //!   (`Onlooker` of `hydfs-agreement`). So nobody is told of a change before no kernel answers as it was before.
 //!
+//! Access control lists go along with the attributes. The kernel keeps them for as long as it has the inode, and a lookup
+//! makes old ones good again, so each change of a list is told, kept or not, and until the kernel knows no attributes of the
+//! inode are kept. What it may have got before this worker could tell it (`Acls`) is told at the first look at the inode.
+//!
 //! Cost: a lookup in two maps for each answer and each change. A change of an entry that the kernel keeps makes it look all
 //! of its entries up again: the notice for a single one needs the directory's lock, which two members that change the same
 //! directory would hold against each other.
 
 use crate::{synthetic::Synthetic, volume::Volume};
-use hydfs_mount::Keep;
+use hydfs_mount::{Keep, KernelCache};
 use hydfs_state::{Event, State};
 use hydfs_types::{Attr, BoxFuture, DirEntry, Ino, suspend};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,9 +29,11 @@ use tokio::time::Instant;
 const KEPT_MAX: usize = 65_536;
 /// Where so many are noted, those that have ended are looked for this often.
 const SWEEP: Duration = Duration::from_millis(50);
-/// The kernel counts in ticks and from a moment later: so much of the lease is not given away. What it keeps counts as kept
-/// for so much longer.
+/// The kernel counts in ticks and from a moment later: so much of the lease is not given away.
 const SLACK: Duration = Duration::from_millis(50);
+/// It begins to count when whoever asked gets to run again. What it keeps counts as kept for so much longer: a change then
+/// still makes a notice, which nobody needs if it has ended.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the machine has slept.
 const SLEEP_LOOK: Duration = Duration::from_millis(50);
@@ -46,6 +52,7 @@ struct Noted {
     entries: BTreeMap<Name, Instant>,
     /// Entries that the kernel takes away itself when this member's command is through: how many requests are at it.
     going: BTreeMap<Name, usize>,
+    acls: Acls,
     /// When those that had ended were last looked for.
     swept: Option<Instant>,
     /// Nothing is kept any more.
@@ -58,6 +65,32 @@ struct Given {
     until: Instant,
     /// The last time.
     at: Instant,
+}
+
+/// Access control lists that the kernel may have got before each change of them was told.
+#[derive(Default)]
+struct Acls {
+    /// Of these inodes, from this worker before it knew its kernel.
+    early: BTreeSet<Ino>,
+    /// Of any, from an earlier worker or before the state was replaced, but for the inodes of which it was told to forget them.
+    doubted_but: Option<BTreeSet<Ino>>,
+}
+
+impl Acls {
+    /// Whether the kernel has none of this inode that is not the agreed one. Else it is told, and knows soon.
+    fn are_known(&mut self, ino: Ino, kernel: &dyn KernelCache) -> bool {
+        if let Some(told) = &mut self.doubted_but
+            && !told.contains(&ino)
+        {
+            if told.len() >= KEPT_MAX {
+                told.clear();
+            }
+            told.insert(ino);
+            kernel.forget_acls(ino);
+            return false;
+        }
+        !kernel.forgets_acls(ino)
+    }
 }
 
 /// How often, since the start.
@@ -177,12 +210,20 @@ impl Volume {
         if Synthetic::is(attr.ino) {
             return Keep::default();
         }
-        let kept = self.keeping(|state, noted, names, left| {
-            let until = Instant::now() + left + SLACK;
-            let attr_kept = is_exact(state, attr) && noted.note_attr(attr.ino, until);
+        let kept = self.keeping(|state, noted, kernel, left| {
+            let (names, until) = (kernel.keeps_entries(), Instant::now() + left + LATE);
+            let attr_kept = is_exact(state, attr)
+                && noted.acls.are_known(attr.ino, kernel)
+                && noted.note_attr(attr.ino, until);
+            let is_entry =
+                |(parent, name): &(Ino, &[u8])| state.lookup(*parent, name) == Ok(attr.ino);
+            if !entry.as_ref().is_none_or(is_entry) {
+                // It went while the answer was made.
+                self.moved.note([attr.ino].into_iter());
+            }
             let entry_kept = entry
                 .filter(|_| names)
-                .filter(|(parent, name)| state.lookup(*parent, name) == Ok(attr.ino))
+                .filter(is_entry)
                 .is_some_and(|(parent, name)| noted.note_entry((parent, name.to_vec()), until));
             noted.counts.answers += u64::from(attr_kept || entry_kept);
             Keep {
@@ -203,14 +244,15 @@ impl Volume {
         if Synthetic::is(dir) {
             return Vec::new();
         }
-        let kept = self.keeping(|state, noted, names, left| {
-            let left = left.min(most);
-            let until = Instant::now() + left + SLACK;
+        let kept = self.keeping(|state, noted, kernel, left| {
+            let (names, left) = (kernel.keeps_entries(), left.min(most));
+            let until = Instant::now() + left + LATE;
             let mut keeps = |entry: &DirEntry, attr: &Attr| {
                 names
                     && !Synthetic::is(attr.ino)
                     && is_exact(state, attr)
                     && state.lookup(dir, &entry.name) == Ok(attr.ino)
+                    && noted.acls.are_known(attr.ino, kernel)
                     && noted.note_attr(attr.ino, until)
                     && noted.note_entry((dir, entry.name.clone()), until)
             };
@@ -227,9 +269,12 @@ impl Volume {
         kept.unwrap_or_default()
     }
 
-    /// Notes what the kernel keeps: of the state, names included or not, for what is left of the lease. `None`: nothing.
-    fn keeping<T>(&self, note: impl FnOnce(&State, &mut Noted, bool, Duration) -> T) -> Option<T> {
-        let kernel = self.kernel.get()?;
+    /// Notes what the kernel keeps: of the state, for what is left of the lease. `None`: nothing.
+    fn keeping<T>(
+        &self,
+        note: impl FnOnce(&State, &mut Noted, &dyn KernelCache, Duration) -> T,
+    ) -> Option<T> {
+        let kernel = self.kernel.get().filter(|_| self.begun.initialized())?;
         // Held until it is noted: a later command finds it there. Not waited for: this may be a session thread.
         let state = self.ctx.state.try_read().ok()?;
         let visible = self.ctx.agreement.leased()?;
@@ -241,7 +286,47 @@ impl Volume {
         if noted.over {
             return None;
         }
-        Some(note(&state, &mut noted, kernel.keeps_entries(), left))
+        Some(note(&state, &mut noted, kernel.as_ref(), left))
+    }
+
+    /// Tells the kernel what of access control lists these changed. Before anybody sees the change: under the state's lock.
+    pub fn note_acls(&self, events: &[Event]) {
+        let Some(kernel) = self.kernel.get() else {
+            return;
+        };
+        for event in events {
+            match event {
+                Event::Acl(ino) => kernel.forget_acls(*ino),
+                Event::Replaced => self.kept.lock().acls.doubted_but = Some(BTreeSet::new()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The kernel gets to know an access control list of an inode. The state is held.
+    pub(crate) fn acl_is_shown(&self, ino: Ino) {
+        if self.kernel.get().is_some() {
+            return;
+        }
+        let mut noted = self.kept.lock();
+        // Asked again: whoever sets it looks at what is noted afterwards.
+        if let Some(kernel) = self.kernel.get() {
+            kernel.forget_acls(ino);
+        } else if noted.acls.early.len() < KEPT_MAX {
+            noted.acls.early.insert(ino);
+        } else {
+            noted.acls.doubted_but = Some(BTreeSet::new());
+        }
+    }
+
+    /// The kernel can be told, from now on. `inherited`: an earlier worker served it.
+    pub(crate) fn tell_early(&self, kernel: &dyn KernelCache, inherited: bool) {
+        let mut noted = self.kept.lock();
+        let early = std::mem::take(&mut noted.acls.early);
+        early.into_iter().for_each(|ino| kernel.forget_acls(ino));
+        if inherited {
+            noted.acls.doubted_but = Some(BTreeSet::new());
+        }
     }
 
     /// Tells the kernel what these changed of what it keeps. `own`: by a command of this member.
@@ -251,6 +336,14 @@ impl Volume {
             let mut noted = self.kept.lock();
             let changed = |event| noted.changed(event, own, &mut lost);
             events.iter().for_each(changed);
+        }
+        if !own && !lost.entries.is_empty() {
+            // Names of these, or of their directories.
+            self.moved
+                .note(events.iter().filter_map(|event| match event {
+                    Event::Inode(ino) => Some(*ino),
+                    _ => None,
+                }));
         }
         self.tell_lost(&lost);
     }
@@ -303,10 +396,9 @@ impl Volume {
         }
     }
 
-    /// Resolves when the kernel has taken notice of all that is applied here. At once while what an earlier worker left is
-    /// sent: its calls wait for that, and the kernel may wait for them.
+    /// Resolves when the kernel has taken notice of all that is applied here.
     pub(crate) async fn kernel_told(&self) {
-        if let Some(kernel) = self.kernel.get().filter(|_| !self.has_left()) {
+        if let Some(kernel) = self.kernel.get() {
             kernel.settled().await;
         }
     }
@@ -410,6 +502,45 @@ mod tests {
             noted.changed(&event, own, &mut lost);
             assert_eq!((lost.entries.len(), noted.entries.len()), (notice, 0));
         }
+    }
+
+    /// A kernel to which nothing gets through.
+    #[derive(Default)]
+    struct Deaf(Mutex<Vec<Ino>>);
+
+    impl KernelCache for Deaf {
+        fn invalidate_pages(&self, _: Ino) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+        fn invalidate_attr(&self, _: Ino, _: Instant) {}
+        fn invalidate_entries(&self, _: Option<Ino>) {}
+        fn keeps_entries(&self) -> bool {
+            true
+        }
+        fn wake(&self, _: u64) {}
+        fn settled(&self) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+        fn forget_acls(&self, ino: Ino) {
+            self.0.lock().unwrap().push(ino);
+        }
+        fn forgets_acls(&self, ino: Ino) -> bool {
+            self.0.lock().unwrap().contains(&ino)
+        }
+    }
+
+    #[test]
+    fn lists_that_an_earlier_worker_may_have_shown_are_told_once_and_not_trusted_before() {
+        let kernel = Deaf::default();
+        let mut acls = Acls::default();
+        assert!(acls.are_known(Ino(5), &kernel), "a mount of its own");
+        acls.doubted_but = Some(BTreeSet::new());
+        assert!(!acls.are_known(Ino(5), &kernel));
+        assert!(!acls.are_known(Ino(5), &kernel), "it is on its way");
+        assert_eq!(*kernel.0.lock().unwrap(), [Ino(5)]);
+        kernel.0.lock().unwrap().clear();
+        assert!(acls.are_known(Ino(5), &kernel));
+        assert!(!acls.are_known(Ino(6), &kernel));
     }
 
     #[tokio::test(start_paused = true)]

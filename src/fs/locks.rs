@@ -142,13 +142,12 @@ impl Volume {
                         drop(tried.take());
                         sleep(AGAIN).await;
                     }
-                    Ok(_) => {
-                        self.table.unlocked(ino, owner);
-                        break;
-                    }
-                    Err(_) => break,
+                    // A refusal says that the incarnation has ended, and its locks with it.
+                    Ok(_) | Err(_) => break,
                 }
             }
+            // Whichever way they went: a later worker has nothing to give back.
+            self.table.unlocked(ino, owner);
             self.table.end_unlocking(ino, owner);
             self.unlocked.notify_waiters();
         });

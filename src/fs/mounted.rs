@@ -60,6 +60,10 @@ impl FileSystem for Mounted {
     }
 
     fn call_now(&self, caller: Caller, request: &Request) -> Option<Outcome> {
-        self.0.at_hand(caller.unique, request)
+        let answer = self.0.at_hand(caller.unique, request)?;
+        Some(match request {
+            Request::Lookup { .. } => self.0.or_moved(caller, answer),
+            _ => answer,
+        })
     }
 }

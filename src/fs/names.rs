@@ -7,6 +7,7 @@ use crate::{
     volume::{Outcome, Volume},
 };
 use hydfs_mount::{Answer, Caller, Capability, FsError, How};
+use hydfs_state::Inode;
 use hydfs_types::{Attr, Command, Created, FileKind, Ino, JOBS_DIR, ROOT_INO, Reply};
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -14,25 +15,19 @@ use tokio::time::Instant;
 /// Times that a file is made anew because the one of that name went before it could be opened.
 const CREATE_TRIES: usize = 8;
 
+const STICKY: u16 = 0o1000;
+
 /// Whether somebody may open a file that exists, which the kernel takes for one that this very call makes: it checks nothing
 /// of it. Only where there is no doubt: rules for directories that are shared are not known here, and a truncate clears
 /// set-id bits.
-fn surely_opens(caller: Caller, dir: &Attr, attr: &Attr, how: How) -> bool {
-    const STICKY: u16 = 0o1000;
-    let mine = attr.uid == caller.uid;
+fn surely_opens(caller: Caller, dir: &Attr, inode: &Inode, how: How) -> bool {
+    let attr = &inode.attr;
     let wanted = (u16::from(how.read) << 2) | (u16::from(how.write || how.truncate) << 1);
-    let (of_owner, of_group, of_others) = (attr.mode >> 6, attr.mode >> 3, attr.mode);
-    let grants = |granted| granted & wanted == wanted;
-    let as_another = || match caller.is_in(attr.gid) {
-        Some(true) => of_group,
-        Some(false) => of_others,
-        None => of_group & of_others,
-    };
-    let by_mode = || grants(if mine { of_owner } else { as_another() });
+    let is_granted = || inode.grants(caller.uid, |gid| caller.is_in(gid), wanted);
     attr.kind == FileKind::Regular
-        && (mine || dir.mode & STICKY == 0)
+        && (attr.uid == caller.uid || dir.mode & STICKY == 0)
         && !(how.truncate && attr.has_set_id())
-        && (by_mode() || caller.has(Capability::OverrideAccess))
+        && (is_granted() || caller.has(Capability::OverrideAccess))
 }
 
 impl Volume {
@@ -52,7 +47,7 @@ impl Volume {
         parent: Ino,
         name: Vec<u8>,
         kind: FileKind,
-        mode: u16,
+        (mode, umask): (u16, u16),
         rdev: u32,
         target: Vec<u8>,
     ) -> Outcome {
@@ -67,6 +62,7 @@ impl Volume {
             rdev,
             target,
             grant: None,
+            umask,
         };
         Self::attr_of(self.propose_for(call, command).await?).map(Answer::Attr)
     }
@@ -78,7 +74,7 @@ impl Volume {
         caller: Caller,
         parent: Ino,
         name: Vec<u8>,
-        mode: u16,
+        (mode, umask): (u16, u16),
         how: How,
     ) -> Outcome {
         if Synthetic::is(parent) {
@@ -96,6 +92,7 @@ impl Volume {
             rdev: 0,
             target: Vec::new(),
             grant,
+            umask,
         };
         for _ in 0..CREATE_TRIES {
             let asked = Instant::now();
@@ -149,17 +146,17 @@ impl Volume {
         (parent, name): (Ino, &[u8]),
         how: How,
     ) -> Outcome<Option<Answer>> {
-        let (dir, attr) = {
+        let (attr, may_open) = {
             let state = self.ctx.state();
             let dir = state.inode(parent).map_err(of_command)?.attr;
             let found = state.lookup(parent, name).and_then(|ino| state.inode(ino));
             let Ok(inode) = found else { return Ok(None) };
-            (dir, inode.attr)
+            (inode.attr, surely_opens(caller, &dir, inode, how))
         };
         if attr.kind == FileKind::Directory {
             return Err(FsError::IsDirectory);
         }
-        if !surely_opens(caller, &dir, &attr, how) {
+        if !may_open {
             // The kernel looks the name up again, and then checks.
             return Err(FsError::Stale);
         }
@@ -187,12 +184,14 @@ impl Volume {
     pub(crate) async fn take_away(
         &self,
         call: &Call,
+        caller: Caller,
         parent: Ino,
         name: Vec<u8>,
         dir: bool,
     ) -> Outcome {
         let mut going = self.going(parent, &name);
-        let done = self.unlink(call, parent, name, dir).await;
+        let user = self.bound_user(caller, &[parent]);
+        let done = self.unlink(call, user, parent, name, dir).await;
         going.gone = done.is_ok();
         done
     }
@@ -200,6 +199,7 @@ impl Volume {
     pub(crate) async fn unlink(
         &self,
         call: &Call,
+        user: Option<u32>,
         parent: Ino,
         name: Vec<u8>,
         dir: bool,
@@ -212,32 +212,64 @@ impl Volume {
             // The status of a job is made when it is read and goes with its directory: `rm -r` need not trip over it.
             return Ok(Answer::Done);
         }
-        self.propose_for(call, Command::Unlink { parent, name, dir })
-            .await
-            .map(|_| Answer::Done)
+        let command = match user {
+            Some(caller) => Command::UnlinkAs {
+                parent,
+                name,
+                dir,
+                caller,
+            },
+            None => Command::Unlink { parent, name, dir },
+        };
+        let done = self.propose_for(call, command).await;
+        done.map(|_| Answer::Done)
     }
 
-    #[allow(clippy::too_many_arguments)]
+    /// A user whose right to take something out of these directories is judged when that is applied: the kernel has judged
+    /// it by owners that it had.
+    fn bound_user(&self, caller: Caller, dirs: &[Ino]) -> Option<u32> {
+        if caller.uid == 0 {
+            return None;
+        }
+        let is_sticky = |dir: &Ino| {
+            let state = self.ctx.state();
+            let dir = state.inode(*dir);
+            dir.is_ok_and(|dir| dir.attr.mode & STICKY != 0)
+        };
+        // What it may do is looked at only where that counts.
+        let free = dirs.iter().any(is_sticky) && caller.has(Capability::FileOwner);
+        (!free).then_some(caller.uid)
+    }
+
     pub(crate) async fn rename(
         self: &Arc<Self>,
         call: &Call,
-        parent: Ino,
-        name: Vec<u8>,
-        to_parent: Ino,
-        to_name: Vec<u8>,
-        no_replace: bool,
-        exchange: bool,
+        caller: Caller,
+        (parent, name): (Ino, Vec<u8>),
+        (to_parent, to_name): (Ino, Vec<u8>),
+        (no_replace, exchange): (bool, bool),
     ) -> Outcome {
         Self::writable(parent, &name)?;
         Self::writable(to_parent, &to_name)?;
         let target = (to_parent, to_name.clone());
-        let command = Command::Rename {
-            parent,
-            name,
-            to_parent,
-            to_name,
-            no_replace,
-            exchange,
+        let command = match self.bound_user(caller, &[parent, to_parent]) {
+            Some(caller) => Command::RenameAs {
+                parent,
+                name,
+                to_parent,
+                to_name,
+                no_replace,
+                exchange,
+                caller,
+            },
+            None => Command::Rename {
+                parent,
+                name,
+                to_parent,
+                to_name,
+                no_replace,
+                exchange,
+            },
         };
         self.propose_for(call, command).await?;
         let in_jobs = self
@@ -277,6 +309,7 @@ impl Volume {
             rdev: 0,
             target: Vec::new(),
             grant: None,
+            umask: 0,
         };
         Self::attr_of(self.propose(command).await?)
     }
@@ -284,13 +317,13 @@ impl Volume {
     /// Removes a name that is no directory.
     pub async fn remove(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
         let call = Call::once();
-        self.unlink(&call, parent, name.to_vec(), false)
+        self.unlink(&call, None, parent, name.to_vec(), false)
             .await
             .map(|_| ())
     }
 
-    /// All names of a directory that are text, with their agreed attributes.
-    pub async fn names_in(&self, dir: Ino) -> Outcome<Vec<(String, Attr)>> {
+    /// All names of a directory, with their agreed attributes.
+    pub async fn names_in(&self, dir: Ino) -> Outcome<Vec<(Vec<u8>, Attr)>> {
         self.barrier().await?;
         let state = self.ctx.state();
         let mut all = Vec::new();
@@ -302,10 +335,8 @@ impl Volume {
             };
             cookie = last.cookie;
             for entry in some {
-                if let (Ok(name), Ok(inode)) =
-                    (String::from_utf8(entry.name), state.inode(entry.ino))
-                {
-                    all.push((name, inode.attr));
+                if let Ok(inode) = state.inode(entry.ino) {
+                    all.push((entry.name, inode.attr));
                 }
             }
         }

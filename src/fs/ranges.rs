@@ -7,13 +7,17 @@ use crate::{
     call::Call,
     content::{Content, OFFSET_MAX},
     synthetic::Synthetic,
+    table::Asks,
     volume::{Outcome, Volume},
 };
+use bytes::BytesMut;
+use hydfs_memory::PIECES_MAX;
 use hydfs_mount::{Answer, FsError, Handle};
 use hydfs_types::{Ino, PAYLOAD_BYTES_MAX};
 
-/// Bytes that one request copies at most, so that it is done before its deadline; the kernel asks again for the rest.
-const COPY_BYTES_MAX: u64 = 16 << 20;
+/// Bytes that one request copies at most, and whoever copies asks again for the rest: its records are made in one round, and the
+/// memory file has room for the identity of each, also where one is cut at the border of a segment.
+const COPY_BYTES_MAX: u64 = (PIECES_MAX as u64 - 1) * PAYLOAD_BYTES_MAX as u64;
 
 /// A range of an open file.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +31,7 @@ impl Volume {
     /// Zeros (`punch`) or room in a range, and unless `keep_size` the size that it needs.
     pub(crate) async fn allocate(
         &self,
+        call: &Call,
         at: Place,
         len: u64,
         keep_size: bool,
@@ -44,15 +49,20 @@ impl Volume {
             .checked_add(len)
             .filter(|end| *end <= OFFSET_MAX)
             .ok_or(FsError::TooLarge)?;
+        self.heed_losses(at.handle, Asks::Write)?;
+        // What the worker before has zeroed, others may have written to since.
+        let (pieces, done) = self.made_before(call, at.ino).await?;
+        call.begin_at(pieces);
         self.barrier().await?;
         let size = self.fresh(at.ino).await?.size;
-        if punch && at.offset < size {
-            let zeros = Content::Zeros(end.min(size) - at.offset);
-            self.record(&Call::once(), at.ino, Some(at.offset), zeros, open.how.sync)
+        let begin = at.offset.saturating_add(done as u64);
+        if punch && begin < end.min(size) {
+            let zeros = Content::Zeros(end.min(size) - begin);
+            self.record(call, at.ino, Some(begin), zeros, open.how.sync)
                 .await?;
         }
         if !keep_size && end > size {
-            self.grow(at.ino, end).await?;
+            self.grow(call, at.ino, end).await?;
         }
         Ok(Answer::Done)
     }
@@ -92,7 +102,7 @@ impl Volume {
 
     /// Copies up to `len` bytes from one file to another, or within one; how many there were. The bytes pass through
     /// this member, not through the caller. What is pending in the source is merged first.
-    pub(crate) async fn copy(&self, from: Place, to: Place, len: u64) -> Outcome<u32> {
+    pub(crate) async fn copy(&self, call: &Call, from: Place, to: Place, len: u64) -> Outcome<u32> {
         let source = self.table.of(from.handle)?;
         let target = self.table.of(to.handle)?;
         if source.text.is_some() || target.text.is_some() {
@@ -108,27 +118,37 @@ impl Volume {
         {
             return Err(FsError::TooLarge);
         }
+        self.heed_losses(to.handle, Asks::Write)?;
+        let (pieces, made) = self.made_before(call, to.ino).await?;
+        if pieces > 0 {
+            // The worker before has copied these; what was the rest then, the source may not have any more.
+            if target.how.sync {
+                self.sync(to.ino).await?;
+            }
+            return Ok(made as u32);
+        }
         self.barrier().await?;
-        let mut copied = 0;
-        while copied < len {
-            let piece = (len - copied).min(PAYLOAD_BYTES_MAX as u64) as u32;
-            let bytes = match self.read_at(from.ino, from.offset + copied, piece).await {
-                Ok(bytes) if bytes.is_empty() => break,
-                Ok(bytes) => bytes,
-                // What is copied is copied, and the caller may ask for the rest.
-                Err(_) if copied > 0 => break,
-                Err(error) => return Err(error),
-            };
+        let mut bytes = BytesMut::new();
+        while (bytes.len() as u64) < len {
             let done = bytes.len() as u64;
-            match self
-                .put(to.ino, Some(to.offset + copied), bytes, target.how.sync)
-                .await
-            {
-                Ok(()) => copied += done,
-                Err(_) if copied > 0 => break,
+            let piece = (len - done).min(PAYLOAD_BYTES_MAX as u64) as u32;
+            match self.read_at(from.ino, from.offset + done, piece).await {
+                Ok(read) if read.is_empty() => break,
+                Ok(read) => bytes.extend_from_slice(&read),
+                // Whoever copies may ask for the rest.
+                Err(_) if done > 0 => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(copied as u32)
+        let copied = bytes.len() as u32;
+        self.put_for(
+            call,
+            to.ino,
+            Some(to.offset),
+            bytes.freeze(),
+            target.how.sync,
+        )
+        .await?;
+        Ok(copied)
     }
 }

@@ -2,13 +2,16 @@
 //! in the memory file as well, where there is one: the next worker begins with them. All else is in the agreed state.
 
 mod lockers;
+mod losses;
 
-use crate::{call::Call, volume::Outcome};
+use crate::{call::Call, quotas::Room, volume::Outcome};
 use bytes::Bytes;
-use hydfs_data::{DataError, FileWriter};
+use hydfs_data::FileWriter;
 use hydfs_memory::{Memory, OpenFile};
 use hydfs_mount::{FsError, Handle, How};
 use hydfs_types::{Ino, Time, WriterId};
+pub use losses::Asks;
+use losses::Losses;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -25,6 +28,18 @@ pub struct OpenHandle {
     pub how: How,
     /// Content of a synthetic file, fixed when it was opened.
     pub text: Option<Bytes>,
+    /// Losses of the file that it was told of.
+    losses: u64,
+}
+
+impl OpenHandle {
+    /// How a write through it is made. `sync`: that one write is to be on disk when it is answered.
+    pub fn writing(&self, sync: bool) -> How {
+        How {
+            sync: self.how.sync || sync,
+            ..self.how
+        }
+    }
 }
 
 /// How this mount uses an inode.
@@ -41,8 +56,10 @@ pub struct Use {
     pub gate: Arc<tokio::sync::Mutex<()>>,
     /// Descriptor operations under way: a writer is not ended below them.
     pub busy: usize,
-    /// Why writes that were answered early are lost, until somebody was told.
-    pub lost: Option<DataError>,
+    /// Of writes that were answered early.
+    pub losses: Losses,
+    /// Room of its writer below quotas.
+    pub room: Room,
 }
 
 impl Use {
@@ -53,6 +70,7 @@ impl Use {
             && self.writer.is_none()
             && self.busy == 0
             && Arc::strong_count(&self.gate) == 1
+            && !self.losses.is_untold()
     }
 }
 
@@ -101,15 +119,23 @@ pub struct Table {
 
 impl Inner {
     fn add(&mut self, handle: Handle, ino: Ino, how: How, text: Option<Bytes>) {
+        let mut losses = 0;
         if text.is_none() {
             let used = self.uses.entry(ino).or_default();
+            losses = used.losses.told();
             used.handles += 1;
             if how.write {
                 used.writing += 1;
                 used.idle_since = None;
             }
         }
-        self.handles.insert(handle, OpenHandle { ino, how, text });
+        let open = OpenHandle {
+            ino,
+            how,
+            text,
+            losses,
+        };
+        self.handles.insert(handle, open);
     }
 }
 
@@ -271,17 +297,6 @@ impl Table {
         if inner.recalled.len() > at {
             inner.recalled.retain(|writer| is_one(*writer));
         }
-    }
-
-    /// Why writes to an inode that were answered are lost.
-    pub fn take_lost(&self, ino: Ino) -> Option<DataError> {
-        self.inner().uses.get_mut(&ino)?.lost.take()
-    }
-
-    /// Whether somebody has to be told of that.
-    pub fn has_lost(&self, ino: Ino) -> bool {
-        let inner = self.inner();
-        inner.uses.get(&ino).is_some_and(|used| used.lost.is_some())
     }
 
     /// Whether any descriptor of this mount is on the inode.
@@ -460,6 +475,23 @@ mod tests {
         assert_eq!(second.take_lockers_left(), vec![(Ino(5), 71)]);
         second.unlocked(Ino(5), 71);
         assert!(worker(&file).take_lockers_left().is_empty());
+    }
+
+    #[test]
+    fn an_owner_that_has_the_file_open_again_keeps_its_locks() {
+        let file = hydfs_memory::create().unwrap();
+        let first = worker(&file);
+        let (a, b) = (open(&first, 2, Ino(5)), open(&first, 4, Ino(5)));
+        // What was locked through the first was not given back, or nobody knows.
+        first.note_locker(Ino(5), 70, a).unwrap();
+        first.close(a);
+        first.note_locker(Ino(5), 70, b).unwrap();
+        let second = worker(&file);
+        assert!(second.take_lockers_left().is_empty());
+        assert!(second.is_locker(Ino(5), 70));
+        assert_eq!(second.take_lockers_through(Ino(5), b), vec![70]);
+        second.unlocked(Ino(5), 70);
+        assert!(!worker(&file).is_locker(Ino(5), 70));
     }
 
     #[test]

@@ -37,8 +37,8 @@ impl Wanted {
 
 impl Volume {
     /// Makes a file at least this long: one that is already, or that somebody appends to meanwhile, loses nothing.
-    pub(crate) async fn grow(&self, ino: Ino, size: u64) -> Outcome<()> {
-        self.resize(&Call::once(), ino, Wanted::AtLeast(size)).await
+    pub(crate) async fn grow(&self, call: &Call, ino: Ino, size: u64) -> Outcome<()> {
+        self.resize(call, ino, Wanted::AtLeast(size)).await
     }
 
     /// Sets the size. Alone: one command. With writers on other mounts: every segment that changes is merged and cut
@@ -53,9 +53,10 @@ impl Volume {
         if size > OFFSET_MAX {
             return Err(FsError::TooLarge);
         }
+        self.left_is_sent(ino).await;
         let _busy = Busy::new(&self.table, ino);
-        if self.was_cut(call).await? {
-            return Ok(());
+        if let Some(asked) = self.was_cut(call).await? {
+            return self.retire_behind(ino, size, asked.newest).await;
         }
         for _ in 0..TRUNCATE_TRIES {
             self.drain(ino).await?;
@@ -95,26 +96,31 @@ impl Volume {
                     }
                 }
                 Err(AgreementError::Refused(CommandError::Changed)) => {}
-                Err(error) => return Err(crate::error::of_agreement(error)),
+                Err(error) => {
+                    let error = crate::error::of_agreement(error);
+                    if !self.may_try_again(ino, &error).await {
+                        return Err(error);
+                    }
+                }
             }
         }
         Err(FsError::TryAgain)
     }
 
-    /// Whether an earlier worker, which nobody can ask any more, has cut where the new end falls.
-    async fn was_cut(&self, call: &Call) -> Outcome<bool> {
+    /// The cut where the new end falls, if an earlier worker, which nobody can ask any more, has made it.
+    async fn was_cut(&self, call: &Call) -> Outcome<Option<CutAsked>> {
         if call.sent_again().is_some_and(Slot::is_lost) {
             return Err(unknown());
         }
         let Some(asked) = call.cut_before() else {
-            return Ok(false);
+            return Ok(None);
         };
         self.barrier().await?;
         let state = self.ctx.state();
         let known = state.segment(asked.segment).ok_or_else(unknown)?;
         match known.version {
-            version if version == asked.base => Ok(false),
-            version if version == asked.base.next() && known.len == asked.len => Ok(true),
+            version if version == asked.base => Ok(None),
+            version if version == asked.base.next() && known.len == asked.len => Ok(Some(asked)),
             _ => Err(unknown()),
         }
     }
@@ -188,11 +194,28 @@ impl Volume {
             let shrinks = size < inode.attr.size && !wanted.grows_only();
             (cuts, reached.is_none(), shrinks)
         };
+        if self
+            .ctx
+            .state()
+            .inode(ino)
+            .is_ok_and(|inode| size > inode.attr.size)
+        {
+            // No command makes the file longer here, which a quota would refuse.
+            let writer = self.writer(ino).await?;
+            let room = self.have_room(&writer, Some(size), 0).await;
+            room.map_err(Self::data_error)?;
+        }
         for (segment, then) in cuts {
             let before = call.cut_before().filter(|one| one.segment == segment);
             let ask = |base| {
                 if let Then::SetLen(len) = then {
-                    call.note_cut(CutAsked { segment, base, len });
+                    let asked = CutAsked {
+                        segment,
+                        base,
+                        len,
+                        newest: self.newest_segment(),
+                    };
+                    call.note_cut(asked);
                 }
             };
             self.data
@@ -202,8 +225,7 @@ impl Volume {
                 .map_err(Self::data_error)?;
         }
         if !wanted.grows_only() {
-            let newest = self.ctx.state().names.segments.keys().next_back().copied();
-            self.retire_behind(ino, size, newest).await?;
+            self.retire_behind(ino, size, self.newest_segment()).await?;
         }
         if !far {
             return Ok(());
@@ -218,6 +240,11 @@ impl Volume {
             .reader
             .cutoff(end, Then::SetLen(len), None, |_| {});
         cut.await.map_err(Self::data_error)
+    }
+
+    fn newest_segment(&self) -> Option<SegmentId> {
+        let state = self.ctx.state();
+        state.names.segments.keys().next_back().copied()
     }
 
     /// Between the end of the last segment and the cut of the one before it appends may have found that one full, and have

@@ -11,28 +11,34 @@ use crate::{
     failures::Failures,
     follow::Following,
     kept::Kept,
+    left::Unsent,
+    moved::Moved,
+    pages::Pages,
     ranges::Place,
     recent::Recent,
-    synthetic::{Control, Node, Synthetic},
+    silence::Silence,
+    synthetic::{Control, Synthetic},
     table::{Numbers, Table},
     told::Told,
     unanswered::Unanswered,
+    xattrs::is_acl,
 };
 use bytes::Bytes;
 use hydfs_data::{Context, Data, WriteBehind};
 use hydfs_memory::{Memory, Slot};
-use hydfs_mount::{Answer, Caller, FsError, How, KernelCache, Opened, Request, StatFs};
+use hydfs_mount::{Answer, Caller, FsError, KernelCache, Request, StatFs};
 use hydfs_state::{Body, Event, State};
 use hydfs_store::Disk;
 use hydfs_types::{Attr, Clock, Command, Incarnation, Ino, Planted, ROOT_INO, Reply};
 use std::{
+    sync::Mutex,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 use tokio::time::Instant;
 
 /// The root's attributes are answered from the local state when the group gives no answer for so long.
-const ROOT_WAIT: Duration = Duration::from_secs(1);
+pub(crate) const ROOT_WAIT: Duration = Duration::from_secs(1);
 
 /// Result of a call.
 pub type Outcome<T = Answer> = Result<T, FsError>;
@@ -59,6 +65,14 @@ pub struct Volume {
     pub(crate) following: Arc<Following>,
     pub(crate) recent: Recent,
     pub(crate) behind: Behind,
+    pub(crate) pages: Arc<Pages>,
+    /// When room below quotas was last given back on this mount's wish.
+    pub(crate) reclaimed: Mutex<Option<Instant>>,
+    pub(crate) left: Unsent,
+    pub(crate) moved: Moved,
+    pub(crate) silence: Arc<Silence>,
+    /// The member is admitted.
+    pub(crate) begun: tokio::sync::SetOnce<()>,
 }
 
 /// Called with the path of a file in the directory of jobs that was closed after writing, or renamed there.
@@ -83,9 +97,15 @@ impl Volume {
             asked: Asked::default(),
             open_dirs: Numbers::from(clock.now()),
             following: Arc::default(),
+            pages: Arc::default(),
+            reclaimed: Mutex::default(),
             clock,
             recent: Recent::default(),
             behind: Behind::default(),
+            left: Unsent::default(),
+            moved: Moved::default(),
+            silence: Arc::default(),
+            begun: tokio::sync::SetOnce::new(),
         });
         let early: Arc<dyn WriteBehind> = volume.clone();
         volume.data.set_write_behind(Arc::downgrade(&early));
@@ -123,12 +143,24 @@ impl Volume {
 
     /// Whom to tell what changed elsewhere. Once.
     pub fn set_kernel(&self, kernel: Arc<dyn KernelCache>) {
-        // What changed while no worker served, nobody has told of.
-        for ino in self.table.open_inodes() {
-            drop(kernel.invalidate_pages(ino));
-        }
         self.following.set_kernel(kernel.clone());
-        drop(self.kernel.set(kernel));
+        drop(self.kernel.set(kernel.clone()));
+        let memory = self.table.memory();
+        self.tell_early(
+            kernel.as_ref(),
+            memory.is_some_and(|memory| memory.takes_over()),
+        );
+        // What changed while no worker served, nobody has told of.
+        self.forget_pages();
+    }
+
+    /// Has the kernel forget pages of everything that is open.
+    pub(crate) fn forget_pages(&self) {
+        if let Some(kernel) = self.kernel.get() {
+            for ino in self.table.open_inodes() {
+                drop(kernel.invalidate_pages(ino));
+            }
+        }
     }
 
     /// Whom to tell of new specs. Once.
@@ -157,11 +189,16 @@ impl Volume {
             if matches!(event, Event::Unlocked(_) | Event::Replaced) {
                 self.unlocked.notify_waiters();
             }
+            if *event == Event::Replaced {
+                // Of what changed no event tells.
+                self.forget_pages();
+            }
             match event {
                 Event::Orphan(_) | Event::Replaced | Event::Members => self.orphans.notify_one(),
+                Event::Gone(ino) => self.table.forget_losses(*ino),
                 Event::Data(ino) | Event::Inode(ino) if self.table.is_open(*ino) => {
                     if let Some(kernel) = self.kernel.get() {
-                        drop(kernel.invalidate_pages(*ino));
+                        self.pages.changed(kernel, *ino);
                     }
                 }
                 _ => {}
@@ -204,7 +241,10 @@ impl Volume {
     }
 
     pub(crate) async fn answer(self: Arc<Self>, caller: Caller, request: Request) -> Outcome {
-        self.left_is_sent(&request).await;
+        if let Some(answer) = self.may_begin(&request).await {
+            return answer;
+        }
+        self.left_for_is_sent(&request).await;
         let memory = self.table.memory();
         let memory = memory.filter(|_| !self.ctx.has(Planted::RepeatedAnew));
         let call = Call::of(memory, caller.unique, &request)?;
@@ -226,6 +266,9 @@ impl Volume {
             | Request::GetLock { ino, .. } => Some(*ino),
             _ => None,
         };
+        let is_of_root =
+            matches!(&request, Request::GetXattr { ino: ROOT_INO, name } if is_acl(name));
+        let looks_up = matches!(request, Request::Lookup { .. });
         let began = Instant::now();
         let answer = self.clone().work(&call, caller, request).await;
         call.set_answered();
@@ -235,7 +278,13 @@ impl Volume {
         };
         let answer = match read {
             // The root answers also without a majority: the way to the control tree leads over it.
-            Some(ROOT_INO) if matches!(&answer, Ok(Answer::Attr(attr)) if attr.ino == ROOT_INO) => {
+            Some(ROOT_INO)
+                if is_of_root
+                    || matches!(&answer, Ok(Answer::Attr(attr)) if attr.ino == ROOT_INO) =>
+            {
+                if self.silent().is_some() {
+                    return answer;
+                }
                 drop(tokio::time::timeout_at(began + ROOT_WAIT, self.shown(Ok(()))).await);
                 answer
             }
@@ -243,6 +292,9 @@ impl Volume {
             Some(ino) if !synthetic(ino) => self.shown(answer).await,
             _ => answer,
         };
+        if looks_up {
+            return self.or_moved(caller, answer);
+        }
         opened.is_answered = matches!(answer, Ok(Answer::Opened(_) | Answer::Created(..)));
         answer
     }
@@ -262,15 +314,21 @@ impl Volume {
                 name,
                 kind,
                 mode,
+                umask,
                 rdev,
                 target,
             } => {
-                self.make(call, caller, parent, name, kind, mode, rdev, target)
+                let modes = (mode, umask);
+                self.make(call, caller, parent, name, kind, modes, rdev, target)
                     .await
             }
             Request::Link { ino, parent, name } => self.link(call, ino, parent, name).await,
-            Request::Unlink { parent, name } => self.take_away(call, parent, name, false).await,
-            Request::RemoveDir { parent, name } => self.take_away(call, parent, name, true).await,
+            Request::Unlink { parent, name } => {
+                self.take_away(call, caller, parent, name, false).await
+            }
+            Request::RemoveDir { parent, name } => {
+                self.take_away(call, caller, parent, name, true).await
+            }
             Request::Rename {
                 parent,
                 name,
@@ -280,7 +338,8 @@ impl Volume {
                 exchange,
             } => {
                 self.moving((parent, &name), (to_parent, &to_name));
-                self.rename(call, parent, name, to_parent, to_name, no_replace, exchange)
+                let flags = (no_replace, exchange);
+                self.rename(call, caller, (parent, name), (to_parent, to_name), flags)
                     .await
             }
             Request::Open { ino, how } => self.open(call, call, ino, how).await.map(Answer::Opened),
@@ -288,8 +347,12 @@ impl Volume {
                 parent,
                 name,
                 mode,
+                umask,
                 how,
-            } => self.create(call, caller, parent, name, mode, how).await,
+            } => {
+                let modes = (mode, umask);
+                self.create(call, caller, parent, name, modes, how).await
+            }
             Request::Read {
                 ino,
                 handle,
@@ -302,9 +365,13 @@ impl Volume {
                 offset,
                 data,
                 append,
-            } => self.write(ino, handle, offset, data, append, call).await,
-            Request::Flush { ino, owner, .. } => {
-                let flushed = self.flush(ino).await;
+                sync,
+            } => {
+                let at = (!append).then_some(offset);
+                self.write((ino, handle), at, data, sync, call).await
+            }
+            Request::Flush { ino, handle, owner } => {
+                let flushed = self.flush(ino, handle).await;
                 if let Some(owner) = owner {
                     self.unlock_closed(ino, owner).await;
                 }
@@ -327,7 +394,7 @@ impl Volume {
                 start,
                 end,
             } => self.unlock(ino, owner, start, end).await,
-            Request::Sync { ino, .. } => self.sync(ino).await,
+            Request::Sync { ino, handle } => self.sync_through(ino, handle).await,
             Request::OpenDir { ino } => self.open_dir(ino).await,
             Request::ReadDir {
                 ino,
@@ -350,10 +417,10 @@ impl Volume {
                 create,
                 replace,
             } => {
-                self.set_xattr(call, ino, name, value, create, replace)
-                    .await
+                let (what, how) = ((name, value), (create, replace));
+                self.set_xattr(call, caller, ino, what, how).await
             }
-            Request::RemoveXattr { ino, name } => self.remove_xattr(call, ino, name).await,
+            Request::RemoveXattr { ino, name } => self.remove_xattr(call, caller, ino, name).await,
             Request::Allocate {
                 ino,
                 handle,
@@ -367,7 +434,7 @@ impl Volume {
                     handle,
                     offset,
                 };
-                self.allocate(at, len, keep_size, punch).await
+                self.allocate(call, at, len, keep_size, punch).await
             }
             Request::Seek {
                 ino,
@@ -401,7 +468,7 @@ impl Volume {
                     handle,
                     offset,
                 };
-                self.copy(from, to, len).await.map(Answer::Written)
+                self.copy(call, from, to, len).await.map(Answer::Written)
             }
         }
     }
@@ -448,28 +515,6 @@ impl Volume {
         Ok((ino, self.as_known(state, ino)?))
     }
 
-    async fn get_attr(&self, ino: Ino) -> Outcome<Attr> {
-        if Synthetic::is(ino) {
-            let (path, _) = self.control_of(ino)?;
-            return self.control_attr(&path);
-        }
-        match tokio::time::timeout(ROOT_WAIT, self.barrier()).await {
-            Ok(Ok(())) => {}
-            // The way to `.cluster` leads through the root: it has to be there when nothing else can be agreed.
-            _ if ino == ROOT_INO => {
-                return Ok(self
-                    .ctx
-                    .state()
-                    .inode(ino)
-                    .map_err(crate::error::of_command)?
-                    .attr);
-            }
-            Ok(Err(error)) => return Err(error),
-            Err(_) => self.barrier().await?,
-        }
-        self.peeked(ino).await
-    }
-
     async fn read_link(&self, ino: Ino) -> Outcome {
         self.barrier().await?;
         Self::link_in(&self.ctx.state(), ino)
@@ -503,76 +548,6 @@ impl Volume {
             files_free: 1 << 32,
             name_max: 255,
         }))
-    }
-
-    /// Opens an existing file. `cuts`: whose call the truncate is that goes with it, if one does.
-    pub(crate) async fn open(
-        &self,
-        call: &Call,
-        cuts: &Call,
-        ino: Ino,
-        how: How,
-    ) -> Outcome<Opened> {
-        if Synthetic::is(ino) {
-            let (_, node) = self.control_of(ino)?;
-            let Node::File(text) = node else {
-                return Err(FsError::IsDirectory);
-            };
-            if how.write {
-                self.put_control(ino, &[]).map_err(|_| FsError::Denied)?;
-            }
-            return self.opened_control(ino, how, text);
-        }
-        self.barrier().await?;
-        let opened = self.open_in(&self.ctx.state(), call, ino, how)?;
-        if how.truncate {
-            self.truncate(cuts, ino, 0).await?;
-        }
-        Ok(opened)
-    }
-
-    /// Opens an existing file as it is. The state is held until the handle is in the table: an unlinked file is not given
-    /// up between the two looks at it.
-    pub(crate) fn open_in(
-        &self,
-        state: &State,
-        call: &Call,
-        ino: Ino,
-        how: How,
-    ) -> Outcome<Opened> {
-        let inode = state.inode(ino).map_err(crate::error::of_command)?;
-        match &inode.body {
-            Body::File(_) => {}
-            Body::Directory(_) => return Err(FsError::IsDirectory),
-            _ => return Err(FsError::Invalid("not a regular file".into())),
-        }
-        // Renamed over since the kernel looked its name up: it can be opened until this mount gives it up.
-        if inode
-            .orphan
-            .as_ref()
-            .is_some_and(|holders| !holders.contains(&self.ctx.me()))
-        {
-            return Err(FsError::Stale);
-        }
-        let handle = self.table.open(ino, how, None, call)?;
-        if self.table.is_releasing(ino) {
-            self.table.close(handle);
-            return Err(FsError::Stale);
-        }
-        Ok(Self::opened(handle, how))
-    }
-
-    /// How the kernel shall treat a descriptor: none uses the page cache. Through it a read is as new as the size that
-    /// the kernel believes, and the kernel throws away a size that it asked for when a write or another question of this
-    /// mount overlaps: reads ended early, or in zeros. An append would be cut at the border of a page, and half a record
-    /// is none. Mappings still use it. A kernel that cannot map such descriptors keeps its cache for those that do not append.
-    pub(crate) fn opened(handle: hydfs_mount::Handle, how: How) -> Opened {
-        Opened {
-            handle,
-            direct: true,
-            mappable: !how.append,
-            keep_cache: false,
-        }
     }
 
     pub(crate) fn data_error(error: hydfs_data::DataError) -> FsError {

@@ -77,7 +77,7 @@ impl Volume {
             self.table.with(ino, |used| {
                 used.writer = None;
                 if behind {
-                    used.lost = Some(lost);
+                    used.losses.note(lost);
                 }
             });
             return Err(FsError::TimedOut(why.into()));
@@ -89,23 +89,38 @@ impl Volume {
                 offset += self.place(ino, offset).await.map_err(Self::data_error)?.2;
             }
         }
+        let over_quota = self
+            .hand_room_on(old, &new)
+            .await
+            .err()
+            .map(DataError::from);
         let left = old.salvage();
         let appends = left.iter().any(|queued| queued.target == Target::Tail);
-        let mut lost = None;
+        let (mut lost, mut refused) = (None, None);
         for queued in left {
             let note = queued.note.clone();
-            if lost.is_none() {
-                lost = self.push_again(&new, queued).err();
-            }
-            if let Some(note) = note.filter(|_| lost.is_some()) {
+            let goes_on = match (&lost, &over_quota) {
+                (Some(_), _) => false,
+                // What was answered before there was a quota goes on all the same.
+                (None, Some(why)) if !queued.behind => {
+                    refused = Some(why.clone());
+                    false
+                }
+                (None, _) => {
+                    lost = self.push_again(&new, queued).err();
+                    lost.is_none()
+                }
+            };
+            if let Some(note) = note.filter(|_| !goes_on) {
                 note.given_up();
             }
         }
+        let lost = lost.or(refused);
         // Only now: what is written from here on comes behind.
         self.table.take_up(&new);
         self.table.with(ino, |used| {
             used.appended |= appends;
-            used.lost = lost.or(used.lost.take());
+            lost.into_iter().for_each(|why| used.losses.note(why));
         });
         self.say_read(old);
         Ok(true)
@@ -145,7 +160,10 @@ impl Volume {
         let at = match op {
             Op::WriteAt(at) if gone => at,
             // Nothing is there any more that could be zeroed.
-            Op::Zero { .. } if gone => return Ok(()),
+            Op::Zero { .. } if gone => {
+                note.iter().for_each(|note| note.done());
+                return Ok(());
+            }
             _ => {
                 let draft = Draft::new(target, op, payload, time);
                 return new.push(draft.noted(note).behind(behind)).map(drop);
@@ -219,7 +237,7 @@ impl Volume {
         self.table.with(ino, |used| {
             used.writer = None;
             if behind {
-                used.lost = Some(DataError::NoSpace);
+                used.losses.note(DataError::NoSpace);
             }
         });
         let agreement = self.ctx.agreement.clone();

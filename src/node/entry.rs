@@ -1,75 +1,22 @@
 //! How a member enters its cluster (R12): who it is, how it is admitted, and how it comes back when it was taken for dead.
 
 use crate::{
-    Config, Error,
+    Error,
     join::enter,
     member::Member,
-    seams::{Part, Seams, part_seed},
+    place::{Place, bind, said, session_of},
+    seams::{Part, part_seed},
 };
-use hydfs_data::Trial;
-use hydfs_store::Folder;
 use hydfs_types::{
-    Admission, Admitted, Agreement, AgreementError, BootId, ClusterId, Command, CommandError,
-    FileKind, JOBS_DIR, LogIndex, MemberId, Planted, ROOT_INO, Reply, SessionId,
+    Admitted, Agreement, AgreementError, ClusterId, Command, CommandError, FileKind, JOBS_DIR,
+    ROOT_INO, Reply,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{sync::Arc, time::Duration};
 
-/// How long a joiner looks for a door, and a restarted member for a majority, before it gives up or says so again.
-const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const AGAIN: Duration = Duration::from_millis(250);
-/// Whoever is to make a cluster listens for so long whether it is in one: a leader calls each member more often.
-const KNOCKS: Duration = Duration::from_secs(2);
-
-/// Who the member is to the agreement group before its parts start.
-pub(crate) struct Place {
-    pub(crate) member: MemberId,
-    pub(crate) cluster: Option<ClusterId>,
-    pub(crate) admitted: Option<Admitted>,
-}
 
 impl Member {
-    /// Finds out who this member is: from its folder, by making a cluster, or by asking to be let in.
-    pub(crate) async fn place(config: &Config, seams: &Seams) -> Result<Place, Error> {
-        let (folder, net) = (&seams.folder, &*seams.net);
-        if let (Some(cluster), Some(member)) = (folder.cluster(), folder.member()) {
-            return Ok(Place {
-                member,
-                cluster: Some(cluster),
-                admitted: None,
-            });
-        }
-        if config.bootstrap {
-            // A cluster that has this machine as a voter asks it for votes that an empty folder must not give.
-            tokio::time::sleep(KNOCKS).await;
-            if let Some(cluster) = net.knocked() {
-                return Err(Error::Sought { cluster });
-            }
-            return Ok(Place {
-                member: MemberId(1),
-                cluster: None,
-                admitted: None,
-            });
-        }
-        if config.join.is_empty() {
-            return Err(Error::NoCluster);
-        }
-        let (cluster, admitted) = enter(
-            net,
-            &config.join,
-            &said(config, folder, seams.seed, LogIndex(0), seams.trial),
-            PATIENCE,
-        )
-        .await?;
-        bind(config, folder, cluster, admitted.member)?;
-        net.known_as(Some(cluster), admitted.member, admitted.incarnation);
-        Ok(Place {
-            member: admitted.member,
-            cluster: Some(cluster),
-            admitted: Some(admitted),
-        })
-    }
-
     /// Becomes a member of the agreement group with a current state.
     pub(crate) async fn enter_group(self: &Arc<Self>, place: Place) -> Result<(), Error> {
         if place.cluster.is_none() {
@@ -123,6 +70,7 @@ impl Member {
             rdev: 0,
             target: Vec::new(),
             grant: None,
+            umask: 0,
         };
         match self.group.propose(jobs).await {
             Ok(_) | Err(AgreementError::Refused(CommandError::Exists)) => {}
@@ -216,45 +164,4 @@ impl Member {
         self.become_incarnation(admitted);
         Ok(())
     }
-}
-
-/// One session per start, and per return after an expiry: start counts are never used twice.
-pub(crate) fn session_of(member: MemberId, start_count: u64, trial: Trial) -> SessionId {
-    if trial.planted == Some(Planted::IdsReused) {
-        return SessionId(member.0 << 32);
-    }
-    SessionId(member.0 << 32 | start_count)
-}
-
-fn said(config: &Config, folder: &Folder, seed: u64, last: LogIndex, trial: Trial) -> Admission {
-    let boot = match trial.planted {
-        Some(Planted::KeptAfterPowerLoss) => BootId([0; 16]),
-        _ => folder.boot(),
-    };
-    Admission {
-        name: config.name.clone(),
-        addr: config.advertise,
-        zone: config.zone.clone(),
-        weight: config.weight,
-        storage: folder.storage(),
-        boot,
-        start_count: folder.start_count(),
-        drawn: part_seed(seed ^ folder.start_count(), Part::Start),
-        last,
-    }
-}
-
-fn bind(
-    config: &Config,
-    folder: &Folder,
-    cluster: ClusterId,
-    member: MemberId,
-) -> Result<(), Error> {
-    let done = folder
-        .set_cluster(cluster)
-        .and_then(|()| folder.set_member(member));
-    done.map_err(|source| Error::Folder {
-        path: config.data.clone(),
-        source,
-    })
 }

@@ -20,8 +20,10 @@ mod made_good;
 mod member;
 mod metrics;
 mod pace;
+mod place;
 mod planted;
 mod privacy;
+mod rights;
 mod router;
 mod seams;
 mod standing;
@@ -41,6 +43,7 @@ pub use faults::Faults;
 pub use fsck::{FolderReport, fsck};
 pub use hydfs_data::SCRUB_BYTES_PER_S;
 pub use member::Member;
+pub use place::Place;
 pub use router::Router;
 pub use seams::{Seams, Wire};
 
@@ -81,18 +84,34 @@ async fn serve(config: Config) -> Result<End, Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hand_over = signal(SignalKind::user_defined1())?;
-    let starting = Member::start(config);
-    let member = tokio::select! {
+    let beginning = Member::begin(config);
+    let (member, place) = tokio::select! {
         biased;
         _ = terminate.recv() => return Ok(End::Stopped),
         _ = interrupt.recv() => return Ok(End::Stopped),
-        member = starting => member?,
+        begun = beginning => begun?,
     };
+    // Before it is admitted: without a majority that takes its time, and the control tree says why.
+    let serving = mount(&member).await?;
+    let entering = member.enter(place);
+    tokio::select! {
+        biased;
+        _ = terminate.recv() => return Ok(End::Stopped),
+        _ = interrupt.recv() => return Ok(End::Stopped),
+        entered = entering => entered?,
+    }
+    if serving.is_some() {
+        tokio::spawn(events::follow(member.clone()));
+    }
+    if let Some(memory) = &member.memory {
+        // From here on there may be requests in hand that the next worker has to know of.
+        memory.set_ready();
+    }
+    member.volume.begin();
     let door = hydfs_control::Server::start(
         member.config.control_socket(),
         Arc::new(Door(member.clone())),
     )?;
-    let serving = mount(&member).await?;
     let unmounted = async {
         match &serving {
             Some(serving) => serving.ended().await,
@@ -123,9 +142,6 @@ async fn serve(config: Config) -> Result<End, Error> {
 /// Serves the mount that the supervisor made, on this runtime.
 async fn mount(member: &Arc<Member>) -> Result<Option<hydfs_mount::Serving>, Error> {
     let Some(point) = member.config.mount.clone() else {
-        if let Some(memory) = &member.memory {
-            memory.set_ready();
-        }
         return Ok(None);
     };
     let config = ServeConfig {
@@ -137,11 +153,6 @@ async fn mount(member: &Arc<Member>) -> Result<Option<hydfs_mount::Serving>, Err
         ..ServeConfig::default()
     };
     let fd = own(point.fd);
-    if let Some(memory) = &member.memory {
-        // From here on there may be requests in hand that the next worker has to know of.
-        memory.set_ready();
-    }
-    tokio::spawn(events::follow(member.clone()));
     let fs = Arc::new(Mounted(member.volume.clone()));
     let runtime = tokio::runtime::Handle::current();
     // The first answers to the kernel come from this runtime: it must not be blocked while they are waited for.

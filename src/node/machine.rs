@@ -33,6 +33,9 @@ impl Followers {
         if let Some(data) = self.data.get() {
             data.ctx.note(index, events);
         }
+        if let Some(volume) = self.volume.get() {
+            volume.note_acls(events);
+        }
     }
 
     fn tell(&self, index: LogIndex, events: &[Event], by: Incarnation) {

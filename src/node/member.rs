@@ -2,12 +2,13 @@
 
 use crate::{
     Config, Error,
-    entry::{AGAIN, Place, session_of},
+    entry::AGAIN,
     faults::Faults,
     handover, join,
     kernel::Kernel,
     machine::{Followers, Machine},
     pace::Pace,
+    place::{Place, session_of},
     planted,
     router::Router,
     seams::{Part, Seams, Wire, part_seed},
@@ -70,6 +71,17 @@ impl Member {
     /// Starts a member on the current runtime and returns once it is admitted and its state is current.
     pub fn start(config: Config) -> BoxFuture<'static, Result<Arc<Self>, Error>> {
         Box::pin(async move {
+            let (member, place) = Self::begin(config).await?;
+            member.enter(place).await?;
+            member.volume.begin();
+            Ok(member)
+        })
+    }
+
+    /// Starts the parts of a member that is still to [`Member::enter`] its cluster. Its mount may be served: until
+    /// [`Volume::begin`] it answers the control tree alone.
+    pub fn begin(config: Config) -> BoxFuture<'static, Result<(Arc<Self>, Place), Error>> {
+        Box::pin(async move {
             let faults = config.allow_faults.then(|| Arc::new(Faults::default()));
             let folder = Folder::open_through(&config.data, &config.name, |disk| match &faults {
                 Some(faults) => {
@@ -107,12 +119,12 @@ impl Member {
                 memory: config.memory.map(handover::open).transpose()?,
                 trial: Trial::default(),
             };
-            let member = Self::assemble(config, seams, router).await?;
+            let (member, place) = Self::joined(config, seams, router).await?;
             if let Some(faults) = faults {
                 tracing::warn!("faults may be injected through .cluster/faults: for tests only");
                 member.hook_faults(&net, &faults);
             }
-            Ok(member)
+            Ok((member, place))
         })
     }
 
@@ -142,14 +154,33 @@ impl Member {
         router: Arc<Router>,
     ) -> BoxFuture<'static, Result<Arc<Self>, Error>> {
         Box::pin(async move {
-            let place = Self::place(&config, &seams).await?;
-            let member = Self::parts(config, seams, &place).await?;
-            // Before anybody can ask it for a vote.
-            standing::check(&member).await?;
-            router.set(&member);
-            member.enter_group(place).await?;
-            member.run().await?;
+            let (member, place) = Self::joined(config, seams, router).await?;
+            member.enter(place).await?;
+            member.volume.begin();
             Ok(member)
+        })
+    }
+
+    async fn joined(
+        config: Config,
+        seams: Seams,
+        router: Arc<Router>,
+    ) -> Result<(Arc<Self>, Place), Error> {
+        let place = Place::find(&config, &seams).await?;
+        let member = Self::parts(config, seams, &place).await?;
+        // Before anybody can ask it for a vote.
+        standing::check(&member).await?;
+        router.set(&member);
+        member.volume.set_control(crate::tree::Tree::new(&member));
+        Ok((member, place))
+    }
+
+    /// Enters the cluster: returns once it is admitted, its state is current, and everything that follows it runs.
+    pub fn enter(self: &Arc<Self>, place: Place) -> BoxFuture<'static, Result<(), Error>> {
+        let member = self.clone();
+        Box::pin(async move {
+            member.enter_group(place).await?;
+            member.run().await
         })
     }
 
@@ -268,7 +299,6 @@ impl Member {
         }
         self.volume.unlock_left();
         self.own_up().await;
-        self.volume.set_control(crate::tree::Tree::new(self));
         if self.streams {
             drop(self.streaming.set(Streaming::start(self)?));
         }

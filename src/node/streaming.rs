@@ -3,7 +3,12 @@
 //! RainStorm computes on a runtime of its own; everything that touches the data plane is handed to the member's core
 //! runtime, where the rules of the data plane hold.
 
-use crate::{Error, member::Member, workers::Members};
+use crate::{
+    Error,
+    member::Member,
+    rights::{ensure, may, may_write, split, walk},
+    workers::Members,
+};
 use bytes::Bytes;
 use hydfs_data::{Draft, FileWriter, Target};
 use hydfs_fs::Volume;
@@ -11,13 +16,17 @@ use hydfs_mount::FsError;
 use hydfs_state::Body;
 use hydfs_types::{
     Agreement, AgreementError, Attempt, Attr, BoxFuture, Clock, Command, CommandError, FileKind,
-    Frame, Ino, JobId, MemberId, Op, Peer, ROOT_INO, Reply, Seq, SystemClock, WriterId,
+    Frame, Ino, JobId, MemberId, Op, Peer, Reply, Seq, SystemClock, WriterId,
 };
 use rainstorm::{Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{runtime, sync::watch};
@@ -197,7 +206,27 @@ struct Files {
     volume: Arc<Volume>,
     member: Arc<Member>,
     core: runtime::Handle,
-    writers: Mutex<BTreeMap<WriterId, Arc<FileWriter>>>,
+    writers: Mutex<BTreeMap<WriterId, Arc<Output>>>,
+}
+
+/// A task's writer of a file, and what is left of its room below quotas.
+struct Output {
+    writer: FileWriter,
+    room: AtomicU64,
+}
+
+impl Output {
+    /// Takes room for so many bytes. Whoever writes does one thing at a time.
+    async fn have_room(&self, volume: &Volume, bytes: u64) -> Result<(), FsError> {
+        let left = self.room.load(Relaxed);
+        let more = match left < bytes {
+            true => volume.room_for(&self.writer, bytes - left).await?,
+            false => 0,
+        };
+        self.room
+            .store(left.saturating_add(more).saturating_sub(bytes), Relaxed);
+        Ok(())
+    }
 }
 
 impl Files {
@@ -218,18 +247,18 @@ impl Files {
         })
     }
 
-    fn writers(&self) -> MutexGuard<'_, BTreeMap<WriterId, Arc<FileWriter>>> {
+    fn writers(&self) -> MutexGuard<'_, BTreeMap<WriterId, Arc<Output>>> {
         self.writers
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn writer(&self, sink: &Sink) -> Option<Arc<FileWriter>> {
+    fn output(&self, sink: &Sink) -> Option<Arc<Output>> {
         self.writers().get(&sink.id).cloned()
     }
 }
 
-fn of_fs(path: &str, error: FsError) -> StorageError {
+pub(crate) fn of_fs(path: &str, error: FsError) -> StorageError {
     match error {
         FsError::NotFound | FsError::Stale => StorageError::NotFound(path.into()),
         FsError::Denied | FsError::NotPermitted(_) => StorageError::Denied(path.into()),
@@ -242,41 +271,6 @@ fn of_fs(path: &str, error: FsError) -> StorageError {
     }
 }
 
-fn may(attr: &Attr, owner: Owner, bit: u16) -> bool {
-    let shift = if owner.uid == attr.uid {
-        6
-    } else if owner.gid == attr.gid {
-        3
-    } else {
-        0
-    };
-    owner.uid == 0 || attr.mode >> shift & bit != 0
-}
-
-/// Follows a path as this user would: every directory must be enterable.
-async fn walk(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Attr> {
-    let mut attr = volume
-        .stat(ROOT_INO)
-        .await
-        .map_err(|error| of_fs(path, error))?;
-    for name in path.split('/').filter(|name| !name.is_empty()) {
-        if attr.kind == FileKind::Directory && !may(&attr, owner, 1) {
-            return Err(StorageError::Denied(path.into()));
-        }
-        attr = volume
-            .lookup(attr.ino, name.as_bytes())
-            .await
-            .map_err(|error| of_fs(path, error))?;
-    }
-    Ok(attr)
-}
-
-fn split(path: &str) -> (&str, &str) {
-    let path = path.trim_end_matches('/');
-    let at = path.rfind('/').unwrap_or_default();
-    (&path[..at], path[at..].trim_start_matches('/'))
-}
-
 fn entry(volume: &Volume, name: &str, attr: &Attr) -> Entry {
     let state = volume.state();
     let inode = state.inode(attr.ino).ok();
@@ -284,6 +278,7 @@ fn entry(volume: &Volume, name: &str, attr: &Attr) -> Entry {
         .is_some_and(|inode| matches!(&inode.body, Body::File(file) if !file.writers.is_empty()));
     Entry {
         name: name.into(),
+        is_text: true,
         ino: attr.ino,
         kind: attr.kind,
         generation: inode.map_or(0, |inode| inode.data_version),
@@ -291,65 +286,6 @@ fn entry(volume: &Volume, name: &str, attr: &Attr) -> Entry {
         uid: attr.uid,
         gid: attr.gid,
         busy,
-    }
-}
-
-/// Makes what is missing: a directory or a file, owned by `owner`. What is there is of this kind, or an error.
-async fn ensure(volume: &Volume, path: &str, owner: Owner, kind: FileKind) -> StorageResult<Attr> {
-    match walk(volume, path, owner).await {
-        Err(StorageError::NotFound(_)) => {}
-        Ok(attr) if attr.kind != kind => {
-            let wanted = if kind == FileKind::Directory {
-                "directory"
-            } else {
-                "regular file"
-            };
-            return Err(StorageError::Invalid(format!("{path}: not a {wanted}")));
-        }
-        found => return found,
-    }
-    let (dir, name) = split(path);
-    let parent = Box::pin(ensure(volume, dir, owner, FileKind::Directory)).await?;
-    // The folder of a job is made for its owner, who may write nothing else there.
-    let of_job = dir == "/.jobs" && kind == FileKind::Directory;
-    if !may(&parent, owner, 2) && !of_job {
-        return Err(StorageError::Denied(path.into()));
-    }
-    let mode = if kind == FileKind::Directory {
-        0o755
-    } else {
-        0o644
-    };
-    match volume
-        .make_owned(
-            parent.ino,
-            name.as_bytes(),
-            kind,
-            mode,
-            owner.uid,
-            owner.gid,
-        )
-        .await
-    {
-        Ok(attr) => Ok(attr),
-        Err(FsError::Exists) => walk(volume, path, owner).await,
-        Err(error) => Err(of_fs(path, error)),
-    }
-}
-
-/// Whether a user may write what is there, or make what is missing as `ensure` does.
-async fn may_write(volume: &Volume, path: &str, owner: Owner) -> StorageResult<()> {
-    let may = match walk(volume, path, owner).await {
-        Ok(attr) => may(&attr, owner, 2),
-        Err(StorageError::NotFound(_)) => match split(path).0 {
-            "/.jobs" => true,
-            dir => return Box::pin(may_write(volume, dir, owner)).await,
-        },
-        Err(error) => return Err(error),
-    };
-    match may {
-        true => Ok(()),
-        false => Err(StorageError::Denied(path.into())),
     }
 }
 
@@ -379,7 +315,11 @@ impl Storage for Files {
             let mut entries = Vec::with_capacity(names.len());
             for (name, attr) in names {
                 settle(&volume, &attr).await;
-                entries.push(entry(&volume, &name, &attr));
+                let text = String::from_utf8_lossy(&name);
+                entries.push(Entry {
+                    is_text: matches!(text, Cow::Borrowed(_)),
+                    ..entry(&volume, &text, &attr)
+                });
             }
             Ok(entries)
         })
@@ -478,7 +418,7 @@ impl Storage for Files {
         let (volume, member, path) = (self.volume.clone(), self.member.clone(), path.to_owned());
         let opened = self.on_core(async move {
             let attr = ensure(&volume, &path, owner, FileKind::Regular).await?;
-            if !may(&attr, owner, 2) {
+            if !may(&volume, &attr, owner, 2) {
                 return Err(StorageError::Denied(path));
             }
             let grant = Command::Grant {
@@ -489,7 +429,10 @@ impl Storage for Files {
             match member.group.propose(grant).await {
                 Ok(Reply::Granted(granted)) => Ok((
                     attr.ino,
-                    Arc::new(member.data.writer(attr.ino, granted.writer)),
+                    Arc::new(Output {
+                        writer: member.data.writer(attr.ino, granted.writer),
+                        room: AtomicU64::new(0),
+                    }),
                 )),
                 Ok(other) => Err(StorageError::Unavailable(format!(
                     "unexpected answer {other:?}"
@@ -502,23 +445,26 @@ impl Storage for Files {
             }
         });
         Box::pin(async move {
-            let (ino, writer) = opened.await?;
+            let (ino, output) = opened.await?;
             let sink = Sink {
-                id: writer.writer,
+                id: output.writer.writer,
                 ino,
             };
             let mut writers = self.writers();
             // Tasks that are stopped half-way close nothing: the end of their attempt does.
-            writers.retain(|_, old| old.is_open());
-            writers.insert(sink.id, writer);
+            writers.retain(|_, old| old.writer.is_open());
+            writers.insert(sink.id, output);
             Ok(sink)
         })
     }
 
     fn append<'a>(&'a self, sink: &'a Sink, payload: Bytes) -> BoxFuture<'a, StorageResult<Seq>> {
-        let writer = self.writer(sink);
+        let (output, volume) = (self.output(sink), self.volume.clone());
         self.on_core(async move {
-            let writer = writer.ok_or(StorageError::Ended)?;
+            let output = output.ok_or(StorageError::Ended)?;
+            let room = output.have_room(&volume, payload.len() as u64).await;
+            room.map_err(|error| StorageError::Unavailable(error.to_string()))?;
+            let writer = &output.writer;
             let seq = writer
                 .push(Draft::new(
                     Target::Tail,
@@ -533,13 +479,10 @@ impl Storage for Files {
     }
 
     fn durable<'a>(&'a self, sink: &'a Sink, _seq: Seq) -> BoxFuture<'a, StorageResult<()>> {
-        let writer = self.writer(sink);
+        let output = self.output(sink);
         self.on_core(async move {
-            writer
-                .ok_or(StorageError::Ended)?
-                .sync()
-                .await
-                .map_err(of_data)
+            let output = output.ok_or(StorageError::Ended)?;
+            output.writer.sync().await.map_err(of_data)
         })
     }
 
@@ -590,7 +533,7 @@ async fn pinned(volume: &Volume, path: &str, owner: Owner) -> StorageResult<Sour
     if attr.kind != FileKind::Regular {
         return Err(StorageError::Invalid(format!("{path}: not a regular file")));
     }
-    if !may(&attr, owner, 4) {
+    if !may(volume, &attr, owner, 4) {
         return Err(StorageError::Denied(path.into()));
     }
     // Agreed, and of one moment: what this member alone knows of the file others cannot read yet.

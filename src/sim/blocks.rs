@@ -147,6 +147,7 @@ impl Blocks {
             offset: (block * BLOCK_BYTES) as u64,
             data: Bytes::from(tag.to_le_bytes().repeat(BLOCK_BYTES / 8)),
             append: false,
+            sync: false,
         };
         let by = mount.member().ctx.me();
         call(mount, request).await?;
@@ -238,6 +239,7 @@ async fn open(mount: &dyn Ask, name: &str) -> Result<Open, FsError> {
         parent: ROOT_INO,
         name: name.as_bytes().to_vec(),
         mode: 0o644,
+        umask: 0,
         how,
     };
     match call(mount, request).await? {

@@ -48,6 +48,7 @@ pub async fn open(mount: &dyn Ask, how: How) -> Result<(Ino, Handle), FsError> {
         parent: ROOT_INO,
         name: FILE.to_vec(),
         mode: 0o644,
+        umask: 0,
         how,
     };
     match call(mount, request).await? {
@@ -88,6 +89,7 @@ pub async fn write_lines(
                     offset: 0,
                     data,
                     append: true,
+                    sync: false,
                 },
             )
             .await

@@ -265,6 +265,7 @@ async fn make(member: &Arc<Member>, name: &str) -> Result<Ino, FsError> {
         parent: ROOT_INO,
         name: name.as_bytes().to_vec(),
         mode: 0o644,
+        umask: 0,
         how: How {
             read: true,
             ..How::default()

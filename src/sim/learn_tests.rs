@@ -44,6 +44,7 @@ async fn write_one(mount: &Arc<Member>, name: String) -> Result<(), FsError> {
         parent: ROOT_INO,
         name: name.clone().into_bytes(),
         mode: 0o644,
+        umask: 0,
         how,
     };
     let Answer::Created(attr, opened) = call(mount, create).await? else {
@@ -56,6 +57,7 @@ async fn write_one(mount: &Arc<Member>, name: String) -> Result<(), FsError> {
         offset: 0,
         data: Bytes::from(name),
         append: false,
+        sync: false,
     };
     mount.ask(write).await?;
     mount.ask(Request::Release { ino, handle }).await?;

@@ -165,6 +165,7 @@ async fn ask(mount: &dyn Ask, begun: Call) -> Result<Call, FsError> {
                 parent: ROOT_INO,
                 name: name(at),
                 mode: 0o644,
+                umask: 0,
                 how,
             };
             match call(mount, request).await {

@@ -3,7 +3,7 @@
 use crate::{
     Event, State,
     admit::Start,
-    namespace::{Asks, Make, Move},
+    namespace::{Asks, Make, Move, NewAcl},
 };
 use hydfs_types::{Command, CommandError, Envelope, Incarnation, LogIndex, Reply};
 
@@ -32,6 +32,7 @@ impl State {
             return answer;
         }
         let answer = self.decide(&envelope.command, events);
+        self.fence_shrunk(events);
         self.remember(envelope, &answer);
         answer
     }
@@ -101,6 +102,7 @@ impl State {
                 rdev,
                 target,
                 grant,
+                umask,
             } => {
                 let make = Make {
                     parent: *parent,
@@ -112,11 +114,18 @@ impl State {
                     rdev: *rdev,
                     target,
                     grant: *grant,
+                    umask: *umask,
                 };
                 self.create(&make, events)
             }
             Command::Link { ino, parent, name } => self.link(*ino, *parent, name, events),
-            Command::Unlink { parent, name, dir } => self.unlink(*parent, name, *dir, events),
+            Command::Unlink { parent, name, dir } => self.unlink(*parent, name, *dir, None, events),
+            Command::UnlinkAs {
+                parent,
+                name,
+                dir,
+                caller,
+            } => self.unlink(*parent, name, *dir, Some(*caller), events),
             Command::Rename {
                 parent,
                 name,
@@ -132,6 +141,27 @@ impl State {
                     to_name,
                     no_replace: *no_replace,
                     exchange: *exchange,
+                    caller: None,
+                };
+                self.rename(&what, events)
+            }
+            Command::RenameAs {
+                parent,
+                name,
+                to_parent,
+                to_name,
+                no_replace,
+                exchange,
+                caller,
+            } => {
+                let what = Move {
+                    parent: *parent,
+                    name,
+                    to_parent: *to_parent,
+                    to_name,
+                    no_replace: *no_replace,
+                    exchange: *exchange,
+                    caller: Some(*caller),
                 };
                 self.rename(&what, events)
             }
@@ -154,6 +184,21 @@ impl State {
                 value,
                 mode,
             } => self.set_xattr(*ino, name, value, *mode, events),
+            Command::SetAcl {
+                ino,
+                default,
+                list,
+                owner,
+                set_gid,
+            } => {
+                let new = NewAcl {
+                    default: *default,
+                    list,
+                    owner: *owner,
+                    set_gid: *set_gid,
+                };
+                self.set_acl(*ino, &new, events)
+            }
             Command::RemoveXattr { ino, name } => self.remove_xattr(*ino, name, events),
             Command::ReleaseOrphans { incarnation, inos } => {
                 self.release_orphans(*incarnation, inos, events)
@@ -180,6 +225,14 @@ impl State {
             } => self.grow(*ino, *size, *sole, versions, events),
             Command::Job(command) => self.job(command, events),
             Command::Fence { writer } => self.fence(*writer, events),
+            Command::SetQuota { dir, limit, most } => self.set_quota(*dir, *limit, *most, events),
+            Command::Reserve {
+                writer,
+                bytes,
+                spare,
+                instead_of,
+            } => self.reserve(*writer, *bytes, *spare, *instead_of),
+            Command::Reclaim { ino } => self.reclaim(*ino, events),
         }
     }
 }

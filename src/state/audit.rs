@@ -1,7 +1,7 @@
 //! Consistency of the agreed state, for tests and the simulator's oracle. Never called while serving.
 
-use crate::{Body, FileBody, Segment, State, WriterPhase, segment_index, slot_of};
-use hydfs_types::{FileKind, Ino, ROOT_INO, SLOTS, WriterId};
+use crate::{Acl, Body, FileBody, Inode, Segment, State, WriterPhase, segment_index, slot_of};
+use hydfs_types::{ACL_ACCESS, ACL_DEFAULT, FileKind, Ino, ROOT_INO, SLOTS, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
 type Finding = Result<(), String>;
@@ -27,6 +27,7 @@ impl State {
         self.audit_segments()?;
         self.audit_writers()?;
         self.audit_locks()?;
+        self.audit_quotas()?;
         self.audit_sessions()
     }
 
@@ -111,6 +112,7 @@ impl State {
         let mut bytes = 0;
         for (ino, inode) in &self.names.inodes {
             bytes += inode.attr.stored;
+            self.audit_acls(inode)?;
             match &inode.body {
                 Body::Directory(directory) => {
                     must!(
@@ -191,6 +193,27 @@ impl State {
             );
         }
         must!(named.is_empty(), "entries without inodes: {named:?}");
+        Ok(())
+    }
+
+    fn audit_acls(&self, inode: &Inode) -> Finding {
+        let (ino, mode) = (inode.attr.ino, inode.attr.mode);
+        let is_directory = inode.attr.kind == FileKind::Directory;
+        for (name, list) in &inode.xattrs {
+            if !name.starts_with(b"system.") {
+                continue;
+            }
+            let acl = Acl::parse(list).ok().flatten();
+            let Some(acl) = acl.filter(|acl| acl.bytes() == *list) else {
+                return Err(format!("{ino}: {list:?} is no access control list"));
+            };
+            let fits = match name.as_slice() {
+                ACL_ACCESS => acl.mode() == mode & 0o777 && !acl.is_mode_alone(),
+                ACL_DEFAULT => is_directory,
+                _ => false,
+            };
+            must!(fits, "{ino}, mode {mode:o}: {acl:?} does not belong there");
+        }
         Ok(())
     }
 
@@ -351,6 +374,44 @@ impl State {
                 writer.incarnation
             );
         }
+        Ok(())
+    }
+
+    fn audit_quotas(&self) -> Finding {
+        must!(self.shrunk.is_empty(), "a shorter file was forgotten");
+        let mut quotas = 0;
+        for (ino, inode) in &self.names.inodes {
+            match &inode.body {
+                Body::Directory(directory) => {
+                    let Some(quota) = &directory.quota else {
+                        continue;
+                    };
+                    quotas += 1;
+                    let counted = self.names.count_below(*ino, u64::MAX);
+                    must!(
+                        counted == Ok(quota.used),
+                        "{ino}: {counted:?} below it, {:?} counted",
+                        quota.used
+                    );
+                }
+                Body::File(file) => {
+                    let writers = self.names.writers.values();
+                    let own = writers.filter(|writer| writer.ino == *ino);
+                    let room: u64 = own.map(|writer| writer.room).sum();
+                    must!(
+                        room == file.room,
+                        "{ino}: its writers have room for {room}, {} counted",
+                        file.room
+                    );
+                }
+                Body::Symlink(_) | Body::Special => {}
+            }
+        }
+        must!(
+            quotas == self.names.quotas,
+            "{quotas} quotas, {} counted",
+            self.names.quotas
+        );
         Ok(())
     }
 

@@ -78,6 +78,7 @@ impl State {
             .map(|(id, _)| *id)
             .collect();
         self.fence_writers(&open, events);
+        self.release_rooms(&ended);
         self.end_locks(|one| ended.contains(&one), events);
         for ino in self.names.orphans.clone() {
             self.release_orphan(ino, &ended, events);

@@ -1,5 +1,6 @@
 //! The shapes of the agreed state. Plain data: `apply` changes it, everybody else reads it.
 
+use crate::Quota;
 use hydfs_types::{
     Applied, Attempt, Attr, BootId, ClusterId, Digest, Incarnation, Ino, JobId, JobInfo, Locks,
     LogIndex, MapVersion, MemberId, MemberInfo, Planted, SegmentId, SegmentVersion, Seq, SessionId,
@@ -20,6 +21,9 @@ pub struct State {
     pub jobs: BTreeMap<JobId, JobInfo>,
     pub next_job: u64,
     pub sessions: BTreeMap<SessionId, Session>,
+    /// Files below a quota that the command in hand made shorter.
+    #[serde(skip)]
+    pub shrunk: BTreeSet<Ino>,
     /// A bug for the simulator to find, handed in like the clock; none of what is agreed.
     #[serde(skip)]
     pub planted: Option<Planted>,
@@ -71,6 +75,8 @@ pub struct Namespace {
     pub locks: BTreeMap<Ino, Locks>,
     /// Bytes held by all files (`attr.stored`).
     pub bytes: u64,
+    /// Directories with a quota.
+    pub quotas: u64,
     pub next_ino: u64,
     pub next_segment: u64,
     pub next_writer: u64,
@@ -113,6 +119,8 @@ pub struct FileBody {
     /// Fenced writers whose owners have not read yet what became of them (R5): such a one may have answered writes that go
     /// on under another writer (R10).
     pub unread: BTreeSet<WriterId>,
+    /// Of all its writers.
+    pub room: u64,
 }
 
 /// A directory.
@@ -123,6 +131,7 @@ pub struct DirectoryBody {
     /// Names by cookie: a stable order for readdir.
     pub order: BTreeMap<u64, Vec<u8>>,
     pub next_cookie: u64,
+    pub quota: Option<Quota>,
 }
 
 /// An entry.
@@ -199,6 +208,8 @@ pub struct Writer {
     pub timed: Seq,
     /// It was fenced, and its owner has read what became of its records.
     pub read: bool,
+    /// Bytes of quotas that it was promised (`quota.rs`).
+    pub room: u64,
 }
 
 /// What makes a writer transactional.
@@ -246,6 +257,8 @@ pub enum Event {
     },
     /// Attributes changed.
     Inode(Ino),
+    /// An access control list changed, the one of the inode or what it passes on.
+    Acl(Ino),
     /// Content or size changed.
     Data(Ino),
     /// Somebody who waits for a lock on this file may try again.

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Format of data folders that this binary writes and reads.
-const FORMAT: u16 = 3;
+const FORMAT: u16 = 4;
 const PATH: &str = "format";
 const HEADING: &str = "# The data folder of one HyDFS member. Do not edit, and do not copy a folder: its copy is refused.\n";
 

@@ -78,6 +78,8 @@ pub enum Command {
         rdev: u32,
         target: Vec<u8>,
         grant: Option<Incarnation>,
+        /// Bits that the mode loses, unless the directory has a default access control list.
+        umask: u16,
     },
     Link {
         ino: Ino,
@@ -206,6 +208,73 @@ pub enum Command {
         sole: Option<(WriterId, Seq)>,
         versions: Vec<(SegmentId, SegmentVersion)>,
     },
+
+    // ---- quotas ----
+    /// Sets a limit of what is below a directory, or takes it away.
+    SetQuota {
+        dir: Ino,
+        limit: Limit,
+        most: Option<u64>,
+    },
+    /// Promises a writer so many bytes of the quotas that its file is below, and up to `spare` more. `instead_of`: an ended
+    /// writer of the same file gives its room up for that. Refused `OverQuota`; `Changed` where the writer has ended.
+    Reserve {
+        writer: WriterId,
+        bytes: u64,
+        spare: u64,
+        instead_of: Option<WriterId>,
+    },
+    /// Ends the writers that have room below the quotas of this file: somebody was refused, and they may not need all of it.
+    Reclaim {
+        ino: Ino,
+    },
+
+    // ---- namespace ----
+    /// Sets an access control list, and the mode along with it.
+    SetAcl {
+        ino: Ino,
+        /// A directory's for what is made in it, else the one of the inode itself.
+        default: bool,
+        /// As the kernel writes it (`ACL_ACCESS`). Empty: there is none any more, and the mode stays.
+        list: Vec<u8>,
+        /// Refused `NotPermitted` unless it owns the inode; `None`: the owner's right is not needed.
+        owner: Option<u32>,
+        set_gid: SetGid,
+    },
+    /// As `Unlink`, for a user: refused `NotPermitted` where the directory is sticky and `caller` owns neither it nor what
+    /// goes. Both owners are those that are agreed when it is applied.
+    UnlinkAs {
+        parent: Ino,
+        name: Vec<u8>,
+        dir: bool,
+        caller: u32,
+    },
+    /// As `Rename`, for a user: refused in the same way, for what moves and for what is replaced.
+    RenameAs {
+        parent: Ino,
+        name: Vec<u8>,
+        to_parent: Ino,
+        to_name: Vec<u8>,
+        no_replace: bool,
+        exchange: bool,
+        caller: u32,
+    },
+}
+
+/// What a quota limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Limit {
+    Bytes,
+    Inodes,
+}
+
+/// Where set-group-id outlives a change of rights, by whoever makes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetGid {
+    Anywhere,
+    /// On inodes of this group.
+    OfGroup(u32),
+    Nowhere,
 }
 
 /// Wanted attribute changes; `None` leaves as is.
@@ -325,6 +394,8 @@ pub enum Reply {
     Granted(Granted),
     Merged(Vec<MergeOutcome>),
     Job(JobId),
+    /// Bytes of room that were promised.
+    Reserved(u64),
 }
 
 /// A reply with the entry it was decided at.
@@ -381,4 +452,10 @@ pub enum CommandError {
     TooManyLocks,
     #[error("it is needed where it is: {0}")]
     InUse(String),
+    #[error("the quota is used up: {0}")]
+    OverQuota(String),
+    #[error("it is below another quota")]
+    CrossesQuota,
+    #[error("permission denied")]
+    Denied,
 }

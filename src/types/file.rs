@@ -10,6 +10,13 @@ pub const SYMLINK_BYTES_MAX: usize = 4095;
 /// Largest value of an extended attribute in bytes.
 pub const XATTR_BYTES_MAX: usize = 65_536;
 
+/// The extended attributes that access control lists are: who may use an inode, and what is made in a directory begins with.
+/// Their values are the kernel's (`struct posix_acl_xattr_header` and its entries).
+pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+pub const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
+/// Largest access control list in bytes: kernels read a page of it.
+pub const ACL_BYTES_MAX: usize = 4096;
+
 /// The directory of jobs, in the root: it stays where it is.
 pub const JOBS_DIR: &[u8] = b".jobs";
 

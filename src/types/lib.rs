@@ -25,15 +25,16 @@ pub mod suspend;
 pub use agreement::{Agreement, AgreementError, AppliedWatch, CommandIdentity};
 pub use clock::{Clock, SystemClock, Time};
 pub use command::{
-    Applied, Command, CommandError, Created, Envelope, Granted, MergeItem, MergeOutcome, Reply,
-    SegmentCut, SetAttr, SetXattrMode, Then, Touched, WriterEnd,
+    Applied, Command, CommandError, Created, Envelope, Granted, Limit, MergeItem, MergeOutcome,
+    Reply, SegmentCut, SetAttr, SetGid, SetXattrMode, Then, Touched, WriterEnd,
 };
 pub use data::{
     Append, AppendReply, Cutoff, DataRequest, DataResponse, FetchedRecord, Look, Looked, Peeked,
     Prepare, PullSlots, PulledSegment, PulledSlot, ReadBase, ReadSums, Refusal,
 };
 pub use file::{
-    Attr, DirEntry, FileKind, JOBS_DIR, NAME_BYTES_MAX, SYMLINK_BYTES_MAX, XATTR_BYTES_MAX,
+    ACL_ACCESS, ACL_BYTES_MAX, ACL_DEFAULT, Attr, DirEntry, FileKind, JOBS_DIR, NAME_BYTES_MAX,
+    SYMLINK_BYTES_MAX, XATTR_BYTES_MAX,
 };
 pub use frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEAD_BYTES_MAX, Frame, FrameError, PROTOCOL_MAX, PROTOCOL_MIN,

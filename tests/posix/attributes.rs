@@ -34,7 +34,7 @@ fn done(code: libc::c_int) -> io::Result<()> {
     }
 }
 
-fn set(path: &Path, name: &str, value: &[u8], flags: libc::c_int) -> io::Result<()> {
+pub(crate) fn set(path: &Path, name: &str, value: &[u8], flags: libc::c_int) -> io::Result<()> {
     let (path, name) = (c(path.as_os_str().as_bytes()), c(name.as_bytes()));
     // SAFETY: two strings that end with NUL, and a buffer of the length said.
     done(unsafe {
@@ -48,13 +48,13 @@ fn set(path: &Path, name: &str, value: &[u8], flags: libc::c_int) -> io::Result<
     })
 }
 
-fn remove(path: &Path, name: &str) -> io::Result<()> {
+pub(crate) fn remove(path: &Path, name: &str) -> io::Result<()> {
     let (path, name) = (c(path.as_os_str().as_bytes()), c(name.as_bytes()));
     // SAFETY: two strings that end with NUL.
     done(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) })
 }
 
-fn list(path: &Path) -> Vec<String> {
+pub(crate) fn list(path: &Path) -> Vec<String> {
     let path = c(path.as_os_str().as_bytes());
     let mut buffer = vec![0_u8; 65_536];
     // SAFETY: a string that ends with NUL, and a buffer of the length said.
@@ -67,7 +67,7 @@ fn list(path: &Path) -> Vec<String> {
         .collect()
 }
 
-fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<i32> {
+pub(crate) fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<i32> {
     result.expect_err("refused").raw_os_error()
 }
 

@@ -4,7 +4,10 @@
 use crate::{MEMBERS, Numbers, common::Cluster, folders, sh};
 use std::{
     fs::{self, File, OpenOptions},
-    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, PermissionsExt},
+    },
     ptr, slice,
 };
 
@@ -105,6 +108,45 @@ fn shared_mappings_read_and_write() {
     crate::common::until("the last page", crate::common::SOON, || {
         fs::read(at[2].join("f")).is_ok_and(|found| found == expected)
     });
+}
+
+/// What `fstat` tells is what the kernel goes by afterwards: it does not lose the size on the way.
+#[test]
+fn what_others_have_written_can_be_sent_and_mapped_as_soon_as_fstat_tells_it() {
+    const ROUNDS: u64 = 60;
+    let Some(cluster) = Cluster::up(MEMBERS) else {
+        return;
+    };
+    let folders = folders(&cluster, "sent");
+    let path = |i: usize| folders[i].join("file");
+    fs::write(path(0), [b'x'; 100]).expect("a file");
+    let open = |i: usize| OpenOptions::new().write(true).open(path(i));
+    let writers = [open(0).expect("opened"), open(1).expect("opened")];
+    let reader = File::open(path(2)).expect("opened");
+    let null = OpenOptions::new().write(true).open("/dev/null");
+    let null = null.expect("opened");
+    let (mut numbers, mut size, mut short) = (Numbers(7), 100, 0);
+    for round in 0..ROUNDS {
+        let len = 1 + numbers.below(9000) as usize;
+        let more = numbers.bytes(len);
+        let writer = &writers[round as usize % 2];
+        writer.write_all_at(&more, size).expect("written");
+        let mut at = size as libc::off_t;
+        size += more.len() as u64;
+        assert_eq!(reader.metadata().expect("metadata").len(), size);
+        // SAFETY: two open files and an offset that lives for the call.
+        let sent = unsafe {
+            libc::sendfile(
+                null.as_raw_fd(),
+                reader.as_raw_fd(),
+                &raw mut at,
+                more.len(),
+            )
+        };
+        short += u64::from(sent != more.len() as isize);
+    }
+    // A notice may cross the answer all the same, on a busy machine in one round of six; before, two of three did.
+    assert!(short <= ROUNDS / 2, "{short} of {ROUNDS} were cut short");
 }
 
 #[test]

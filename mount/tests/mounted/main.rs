@@ -18,5 +18,6 @@ mod mapping;
 mod notices;
 mod sparse;
 mod supervise;
+mod sync;
 mod tools;
 mod xattrs;

@@ -121,6 +121,7 @@ fn without_time_outs_changes_show_at_once() {
                 offset,
                 data,
                 append: false,
+                sync: false,
             },
         )
         .unwrap();

@@ -103,6 +103,19 @@ impl Cluster for Member {
                 let delay = self.world.knobs.failure_delay_ms.load(Relaxed);
                 sleep(Duration::from_millis(delay)).await;
             }
+            let positions = match &command {
+                JobCommand::Commit(commit) => &commit.positions[..],
+                JobCommand::Change {
+                    positions: Some((_, positions)),
+                    ..
+                } => positions,
+                _ => &[],
+            };
+            let most = self.world.knobs.command_bytes_max.load(Relaxed);
+            if most > 0 && positions.len() as u64 > most {
+                let why = format!("a command of more than {most} bytes");
+                return Err(AgreementError::Refused(CommandError::Invalid(why)));
+            }
             let is_change = matches!(command, JobCommand::Change { .. });
             if is_change && self.world.happens(&self.world.knobs.lost_changes) {
                 return Err(no_quorum());

@@ -41,6 +41,10 @@ pub struct Knobs {
     pub restart_delay_ms: AtomicU64,
     pub failure_delay_ms: AtomicU64,
     pub read_delay_ms: AtomicU64,
+    /// What is below `/away` cannot be pinned.
+    pub away: AtomicBool,
+    /// Most bytes of positions in a command; 0: as many as there are.
+    pub command_bytes_max: AtomicU64,
     /// Calls take no time, for measurements.
     pub calm: AtomicBool,
 }

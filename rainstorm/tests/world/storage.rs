@@ -11,6 +11,8 @@ use tokio::time::sleep;
 fn entry(path: &str, file: &File) -> Entry {
     Entry {
         name: path.rsplit('/').next().unwrap().to_owned(),
+        // Stands for bytes that are no text.
+        is_text: !path.contains('\u{fffd}'),
         ino: file.ino,
         kind: FileKind::Regular,
         generation: file.generation,
@@ -25,6 +27,7 @@ fn entry(path: &str, file: &File) -> Entry {
 fn directory(name: &str) -> Entry {
     Entry {
         name: name.rsplit('/').next().unwrap().to_owned(),
+        is_text: !name.contains('\u{fffd}'),
         ino: Ino(1),
         kind: FileKind::Directory,
         generation: 0,
@@ -100,6 +103,9 @@ impl Storage for Member {
     fn pin<'a>(&'a self, path: &'a str, _owner: Owner) -> BoxFuture<'a, StorageResult<Source>> {
         Box::pin(async move {
             self.alive().await;
+            if path.starts_with("/away/") && self.world.knobs.away.load(Relaxed) {
+                return Err(StorageError::Unavailable("no copy answers".into()));
+            }
             let mut inner = self.world.lock();
             inner.merge(path);
             let file = inner

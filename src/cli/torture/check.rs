@@ -38,6 +38,13 @@ pub struct Found {
 }
 
 impl Found {
+    /// One thing.
+    pub fn of(kind: Kind, what: String) -> Self {
+        let mut found = Self::default();
+        found.add(kind, what);
+        found
+    }
+
     /// Notes a violation.
     pub fn add(&mut self, kind: Kind, what: impl Into<String>) {
         *self.counts.entry(kind).or_default() += 1;

@@ -5,6 +5,7 @@ mod check;
 mod cluster;
 mod nemesis;
 mod verdict;
+mod weblog;
 mod work;
 
 use super::failure::Failure;
@@ -171,6 +172,7 @@ fn torture(cluster: &Cluster, args: &Args, seed: u64) -> Result<Verdict, Failure
         spawn("a maker of files", Box::new(move |work| work.names(i)));
     }
     spawn("the jobs", Box::new(|work| work.jobs()));
+    spawn("the log of a web server", Box::new(|work| work.weblog()));
     let struck = nemesis::run(&work, &wanted(&args.faults), cluster.is_ours(), seed, until);
     work.stop.store(true, Ordering::Relaxed);
     let seconds = began.elapsed().as_secs();

@@ -27,7 +27,7 @@ const READ_PAUSE: Duration = Duration::from_millis(250);
 const NAME_PAUSE: Duration = Duration::from_millis(40);
 /// One name is raced for in each such time.
 const RACE_MS: u128 = 400;
-const AFTER_ERROR: Duration = Duration::from_millis(50);
+pub const AFTER_ERROR: Duration = Duration::from_millis(50);
 /// Lines of a job's source.
 const JOB_LINES: usize = 20_000;
 /// Longest a job may take, faults included.
@@ -38,9 +38,9 @@ pub struct Work {
     pub nodes: Arc<[Node]>,
     seed: u64,
     /// The folder that everything is in, below each mount, and what jobs' names begin with: a run's own.
-    name: String,
+    pub name: String,
     pub stop: AtomicBool,
-    began: Instant,
+    pub began: Instant,
     acks: Vec<Mutex<Acks>>,
     steps: Vec<Mutex<Vec<Steps>>>,
     /// Who won a raced name.
@@ -77,6 +77,7 @@ impl Work {
         let folder = nodes[0].mount.join(&name);
         fs::create_dir(&folder)?;
         fs::create_dir(folder.join("names"))?;
+        fs::create_dir(folder.join("visits"))?;
         File::create_new(folder.join(LOG))?;
         let source: String = (0..JOB_LINES)
             .map(|n| format!("{},{seed}\n", key(n)))
@@ -100,11 +101,11 @@ impl Work {
         })
     }
 
-    fn at(&self, i: usize, name: &str) -> PathBuf {
+    pub fn at(&self, i: usize, name: &str) -> PathBuf {
         self.nodes[i].mount.join(&self.name).join(name)
     }
 
-    fn goes_on(&self) -> bool {
+    pub fn goes_on(&self) -> bool {
         !self.stop.load(Ordering::Relaxed)
     }
 
@@ -114,7 +115,7 @@ impl Work {
     }
 
     /// A call failed: members that are down do that.
-    fn failed(&self) {
+    pub fn failed(&self) {
         self.errors.fetch_add(1, Ordering::Relaxed);
         thread::sleep(AFTER_ERROR);
     }
@@ -284,16 +285,21 @@ impl Work {
                 None => found.add(Kind::Stuck, format!("{name} runs for {} s", JOB.as_secs())),
             }
             self.found(found);
-            self.jobs.fetch_add(1, Ordering::Relaxed);
+            self.jobs_done();
         }
     }
 
-    /// Drops the spec through whichever mount takes it; whether one did before the end.
+    /// Drops the spec of a job of the source; whether a mount took it before the end.
     fn start_job(&self, name: &str) -> bool {
         let spec = format!(
             "version = 1\n[[source]]\nname = \"in\"\npath = \"/{}/source\"\n[[stage]]\nname = \"some\"\nfrom = \"in\"\nop = {{ filter = {{ contains = \"k3\" }} }}\ntasks = 3\n",
             self.name
         );
+        self.drop_spec(name, &spec)
+    }
+
+    /// Drops a spec through whichever mount takes it; whether one did before the end.
+    pub fn drop_spec(&self, name: &str, spec: &str) -> bool {
         let aside = format!("../.jobs/.{name}");
         while self.goes_on() {
             for i in 0..self.nodes.len() {
@@ -304,7 +310,7 @@ impl Work {
                 if to.exists() {
                     return true;
                 }
-                if fs::write(&from, &spec)
+                if fs::write(&from, spec)
                     .and_then(|()| fs::rename(&from, &to))
                     .is_ok()
                 {
@@ -316,7 +322,12 @@ impl Work {
         false
     }
 
-    fn job_status(&self, name: &str) -> Option<String> {
+    /// A job has done what it should.
+    pub fn jobs_done(&self) {
+        self.jobs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn job_status(&self, name: &str) -> Option<String> {
         let text = self.anywhere(&format!("../.jobs/{name}/status"))?;
         let text = String::from_utf8_lossy(&text).into_owned();
         text.lines()
@@ -325,7 +336,7 @@ impl Work {
     }
 
     /// A file as the first mount has it that answers.
-    fn anywhere(&self, name: &str) -> Option<Vec<u8>> {
+    pub fn anywhere(&self, name: &str) -> Option<Vec<u8>> {
         (0..self.nodes.len()).find_map(|i| fs::read(self.at(i, name)).ok())
     }
 

@@ -5,7 +5,6 @@ use crate::volume::Outcome;
 use hydfs_memory::Locker;
 use hydfs_mount::{FsError, Handle};
 use hydfs_types::Ino;
-use std::collections::BTreeSet;
 
 impl Table {
     /// An owner asks for a lock through an open file. Until the end of what this answers it may get one at any moment.
@@ -45,22 +44,31 @@ impl Table {
         gone.for_each(|one| memory.remove_locker(one));
     }
 
-    /// Owners of locks whose open files are gone, and which of the owners named may still hold some: after a worker that
-    /// could not give them back any more.
+    /// Owners of locks whose open files are all gone, and which may still hold some: after a worker that could not give them
+    /// back any more. One that has the file open has asked again since.
     pub fn take_lockers_left(&self) -> Vec<(Ino, u64)> {
         let mut inner = self.inner();
         let Inner {
             handles, lockers, ..
         } = &mut *inner;
-        let left =
-            |through: &BTreeSet<Handle>| through.iter().any(|one| !handles.contains_key(one));
-        let gone: Vec<(Ino, u64)> = lockers
-            .iter()
-            .filter(|(_, through)| left(through))
-            .map(|(owner, _)| *owner)
-            .collect();
-        lockers.retain(|_, through| !left(through));
-        gone
+        let mut left = Vec::new();
+        lockers.retain(|(ino, owner), through| {
+            let (ino, owner) = (*ino, *owner);
+            if !through.iter().any(|one| handles.contains_key(one)) {
+                left.push((ino, owner));
+                return false;
+            }
+            through.retain(|handle| {
+                let is_open = handles.contains_key(handle);
+                if let Some(memory) = self.memory().filter(|_| !is_open) {
+                    let handle = *handle;
+                    memory.remove_locker(Locker { ino, owner, handle });
+                }
+                is_open
+            });
+            true
+        });
+        left
     }
 
     /// Whether the owner may hold locks.

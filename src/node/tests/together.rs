@@ -1,7 +1,15 @@
 //! One file system through several mounts at once: what users of one are told, when others change the same files. Members
 //! run in this process on loopback; requests are made as a mount makes them.
 
+#[path = "together/again.rs"]
+mod again;
+#[path = "together/begun.rs"]
+mod begun;
 mod common;
+#[path = "together/owners.rs"]
+mod owners;
+#[path = "together/writes.rs"]
+mod writes;
 
 use common::{start, stop};
 use hydfs_fs::Mounted;
@@ -71,6 +79,7 @@ impl User {
             parent: ROOT_INO,
             name: name.into(),
             mode,
+            umask: 0,
             how,
         };
         match self.ask(request).await? {
@@ -87,12 +96,18 @@ impl User {
     }
 
     async fn append(&self, ino: Ino, handle: Handle, text: &str) {
+        self.write(ino, handle, text, false).await;
+    }
+
+    /// Appends; `sync`: it is on disk when it is answered.
+    async fn write(&self, ino: Ino, handle: Handle, text: &str, sync: bool) {
         let request = Request::Write {
             ino,
             handle,
             offset: 0,
             data: text.to_owned().into(),
             append: true,
+            sync,
         };
         let written = self.ask(request).await;
         assert_eq!(written, Ok(Answer::Written(text.len() as u32)));
@@ -221,6 +236,61 @@ async fn room_that_is_made_takes_away_nothing_that_others_append() {
     stop(members).await;
 }
 
+/// As editors save in place. A reader that looked at the size before the cut and got the bytes after it saw zeros.
+#[tokio::test]
+async fn a_file_that_is_cut_and_written_anew_is_never_read_as_zeros() {
+    const ROUNDS: usize = 300;
+    const LEN: usize = 1400;
+    let folder = tempfile::tempdir().expect("a folder");
+    let members = start(folder.path(), 2).await;
+    let (here, there) = (User::of(&members[0], 0), User::of(&members[1], 0));
+    let write = How {
+        write: true,
+        ..READ
+    };
+    let (attr, opened) = here.create("text", 0o644, write).await.expect("made");
+    let (ino, handle) = (attr.ino, opened.handle);
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = [here.clone(), there]
+        .into_iter()
+        .map(|user| {
+            let done = done.clone();
+            tokio::spawn(async move {
+                let handle = user.open(ino, READ).await;
+                while !done.load(Relaxed) {
+                    let read = user.read(ino, handle, 2 * LEN as u32).await;
+                    let zeros = read.iter().filter(|byte| **byte == 0).count();
+                    assert_eq!(zeros, 0, "of {} bytes", read.len());
+                }
+            })
+        })
+        .collect();
+    for round in 0..ROUNDS {
+        let cut = Change {
+            size: Some(0),
+            ..Change::default()
+        };
+        here.set(ino, cut).await.expect("cut");
+        let data = vec![b'a' + (round % 26) as u8; LEN];
+        let request = Request::Write {
+            ino,
+            handle,
+            offset: 0,
+            data: data.into(),
+            append: false,
+            sync: false,
+        };
+        assert_eq!(here.ask(request).await, Ok(Answer::Written(LEN as u32)));
+        let sync = Request::Sync { ino, handle };
+        here.ask(sync).await.expect("synced");
+    }
+    done.store(true, Relaxed);
+    for reader in readers {
+        reader.await.expect("it saw no zeros");
+    }
+    stop(members).await;
+}
+
 #[tokio::test]
 async fn no_lookup_and_no_listing_tells_less_than_stat_did() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -314,6 +384,7 @@ async fn a_name_that_somebody_else_has_made_is_opened_only_where_that_is_certain
         name: name.into(),
         kind,
         mode: 0o777,
+        umask: 0,
         rdev: 0,
         target: target.into(),
     };

@@ -69,6 +69,7 @@ impl State {
                 phase: WriterPhase::Open,
                 timed: Seq(0),
                 read: false,
+                room: 0,
             },
         );
         let file = names.file_mut(ino);

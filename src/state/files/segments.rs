@@ -137,9 +137,11 @@ impl Namespace {
         let Ok(file) = self.regular(ino) else { return };
         let (end, stored) = self.extent(file);
         let size = end.max(file.size_min);
-        let attr = &mut self.inode_mut(ino).attr;
-        let before = std::mem::replace(&mut attr.stored, stored);
-        attr.size = size;
+        let before = self.recount(ino, |names| {
+            let attr = &mut names.inode_mut(ino).attr;
+            attr.size = size;
+            std::mem::replace(&mut attr.stored, stored)
+        });
         self.bytes = self.bytes - before + stored;
     }
 }
@@ -157,8 +159,12 @@ impl State {
     pub(crate) fn data_changed(&mut self, ino: Ino, events: &mut Vec<Event>) {
         let before = self.names.inode_mut(ino).attr.size;
         self.names.refresh(ino);
+        let shorter = self.names.inodes[&ino].attr.size < before;
+        if shorter && self.names.limits_bytes(ino) {
+            self.shrunk.insert(ino);
+        }
         let inode = self.names.inode_mut(ino);
-        inode.data_version = match inode.attr.size < before {
+        inode.data_version = match shorter {
             true => ((inode.data_version >> CUTS_SHIFT) + 1) << CUTS_SHIFT,
             false => inode.data_version + 1,
         };

@@ -129,6 +129,7 @@ impl State {
         if own.is_some_and(|writer| !file.writers.contains(&writer)) {
             return Err(CommandError::Changed);
         }
+        self.names.may_reach(ino, size)?;
         let named: BTreeMap<_, _> = versions.iter().copied().collect();
         let here = |(id, version): (&SegmentId, &SegmentVersion)| {
             let segment = self.names.segments.get(id);

@@ -17,6 +17,10 @@ impl Segment {
 }
 
 impl Writer {
+    pub(crate) fn is_open(&self) -> bool {
+        self.phase == WriterPhase::Open
+    }
+
     /// A fence ended it, and its owner has not read yet what became of its records (R5). Tasks of jobs never do.
     pub(crate) fn is_unread(&self) -> bool {
         self.job.is_none() && !self.read && matches!(self.phase, WriterPhase::Fenced { .. })
@@ -60,7 +64,7 @@ impl State {
         writer: WriterId,
         events: &mut Vec<Event>,
     ) -> Result<Reply, CommandError> {
-        let open = |known: &Writer| known.phase == WriterPhase::Open && known.job.is_none();
+        let open = |known: &Writer| known.is_open() && known.job.is_none();
         if self.names.writers.get(&writer).is_some_and(open) {
             self.fence_writers(&BTreeSet::from([writer]), events);
         }
@@ -116,6 +120,7 @@ impl State {
     pub(crate) fn writers_ended(&mut self, ended: &Ended, events: &mut Vec<Event>) {
         for (ino, writers) in ended {
             self.names.forget_writers(*ino, writers);
+            self.release_room(*ino);
             events.push(Event::Writers(*ino));
         }
     }
@@ -164,6 +169,7 @@ impl Namespace {
         let still: BTreeSet<WriterId> = still.collect();
         gone.retain(|writer| !unread(writer));
         for writer in &gone {
+            self.set_room(*writer, 0);
             self.writers.remove(writer);
         }
         for id in &segments {

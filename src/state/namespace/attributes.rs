@@ -2,7 +2,8 @@
 
 use crate::{Event, State};
 use hydfs_types::{
-    CommandError, Ino, NAME_BYTES_MAX, Reply, SetAttr, SetXattrMode, Time, XATTR_BYTES_MAX,
+    ACL_ACCESS, CommandError, Ino, NAME_BYTES_MAX, Reply, SetAttr, SetXattrMode, Time,
+    XATTR_BYTES_MAX,
 };
 
 /// Names and values of all extended attributes of one inode in bytes.
@@ -38,7 +39,8 @@ impl State {
         let now = self.time;
         valid_time(set.atime)?;
         valid_time(set.mtime)?;
-        let agreed = self.inode(ino)?.attr;
+        let inode = self.inode(ino)?;
+        let (agreed, access) = (inode.attr, inode.acl(ACL_ACCESS));
         if let Some(owner) = asks.owner
             && (agreed.uid != owner || set.uid.is_some_and(|uid| uid != owner))
         {
@@ -68,6 +70,11 @@ impl State {
         } else {
             set.mtime.unwrap_or(attr.mtime)
         };
+        if let (Some(mode), Some(access)) = (set.mode, access) {
+            let list = access.with_mode(mode).bytes();
+            inode.xattrs.insert(ACL_ACCESS.to_vec(), list);
+            events.push(Event::Acl(ino));
+        }
         inode.changed(now);
         events.push(Event::Inode(ino));
         let attr = inode.attr;
@@ -120,11 +127,28 @@ impl State {
                 "an attribute's name is not empty and holds no NUL".to_owned(),
             ));
         }
+        if name.starts_with(b"system.") {
+            return Err(CommandError::Invalid(
+                "this attribute means something, and has a command of its own".to_owned(),
+            ));
+        }
         match (mode, xattrs.contains_key(name)) {
             (SetXattrMode::Create, true) => return Err(CommandError::Exists),
             (SetXattrMode::Replace, false) => return Err(CommandError::NoAttribute),
             _ => {}
         }
+        self.has_room(ino, name, value)?;
+        self.names
+            .inode_mut(ino)
+            .xattrs
+            .insert(name.to_vec(), value.to_vec());
+        self.meta_changed(ino, events);
+        Ok(Reply::Done)
+    }
+
+    /// Whether an extended attribute may take the place of the one of this name.
+    pub(super) fn has_room(&self, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), CommandError> {
+        let xattrs = &self.inode(ino)?.xattrs;
         let others = xattrs.iter().filter(|(other, _)| other.as_slice() != name);
         let total = others
             .map(|(name, value)| name.len() + value.len())
@@ -134,12 +158,7 @@ impl State {
         if value.len() > XATTR_BYTES_MAX || total > XATTR_TOTAL_BYTES_MAX {
             return Err(CommandError::NoSpace);
         }
-        self.names
-            .inode_mut(ino)
-            .xattrs
-            .insert(name.to_vec(), value.to_vec());
-        self.meta_changed(ino, events);
-        Ok(Reply::Done)
+        Ok(())
     }
 
     pub(crate) fn remove_xattr(
@@ -149,7 +168,7 @@ impl State {
         events: &mut Vec<Event>,
     ) -> Result<Reply, CommandError> {
         self.inode(ino)?;
-        if self.names.inode_mut(ino).xattrs.remove(name).is_none() {
+        if name.starts_with(b"system.") || self.names.inode_mut(ino).xattrs.remove(name).is_none() {
             return Err(CommandError::NoAttribute);
         }
         self.meta_changed(ino, events);

@@ -1,9 +1,10 @@
 //! New inodes.
 
 use super::valid_name;
-use crate::{Body, DirectoryBody, Event, FileBody, Inode, State, apply::issue};
+use crate::{Body, DirectoryBody, Event, FileBody, Inode, State, acl::RIGHTS, apply::issue};
 use hydfs_types::{
-    Attr, CommandError, Created, Digest, FileKind, Incarnation, Ino, Reply, SYMLINK_BYTES_MAX,
+    ACL_ACCESS, ACL_DEFAULT, Attr, CommandError, Created, Digest, FileKind, Incarnation, Ino,
+    Reply, SYMLINK_BYTES_MAX,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +22,27 @@ pub(crate) struct Make<'a> {
     pub rdev: u32,
     pub target: &'a [u8],
     pub grant: Option<Incarnation>,
+    pub umask: u16,
+}
+
+/// Mode and access control lists of a new inode: from the list that its directory passes on, else from the umask.
+fn inherited(above: &Inode, make: &Make) -> (u16, BTreeMap<Vec<u8>, Vec<u8>>) {
+    let asked = make.mode & MODE_BITS;
+    let mut lists = BTreeMap::new();
+    if make.kind == FileKind::Symlink {
+        return (asked, lists);
+    }
+    let Some(default) = above.acl(ACL_DEFAULT) else {
+        return (asked & !(make.umask & RIGHTS), lists);
+    };
+    let (access, mode) = default.of_new(asked);
+    if !access.is_mode_alone() {
+        lists.insert(ACL_ACCESS.to_vec(), access.bytes());
+    }
+    if make.kind == FileKind::Directory {
+        lists.insert(ACL_DEFAULT.to_vec(), default.bytes());
+    }
+    (mode, lists)
 }
 
 impl State {
@@ -49,6 +71,7 @@ impl State {
         if self.names.entry_if_any(make.parent, make.name)?.is_some() {
             return Err(CommandError::Exists);
         }
+        self.names.fits(&self.names.quotas_at(make.parent), 1, 0)?;
         if let Some(incarnation) = make.grant {
             if make.kind != FileKind::Regular {
                 return Err(CommandError::Invalid(
@@ -67,10 +90,12 @@ impl State {
     }
 
     fn new_inode(&self, ino: Ino, make: &Make) -> Inode {
-        let parent = &self.names.inodes[&make.parent].attr;
+        let above = &self.names.inodes[&make.parent];
+        let parent = &above.attr;
         let inherits = parent.mode & SET_GID != 0;
         let is_directory = make.kind == FileKind::Directory;
-        let mode = make.mode & MODE_BITS | if inherits && is_directory { SET_GID } else { 0 };
+        let (mode, xattrs) = inherited(above, make);
+        let mode = mode | if inherits && is_directory { SET_GID } else { 0 };
         let is_device = matches!(make.kind, FileKind::CharDevice | FileKind::BlockDevice);
         let attr = Attr {
             ino,
@@ -112,7 +137,7 @@ impl State {
             attr,
             data_version: 0,
             key: Digest::of(&key),
-            xattrs: BTreeMap::new(),
+            xattrs,
             body,
             names: BTreeSet::new(),
             orphan: None,

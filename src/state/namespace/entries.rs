@@ -82,12 +82,14 @@ impl Namespace {
         if is_directory {
             *parent_links += 1;
         }
-        let inode = self.inode_mut(ino);
-        inode.names.insert((parent, cookie));
-        match &mut inode.body {
-            Body::Directory(directory) => directory.parent = parent,
-            _ => inode.attr.nlink += 1,
-        }
+        self.recount(ino, |names| {
+            let inode = names.inode_mut(ino);
+            inode.names.insert((parent, cookie));
+            match &mut inode.body {
+                Body::Directory(directory) => directory.parent = parent,
+                _ => inode.attr.nlink += 1,
+            }
+        });
     }
 
     /// Takes a name out of a directory. The inode stays, perhaps without a name.
@@ -102,11 +104,13 @@ impl Namespace {
         if is_directory {
             *self.directory_mut(parent).0 -= 1;
         }
-        let inode = self.inode_mut(entry.ino);
-        inode.names.remove(&(parent, entry.cookie));
-        if !is_directory {
-            inode.attr.nlink -= 1;
-        }
+        self.recount(entry.ino, |names| {
+            let inode = names.inode_mut(entry.ino);
+            inode.names.remove(&(parent, entry.cookie));
+            if !is_directory {
+                inode.attr.nlink -= 1;
+            }
+        });
         entry
     }
 }

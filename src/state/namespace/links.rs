@@ -32,6 +32,9 @@ impl State {
         if inode.attr.nlink >= LINKS_MAX {
             return Err(CommandError::TooManyLinks);
         }
+        if self.names.quotas_of(ino) != self.names.quotas_at(parent) {
+            return Err(CommandError::CrossesQuota);
+        }
         self.names.add_entry(parent, name, ino, None);
         self.entry_changed(parent, name, events);
         self.meta_changed(ino, events);
@@ -43,10 +46,12 @@ impl State {
         parent: Ino,
         name: &[u8],
         dir: bool,
+        caller: Option<u32>,
         events: &mut Vec<Event>,
     ) -> Result<Reply, CommandError> {
         valid_name(name)?;
         let ino = self.names.entry(parent, name)?;
+        self.may_take(parent, ino, caller)?;
         match (dir, self.names.directory(ino)) {
             (true, Ok(directory)) if !directory.entries.is_empty() => {
                 return Err(CommandError::NotEmpty);

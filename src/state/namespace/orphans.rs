@@ -49,6 +49,9 @@ impl State {
         names.orphans.remove(&ino);
         names.locks.remove(&ino);
         names.bytes -= inode.attr.stored;
+        if let Body::Directory(directory) = &inode.body {
+            names.quotas -= u64::from(directory.quota.is_some());
+        }
         if let Body::File(file) = inode.body {
             let mut writers = file.writers;
             writers.extend(file.unread);

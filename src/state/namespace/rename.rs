@@ -12,6 +12,8 @@ pub(crate) struct Move<'a> {
     pub to_name: &'a [u8],
     pub no_replace: bool,
     pub exchange: bool,
+    /// A user, who has no right over what others own; `None`: anybody may.
+    pub caller: Option<u32>,
 }
 
 impl State {
@@ -35,11 +37,18 @@ impl State {
             Some(target) if target == source => return Ok(Reply::Done),
             _ => {}
         }
+        self.may_take(what.parent, source, what.caller)?;
+        if let Some(target) = target {
+            self.may_take(what.to_parent, target, what.caller)?;
+        }
         may_move(what.parent, what.name)?;
         if target.is_some() {
             may_move(what.to_parent, what.to_name)?;
         }
         self.not_into_itself(source, what.to_parent)?;
+        if self.names.quotas_at(what.parent) != self.names.quotas_at(what.to_parent) {
+            return Err(CommandError::CrossesQuota);
+        }
         match target {
             Some(target) if what.exchange => {
                 self.not_into_itself(target, what.parent)?;

@@ -113,10 +113,11 @@ fn namespace_commands_keep_their_bytes() {
         rdev: 0,
         target: vec![],
         grant: Some(Incarnation(4)),
+        umask: 0o027,
     };
     golden(
         create,
-        "0100ac020201040680c49fd50c050801046e616d6500a403e807e80700000104",
+        "0100ac020201040680c49fd50c050801046e616d6500a403e807e8070000010417",
     );
     let rename = Command::Rename {
         parent: ROOT_INO,
@@ -147,6 +148,31 @@ fn namespace_commands_keep_their_bytes() {
         change,
         "0100ac020201040680c49fd50c051b060180030000000101020000010304010701",
     );
+    let list = Command::SetAcl {
+        ino: Ino(6),
+        default: true,
+        list: vec![2, 0, 0, 0],
+        owner: Some(7),
+        set_gid: SetGid::OfGroup(9),
+    };
+    golden(list, "0100ac020201040680c49fd50c05200601040200000001070109");
+    let unlink = Command::UnlinkAs {
+        parent: Ino(1),
+        name: b"a".to_vec(),
+        dir: true,
+        caller: 1000,
+    };
+    golden(unlink, "0100ac020201040680c49fd50c052101016101e807");
+    let rename = Command::RenameAs {
+        parent: Ino(1),
+        name: b"a".to_vec(),
+        to_parent: Ino(2),
+        to_name: b"b".to_vec(),
+        no_replace: true,
+        exchange: false,
+        caller: 1000,
+    };
+    golden(rename, "0100ac020201040680c49fd50c05220101610201620100e807");
 }
 
 #[test]
@@ -272,6 +298,23 @@ fn file_commands_keep_their_bytes() {
         end: 2,
     };
     golden(unlock, "0100ac020201040680c49fd50c05190607030102");
+    let quota = Command::SetQuota {
+        dir: Ino(6),
+        limit: Limit::Inodes,
+        most: Some(7),
+    };
+    golden(quota, "0100ac020201040680c49fd50c051d06010107");
+    let reserve = Command::Reserve {
+        writer: WriterId(5),
+        bytes: 6,
+        spare: 7,
+        instead_of: Some(WriterId(8)),
+    };
+    golden(reserve, "0100ac020201040680c49fd50c051e0506070108");
+    golden(
+        Command::Reclaim { ino: Ino(6) },
+        "0100ac020201040680c49fd50c051f06",
+    );
 }
 
 #[test]
@@ -292,7 +335,7 @@ fn a_small_state_keeps_its_bytes() {
     let bytes = state.snapshot();
     assert_eq!(
         hex(&bytes),
-        "01000180c49fd50c0501abababababababababababababababab03010000000000000001010101ed0300000200000080c49fd50c0580c49fd50c0580c49fd50c0580c49fd50c05008a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f10001010000000000000000000000020000000000f627d318"
+        "01000180c49fd50c0501abababababababababababababababab03010000000000000001010101ed0300000200000080c49fd50c0580c49fd50c0580c49fd50c0580c49fd50c05008a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f100010100000000000000000000000000020000000000f5a0b761"
     );
     assert_eq!(State::restore(&bytes), Ok(state));
 }

@@ -33,7 +33,7 @@ fn a_folder_keeps_its_identity_and_counts_starts() {
     }
     let text = fs::read_to_string(path.join("format")).unwrap();
     assert!(
-        text.contains("format = 3\nname = \"vm1\"\nstorage = \"")
+        text.contains("format = 4\nname = \"vm1\"\nstorage = \"")
             && text.contains("start_count = 2"),
         "{text}"
     );
@@ -60,16 +60,16 @@ fn a_wrong_folder_is_refused_with_a_remedy() {
     let format = fs::read_to_string(path.join("format")).unwrap();
     fs::write(
         path.join("format"),
-        format.replace("format = 3", "format = 4\nnews = true"),
+        format.replace("format = 4", "format = 5\nnews = true"),
     )
     .unwrap();
-    assert!(refused(&path, "vm1").contains("format 4, this hydfs reads up to 3: upgrade hydfs"));
+    assert!(refused(&path, "vm1").contains("format 5, this hydfs reads up to 4: upgrade hydfs"));
     fs::write(
         path.join("format"),
-        format.replace("format = 3", "format = 1"),
+        format.replace("format = 4", "format = 3"),
     )
     .unwrap();
-    assert!(refused(&path, "vm1").contains("an earlier build (format 1, this one reads 3)"));
+    assert!(refused(&path, "vm1").contains("an earlier build (format 3, this one reads 4)"));
     fs::write(path.join("format"), "garbage").unwrap();
     assert!(refused(&path, "vm1").contains("damaged"));
     fs::write(path.join("base/left"), "data").unwrap();

@@ -4,6 +4,7 @@ use hydfs_node::{Config, Detection, Member};
 use hydfs_transport::certs;
 use std::{
     net::{SocketAddr, UdpSocket},
+    os::fd::IntoRawFd,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -41,6 +42,24 @@ fn config(folder: &Path, name: &str, join: &[SocketAddr]) -> Config {
         allow_faults: false,
         detection: Detection::default(),
     }
+}
+
+/// The first member of a cluster, to be started.
+#[allow(dead_code, reason = "not all tests use it")]
+pub fn first(folder: &Path) -> Config {
+    certs::init(&folder.join("certs"), "conformance").expect("a CA");
+    config(folder, "n1", &[])
+}
+
+/// A cluster of one member that keeps what outlives its worker.
+#[allow(dead_code, reason = "not all tests use it")]
+pub async fn start_kept(folder: &Path) -> Vec<Arc<Member>> {
+    let memory = hydfs_memory::create().expect("a memory file");
+    let config = Config {
+        memory: Some(memory.into_raw_fd()),
+        ..first(folder)
+    };
+    vec![Member::start(config).await.expect("a member")]
 }
 
 /// So many members of one cluster.

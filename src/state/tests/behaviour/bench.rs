@@ -239,6 +239,7 @@ pub fn create(parent: Ino, name: &str, kind: FileKind, grant: Option<Incarnation
         rdev: 0,
         target,
         grant,
+        umask: 0,
     }
 }
 

@@ -99,6 +99,7 @@ fn devices_keep_their_number() {
             rdev: 77,
             target,
             grant,
+            umask: 0,
         });
         assert!(matches!(reply, Reply::Created(made) if made.attr.rdev == rdev));
     }

@@ -100,3 +100,56 @@ fn the_directory_of_jobs_keeps_its_name() {
     bench.make(other, ".jobs", DIR);
     bench.ok(rename(other, ".jobs", other, "x"));
 }
+
+#[test]
+fn only_owners_take_something_out_of_a_sticky_directory() {
+    let mut bench = Bench::new(1);
+    let (dir, other) = (
+        bench.make(ROOT_INO, "dir", DIR),
+        bench.make(ROOT_INO, "other", DIR),
+    );
+    let (file, free) = (bench.make(dir, "a", REG), bench.make(other, "free", REG));
+    let chown = |ino, uid, mode| Command::SetAttr {
+        ino,
+        set: SetAttr {
+            uid: Some(uid),
+            mode: Some(mode),
+            ..SetAttr::default()
+        },
+    };
+    bench.ok(chown(dir, 1, 0o1777));
+    bench.ok(chown(other, 1, 0o777));
+    bench.ok(chown(file, 2, 0o644));
+    bench.ok(chown(free, 3, 0o644));
+    let unlink_as = |caller| Command::UnlinkAs {
+        parent: dir,
+        name: b"a".to_vec(),
+        dir: false,
+        caller,
+    };
+    let rename_as = |(parent, name): (Ino, &str), (to_parent, to_name): (Ino, &str), caller| {
+        Command::RenameAs {
+            parent,
+            name: name.into(),
+            to_parent,
+            to_name: to_name.into(),
+            no_replace: false,
+            exchange: false,
+            caller,
+        }
+    };
+    for command in [
+        unlink_as(3),
+        rename_as((dir, "a"), (dir, "b"), 3),
+        rename_as((dir, "a"), (other, "b"), 3),
+        rename_as((other, "free"), (dir, "a"), 3),
+    ] {
+        let refused = bench.refused(command);
+        assert!(matches!(refused, CommandError::NotPermitted(_)));
+    }
+    // Its owner, the directory's, and who takes from one without the bit.
+    bench.ok(rename_as((dir, "a"), (dir, "b"), 2));
+    bench.ok(rename_as((dir, "b"), (dir, "a"), 1));
+    bench.ok(rename_as((other, "free"), (other, "freed"), 4));
+    bench.ok(unlink_as(2));
+}

@@ -290,6 +290,16 @@ fn grant(state: &State, raw: [u8; 5]) -> Command {
     }
 }
 
+fn reserve(state: &State, raw: [u8; 5]) -> Command {
+    let writers = || state.names.writers.keys().copied();
+    Command::Reserve {
+        writer: pick(writers(), raw[0]).unwrap_or_default(),
+        bytes: u64::from(raw[1]) << 10,
+        spare: u64::from(raw[2]) << 12,
+        instead_of: pick(writers(), raw[3]).filter(|_| raw[4].is_multiple_of(2)),
+    }
+}
+
 fn create(state: &State, raw: [u8; 5]) -> Command {
     let kind = match raw[0] % 6 {
         0 | 1 => FileKind::Directory,
@@ -307,13 +317,14 @@ fn create(state: &State, raw: [u8; 5]) -> Command {
         target: b"t".to_vec(),
         grant: (kind == FileKind::Regular && raw[4].is_multiple_of(2))
             .then(|| incarnation(state, raw[4])),
+        umask: u16::from(raw[4] % 8),
     }
 }
 
 fn command(state: &State, (kind, raw): Raw) -> Command {
     // Clusters without anybody refuse everything: most histories keep somebody alive.
     let many = state.cluster.alive.len() > 1 || raw[4].is_multiple_of(8);
-    match kind % 44 {
+    match kind % 50 {
         0..=2 => member(state, raw),
         3 if many => Command::Expire {
             incarnations: raw[..1 + usize::from(raw[2].is_multiple_of(4))]
@@ -371,6 +382,19 @@ fn command(state: &State, (kind, raw): Raw) -> Command {
             incarnation: incarnation(state, raw[0]),
             on: raw[1].is_multiple_of(2),
         },
+        44 | 45 => Command::SetQuota {
+            dir: directory(state, raw[0]),
+            limit: if raw[1].is_multiple_of(2) {
+                Limit::Bytes
+            } else {
+                Limit::Inodes
+            },
+            most: (!raw[2].is_multiple_of(4)).then(|| u64::from(raw[3]) << (raw[4] % 20)),
+        },
+        46..=48 => reserve(state, raw),
+        49 => Command::Reclaim {
+            ino: file(state, raw[0]),
+        },
         21 => Command::SetAttr {
             ino: file(state, raw[0]),
             set: SetAttr {
@@ -393,7 +417,38 @@ fn command(state: &State, (kind, raw): Raw) -> Command {
         27 | 28 => end(state, raw),
         29..=33 => merge(state, raw),
         34 | 35 => truncate(state, raw),
+        36 => acl(state, raw),
         _ => job(state, raw),
+    }
+}
+
+/// `u::7,u:9:R,g::5,m::R,o::R` of a file or for what is made in a directory, or none any more.
+fn acl(state: &State, raw: [u8; 5]) -> Command {
+    let default = raw[0].is_multiple_of(2);
+    let mut list = vec![2, 0, 0, 0];
+    for (tag, rights, id) in [
+        (1, 7, u32::MAX),
+        (2, raw[1] % 8, 9),
+        (4, 5, u32::MAX),
+        (16, raw[2] % 8, u32::MAX),
+        (32, raw[3] % 8, u32::MAX),
+    ] {
+        list.extend([tag, 0, rights, 0]);
+        list.extend(id.to_le_bytes());
+    }
+    Command::SetAcl {
+        ino: if default {
+            directory(state, raw[4])
+        } else {
+            file(state, raw[4])
+        },
+        default,
+        list: match raw[1] % 5 {
+            0 => Vec::new(),
+            _ => list,
+        },
+        owner: raw[1].is_multiple_of(7).then_some(1),
+        set_gid: SetGid::Nowhere,
     }
 }
 
@@ -408,6 +463,16 @@ fn kept_by_kernels(before: &State, after: &State, events: &[Event]) {
         assert!(
             !before.is_clean_file(*ino) || lasts || told,
             "the attributes of {ino} changed untold"
+        );
+        let lists = |inode: &hydfs_state::Inode| {
+            [ACL_ACCESS, ACL_DEFAULT].map(|name| inode.xattrs.get(name).cloned())
+        };
+        let told = events.contains(&Event::Acl(*ino));
+        assert!(
+            told || after
+                .inode(*ino)
+                .map_or(true, |new| lists(new) == lists(old)),
+            "an access control list of {ino} changed untold"
         );
         let Body::Directory(directory) = &old.body else {
             continue;
