@@ -10,7 +10,7 @@ use crate::{
     options::{Options, Timing},
     progress::Progress,
     raft::{Raft, Runtime},
-    serve::Incoming,
+    serve::{ASKED_MAX, Incoming},
     session::Session,
     snapshots::Snapshots,
 };
@@ -63,6 +63,8 @@ pub struct Group {
     leadership: watch::Receiver<Leadership>,
     session: Session,
     proposals: Semaphore,
+    /// Places for commands of other members.
+    asked: Semaphore,
     barriers: mpsc::Sender<Waiter>,
     lease: Lease,
     holders: Holders,
@@ -122,6 +124,7 @@ impl Group {
                 leadership,
                 session: Session::new(options.session, options.kept),
                 proposals: Semaphore::new(PROPOSALS_MAX),
+                asked: Semaphore::new(ASKED_MAX),
                 barriers,
                 lease: Lease::new(threads),
                 holders: Holders::new(options.planted),
@@ -172,6 +175,20 @@ impl Group {
                 .is_some_and(|acknowledged| acknowledged <= age)
     }
 
+    /// The last entry that this member's folder has, in its log or its snapshot.
+    pub fn last_entry(&self) -> LogIndex {
+        self.storage.last().max(self.progress.applied())
+    }
+
+    /// Has everything on disk, and says how far it is agreed: no later start of this folder has less.
+    pub fn secure(&self) -> BoxFuture<'_, Result<LogIndex, Error>> {
+        Box::pin(async move {
+            let applied = self.progress.applied();
+            self.storage.sync().await?;
+            Ok(applied)
+        })
+    }
+
     /// Stops taking part, with everything written on disk. Callers that still wait are told that it stopped.
     pub fn shutdown(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
@@ -214,6 +231,10 @@ impl Group {
 
     pub(crate) fn proposals(&self) -> &Semaphore {
         &self.proposals
+    }
+
+    pub(crate) fn asked(&self) -> &Semaphore {
+        &self.asked
     }
 
     pub(crate) fn barriers(&self) -> &mpsc::Sender<Waiter> {

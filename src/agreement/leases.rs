@@ -8,7 +8,9 @@
 //! - A lease is counted from its request's sending by the holder ([`USABLE`], which a suspended machine does not outlive)
 //!   and from its grant by the leader ([`HELD`]). A new leader does not know whom the old one granted leases, so it takes
 //!   all members of the group for holders for as long. So a holder that dies delays commands by [`HELD`] at most.
-//! - A holder that falls behind is not renewed, so it delays commands no longer than a dead one.
+//! - A holder that falls behind is not renewed, so it delays commands no longer than a dead one. One that let its lease run
+//!   out that way gets none before it has caught up, and for [`PROBATION`] after that: a machine that is slow for minutes
+//!   would else delay commands by a lease's time again and again.
 //! - What a holder has let somebody keep (the kernel of its mount) is part of its copy: it says that it has applied an
 //!   entry only once they have been told what that changed ([`Group::told`]), and lets nothing be kept past its lease.
 
@@ -36,6 +38,8 @@ const USABLE: Duration = Duration::from_millis(1000);
 const HELD: Duration = Duration::from_millis(1200);
 /// A lease that was used since it was last renewed is renewed this often.
 const RENEW_EVERY: Duration = Duration::from_millis(300);
+/// Who let a lease run out while it was behind gets none for so long after it has caught up.
+const PROBATION: Duration = Duration::from_secs(5);
 /// Pause before a holder that could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(25);
 /// A member that stops gives its lease back, if the leader takes it this soon.
@@ -75,6 +79,47 @@ struct Holder {
     /// Highest index that it was asked to reach.
     wanted: LogIndex,
     asking: bool,
+    /// It let a lease run out while it was behind.
+    lapsed: Option<Lapse>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lapse {
+    Behind,
+    /// It has caught up; its next lease is not granted before this.
+    Until(Instant),
+}
+
+impl Holder {
+    fn new(life: u64, until: Instant, acked: LogIndex) -> Self {
+        Self {
+            life,
+            until,
+            acked,
+            wanted: LogIndex(0),
+            asking: false,
+            lapsed: None,
+        }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.acked < self.wanted
+    }
+
+    /// Whether it may have a lease (again).
+    fn may_hold(&mut self, now: Instant) -> bool {
+        if self.is_behind() {
+            return false;
+        }
+        if self.lapsed == Some(Lapse::Behind) {
+            self.lapsed = Some(Lapse::Until(now + PROBATION));
+        }
+        let may = !matches!(self.lapsed, Some(Lapse::Until(at)) if now < at);
+        if may {
+            self.lapsed = None;
+        }
+        may
+    }
 }
 
 /// The lease of this member.
@@ -173,16 +218,7 @@ impl Table {
         if self.term != term {
             self.term = term;
             let until = Instant::now() + HELD;
-            let assumed = |member| {
-                let holder = Holder {
-                    life: 0,
-                    until,
-                    acked: LogIndex(0),
-                    wanted: LogIndex(0),
-                    asking: false,
-                };
-                (member, holder)
-            };
+            let assumed = |member| (member, Holder::new(0, until, LogIndex(0)));
             self.holders = members().into_iter().map(assumed).collect();
         }
         self
@@ -191,34 +227,37 @@ impl Table {
     /// Whether the member may have a lease (anew).
     fn grant(&mut self, member: MemberId, life: u64, applied: LogIndex) -> bool {
         let now = Instant::now();
-        let holder = self.holders.entry(member).or_insert(Holder {
-            life,
-            until: now,
-            acked: applied,
-            wanted: LogIndex(0),
-            asking: false,
-        });
+        let new = Holder::new(life, now, applied);
+        let holder = self.holders.entry(member).or_insert(new);
         if holder.life != life {
             // Another process, so the old one is gone; or the same, whose lease an earlier leader granted.
             holder.life = life;
             holder.acked = applied;
+            holder.lapsed = None;
         }
         holder.acked = holder.acked.max(applied);
-        let behind = holder.acked < holder.wanted;
-        if !behind {
+        let may = holder.may_hold(now);
+        if may {
             holder.until = now + HELD;
         }
-        !behind
+        may
     }
 
     /// Who must still reach `index`, and when the first of them has lost its lease.
     fn lagging(&mut self, index: LogIndex, asker: MemberId) -> (Vec<MemberId>, Option<Instant>) {
         let now = Instant::now();
-        self.holders.retain(|_, holder| holder.until > now);
+        for holder in self.holders.values_mut() {
+            if holder.until <= now && holder.is_behind() {
+                holder.lapsed = Some(Lapse::Behind);
+            }
+        }
+        self.holders
+            .retain(|_, holder| holder.until > now || holder.lapsed.is_some());
         let behind = || {
-            self.holders
-                .iter()
-                .filter(|(member, holder)| **member != asker && holder.acked < index)
+            let holders = self.holders.iter();
+            holders.filter(|(member, holder)| {
+                **member != asker && holder.until > now && holder.acked < index
+            })
         };
         (
             behind().map(|(member, _)| *member).collect(),

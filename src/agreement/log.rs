@@ -91,6 +91,11 @@ impl Storage {
         (index.range(0..u64::MAX).count() as u64, purged)
     }
 
+    /// The last entry in the log, or the last that it dropped.
+    pub fn last(&self) -> LogIndex {
+        LogIndex(self.index().last().map_or(0, |id| id.index))
+    }
+
     /// Makes everything written so far durable.
     pub async fn sync(&self) -> Result<(), Error> {
         Ok(self.shared.log.sync().await?)

@@ -3,8 +3,8 @@
 use crate::{
     raft::{Snapshot, Types, Vote},
     wire::{
-        self, Append, AppendAnswer, Piece, Request, Response, SNAPSHOT_PIECE_BYTES, Transfer,
-        VoteAsk,
+        self, Append, AppendAnswer, Piece, Request, Response, SNAPSHOT_PIECE_BYTES, Target,
+        Transfer, VoteAsk,
     },
 };
 use bytes::Bytes;
@@ -160,6 +160,15 @@ impl Link {
         }
     }
 
+    fn vote_ask(&self, rpc: VoteRequest<Types>) -> VoteAsk {
+        VoteAsk {
+            vote: rpc.vote.into(),
+            last: rpc.last_log_id.map(Into::into),
+            transfer: rpc.leadership_transfer,
+            target: Target(self.target),
+        }
+    }
+
     async fn ask_vote(
         &self,
         request: Request,
@@ -203,6 +212,7 @@ impl Link {
                 meta: (&snapshot.meta).into(),
                 offset,
                 total,
+                target: Target(self.target),
             };
             let body = snapshot.snapshot.slice(offset as usize..end as usize);
             match self
@@ -246,6 +256,7 @@ impl RaftNetworkV2<Types> for Link {
             prev: rpc.prev_log_id.map(Into::into),
             committed: rpc.leader_commit.map(Into::into),
             entries,
+            target: Target(self.target),
         });
         let deadline = if self.heartbeat {
             option.hard_ttl()
@@ -274,7 +285,8 @@ impl RaftNetworkV2<Types> for Link {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.ask_vote(Request::Vote(rpc.into()), option).await
+        self.ask_vote(Request::Vote(self.vote_ask(rpc)), option)
+            .await
     }
 
     async fn pre_vote(
@@ -282,7 +294,8 @@ impl RaftNetworkV2<Types> for Link {
         rpc: VoteRequest<Types>,
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        self.ask_vote(Request::PreVote(rpc.into()), option).await
+        self.ask_vote(Request::PreVote(self.vote_ask(rpc)), option)
+            .await
     }
 
     async fn full_snapshot(
@@ -316,16 +329,6 @@ impl RaftNetworkV2<Types> for Link {
                 NetworkError::from_string("transfer declined"),
             )),
             other => Err(unexpected(&other)),
-        }
-    }
-}
-
-impl From<VoteRequest<Types>> for VoteAsk {
-    fn from(rpc: VoteRequest<Types>) -> Self {
-        Self {
-            vote: rpc.vote.into(),
-            last: rpc.last_log_id.map(Into::into),
-            transfer: rpc.leadership_transfer,
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Options {
 pub struct Timing {
     pub heartbeat: Duration,
     /// A follower waits a leader's lease of `election_max` and then between `election_min` and `election_max` before it stands.
+    /// A vote is waited for as long as `election_min`: whoever grants it syncs its log first, perhaps behind a sync that is
+    /// under way.
     pub election_min: Duration,
     pub election_max: Duration,
     /// A barrier is answered by the leader alone if a majority acknowledged it this recently. Well below the lease, for drifting clocks.
@@ -48,7 +50,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(500),
+            election_min: Duration::from_millis(900),
             election_max: Duration::from_millis(1000),
             lease_read: Duration::from_millis(500),
             propose_deadline: Duration::from_secs(10),

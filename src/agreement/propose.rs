@@ -17,6 +17,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// One attempt waits at most this long: a leader that is cut off is not waited for much longer than it takes to elect another.
 const ATTEMPT_DEADLINE: Duration = Duration::from_secs(3);
+/// Why a command of a member that was expired meanwhile has no certain outcome.
+const ENDED: &str = "this member was taken for dead before the answer came";
 
 impl Group {
     /// As [`hydfs_types::Agreement::propose`], with a deadline of the caller's.
@@ -59,7 +61,7 @@ impl Group {
             command,
         };
         let committed = self.commit(envelope, begun, deadline).await;
-        let applied = committed.map_err(|error| match ticket.asked_before {
+        let (applied, taken) = committed.map_err(|error| match ticket.asked_before {
             true => error.in_doubt(),
             false => error,
         })?;
@@ -75,18 +77,25 @@ impl Group {
         reached.map_err(AgreementError::in_doubt)?;
         self.held().saw(applied.index);
         applied.reply.map_err(|refused| match refused {
-            CommandError::Ended(ended) if ended == ticket.incarnation => AgreementError::Expired,
+            // The answers went with the incarnation, also that of an earlier attempt which was done.
+            CommandError::Ended(ended) if ended == ticket.incarnation => {
+                match taken || ticket.asked_before {
+                    true => no_quorum(begun, ENDED.into()).in_doubt(),
+                    false => AgreementError::Expired,
+                }
+            }
             refused => AgreementError::Refused(refused),
         })
     }
 
-    /// Tries until there is an answer, always under the same identity.
+    /// Tries until there is an answer, always under the same identity. Also says whether an attempt before the one that was
+    /// answered may have been taken.
     async fn commit(
         &self,
         envelope: Envelope,
         begun: Instant,
         deadline: Instant,
-    ) -> Result<Applied, AgreementError> {
+    ) -> Result<(Applied, bool), AgreementError> {
         let mut leadership = self.watch_leader();
         let mut backoff = BACKOFF_MIN;
         let mut hint = None;
@@ -105,7 +114,7 @@ impl Group {
                 _ = leadership.wait_for(|now| *now != seen) => Response::Unavailable { why: "the leader changed".into() },
             };
             let why = match response {
-                Response::Applied(applied) => return Ok(applied),
+                Response::Applied(applied) => return Ok((applied, taken)),
                 Response::NotLeader {
                     leader: Some(leader),
                     addr: Some(addr),

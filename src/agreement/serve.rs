@@ -4,7 +4,9 @@ use crate::{
     group::Group,
     raft::{LogId, Snapshot, SnapshotMeta, Types, Vote},
     snapshots::SNAPSHOT_BYTES_MAX,
-    wire::{self, Append, AppendAnswer, Malformed, Piece, Propose, Request, Response, Transfer},
+    wire::{
+        self, Append, AppendAnswer, Malformed, Piece, Propose, Request, Response, Transfer, VoteAsk,
+    },
 };
 use bytes::{Bytes, BytesMut};
 use hydfs_types::{BoxFuture, Frame, MemberId, Peer, Service};
@@ -18,6 +20,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+/// Commands of other members that are in hand at once: fewer than the transport has places for all messages of the group, so
+/// that appends, votes, leases and barriers always find one.
+pub const ASKED_MAX: usize = 768;
 /// Longest time that a proposal or barrier of another member is worked on.
 const ASKED_MILLIS_MAX: u32 = 30_000;
 /// Longest time that one message of the group itself is worked on.
@@ -72,7 +77,15 @@ impl Group {
 
     async fn answer(&self, request: Request, body: Bytes) -> Result<Response, Malformed> {
         match request {
-            Request::Propose(propose) => Ok(self.serve_propose(propose).await),
+            Request::Propose(propose) => {
+                // They wait for others, up to seconds, and must not take the places of the messages that end that wait.
+                let Ok(_place) = self.asked().try_acquire() else {
+                    return Ok(Response::NotTaken {
+                        why: "too many commands of other members are in hand".into(),
+                    });
+                };
+                Ok(self.serve_propose(propose).await)
+            }
             Request::Barrier { millis } => {
                 let deadline =
                     Instant::now() + Duration::from_millis(millis.min(ASKED_MILLIS_MAX).into());
@@ -93,6 +106,16 @@ impl Group {
             Request::Member => Err(Malformed(
                 "a message of the member came to the group".into(),
             )),
+            Request::Append(Append { target, .. })
+            | Request::Vote(VoteAsk { target, .. })
+            | Request::PreVote(VoteAsk { target, .. })
+            | Request::Piece(Piece { target, .. })
+                if target.0 != self.me() =>
+            {
+                Ok(Response::Unavailable {
+                    why: format!("it is for {}, and this is {}", target.0, self.me()),
+                })
+            }
             protocol => match timeout(PROTOCOL_DEADLINE, self.protocol(protocol, body)).await {
                 Ok(answer) => answer,
                 Err(_) => Ok(Response::Unavailable {

@@ -147,6 +147,11 @@ pub struct Members {
     pub all: BTreeMap<u64, SocketAddr>,
 }
 
+/// The member that a message is for. Whoever else gets it, at an address that was another's, refuses it: what it answers
+/// would count as the other's vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target(pub MemberId);
+
 /// Entries to append after `prev`; the commands lie back to back in the body.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Append {
@@ -154,6 +159,7 @@ pub struct Append {
     pub prev: Option<EntryId>,
     pub committed: Option<EntryId>,
     pub entries: Vec<EntryHead>,
+    pub target: Target,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -169,6 +175,7 @@ pub struct VoteAsk {
     pub vote: Ballot,
     pub last: Option<EntryId>,
     pub transfer: bool,
+    pub target: Target,
 }
 
 /// What a snapshot holds.
@@ -186,6 +193,7 @@ pub struct Piece {
     pub meta: Meta,
     pub offset: u64,
     pub total: u64,
+    pub target: Target,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -379,6 +387,8 @@ mod tests {
         index: 300,
     };
 
+    const TARGET: Target = Target(MemberId(3));
+
     fn members() -> Members {
         Members {
             voters: vec![BTreeSet::from([1])],
@@ -417,13 +427,14 @@ mod tests {
             &id,
             &[2],
             &member_bytes,
+            &[3],
         ];
         let piece = [
             &[1, 0, 4, 5, 2, 1, 1][..],
             &id,
             &[0],
             &member_bytes,
-            &[7, 8],
+            &[7, 8, 3],
         ];
         vec![
             (Request::Member, vec![1, 0, 0]),
@@ -433,6 +444,7 @@ mod tests {
                     prev: Some(LAST),
                     committed: None,
                     entries,
+                    target: TARGET,
                 }),
                 append.concat(),
             ),
@@ -441,16 +453,18 @@ mod tests {
                     vote: VOTE,
                     last: None,
                     transfer: true,
+                    target: TARGET,
                 }),
-                vec![1, 0, 2, 5, 2, 1, 0, 1],
+                vec![1, 0, 2, 5, 2, 1, 0, 1, 3],
             ),
             (
                 Request::PreVote(VoteAsk {
                     vote: VOTE,
                     last: None,
                     transfer: false,
+                    target: TARGET,
                 }),
-                vec![1, 0, 3, 5, 2, 1, 0, 0],
+                vec![1, 0, 3, 5, 2, 1, 0, 0, 3],
             ),
             (
                 Request::Piece(Piece {
@@ -458,6 +472,7 @@ mod tests {
                     meta,
                     offset: 7,
                     total: 8,
+                    target: TARGET,
                 }),
                 piece.concat(),
             ),

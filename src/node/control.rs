@@ -20,7 +20,7 @@ use hydfs_ring::Ring;
 use hydfs_state::{Body, State};
 use hydfs_types::{
     Agreement, AgreementError, BoxFuture, Command, DataRequest, DataResponse, Incarnation,
-    MemberInfo, Net, ROOT_INO, ReadBase, Refusal, SegmentId,
+    LogIndex, MemberInfo, Net, ROOT_INO, ReadBase, Refusal, SegmentId,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -374,6 +374,7 @@ impl Door {
         let command = Command::Leave {
             incarnation,
             forever: true,
+            kept: LogIndex(0),
         };
         let done = self.0.group.propose(command).await;
         done.map(|_| ())
@@ -395,6 +396,7 @@ impl Door {
         let command = Command::Leave {
             incarnation: self.0.ctx.me(),
             forever: true,
+            kept: LogIndex(0),
         };
         let left = || {
             let state = self.0.ctx.state();
@@ -403,7 +405,7 @@ impl Door {
         match self.0.group.propose(command).await {
             Ok(_) => {}
             // The answer was lost with the leadership that this member handed on; the command was not.
-            Err(AgreementError::Expired) if left() => {}
+            Err(AgreementError::Expired | AgreementError::InDoubt { .. }) if left() => {}
             Err(error) => return Err(Error::new(Kind::Unreachable, error.to_string())),
         }
         self.0.stop.notify_one();

@@ -2,7 +2,7 @@
 
 use crate::{Error, Member};
 use hydfs_data::DiskFailure;
-use hydfs_types::{Agreement, BoxFuture, Command, MemberId};
+use hydfs_types::{Agreement, BoxFuture, Command, LogIndex, MemberId};
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -10,6 +10,8 @@ use std::{
 
 /// A clean stop takes at most this long per step.
 const STOP: Duration = Duration::from_secs(3);
+/// Nobody who was not heard of for so long is handed leadership.
+const HEARD: Duration = Duration::from_secs(1);
 /// How often it is looked whether this member can go on.
 const FAILURE_LOOK: Duration = Duration::from_millis(250);
 
@@ -52,9 +54,12 @@ impl Member {
             self.hand_over().await;
             drop(tokio::time::timeout(STOP, self.volume.keep_nothing()).await);
             self.group.release().await;
+            // What is said here the next start has to have, or the folder was rolled back meanwhile.
+            let kept = self.group.secure().await.unwrap_or_default();
             let leave = Command::Leave {
                 incarnation: self.ctx.me(),
                 forever: false,
+                kept,
             };
             match tokio::time::timeout(STOP, self.group.propose(leave)).await {
                 Ok(Ok(_)) => tracing::info!("left"),
@@ -80,25 +85,25 @@ impl Member {
         self.group.release().await;
     }
 
-    /// Hands leadership to the voter that has most of the log.
+    /// Hands leadership to the voter that has most of the log, rather to one that stays than to one that drains.
     pub async fn hand_over(&self) {
         if !self.group.is_leader() {
             return;
         }
         let metrics = self.group.metrics();
-        let alive = |id: &MemberId| {
-            self.ctx
-                .state()
-                .member(*id)
-                .is_some_and(|member| member.alive)
+        let rank = |(id, matched): (&MemberId, &Option<LogIndex>)| {
+            let state = self.ctx.state();
+            let member = state.member(*id).filter(|one| one.alive)?;
+            let heard = metrics.heard.get(id).copied().flatten()?;
+            (heard <= HEARD && metrics.voters.contains(id) && *id != self.id()).then_some((
+                !member.draining,
+                *matched,
+                *id,
+            ))
         };
-        let next = metrics
-            .matched
-            .iter()
-            .filter(|(id, _)| metrics.voters.contains(id) && **id != self.id() && alive(id))
-            .max_by_key(|(_, matched)| **matched);
-        if let Some((next, _)) = next
-            && let Err(error) = self.group.transfer_leader(*next).await
+        let next = metrics.matched.iter().filter_map(rank).max();
+        if let Some((_, _, next)) = next
+            && let Err(error) = self.group.transfer_leader(next).await
         {
             tracing::info!(%error, "leadership was not handed over");
         }

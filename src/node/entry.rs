@@ -82,7 +82,8 @@ impl Member {
 
     /// Asks the group, through itself or any door, until it is admitted.
     async fn ask_admission(&self, takes_over: bool) -> Result<Admitted, Error> {
-        let said = said(&self.config, &self.folder, self.trial);
+        let last = self.group.last_entry();
+        let said = said(&self.config, &self.folder, self.seed, last, self.trial);
         let command = match takes_over {
             true => Command::TakeOver(said.clone()),
             false => Command::Admit(said.clone()),
@@ -100,8 +101,9 @@ impl Member {
                 }
             }
             // A door would let it in as somebody new.
-            if !takes_over && !self.config.join.is_empty() {
-                match enter(&*self.net, &self.config.join, &said, Duration::ZERO).await {
+            let doors = self.doors();
+            if !takes_over && !doors.is_empty() {
+                match enter(&*self.net, &doors, &said, Duration::ZERO).await {
                     Ok((_, admitted)) => return Ok(admitted),
                     // A copied folder finds out here: the group's log goes to the member that it is a copy of.
                     Err(error @ Error::Refused { .. }) => return Err(error),
@@ -110,6 +112,21 @@ impl Member {
             }
             tokio::time::sleep(AGAIN).await;
         }
+    }
+
+    /// Who may let this member in: whom it was told to ask, and everybody whom it knows. Whoever made the cluster was told
+    /// nobody.
+    fn doors(&self) -> Vec<String> {
+        let mut doors = self.config.join.clone();
+        let state = self.ctx.state();
+        let others = state.cluster.members.values();
+        let others = others.filter(|one| !one.left && one.said.storage != self.folder.storage());
+        for addr in others.map(|one| one.said.addr.to_string()) {
+            if !doors.contains(&addr) {
+                doors.push(addr);
+            }
+        }
+        doors
     }
 
     fn become_incarnation(&self, admitted: Admitted) {

@@ -45,6 +45,16 @@ pub enum Error {
         "this data folder belongs to no cluster yet: give --join HOST:PORT of any member, or --bootstrap to make a new cluster"
     )]
     NoCluster,
+    /// An empty folder on a machine that a cluster knows.
+    #[error(
+        "a member of cluster {cluster} looks for this machine: start with --join instead of --bootstrap, or, where another cluster is to be made here, `hydfs leave` this name there first"
+    )]
+    Sought { cluster: hydfs_types::ClusterId },
+    /// Found out before this member could vote.
+    #[error(
+        "this data folder is a copy or was rolled back: {why}. Stop the other process on it, or start with an empty data folder, which the others fill"
+    )]
+    RolledBack { why: String },
     #[error("cannot start a thread or runtime: {0}")]
     Runtime(#[from] std::io::Error),
 }

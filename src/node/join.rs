@@ -1,14 +1,15 @@
 //! Admission (R12): how a member enters, re-enters, and answers those who want in. Any member is a door.
 
-use crate::{Error, member::Member};
+use crate::{Error, apart, member::Member, standing::Standing};
 use bytes::Bytes;
 use hydfs_agreement::{member_payload, member_request};
 use hydfs_membership::Opinion;
 use hydfs_types::{
-    Admission, Admitted, Agreement, ClusterId, Command, Net, NetError, Reply, decode, encode,
+    Admission, Admitted, Agreement, ClusterId, Command, MemberId, Net, NetError, Reply, StorageId,
+    decode, encode,
 };
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 const ASK: Duration = Duration::from_secs(12);
 const AGAIN: Duration = Duration::from_millis(300);
@@ -20,6 +21,10 @@ pub enum NodeRequest {
     Join(Admission),
     /// What would you testify about this member?
     Opinion { name: String },
+    /// What do you know of the member with this data folder?
+    Standing { storage: StorageId },
+    /// Whom of these do you reach?
+    Reach(Vec<MemberId>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +39,8 @@ pub enum NodeResponse {
         why: String,
         again: bool,
     },
+    Standing(Standing),
+    Reached(BTreeSet<MemberId>),
 }
 
 /// Answers a request of another member.
@@ -47,6 +54,10 @@ pub async fn answer(member: &Member, payload: &[u8]) -> Bytes {
                 again: true,
             },
         },
+        Ok(NodeRequest::Standing { storage }) => {
+            NodeResponse::Standing(Standing::of(member, storage))
+        }
+        Ok(NodeRequest::Reach(asked)) => apart::answer(member, &asked).await,
         Err(error) => NodeResponse::Refused {
             why: error.to_string(),
             again: false,
@@ -57,9 +68,10 @@ pub async fn answer(member: &Member, payload: &[u8]) -> Bytes {
 
 async fn admit(member: &Member, said: Admission) -> NodeResponse {
     let cluster = member.ctx.state().cluster.id;
-    let Some(cluster) = cluster else {
+    // Who makes a cluster is its first member before anybody joins.
+    let Some(cluster) = cluster.filter(|_| member.id() != MemberId::default()) else {
         return NodeResponse::Refused {
-            why: "the member that was asked is in no cluster yet".into(),
+            why: "the member that was asked is starting".into(),
             again: true,
         };
     };
@@ -128,9 +140,7 @@ pub async fn enter(
                     Ok(NodeResponse::Refused { why: reason, .. }) => {
                         why = format!("{door}: {reason}")
                     }
-                    Ok(NodeResponse::Opinion(_)) => {
-                        why = format!("{door}: not an answer to a join")
-                    }
+                    Ok(_) => why = format!("{door}: not an answer to a join"),
                     Err(NetError::Refused { why, .. }) => {
                         return Err(Error::Closed {
                             door: door.clone(),

@@ -3,6 +3,7 @@
 //! The core runs on one thread: network, agreement, replicas and file-system calls. FUSE sessions and RainStorm have
 //! threads of their own and hand work to it.
 
+mod apart;
 mod config;
 mod control;
 mod ending;
@@ -25,6 +26,7 @@ mod privacy;
 mod rights;
 mod router;
 mod seams;
+mod standing;
 mod status;
 mod steward;
 mod streaming;

@@ -12,6 +12,7 @@ use crate::{
     planted,
     router::Router,
     seams::{Part, Seams, Wire, part_seed},
+    standing,
     steward::Steward,
     streaming::Streaming,
 };
@@ -51,6 +52,8 @@ pub struct Member {
     /// It stops: the end of its incarnation is its own wish.
     pub(crate) stopping: AtomicBool,
     pub(crate) admitted: Mutex<Option<Admitted>>,
+    /// Names of members that are alive and cannot be reached from here.
+    apart: Mutex<Vec<String>>,
     pub(crate) seed: u64,
     streams: bool,
     /// Faults that were injected, where that is allowed.
@@ -165,6 +168,8 @@ impl Member {
     ) -> Result<(Arc<Self>, Place), Error> {
         let place = Place::find(&config, &seams).await?;
         let member = Self::parts(config, seams, &place).await?;
+        // Before anybody can ask it for a vote.
+        standing::check(&member).await?;
         router.set(&member);
         member.volume.set_control(crate::tree::Tree::new(&member));
         Ok((member, place))
@@ -253,6 +258,7 @@ impl Member {
             stop: tokio::sync::Notify::new(),
             stopping: AtomicBool::new(false),
             admitted: Mutex::new(None),
+            apart: Mutex::default(),
             seed,
             streams: streaming,
             faults,
@@ -386,6 +392,21 @@ impl Member {
                 return;
             }
         }
+    }
+
+    /// Names of members that are alive and cannot be reached from here, as far as that was looked for.
+    pub fn apart(&self) -> Vec<String> {
+        self.apart
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_apart(&self, names: Vec<String>) {
+        *self
+            .apart
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = names;
     }
 
     /// Whether a worker before this one served the same mount.

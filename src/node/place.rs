@@ -1,13 +1,19 @@
 //! Who a member is, by its folder and by what it says of itself.
 
-use crate::{Config, Error, join::enter, seams::Seams};
+use crate::{
+    Config, Error,
+    join::enter,
+    seams::{Part, Seams, part_seed},
+};
 use hydfs_data::Trial;
 use hydfs_store::Folder;
-use hydfs_types::{Admission, Admitted, BootId, ClusterId, MemberId, Planted, SessionId};
+use hydfs_types::{Admission, Admitted, BootId, ClusterId, LogIndex, MemberId, Planted, SessionId};
 use std::time::Duration;
 
 /// How long a joiner looks for a door before it gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Whoever is to make a cluster listens for so long whether it is in one: a leader calls each member more often.
+const KNOCKS: Duration = Duration::from_secs(2);
 
 /// Who the member is to the agreement group before its parts start.
 pub struct Place {
@@ -28,6 +34,11 @@ impl Place {
             });
         }
         if config.bootstrap {
+            // A cluster that has this machine as a voter asks it for votes that an empty folder must not give.
+            tokio::time::sleep(KNOCKS).await;
+            if let Some(cluster) = net.knocked() {
+                return Err(Error::Sought { cluster });
+            }
             return Ok(Self {
                 member: MemberId(1),
                 cluster: None,
@@ -40,7 +51,7 @@ impl Place {
         let (cluster, admitted) = enter(
             net,
             &config.join,
-            &said(config, folder, seams.trial),
+            &said(config, folder, seams.seed, LogIndex(0), seams.trial),
             PATIENCE,
         )
         .await?;
@@ -62,7 +73,13 @@ pub(crate) fn session_of(member: MemberId, start_count: u64, trial: Trial) -> Se
     SessionId(member.0 << 32 | start_count)
 }
 
-pub(crate) fn said(config: &Config, folder: &Folder, trial: Trial) -> Admission {
+pub(crate) fn said(
+    config: &Config,
+    folder: &Folder,
+    seed: u64,
+    last: LogIndex,
+    trial: Trial,
+) -> Admission {
     let boot = match trial.planted {
         Some(Planted::KeptAfterPowerLoss) => BootId([0; 16]),
         _ => folder.boot(),
@@ -75,6 +92,8 @@ pub(crate) fn said(config: &Config, folder: &Folder, trial: Trial) -> Admission 
         storage: folder.storage(),
         boot,
         start_count: folder.start_count(),
+        drawn: part_seed(seed ^ folder.start_count(), Part::Start),
+        last,
     }
 }
 

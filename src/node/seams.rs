@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub trait Wire: Net {
     /// From now on peers see this in what the member sends.
     fn known_as(&self, cluster: Option<ClusterId>, member: MemberId, incarnation: Incarnation);
+    /// The cluster that takes this member for one of its own though it is in none, if one has called.
+    fn knocked(&self) -> Option<ClusterId>;
     /// What the transport counted, where it counts.
     fn counters(&self) -> Option<Arc<Counters>>;
     /// Stops serving; what is under way is cut off.
@@ -26,6 +28,10 @@ impl Wire for Quic {
             member: Some(member),
             incarnation: Some(incarnation),
         });
+    }
+
+    fn knocked(&self) -> Option<ClusterId> {
+        Quic::knocked(self)
     }
 
     fn counters(&self) -> Option<Arc<Counters>> {
@@ -62,6 +68,7 @@ pub(crate) enum Part {
     Group,
     Swim,
     Cluster,
+    Start,
 }
 
 /// A seed of its own for each part, the same one for the same seed.

@@ -63,6 +63,10 @@ pub fn status(member: &Member) -> (bool, String) {
     if !down.is_empty() {
         troubles.push(format!("{} down", down.join(", ")));
     }
+    for other in member.apart() {
+        let name = &member.config.name;
+        troubles.push(format!("{name} and {other} cannot reach each other"));
+    }
     let full: Vec<String> = state
         .cluster
         .members

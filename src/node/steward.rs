@@ -3,9 +3,10 @@
 //! Nothing is remembered that another leader needs: everything is read from the agreed state and from SWIM anew.
 
 use crate::{
+    apart::Apart,
     member::Member,
     planted,
-    voters::{Candidate, choose},
+    voters::{Candidate, choose, with_heirs},
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use hydfs_membership::SeenState;
@@ -35,6 +36,8 @@ const OPINIONS_MAX: usize = 5;
 const CHANGES_MAX: usize = 4096;
 /// A learner votes once it lacks no more than this many entries.
 const LAG_MAX: u64 = 500;
+/// Who was heard of this recently answers.
+const HEARD: Duration = Duration::from_secs(1);
 
 /// The work and what it keeps between ticks, all of it only to save work.
 pub struct Steward {
@@ -47,6 +50,7 @@ pub struct Steward {
     down: BTreeMap<MemberId, Instant>,
     /// Since when it has known members to have left.
     left: BTreeMap<MemberId, Instant>,
+    apart: Apart,
 }
 
 impl Steward {
@@ -59,6 +63,7 @@ impl Steward {
             expired: Vec::new(),
             down: BTreeMap::new(),
             left: BTreeMap::new(),
+            apart: Apart::default(),
         }
     }
 
@@ -77,6 +82,7 @@ impl Steward {
                 self.leading_since = None;
                 self.down.clear();
                 self.left.clear();
+                self.apart.look(&self.member, false, &[]).await;
                 continue;
             }
             let since = *self.leading_since.get_or_insert_with(|| {
@@ -87,6 +93,9 @@ impl Steward {
             self.choose_voters().await;
             if since.elapsed() > GRACE {
                 self.expire_dead().await;
+            }
+            if since.elapsed() > NEWCOMER {
+                self.expire_deaf().await;
             }
             self.plan_slots().await;
         }
@@ -118,8 +127,8 @@ impl Steward {
             .collect()
     }
 
-    /// Every member gets the log; one that left for a moment longer, so that it learns that it has left, unless it votes:
-    /// its silence would count.
+    /// Every member gets the log; one that left for a moment longer, so that it learns that it has left. While it votes it
+    /// stays: [`choose`] takes its vote away, and never leaves two voters.
     async fn include_members(&mut self) {
         let metrics = self.member.group.metrics();
         let members = self.members();
@@ -133,7 +142,7 @@ impl Steward {
                 }
                 (true, true) if one.id != self.member.id() => {
                     let since = *self.left.entry(one.id).or_insert_with(Instant::now);
-                    if since.elapsed() < FAREWELL && !metrics.voters.contains(&one.id) {
+                    if since.elapsed() < FAREWELL || metrics.voters.contains(&one.id) {
                         continue;
                     }
                     self.member.group.remove(one.id).await
@@ -161,6 +170,10 @@ impl Steward {
             let matched = metrics.matched.get(&id).copied().flatten();
             id == me || matched.is_some_and(|at| at.0 + LAG_MAX >= last)
         };
+        let answers = |id: MemberId| {
+            let heard = metrics.heard.get(&id).copied().flatten();
+            id == me || heard.is_some_and(|age| age < HEARD)
+        };
         let patience = self.member.config.voter_replace_after;
         let candidates: Vec<Candidate> = members
             .iter()
@@ -171,23 +184,27 @@ impl Steward {
                 alive: one.alive,
                 draining: one.draining,
                 ready: ready(one.id),
+                answers: answers(one.id),
                 given_up: self
                     .down
                     .get(&one.id)
                     .is_some_and(|since| since.elapsed() > patience),
             })
             .collect();
-        let mut chosen = choose(me, &metrics.voters, &candidates);
         let going = members.iter().any(|one| one.id == me && one.draining);
-        if going && let Some(heirs) = &mut chosen {
-            // Another one has to vote before the leader can hand over to it; then that one takes this vote away.
-            heirs.insert(me);
-            chosen = chosen.filter(|heirs| *heirs != metrics.voters);
-        }
-        if going && chosen.is_none() {
+        let heir = |one: &Candidate| {
+            let votes = one.id != me && metrics.voters.contains(&one.id);
+            votes && one.alive && one.answers && !one.draining
+        };
+        if going && candidates.iter().any(heir) {
+            // It takes this vote away.
             self.member.hand_over().await;
             return;
         }
+        let chosen = match going {
+            true => with_heirs(me, &metrics.voters, &candidates),
+            false => choose(me, &metrics.voters, &candidates),
+        };
         let wanted = chosen.or_else(|| metrics.joint.then(|| metrics.voters.clone()));
         if let Some(voters) = wanted
             && let Err(error) = self.member.group.set_voters(voters).await
@@ -214,23 +231,18 @@ impl Steward {
         let alive: Vec<&MemberInfo> = members.iter().filter(|one| one.alive).collect();
         self.expired.retain(|at| at.elapsed() < GRACE);
         let limit = 2.max(alive.len() / 10);
+        let me = self.member.id();
         for suspect in alive
             .iter()
-            .filter(|one| down.contains_key(&one.said.name) && one.id != self.member.id())
+            .filter(|one| down.contains_key(&one.said.name) && one.id != me)
         {
-            let settled = self
-                .admitted
-                .get(&(suspect.incarnation, suspect.said.start_count))
-                .is_some_and(|at| at.elapsed() > NEWCOMER);
-            if !settled || self.expired.len() >= limit {
+            if !self.is_settled(suspect) || self.expired.len() >= limit {
                 continue;
             }
             let others: Vec<&MemberInfo> = alive
                 .iter()
                 .filter(|one| {
-                    one.id != suspect.id
-                        && one.id != self.member.id()
-                        && !down.contains_key(&one.said.name)
+                    one.id != suspect.id && one.id != me && !down.contains_key(&one.said.name)
                 })
                 .copied()
                 .collect();
@@ -244,15 +256,42 @@ impl Steward {
                     .map(String::as_str)
                     .unwrap_or_default()
             );
-            tracing::warn!(member = suspect.said.name, incarnation = %suspect.incarnation, why, "expiring a dead member");
-            self.expired.push(Instant::now());
-            let command = Command::Expire {
-                incarnations: vec![suspect.incarnation],
-                why,
-            };
-            if let Err(error) = self.member.group.propose(command).await {
-                tracing::warn!(%error, "a dead member could not be expired yet");
-            }
+            self.expire(suspect, why).await;
+        }
+    }
+
+    fn is_settled(&self, one: &MemberInfo) -> bool {
+        self.admitted
+            .get(&(one.incarnation, one.said.start_count))
+            .is_some_and(|at| at.elapsed() > NEWCOMER)
+    }
+
+    /// Looks for members that this leader cannot reach though SWIM has them alive; ends one that nobody could lead better.
+    async fn expire_deaf(&mut self) {
+        let mut settled = self.members();
+        settled.retain(|one| one.alive && self.is_settled(one));
+        let Some(deaf) = self.apart.look(&self.member, true, &settled).await else {
+            return;
+        };
+        self.expired.retain(|at| at.elapsed() < GRACE);
+        if self.expired.len() < 2.max(settled.len() / 10) {
+            let why = format!(
+                "{}: the leader's messages have not been answered for 10 s, and no voter reaches more",
+                deaf.said.name
+            );
+            self.expire(&deaf, why).await;
+        }
+    }
+
+    async fn expire(&mut self, one: &MemberInfo, why: String) {
+        tracing::warn!(member = one.said.name, incarnation = %one.incarnation, why, "expiring a dead member");
+        self.expired.push(Instant::now());
+        let command = Command::Expire {
+            incarnations: vec![one.incarnation],
+            why,
+        };
+        if let Err(error) = self.member.group.propose(command).await {
+            tracing::warn!(%error, "a dead member could not be expired yet");
         }
     }
 

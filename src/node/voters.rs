@@ -13,12 +13,15 @@ pub struct Candidate {
     pub draining: bool,
     /// It has nearly all of the log.
     pub ready: bool,
+    /// The leader has heard of it just now, or it leads. Whoever has just crashed is agreed to live for some seconds more.
+    pub answers: bool,
     /// It has been down for so long that its vote goes to another one, if there is another one.
     pub given_up: bool,
 }
 
 /// 1 voter for one or two members that stay, 3 for three or four, 5 from five on, spread over zones. Whoever votes goes on
 /// to vote while it stays, even when it is down, until somebody who is there can take over. `None`: nothing to change now.
+/// Voters of whom no majority answers are never chosen: they could not even agree on the next ones.
 pub fn choose(
     me: MemberId,
     voting: &BTreeSet<MemberId>,
@@ -56,7 +59,38 @@ pub fn choose(
     {
         voters.remove(&spare);
     }
-    (voters.len() == target && voters != *voting).then_some(voters)
+    (voters.len() == target && voters != *voting && majority_answers(&voters, all))
+        .then_some(voters)
+}
+
+/// The same where the leader, which votes, is to go: somebody else has to vote before it can hand over to him, and then takes
+/// its vote away. Two voters are a group that neither may leave, so a third one votes meanwhile, if there is one.
+pub fn with_heirs(
+    me: MemberId,
+    voting: &BTreeSet<MemberId>,
+    all: &[Candidate],
+) -> Option<BTreeSet<MemberId>> {
+    let mut voters = choose(me, voting, all)?;
+    voters.insert(me);
+    let third = || {
+        let can = |one: &&Candidate| one.alive && one.ready && one.answers;
+        let mut others = all.iter().filter(can);
+        others
+            .find(|one| !voters.contains(&one.id))
+            .map(|one| one.id)
+    };
+    if let (2, Some(third)) = (voters.len(), third()) {
+        voters.insert(third);
+    }
+    (voters != *voting && majority_answers(&voters, all)).then_some(voters)
+}
+
+fn majority_answers(voters: &BTreeSet<MemberId>, all: &[Candidate]) -> bool {
+    let answer = all
+        .iter()
+        .filter(|one| one.answers && voters.contains(&one.id))
+        .count();
+    2 * answer > voters.len()
 }
 
 /// Who votes next: of those that can, one in the zone with the fewest votes.
@@ -66,12 +100,12 @@ fn successor(
 ) -> Option<MemberId> {
     let can = staying
         .values()
-        .filter(|one| one.alive && one.ready && !voters.contains(&one.id));
+        .filter(|one| one.alive && one.ready && one.answers && !voters.contains(&one.id));
     can.min_by_key(|one| (votes_in(&one.zone, voters, staying), one.id))
         .map(|one| one.id)
 }
 
-/// Whose vote is one too many: of somebody who is down, else in the zone with the most votes; never of the leader.
+/// Whose vote is one too many: of somebody who is down or does not answer, else in the zone with the most votes; never of the leader.
 fn spare(
     me: MemberId,
     voters: &BTreeSet<MemberId>,
@@ -82,7 +116,14 @@ fn spare(
         .map(|id| staying[id])
         .filter(|one| one.id != me);
     others
-        .max_by_key(|one| (!one.alive, votes_in(&one.zone, voters, staying), one.id))
+        .max_by_key(|one| {
+            (
+                !one.alive,
+                !one.answers,
+                votes_in(&one.zone, voters, staying),
+                one.id,
+            )
+        })
         .map(|one| one.id)
 }
 
@@ -105,6 +146,7 @@ mod tests {
             alive: true,
             draining: false,
             ready: true,
+            answers: true,
             given_up: false,
         };
         zones.iter().enumerate().map(member).collect()
@@ -168,5 +210,39 @@ mod tests {
         all[0].draining = true;
         all[1].alive = false;
         assert_eq!(chosen(&[1, 2, 3], &all), Some(ids(&[3])));
+    }
+
+    /// One of the three has just crashed, and is agreed to live for another two seconds.
+    #[test]
+    fn a_leader_that_drains_is_never_left_with_one_that_is_dead() {
+        let mut all = members(&["a"; 3]);
+        all[0].draining = true;
+        all[1].answers = false;
+        assert_eq!(chosen(&[1, 2, 3], &all), Some(ids(&[3])));
+        all[2].answers = false;
+        assert_eq!(chosen(&[1, 2, 3], &all), None, "nobody is left");
+        let mut all = members(&["a"; 6]);
+        (all[1].answers, all[2].answers, all[3].answers) = (false, false, false);
+        all[4].draining = true;
+        assert_eq!(
+            chosen(&[1, 2, 3, 4, 5], &all),
+            None,
+            "three of them are silent"
+        );
+    }
+
+    #[test]
+    fn a_leader_that_goes_makes_two_voters_only_of_two_members() {
+        let heirs = |voting: &[u64], all: &[Candidate]| with_heirs(MemberId(1), &ids(voting), all);
+        let mut all = members(&["a"; 2]);
+        all[0].draining = true;
+        assert_eq!(heirs(&[1], &all), Some(ids(&[1, 2])));
+        all[1].answers = false;
+        assert_eq!(heirs(&[1], &all), None);
+        let mut all = members(&["a"; 3]);
+        all[0].draining = true;
+        assert_eq!(heirs(&[1], &all), Some(ids(&[1, 2, 3])));
+        all[1].answers = false;
+        assert_eq!(heirs(&[1], &all), Some(ids(&[1, 3])), "both answer");
     }
 }

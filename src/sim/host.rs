@@ -76,6 +76,10 @@ impl Wire for SimWire {
         }
     }
 
+    fn knocked(&self) -> Option<ClusterId> {
+        None
+    }
+
     fn counters(&self) -> Option<Arc<Counters>> {
         None
     }

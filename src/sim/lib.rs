@@ -22,6 +22,8 @@ mod watch;
 mod world;
 
 #[cfg(test)]
+mod apart_tests;
+#[cfg(test)]
 mod drain_tests;
 #[cfg(test)]
 mod learn_tests;
@@ -29,6 +31,8 @@ mod learn_tests;
 mod net_tests;
 #[cfg(test)]
 mod rejoin_tests;
+#[cfg(test)]
+mod start_tests;
 
 pub use chaos::{Faults, Kind};
 pub use net::{End, SimNet, Tap};

@@ -15,7 +15,7 @@ use crate::{
 use hydfs_data::Trial;
 use hydfs_node::Member;
 use hydfs_store::Crash;
-use hydfs_types::{Agreement, Command, Incarnation};
+use hydfs_types::{Agreement, Command, Incarnation, LogIndex};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -365,6 +365,7 @@ impl World {
         let command = Command::Leave {
             incarnation: member.ctx.me(),
             forever: true,
+            kept: LogIndex(0),
         };
         // Whoever is not answered may have left all the same; that is seen later.
         let left = member.group.propose(command).await;

@@ -66,6 +66,14 @@ impl State {
                 said.start_count, member.said.start_count
             ));
         }
+        // An end that was agreed and that this folder does not have: it is a copy from before it.
+        if said.last < member.kept {
+            return refuse(format!(
+                "this data folder was rolled back: its agreement log ends at {}, and at its clean stop it had it up to {}. \
+                 Start with an empty data folder",
+                said.last, member.kept
+            ));
+        }
         Ok(Some(member.id))
     }
 
@@ -158,6 +166,7 @@ impl State {
         self.give_up_unread(id, events);
         let before = self.cluster.members.get(&id);
         let draining = before.is_some_and(|member| member.draining && !member.left);
+        let kept = before.map(|member| member.kept).unwrap_or_default();
         let incarnation = Incarnation(issue(&mut self.cluster.next_incarnation));
         let member = MemberInfo {
             id,
@@ -167,6 +176,7 @@ impl State {
             full: false,
             left: false,
             draining,
+            kept,
         };
         self.cluster.members.insert(id, member);
         self.cluster.alive.insert(incarnation, id);

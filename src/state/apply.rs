@@ -73,7 +73,8 @@ impl State {
             Command::Leave {
                 incarnation,
                 forever,
-            } => self.leave(*incarnation, *forever, events),
+                kept,
+            } => self.leave(*incarnation, *forever, *kept, events),
             Command::Configure { changes } => self.configure(changes, events),
             Command::Promote { learners } => self.promote(learners, events),
             Command::Set { key, value } => self.set(key, value, events),

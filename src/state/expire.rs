@@ -18,6 +18,7 @@ impl State {
         &mut self,
         incarnation: Incarnation,
         forever: bool,
+        kept: LogIndex,
         events: &mut Vec<Event>,
     ) -> Result<Reply, CommandError> {
         let member = self
@@ -28,6 +29,7 @@ impl State {
             .ok_or(CommandError::Ended(incarnation))?;
         let (id, alive, news) = (member.id, member.alive, forever && !member.left);
         member.left |= forever;
+        member.kept = member.kept.max(kept);
         if news && !alive {
             self.map_changed();
             events.push(Event::Members);

@@ -15,7 +15,7 @@ use hydfs_types::{BoxFuture, ClusterId, Frame, Handler, Incarnation, MemberId, N
 use quinn::{Endpoint, TokioRuntime};
 use std::{
     net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 use tokio::{
@@ -122,6 +122,8 @@ pub(crate) struct Inner {
     handler: RwLock<Option<Arc<dyn Handler>>>,
     faults: RwLock<Option<FaultHook>>,
     incoming_faults: RwLock<Option<FaultHook>>,
+    /// The cluster whose member last called here while this one was in none.
+    knocked: Mutex<Option<ClusterId>>,
 }
 
 impl Quic {
@@ -180,6 +182,7 @@ impl Quic {
             handler: RwLock::new(Some(handler)),
             faults: RwLock::new(None),
             incoming_faults: RwLock::new(None),
+            knocked: Mutex::new(None),
         });
         inner.runtime.spawn(serve::accept(inner.clone()));
         Ok(Arc::new(Self { inner, _stop: stop }))
@@ -234,6 +237,16 @@ impl Quic {
             .incoming_faults
             .write()
             .unwrap_or_else(PoisonError::into_inner) = hook;
+    }
+
+    /// The cluster whose member called here while this one was in none, and was refused: it takes this machine for one of
+    /// its own, as after the loss of a data folder.
+    pub fn knocked(&self) -> Option<ClusterId> {
+        *self
+            .inner
+            .knocked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the connection to `addr` (calls on it break) and forgets that it could not be reached.
@@ -304,6 +317,18 @@ impl Inner {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Why a member of a cluster may not call this one, if it is in none yet. Whoever wants to join calls others.
+    pub(crate) fn stranger(&self, ours: &Hello, theirs: &Hello) -> Option<String> {
+        let (None, Some(cluster)) = (ours.cluster, theirs.cluster) else {
+            return None;
+        };
+        *self.knocked.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
+        Some(format!(
+            "{} is in no cluster (yet), {} in {cluster}: it may be called once it has joined",
+            ours.name, theirs.name
+        ))
     }
 
     fn fault(&self, to: SocketAddr) -> Option<Fault> {

@@ -86,12 +86,14 @@ async fn greet(
         Err(error) => Err(format!("no hello: {error}")),
         Ok(bytes) => Hello::decode(&bytes),
     };
-    let judged = judged.and_then(
-        |theirs| match Hello::objection(&ours, &theirs, &certified) {
+    let judged = judged.and_then(|theirs| {
+        match Hello::objection(&ours, &theirs, &certified)
+            .or_else(|| inner.stranger(&ours, &theirs))
+        {
             Some(why) => Err(why),
             None => Ok(theirs),
-        },
-    );
+        }
+    });
     match judged {
         Ok(theirs) => {
             send.write_all(&ours.encode()).await.map_err(text)?;

@@ -42,9 +42,11 @@ pub enum Command {
         why: String,
     },
     /// A clean stop: as `Expire`, by the incarnation itself. `forever`: the member leaves the cluster.
+    /// `kept`: the member has the agreement log on disk up to here, if it says so itself.
     Leave {
         incarnation: Incarnation,
         forever: bool,
+        kept: LogIndex,
     },
     /// Compare-and-swap of slot configs (R2). Refused whole if one does not match.
     Configure {

@@ -104,6 +104,8 @@ fn samples() -> Vec<Vec<u8>> {
             storage: StorageId([1; 16]),
             boot: BootId([2; 16]),
             start_count: 3,
+            drawn: 4,
+            last: LogIndex(5),
         }),
     };
     let messages = [

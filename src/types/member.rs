@@ -1,6 +1,6 @@
 //! Members as the agreed state knows them.
 
-use crate::{BootId, Incarnation, MemberId, StorageId};
+use crate::{BootId, Incarnation, LogIndex, MemberId, StorageId};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
@@ -16,6 +16,10 @@ pub struct Admission {
     pub boot: BootId,
     /// Starts of this data folder so far, this one included; a copied or rolled-back folder shows here.
     pub start_count: u64,
+    /// Drawn by each start. Two processes on copies of one folder that count alike differ here.
+    pub drawn: u64,
+    /// The last entry in the folder's agreement log.
+    pub last: LogIndex,
 }
 
 /// A member of the agreed state.
@@ -33,6 +37,8 @@ pub struct MemberInfo {
     pub left: bool,
     /// Its copies move to others, in order that it can go without a repair (`drain`).
     pub draining: bool,
+    /// Its folder has had the agreement log on disk up to here: a later start that has less was rolled back.
+    pub kept: LogIndex,
 }
 
 /// Answer to an admission.

@@ -40,6 +40,8 @@ fn admission() -> Admission {
         storage: StorageId([1; 16]),
         boot: BootId([2; 16]),
         start_count: 3,
+        drawn: 4,
+        last: LogIndex(5),
     }
 }
 
@@ -54,11 +56,19 @@ fn cluster_commands_keep_their_bytes() {
     );
     golden(
         Command::Admit(admission()),
-        "0100ac020201040680c49fd50c0501026e31007f000001d836017a64010101010101010101010101010101010202020202020202020202020202020203",
+        "0100ac020201040680c49fd50c0501026e31007f000001d836017a640101010101010101010101010101010102020202020202020202020202020202030405",
     );
     golden(
         Command::TakeOver(admission()),
-        "0100ac020201040680c49fd50c051a026e31007f000001d836017a64010101010101010101010101010101010202020202020202020202020202020203",
+        "0100ac020201040680c49fd50c051a026e31007f000001d836017a640101010101010101010101010101010102020202020202020202020202020202030405",
+    );
+    golden(
+        Command::Leave {
+            incarnation: Incarnation(7),
+            forever: true,
+            kept: LogIndex(300),
+        },
+        "0100ac020201040680c49fd50c05030701ac02",
     );
     golden(
         Command::Expire {

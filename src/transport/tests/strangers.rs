@@ -159,3 +159,20 @@ async fn a_new_certificate_is_used_without_a_restart() {
         .to_string();
     assert!(other.contains("vm1 cannot become vm3"), "{other}");
 }
+
+/// A machine whose data folder was lost: its cluster goes on to call it, and must not be answered by who it is not any more.
+#[tokio::test]
+async fn a_member_of_a_cluster_may_not_call_one_that_is_in_none() {
+    let lab = Lab::new();
+    let (old, _) = lab.member("vm1");
+    let (fresh, handler) = start(Options {
+        who: Who::default(),
+        ..lab.options("vm2")
+    });
+    assert_eq!(fresh.knocked(), None);
+    refused(&old, &fresh, "in no cluster").await;
+    untouched(&fresh, &handler);
+    assert_eq!(fresh.knocked(), Some(common::CLUSTER));
+    // The other way is how members join.
+    echo(&fresh, old.local_addr()).await.unwrap();
+}

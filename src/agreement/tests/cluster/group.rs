@@ -1,6 +1,6 @@
 //! A few members over a network in memory: commands and barriers from anywhere, through crashes, cuts and restarts.
 
-use crate::common::{APPEND, Cluster, LEASE, PIECE, PROPOSE, addr, set};
+use crate::common::{APPEND, Cluster, ENDED, ENDS_AFTER, LEASE, PIECE, PROPOSE, addr, set};
 use hydfs_agreement::{ChangeError, Retention, propose_via};
 use hydfs_store::Crash;
 use hydfs_types::{
@@ -450,6 +450,20 @@ async fn a_command_that_may_be_in_a_log_is_in_doubt() {
     }
 }
 
+/// It was done, the answer was lost, and the member was expired before it asked again.
+#[tokio::test(start_paused = true)]
+async fn a_command_of_an_ended_incarnation_that_may_have_been_done_is_in_doubt() {
+    let cluster = Cluster::start(3, 33).await;
+    cluster.group(2).set_incarnation(ENDS_AFTER, 1);
+    cluster.lose_answers(PROPOSE, 1);
+    let answer = cluster.group(2).propose(set("done")).await;
+    assert!(
+        matches!(answer, Err(AgreementError::InDoubt { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(cluster.node(2).values(), ["done"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn refusals_and_ends_are_told_apart() {
     let cluster = Cluster::start(1, 15).await;
@@ -465,7 +479,7 @@ async fn refusals_and_ends_are_told_apart() {
         matches!(huge, Err(AgreementError::Refused(CommandError::Invalid(_)))),
         "{huge:?}"
     );
-    group.set_incarnation(Incarnation(99), 1);
+    group.set_incarnation(ENDED, 1);
     assert_eq!(group.propose(set("x")).await, Err(AgreementError::Expired));
     let waiting = tokio::spawn({
         let group = Arc::clone(group);
@@ -575,6 +589,8 @@ async fn a_refused_admission_is_heard_before_it_is_applied() {
         storage: StorageId([3; 16]),
         boot: BootId([3; 16]),
         start_count: 1,
+        drawn: 0,
+        last: LogIndex(0),
     };
     let begun = Instant::now();
     let answer = cluster.group(3).propose(Command::Admit(said)).await;
@@ -584,4 +600,64 @@ async fn a_refused_admission_is_heard_before_it_is_applied() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+/// A candidate writes its own vote first, then the others write theirs: two syncs have to fit into one election.
+#[tokio::test(start_paused = true)]
+async fn voters_with_slow_disks_elect_a_leader() {
+    for seed in 34..40 {
+        let mut cluster = Cluster::start(3, seed).await;
+        cluster.sync = Duration::from_millis(430);
+        for id in [2, 3] {
+            cluster.crash(id, Crash::Kill);
+            cluster.run(id).await;
+        }
+        cluster.node(1).put("before").await;
+        cluster.crash(1, Crash::Kill);
+        let begun = Instant::now();
+        cluster.elected().await;
+        let waited = begun.elapsed();
+        assert!(waited < Duration::from_secs(5), "seed {seed}: {waited:?}");
+    }
+}
+
+/// One process at the addresses of two members: its disk would count twice in a majority.
+#[tokio::test(start_paused = true)]
+async fn who_answers_for_another_is_not_counted() {
+    let mut cluster = Cluster::start(5, 35).await;
+    cluster.node(1).put("before").await;
+    for id in [3, 4, 5] {
+        cluster.crash(id, Crash::Kill);
+    }
+    cluster.serve_also(2, 3);
+    let soon = Instant::now() + Duration::from_secs(5);
+    let answer = cluster.group(1).propose_by(set("two of five"), soon).await;
+    assert!(
+        matches!(answer, Err(AgreementError::InDoubt { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(cluster.node(1).values(), ["before"]);
+}
+
+/// Commands that wait, of however many members, leave room for what ends their wait. The transport has 1,024 places.
+#[tokio::test(start_paused = true)]
+async fn commands_that_wait_leave_places_for_others() {
+    let cluster = Cluster::start(5, 36).await;
+    cluster.group(5).barrier().await.unwrap();
+    cluster.isolate(5);
+    let waiting: Vec<_> = numbers(1500)
+        .into_iter()
+        .enumerate()
+        .map(|(n, value)| {
+            let group = cluster.group(2 + n as u64 % 2).clone();
+            tokio::spawn(async move { group.propose(set(&value)).await })
+        })
+        .collect();
+    // Those who found no place have been turned away, and try again later.
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let in_hand = cluster.in_hand(1);
+    assert!((700..900).contains(&in_hand), "{in_hand} in hand");
+    for command in waiting {
+        command.await.unwrap().unwrap();
+    }
 }

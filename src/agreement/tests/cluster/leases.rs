@@ -2,7 +2,7 @@
 //! delay commands no longer than a lease lasts. `HYDFS_SEED=n HYDFS_SEEDS=count` runs other seeds.
 #![allow(clippy::unwrap_used)]
 
-use crate::common::{Cluster, LEASE, set};
+use crate::common::{APPEND, Cluster, LEASE, set};
 use hydfs_store::Crash;
 use hydfs_types::{Agreement, MemberId};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
@@ -159,4 +159,30 @@ fn reads_under_leases_are_never_old() {
         let reads = runtime.block_on(never_old(seed));
         assert!(reads > 300, "seed {seed}: only {reads} reads under a lease");
     }
+}
+
+/// A machine that is slow and busy asks for a lease with each call. Each one would delay everybody until it has ended.
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_stays_behind_delays_one_command_not_each() {
+    let cluster = Cluster::start(3, 25).await;
+    cluster.group(3).barrier().await.unwrap();
+    cluster.lose_requests(APPEND, 3);
+    let busy = cluster.group(3).clone();
+    let busy = tokio::spawn(async move {
+        loop {
+            drop(busy.barrier_by(Instant::now() + SOON).await);
+        }
+    });
+    let begun = Instant::now();
+    for n in 0..10 {
+        cluster.node(2).put(&n.to_string()).await;
+        sleep(SOON).await;
+    }
+    let waited = begun.elapsed();
+    assert!(waited < 2 * LEASE_ENDS, "{waited:?}");
+    // It has one again some time after it has caught up.
+    cluster.heal();
+    sleep(Duration::from_secs(8)).await;
+    assert!(shown(&cluster, 3).is_some());
+    busy.abort();
 }

@@ -19,6 +19,8 @@ pub fn admission(name: &str, storage: u8, boot: u8, start_count: u64) -> Admissi
         storage: StorageId([storage; 16]),
         boot: BootId([boot; 16]),
         start_count,
+        drawn: 0,
+        last: LogIndex(0),
     }
 }
 

@@ -119,6 +119,41 @@ fn a_copied_or_rolled_back_folder_is_refused() {
     bench.admit(admission("n2", 2, 9, 6));
 }
 
+/// A copy of the run before, on the same boot, counts as the run that the cluster has seen.
+#[test]
+fn a_folder_that_counts_alike_is_told_by_what_its_start_drew() {
+    let mut bench = Bench::new(1);
+    let said = |drawn| Admission {
+        drawn,
+        ..admission("n2", 2, 1, 4)
+    };
+    let first = bench.admit(said(7));
+    assert_eq!(bench.admit(said(7)), first, "it asks again");
+    let refused = bench.refused(Command::Admit(said(8)));
+    assert!(
+        refused.to_string().contains("copy or was rolled back"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_folder_without_what_it_had_at_its_clean_stop_is_refused() {
+    let mut bench = Bench::new(1);
+    let said = |last| Admission {
+        last: LogIndex(last),
+        ..admission("n2", 2, 1, 5)
+    };
+    let first = bench.admit(admission("n2", 2, 1, 4));
+    bench.ok(Command::Leave {
+        incarnation: first.incarnation,
+        forever: false,
+        kept: LogIndex(40),
+    });
+    let refused = bench.refused(Command::Admit(said(39)));
+    assert!(refused.to_string().contains("was rolled back"), "{refused}");
+    assert_eq!(bench.admit(said(40)).member, first.member);
+}
+
 #[test]
 fn an_admission_asked_again_after_an_expiry_begins_a_new_life() {
     let mut bench = Bench::new(1);
@@ -319,6 +354,7 @@ fn leaving_for_ever_is_remembered() {
     bench.ok(Command::Leave {
         incarnation: Incarnation(2),
         forever: true,
+        kept: LogIndex(0),
     });
     let member = bench.state.member(MemberId(2)).unwrap();
     assert!(member.left && !member.alive);
@@ -326,6 +362,7 @@ fn leaving_for_ever_is_remembered() {
     bench.ok(Command::Leave {
         incarnation: Incarnation(3),
         forever: true,
+        kept: LogIndex(0),
     });
     assert!(
         bench.state.member(MemberId(3)).unwrap().left,
@@ -334,6 +371,7 @@ fn leaving_for_ever_is_remembered() {
     let unknown = Command::Leave {
         incarnation: Incarnation(40),
         forever: false,
+        kept: LogIndex(0),
     };
     assert_eq!(bench.refused(unknown), CommandError::Ended(Incarnation(40)));
 }

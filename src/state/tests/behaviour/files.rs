@@ -391,6 +391,7 @@ fn where_a_fence_ended_a_writer_is_kept_until_its_owner_has_read_it() {
     left.ok(Command::Leave {
         incarnation: Incarnation(3),
         forever: true,
+        kept: LogIndex(0),
     });
     assert!(left.state.writer(fenced).is_none());
     bench.admit(admission("n2", 2, 2, 3));

@@ -336,6 +336,7 @@ fn command(state: &State, (kind, raw): Raw) -> Command {
         4 if many => Command::Leave {
             incarnation: incarnation(state, raw[0]),
             forever: raw[1].is_multiple_of(2),
+            kept: LogIndex(0),
         },
         3 | 4 => member(state, raw),
         5 | 6 => configure(state, raw),

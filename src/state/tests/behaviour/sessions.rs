@@ -88,6 +88,7 @@ fn sessions_end_with_their_incarnation() {
     let leave = Command::Leave {
         incarnation: Incarnation(1),
         forever: false,
+        kept: LogIndex(0),
     };
     let leave = envelope(&bench, 9, 2, 0, leave);
     assert_eq!(bench.send(&leave), Ok(Reply::Done));

@@ -36,6 +36,8 @@ pub struct Wires {
     lose_answers: Option<(u8, u32)>,
     /// Such requests to that member are swallowed.
     lose_requests: Option<(u8, SocketAddr)>,
+    /// Requests that each node works on.
+    in_hand: BTreeMap<SocketAddr, usize>,
     /// Requests seen, by the variant of their message.
     seen: BTreeMap<u8, u64>,
 }
@@ -110,7 +112,14 @@ async fn carry(
         member: None,
     };
     // A task of its own, as at a real server: it goes on though the caller goes away.
+    let hand = |change: isize| {
+        let mut wires = wires.lock().unwrap();
+        let in_hand = wires.in_hand.entry(to).or_default();
+        *in_hand = in_hand.saturating_add_signed(change);
+    };
+    hand(1);
     let answer = tokio::spawn(async move { group.serve(frame, from).await }).await;
+    hand(-1);
     sleep(HOP).await;
     let lost = {
         let mut wires = wires.lock().unwrap();
@@ -131,6 +140,11 @@ async fn carry(
         why: error.to_string(),
     })
 }
+
+/// The state machine refuses everything of this incarnation.
+pub const ENDED: Incarnation = Incarnation(99);
+/// The state machine does a command of this incarnation once, and refuses it when it comes again.
+pub const ENDS_AFTER: Incarnation = Incarnation(98);
 
 /// A state machine that remembers: each command once, in order, and every time it was asked to apply it.
 #[derive(Clone, Default)]
@@ -155,7 +169,8 @@ impl StateMachine for List {
         kept.times.push(envelope.time);
         let identity = (envelope.session, envelope.seq);
         kept.arrived.push(identity);
-        if envelope.incarnation == Incarnation(99) {
+        let again = kept.answered.contains(&identity);
+        if envelope.incarnation == ENDED || envelope.incarnation == ENDS_AFTER && again {
             return Err(CommandError::Ended(envelope.incarnation));
         }
         let value = match envelope.command {
@@ -235,6 +250,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<u64, Node>,
     pub retention: Retention,
     pub seed: u64,
+    /// What a sync takes on the disks of nodes that start from now on.
+    pub sync: Duration,
 }
 
 impl Cluster {
@@ -249,6 +266,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             retention,
             seed,
+            sync: Duration::from_micros(500),
         };
         for id in 1..=count {
             this.add(id).await;
@@ -287,9 +305,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).unwrap();
         node.lives += 1;
         node.list = List::default();
-        let sync = SyncMode::Inline {
-            delay: Duration::from_micros(500),
-        };
+        let sync = SyncMode::Inline { delay: self.sync };
         let options = Options {
             me: node.id,
             disk: node.disk.attach(),
@@ -367,6 +383,12 @@ impl Cluster {
             .insert((addr(from), addr(to)));
     }
 
+    /// From now on a node also answers at the address of another.
+    pub fn serve_also(&self, id: u64, at: u64) {
+        let group = Arc::downgrade(self.group(id));
+        self.wires.lock().unwrap().serving.insert(addr(at), group);
+    }
+
     pub fn heal(&self) {
         let mut wires = self.wires.lock().unwrap();
         wires.cut.clear();
@@ -380,6 +402,12 @@ impl Cluster {
     /// Swallows such requests to a node; `heal` ends it.
     pub fn lose_requests(&self, variant: u8, to: u64) {
         self.wires.lock().unwrap().lose_requests = Some((variant, addr(to)));
+    }
+
+    /// Requests that a node works on.
+    pub fn in_hand(&self, id: u64) -> usize {
+        let wires = self.wires.lock().unwrap();
+        wires.in_hand.get(&addr(id)).copied().unwrap_or(0)
     }
 
     pub fn seen(&self, variant: u8) -> u64 {
