@@ -430,6 +430,35 @@ fn a_copied_data_folder_is_refused() {
     assert_eq!(fs::read_to_string(c.at(1, "g")).unwrap(), "after\n");
 }
 
+/// A machine whose data folder was lost, started again as it was the first time: it must not speak for the voter it was.
+#[test]
+fn an_emptied_folder_does_not_bootstrap_beside_its_cluster() {
+    let Some(c) = Cluster::up(3) else { return };
+    let listen = address(&c, 1);
+    c.kill(1);
+    let lab = tempfile::tempdir().unwrap();
+    let said = Single::start(
+        &lab.path().join("log"),
+        &[
+            "--name",
+            "n1",
+            "--data",
+            words(&lab.path().join("emptied")),
+            "--listen",
+            &listen,
+            "--certs",
+            words(&c.dir().join("certs")),
+            "--mount",
+            "none",
+            "--bootstrap",
+        ],
+    )
+    .refused(SOON);
+    assert!(said.contains("looks for this machine"), "{said}");
+    c.start(1);
+    c.wait_healthy();
+}
+
 /// SIGKILL to supervisor and worker leaves a mount that nobody serves. The next start takes it over.
 #[test]
 fn a_dead_mount_is_cleaned_by_the_next_start() {
