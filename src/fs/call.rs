@@ -274,6 +274,9 @@ impl Volume {
         if slot.is_sent_again() && slot.is_lost() {
             return Err(unknown());
         }
+        if !slot.is_sent_again() {
+            self.not_in_vain().await?;
+        }
         let kept = self.ctx.agreement.propose_kept(command, call).await;
         self.kernel_told().await;
         kept.map_err(of_agreement)

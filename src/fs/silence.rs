@@ -1,7 +1,12 @@
-//! A group that has no majority is remembered: the way to the control tree leads over the root, and whoever takes it need not
-//! wait every time for an answer that does not come. Somebody asks on, so that it ends with the majority's return.
+//! A group that has no majority is remembered: once a call has waited its deadline in vain, others wait [`BRIEFLY`] for theirs.
+//! A process has many calls in one (a path, a listing), the kernel queues many more, and each would wait a deadline of its own.
+//! Somebody asks on, so that it ends with the majority's return. The way to the control tree leads over the root, which
+//! does not wait at all.
 
-use crate::{error::of_agreement, volume::Volume};
+use crate::{
+    error::of_agreement,
+    volume::{Outcome, Volume},
+};
 use hydfs_mount::FsError;
 use hydfs_types::AgreementError;
 use std::{
@@ -13,6 +18,8 @@ use std::{
 };
 
 const AGAIN: Duration = Duration::from_millis(100);
+/// What a call waits for a group that gave no answer for a whole deadline.
+const BRIEFLY: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
 pub(crate) struct Silence {
@@ -32,6 +39,22 @@ impl Volume {
     /// Why the group gives no answer, if it had none for its last deadline.
     pub(crate) fn silent(&self) -> Option<FsError> {
         self.silence.why().clone()
+    }
+
+    /// Waits for the group, but not long where it is known to give no answer: then the error says why.
+    pub(crate) async fn unless_silent<T>(&self, answer: impl Future<Output = T>) -> Outcome<T> {
+        match self.silent() {
+            None => Ok(answer.await),
+            Some(why) => tokio::time::timeout(BRIEFLY, answer).await.map_err(|_| why),
+        }
+    }
+
+    /// Before a command is proposed: it would only be in doubt afterwards.
+    pub(crate) async fn not_in_vain(&self) -> Outcome<()> {
+        match self.silent() {
+            None => Ok(()),
+            Some(_) => self.barrier().await,
+        }
     }
 
     /// An answer is late: from now on it is asked for until there is one.

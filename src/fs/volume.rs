@@ -29,7 +29,7 @@ use hydfs_memory::{Memory, Slot};
 use hydfs_mount::{Answer, Caller, FsError, KernelCache, Request, StatFs};
 use hydfs_state::{Body, Event, State};
 use hydfs_store::Disk;
-use hydfs_types::{Attr, Clock, Command, Incarnation, Ino, Planted, ROOT_INO, Reply};
+use hydfs_types::{AgreementError, Attr, Clock, Command, Incarnation, Ino, Planted, ROOT_INO, Reply};
 use std::{
     sync::Mutex,
     sync::{Arc, OnceLock},
@@ -225,16 +225,16 @@ impl Volume {
     }
 
     async fn round(&self) -> Outcome<()> {
-        self.ctx
-            .agreement
-            .barrier()
-            .await
-            .map(|_| ())
-            .map_err(of_agreement)
+        let passed = self.unless_silent(self.ctx.agreement.barrier()).await?;
+        if matches!(passed, Err(AgreementError::NoQuorum { .. })) {
+            self.ask_on();
+        }
+        passed.map(|_| ()).map_err(of_agreement)
     }
 
     /// A command, and the kernel of this mount knows what it changed.
     pub(crate) async fn propose(&self, command: Command) -> Outcome<Reply> {
+        self.not_in_vain().await?;
         let reply = self.ctx.agreement.propose(command).await;
         self.kernel_told().await;
         reply.map_err(of_agreement)
