@@ -58,7 +58,9 @@ impl Single {
             "it ended as if all were well: {}",
             self.said()
         );
-        self.said()
+        let said = self.said();
+        assert!(!said.contains("the worker died"), "one reason: {said}");
+        said
     }
 }
 

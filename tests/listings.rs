@@ -177,3 +177,18 @@ fn who_lists_notices_no_change_of_workers() {
         assert_eq!(all, names);
     }
 }
+
+/// Two that remove a tree at once see names go, not "stale file handle".
+#[test]
+fn a_directory_that_is_open_and_removed_elsewhere_is_empty() {
+    let Some(cluster) = Cluster::up(2) else {
+        return;
+    };
+    let (here, there) = (cluster.at(1, "d"), cluster.at(2, "d"));
+    fs::create_dir(&here).expect("a directory");
+    fs::write(here.join("f"), "text").expect("a file");
+    let open = fs::read_dir(&here).expect("open");
+    fs::remove_dir_all(&there).expect("removed");
+    let left: Vec<_> = open.map(|entry| entry.map(|entry| entry.path())).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

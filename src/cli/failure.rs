@@ -24,6 +24,14 @@ impl Failure {
         }
     }
 
+    /// A failure that another process has reported.
+    pub fn told(code: u8) -> Self {
+        Self {
+            message: String::new(),
+            code,
+        }
+    }
+
     /// The same with another exit code.
     pub fn code(self, code: u8) -> Self {
         Self { code, ..self }
@@ -31,7 +39,9 @@ impl Failure {
 
     /// Prints it and gives the exit code.
     pub fn report(&self) -> ExitCode {
-        eprintln!("hydfs: {}", self.message);
+        if !self.message.is_empty() {
+            eprintln!("hydfs: {}", self.message);
+        }
         ExitCode::from(self.code)
     }
 }

@@ -3,7 +3,7 @@
 //! block for long, so that the mount's life does not hang on the worker's.
 
 use super::{
-    failure::{DIED, Failure},
+    failure::{DIED, FAILED, Failure},
     folder::SOURCE_PREFIX,
     process,
     workers::Workers,
@@ -107,7 +107,11 @@ async fn run_workers(
         }
         let served = workers.ready().is_ok_and(|ready| ready > ready_before);
         if !workers.died(status, served) {
-            return Err(died(status));
+            let never_served = workers.ready().is_ok_and(|ready| ready == 0);
+            return Err(match status.code() {
+                Some(code) if never_served && code == i32::from(FAILED) => Failure::told(FAILED),
+                _ => died(status),
+            });
         }
         tracing::warn!(
             how = reason(status),

@@ -7,7 +7,7 @@ use crate::{
 };
 use hydfs_mount::{Answer, FsError, Opened};
 use hydfs_state::{Body, State};
-use hydfs_types::{Attr, DirEntry, Ino, ROOT_INO};
+use hydfs_types::{Attr, CommandError, DirEntry, Ino, ROOT_INO};
 
 /// Entries with their attributes, where they were asked for.
 type Listed = Vec<(DirEntry, Option<Attr>)>;
@@ -83,7 +83,11 @@ impl Volume {
         (cookie, limit): (u64, usize),
     ) -> Outcome<Vec<DirEntry>> {
         let entries = state.read_dir(ino, cookie, limit);
-        entries.map_err(crate::error::of_command)
+        entries.map_err(|error| match error {
+            // Removed while it was open: as Linux says it, and there is no path that the kernel could look up anew.
+            CommandError::Stale(_) => FsError::NotFound,
+            error => crate::error::of_command(error),
+        })
     }
 
     /// Entries with attributes; `None` if something has to be sent before.

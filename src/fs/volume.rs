@@ -29,7 +29,9 @@ use hydfs_memory::{Memory, Slot};
 use hydfs_mount::{Answer, Caller, FsError, KernelCache, Request, StatFs};
 use hydfs_state::{Body, Event, State};
 use hydfs_store::Disk;
-use hydfs_types::{AgreementError, Attr, Clock, Command, Incarnation, Ino, Planted, ROOT_INO, Reply};
+use hydfs_types::{
+    AgreementError, Attr, Clock, Command, Incarnation, Ino, Planted, ROOT_INO, Reply,
+};
 use std::{
     sync::Mutex,
     sync::{Arc, OnceLock},
