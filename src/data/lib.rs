@@ -11,9 +11,11 @@ mod counters;
 mod error;
 mod extents;
 mod health;
+mod include;
 mod learn;
 mod merge;
 mod own;
+mod prepare;
 mod pull;
 mod reader;
 mod recover;
@@ -28,6 +30,13 @@ mod source;
 mod step;
 mod throttle;
 mod vouch;
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod learn_tests;
+#[cfg(test)]
+mod upkeep_tests;
 
 pub use apply::Standing;
 pub use behind::{Pushed, TRUSTED, WriteBehind};
@@ -113,6 +122,13 @@ impl Data {
         ));
         blocking(|| replica.recover(entries, redo))?;
         replica.bases.redone();
+        match blocking(|| replica.sweep()) {
+            Ok(0) => {}
+            Ok(bases) => tracing::info!(bases, "removed what the member before had left"),
+            Err(error) => {
+                tracing::warn!(%error, "what the member before had left could not be removed")
+            }
+        }
         let leader = SlotLeader::start(replica.clone());
         let repair = Arc::new(Repair::new(ctx.clone(), replica.clone()));
         let source = Source::new(ctx.clone(), replica.clone(), leader.clone());

@@ -214,15 +214,17 @@ impl Log {
             if shared.durable() >= target {
                 return Ok(());
             }
-            match answer {
-                Some(answer) => match tokio::time::timeout(SYNC_DEADLINE, answer?).await {
-                    Ok(Ok(result)) => result,
-                    Ok(Err(_)) => Err(StoreError::Poisoned("the sync thread ended".into())),
-                    Err(_) => Err(StoreError::SyncTimedOut {
-                        seconds: SYNC_DEADLINE.as_secs(),
+            let syncing = async {
+                match answer {
+                    Some(answer) => answer?.await.unwrap_or_else(|_| {
+                        Err(StoreError::Poisoned("the sync thread ended".into()))
                     }),
-                },
-                None => shared.sync_inline(target).await,
+                    None => shared.sync_inline(target).await,
+                }
+            };
+            match tokio::time::timeout(SYNC_DEADLINE, syncing).await {
+                Ok(result) => result,
+                Err(_) => Err(shared.hung()),
             }
         }
     }
@@ -379,6 +381,17 @@ impl Shared {
             .get_or_init(|| format!("cannot {op} {path}: {error}"));
         tracing::error!(%why, "log stopped");
         StoreError::Poisoned(why.clone())
+    }
+
+    /// Stops the log: nobody knows whether its sync will ever end.
+    fn hung(&self) -> StoreError {
+        let seconds = SYNC_DEADLINE.as_secs();
+        let dir = self.location();
+        let why = self
+            .poison
+            .get_or_init(|| format!("a sync of {dir} takes longer than {seconds} s"));
+        tracing::error!(%why, "log stopped");
+        StoreError::SyncTimedOut { seconds }
     }
 
     /// Moves on to the next file if `bytes` and the end entry do not fit.

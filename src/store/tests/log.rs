@@ -204,6 +204,26 @@ fn a_failed_sync_stops_the_log_for_good() {
     assert_eq!(log.read(at[0]).unwrap().1.len(), 1000);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_sync_that_hangs_stops_the_log() {
+    let disk = MemDisk::new(1);
+    let options = LogOptions {
+        sync: SyncMode::Inline {
+            delay: Duration::from_secs(3600),
+        },
+        ..options()
+    };
+    let log = Log::open(disk.attach(), "log", options, |_, _, _| Ok(())).unwrap();
+    log.append(1, &[b"x"]).unwrap();
+    let hung = log.sync().await;
+    assert!(matches!(hung, Err(StoreError::SyncTimedOut { .. })));
+    assert!(log.failure().unwrap().contains("longer than"));
+    assert!(matches!(
+        log.append(1, &[b"y"]),
+        Err(StoreError::Poisoned(_))
+    ));
+}
+
 #[test]
 fn too_large_is_said() {
     let disk = MemDisk::new(1);
