@@ -29,6 +29,11 @@ mod step;
 mod throttle;
 mod vouch;
 
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod learn_tests;
+
 pub use apply::Standing;
 pub use behind::{Pushed, TRUSTED, WriteBehind};
 pub use context::{Context, SharedState, Trial};

@@ -366,13 +366,18 @@ impl Replica {
         finish(outcome, prepare.then) == (prepare.digest, prepare.len)
     }
 
-    /// Fetches the records of a cut that are missing here from the slot leader.
+    /// Fetches the records of a cut that are missing here from the slot leader. A learner has most of them already, and its
+    /// base, which would tell, is on its way.
     async fn fetch_from(&self, prepare: &Prepare) -> Result<(), Refusal> {
         if prepare.from == self.ctx.me() {
             return Err(Refusal::Damaged("the slot leader lost its own list".into()));
         }
+        let missing = match self.index().segments.get(&prepare.segment) {
+            Some(local) => local.missing(&prepare.runs),
+            None => prepare.runs.clone(),
+        };
         for record in self
-            .fetch_all(prepare.from, prepare.segment, prepare.runs.clone())
+            .fetch_all(prepare.from, prepare.segment, missing)
             .await
             .map_err(|error| Refusal::NoMerge(error.to_string()))?
         {
