@@ -33,6 +33,8 @@ mod vouch;
 mod bench;
 #[cfg(test)]
 mod learn_tests;
+#[cfg(test)]
+mod upkeep_tests;
 
 pub use apply::Standing;
 pub use behind::{Pushed, TRUSTED, WriteBehind};
@@ -118,6 +120,13 @@ impl Data {
         ));
         blocking(|| replica.recover(entries, redo))?;
         replica.bases.redone();
+        match blocking(|| replica.sweep()) {
+            Ok(0) => {}
+            Ok(bases) => tracing::info!(bases, "removed what the member before had left"),
+            Err(error) => {
+                tracing::warn!(%error, "what the member before had left could not be removed")
+            }
+        }
         let leader = SlotLeader::start(replica.clone());
         let repair = Arc::new(Repair::new(ctx.clone(), replica.clone()));
         let source = Source::new(ctx.clone(), replica.clone(), leader.clone());

@@ -8,6 +8,7 @@
 //! which merges of other segments share.
 
 use crate::{
+    checkpoint::FILES_OVERDUE,
     context::Context,
     counters::Counters,
     replica::{Replica, finish},
@@ -16,6 +17,7 @@ use crate::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_state::{Segment, State, WriterPhase};
+use hydfs_store::Position;
 use hydfs_types::{
     AgreementError, BoxFuture, Command, Cutoff, DataRequest, DataResponse, Incarnation, Look,
     Looked, MapVersion, MergeItem, MergeOutcome, Op, Peeked, Planted, Prepare, RecordHead, Refusal,
@@ -42,6 +44,8 @@ const AGAIN: Duration = Duration::from_millis(30);
 /// Pending bytes or records of a segment beyond which its leader merges without a reader.
 const PENDING_BYTES_MERGED: u64 = 24 << 20;
 const PENDING_RECORDS_MERGED: usize = 50_000;
+/// Pending bytes from which on a segment is merged rather than copied by the journal's next checkpoint.
+const OLD_BYTES_MERGED: u64 = 256 << 10;
 
 /// Learners that pulled a slot at this epoch: they get every prepare.
 type Promoting = BTreeMap<SlotId, (SlotEpoch, BTreeSet<Incarnation>)>;
@@ -567,16 +571,20 @@ impl SlotLeader {
             .is_some_and(|(at, learners)| *at == epoch && learners.contains(&learner))
     }
 
-    /// Segments led here that have so much pending that they are merged without a reader: bounded journals, bounded memory.
+    /// Segments led here that have so much pending, or have had it for so long, that they are merged without a reader:
+    /// bounded journals, bounded memory.
     pub fn overdue(&self) -> Vec<(SlotId, SegmentId)> {
         let state = self.ctx.state();
         let index = self.replica.index();
         let me = self.ctx.me();
+        let tail = self.replica.journal.log().tail().file();
+        let is_old = |at: Position| at.file() + FILES_OVERDUE <= tail;
         index
             .segments
             .iter()
             .filter(|(_, local)| {
                 local.pending_bytes > PENDING_BYTES_MERGED
+                    || local.pending_bytes > OLD_BYTES_MERGED && local.oldest().is_some_and(is_old)
                     || local
                         .lanes
                         .values()

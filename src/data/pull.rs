@@ -151,7 +151,8 @@ impl Replica {
         let Some(target) = self.ctx.state().segment(segment).cloned() else {
             return Ok(None);
         };
-        if self.version(segment) >= target.version {
+        // A base that cannot be opened is none, whatever the index says: it is replaced without a look at it.
+        if self.version(segment) >= target.version && self.bases.len(segment).is_ok() {
             return Ok(None);
         }
         Ok(Some((target, self.bases.adopt(segment)?)))

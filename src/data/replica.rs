@@ -7,6 +7,8 @@
 //! as promised; between the last check and the journal write there is no await.
 
 use crate::{
+    apply::PULLS_MAX,
+    checkpoint::Checkpoint,
     context::Context,
     counters::Counters,
     error::DataError,
@@ -57,6 +59,11 @@ pub struct Replica {
     pub behind_rung: tokio::sync::Notify,
     /// Of these, the ones whose turn somebody else has.
     pub(crate) waiting: Mutex<BTreeSet<SegmentId>>,
+    /// Segments that are pulled aside, and places for those that are just now.
+    pub(crate) pulled_aside: Mutex<BTreeSet<SegmentId>>,
+    pub(crate) pulls: tokio::sync::Semaphore,
+    /// A checkpoint that was held up.
+    pub(crate) checkpoint: Mutex<Option<Checkpoint>>,
     /// Copies here that may be, or are, damaged.
     pub health: Health,
 }
@@ -79,6 +86,9 @@ impl Replica {
             behind: Mutex::default(),
             behind_rung: tokio::sync::Notify::new(),
             waiting: Mutex::default(),
+            pulled_aside: Mutex::default(),
+            pulls: tokio::sync::Semaphore::new(PULLS_MAX),
+            checkpoint: Mutex::default(),
             health: Health::default(),
         }
     }
