@@ -1,7 +1,7 @@
 //! A few members' data planes over disks in memory, for tests of this crate. All share one agreed state, so that what is
 //! proposed is applied everywhere at once; calls can be held up.
 
-use crate::{Context, Data, SharedState, Trial, replica::Replica};
+use crate::{Context, Data, Past, SharedState, Trial, replica::Replica};
 use bytes::Bytes;
 use hydfs_state::State;
 use hydfs_store::{LogOptions, MemDisk, SyncMode};
@@ -116,7 +116,11 @@ impl World {
         });
         let ctx = Context::new(end.clone(), end, self.state.clone(), Trial::default());
         ctx.set_me(Incarnation(u64::from(member)));
-        let data = Data::open(Arc::new(ctx), disk.attach(), log_options(), redo)
+        let past = Past {
+            rebooted: redo,
+            ..Past::default()
+        };
+        let data = Data::open(Arc::new(ctx), disk.attach(), log_options(), past)
             .expect("the disk is sound");
         tokio::spawn(data.replica.clone().follow());
         let mut planes = self.planes.lock().unwrap();

@@ -22,6 +22,8 @@ mod watch;
 mod world;
 
 #[cfg(test)]
+mod disk_tests;
+#[cfg(test)]
 mod drain_tests;
 #[cfg(test)]
 mod learn_tests;
