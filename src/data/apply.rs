@@ -204,10 +204,7 @@ impl Replica {
                     tokio::time::sleep(pause).await;
                     pause = (2 * pause).min(RETRY_MAX);
                 }
-                wanted = match replica.bring_up(segment).await {
-                    Ok(wanted) => wanted,
-                    Err(_) => None,
-                };
+                wanted = replica.bring_up(segment).await.unwrap_or_default();
             }
             replica.pulled_aside().remove(&segment);
             replica.ring_behind(segment);
