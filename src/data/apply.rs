@@ -23,6 +23,10 @@ use std::{
 
 /// Pause before a segment that could not be brought up is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// Longest pause before a pull that failed is tried again. It grows up to this.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Segments pulled at once by synced replicas.
+pub(crate) const PULLS_MAX: usize = 8;
 
 /// What reconciling found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,12 +125,10 @@ impl Replica {
                     continue;
                 }
                 match self.bring_up(segment).await {
-                    Ok(()) => {}
+                    Ok(None) => {}
+                    Ok(Some(slot)) => self.pull_aside(slot, segment),
                     Err(error) => {
-                        tracing::warn!(%segment, %error, "a segment is behind its agreed version; trying again");
-                        if matches!(error, DataError::Store(_)) {
-                            self.health.suspect(segment);
-                        }
+                        self.is_behind(segment, &error);
                         let again = self.clone();
                         tokio::spawn(async move {
                             tokio::time::sleep(RETRY).await;
@@ -161,26 +163,58 @@ impl Replica {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings one segment to its agreed version, pulling it where no local step leads there.
-    async fn bring_up(&self, segment: SegmentId) -> Result<(), DataError> {
+    fn is_behind(&self, segment: SegmentId, error: &DataError) {
+        tracing::warn!(%segment, %error, "a segment is behind its agreed version; trying again");
+        if matches!(error, DataError::Store(_)) {
+            self.health.suspect(segment);
+        }
+    }
+
+    /// Brings one segment to its agreed version by local steps; the slot where it has to be pulled.
+    async fn bring_up(&self, segment: SegmentId) -> Result<Option<SlotId>, DataError> {
         if self.reconcile(segment).await? != Standing::Missing {
-            return Ok(());
+            return Ok(None);
         }
-        let (slot, synced) = {
-            let state = self.ctx.state();
-            let Some(known) = state.segment(segment) else {
-                return Ok(());
-            };
-            let role = state
-                .config(known.slot)
-                .and_then(|config| config.role(self.ctx.me()));
-            (known.slot, role)
+        let state = self.ctx.state();
+        let Some(known) = state.segment(segment) else {
+            return Ok(None);
         };
-        match synced {
-            Some(true) => self.pull_base(slot, segment).await,
-            // A learner is brought up by repair; whoever is not acting waits to become one.
-            Some(false) | None => Ok(()),
+        let config = state.config(known.slot);
+        // A learner is brought up by repair; whoever is not acting waits to become one.
+        let synced = config.and_then(|config| config.role(self.ctx.me())) == Some(true);
+        Ok(synced.then_some(known.slot))
+    }
+
+    /// Pulls a segment until it is at its agreed version, in a task of its own: a source that does not answer, or has it no
+    /// more than this member, holds up no other segment.
+    fn pull_aside(self: &Arc<Self>, slot: SlotId, segment: SegmentId) {
+        if !self.pulled_aside().insert(segment) {
+            return;
         }
+        let replica = self.clone();
+        tokio::spawn(async move {
+            let (mut wanted, mut pause) = (Some(slot), RETRY);
+            while let Some(slot) = wanted {
+                let pulled = match replica.pulls.acquire().await {
+                    Ok(_place) => replica.pull_base(slot, segment).await,
+                    Err(_) => break,
+                };
+                if let Err(error) = pulled {
+                    replica.is_behind(segment, &error);
+                    tokio::time::sleep(pause).await;
+                    pause = (2 * pause).min(RETRY_MAX);
+                }
+                wanted = replica.bring_up(segment).await.unwrap_or_default();
+            }
+            replica.pulled_aside().remove(&segment);
+            replica.ring_behind(segment);
+        });
+    }
+
+    fn pulled_aside(&self) -> MutexGuard<'_, BTreeSet<SegmentId>> {
+        self.pulled_aside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes all local steps towards the agreed version of one segment.
@@ -356,13 +390,23 @@ impl Replica {
             .retain(|prepare| prepare.base >= local.version);
     }
 
-    /// The segment is retired or not ours any more: its data goes.
+    /// The segment is retired or not ours any more: its data goes. Where there is no room to journal that, what is retired
+    /// goes all the same, since that makes room; it stays in the index, and whoever sweeps comes back to it.
     pub(crate) fn drop_segment(&self, segment: SegmentId) -> Result<(), DataError> {
-        if self.index().segments.remove(&segment).is_some() {
-            self.journal.append(&JournalEntry::Retired { segment })?;
-            self.bases.remove(segment)?;
-            self.ctx.moved.notify_waiters();
+        if !self.index().segments.contains_key(&segment) {
+            return Ok(());
         }
-        Ok(())
+        let retired = self.ctx.state().segment(segment).is_none();
+        match self.journal.append(&JournalEntry::Retired { segment }) {
+            Ok(_) => {}
+            Err(error) if error.is_no_space() && retired => {
+                return Ok(self.bases.remove(segment)?);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        // What cannot be removed now, the next start removes.
+        self.index().segments.remove(&segment);
+        self.ctx.moved.notify_waiters();
+        Ok(self.bases.remove(segment)?)
     }
 }

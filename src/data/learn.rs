@@ -17,7 +17,6 @@ use hydfs_store::JournalEntry;
 use hydfs_types::{
     Incarnation, PulledSegment, PulledSlot, RecordHead, Refusal, Run, SegmentId, SlotEpoch, SlotId,
 };
-use std::collections::BTreeMap;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Bytes of pending records that are fetched at once, if more than one.
@@ -134,15 +133,10 @@ impl Repair {
                 })
                 .collect()
         };
-        let mut at: BTreeMap<_, _> = BTreeMap::new();
         for (runs, bytes) in portions(&missing) {
             self.ctx.throttle.pull(bytes).await;
             for record in self.replica.fetch_all(source, pulled.segment, runs).await? {
-                let position = self
-                    .replica
-                    .journal
-                    .append_record(&record.head, &record.payload)?;
-                at.insert((record.head.writer, record.head.seq), position);
+                self.replica.take_pulled(slot, record)?;
             }
         }
         let mut complete = true;
@@ -157,7 +151,7 @@ impl Repair {
                 .get(&head.writer)
                 .and_then(|lane| lane.records.get(&head.seq))
                 .map(|pending| pending.at);
-            match at.get(&(head.writer, head.seq)).copied().or(here) {
+            match here {
                 Some(position) => local.insert_pulled(head.clone(), position),
                 // Cut since the source answered: the base that is pulled next has it.
                 None => {

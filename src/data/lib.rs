@@ -11,9 +11,12 @@ mod counters;
 mod error;
 mod extents;
 mod health;
+mod include;
 mod learn;
 mod merge;
 mod own;
+mod past;
+mod prepare;
 mod pull;
 mod reader;
 mod recover;
@@ -29,6 +32,13 @@ mod step;
 mod throttle;
 mod vouch;
 
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod learn_tests;
+#[cfg(test)]
+mod upkeep_tests;
+
 pub use apply::Standing;
 pub use behind::{Pushed, TRUSTED, WriteBehind};
 pub use context::{Context, SharedState, Trial};
@@ -36,6 +46,7 @@ pub use counters::Counters;
 pub use error::{DataError, DiskFailure};
 pub use extents::{Extent, Source as ExtentSource};
 pub use health::{Health, Lost, Pass};
+pub use past::Past;
 pub use reader::Reader;
 pub use replica::Replica;
 pub use scrub::SCRUB_BYTES_PER_S;
@@ -74,11 +85,12 @@ pub struct Data {
     repair: Arc<Repair>,
     source: Source,
     behind: OnceLock<Weak<dyn WriteBehind>>,
+    lost: bool,
 }
 
 impl Data {
     /// Why the disk here cannot be relied on any more, if so. What was answered is on it or in memory; nothing new is taken.
-    /// Whoever ends the member because of it calls [`Folder::doubt`](hydfs_store::Folder::doubt) first, where a base is at fault.
+    /// Whoever ends the member because of it calls [`Folder::doubt`](hydfs_store::Folder::doubt) first.
     pub fn failure(&self) -> Option<DiskFailure> {
         let base = self.replica.bases.failure().map(DiskFailure::Base);
         base.or_else(|| {
@@ -90,20 +102,22 @@ impl Data {
         })
     }
 
-    /// Opens the local replica: replays its journal. With `redo` (the machine lost power since) bases are written again
-    /// from the journal. Call [`Data::start`] once the agreed state is loaded.
+    /// Opens the local replica: replays its journal. Where the past says that something may be lost, bases are written again
+    /// from it. Call [`Data::start`] once the agreed state is loaded.
     pub fn open(
         ctx: Arc<Context>,
         disk: Arc<dyn Disk>,
         options: LogOptions,
-        redo: bool,
+        past: Past,
     ) -> Result<Arc<Self>, DataError> {
+        let room = room::Room::new(disk.clone(), options.file_bytes);
         let bases = Bases::open(disk.clone(), "base", options.sync)?;
+        let (journal, entries) = blocking(|| Journal::load(disk, "journal", options))?;
+        let lost = past.is_lost(journal.log().tail());
+        let redo = past.rebooted || lost;
         if redo {
             bases.after_power_loss();
         }
-        let room = room::Room::new(disk.clone(), options.file_bytes);
-        let (journal, entries) = blocking(|| Journal::load(disk, "journal", options))?;
         let replica = Arc::new(Replica::new(
             ctx.clone(),
             journal,
@@ -113,6 +127,13 @@ impl Data {
         ));
         blocking(|| replica.recover(entries, redo))?;
         replica.bases.redone();
+        match blocking(|| replica.sweep()) {
+            Ok(0) => {}
+            Ok(bases) => tracing::info!(bases, "removed what the member before had left"),
+            Err(error) => {
+                tracing::warn!(%error, "what the member before had left could not be removed")
+            }
+        }
         let leader = SlotLeader::start(replica.clone());
         let repair = Arc::new(Repair::new(ctx.clone(), replica.clone()));
         let source = Source::new(ctx.clone(), replica.clone(), leader.clone());
@@ -125,7 +146,14 @@ impl Data {
             repair,
             source,
             behind: OnceLock::new(),
+            lost,
         }))
+    }
+
+    /// Whether the end of the journal may be gone though the machine was up: nobody may count on this replica as on one that was
+    /// killed. Whoever opened it calls [`Folder::lose`](hydfs_store::Folder::lose) before anything is journaled.
+    pub fn has_lost(&self) -> bool {
+        self.lost
     }
 
     /// Starts the tasks that follow the agreed state, the scrub at this pace (0: only what reads suspect), and repair, no

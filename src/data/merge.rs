@@ -10,6 +10,7 @@
 use crate::{
     context::Context,
     counters::Counters,
+    include::Promoting,
     replica::{Replica, finish},
     segment::{LocalSegment, after, runs, through},
 };
@@ -17,12 +18,12 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_state::{Segment, State, WriterPhase};
 use hydfs_types::{
-    AgreementError, BoxFuture, Command, Cutoff, DataRequest, DataResponse, Incarnation, Look,
-    Looked, MapVersion, MergeItem, MergeOutcome, Op, Peeked, Planted, Prepare, RecordHead, Refusal,
-    Reply, SegmentCut, SegmentId, SegmentVersion, SlotConfig, SlotEpoch, SlotId, Then,
+    AgreementError, BoxFuture, Command, Cutoff, DataRequest, DataResponse, Look, Looked,
+    MapVersion, MergeItem, MergeOutcome, Op, Peeked, Planted, Prepare, RecordHead, Refusal, Reply,
+    SegmentCut, SegmentId, SegmentVersion, SlotConfig, SlotEpoch, SlotId, Then,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -39,20 +40,15 @@ const PREPARE: Duration = Duration::from_millis(2500);
 const MERGE: Duration = Duration::from_secs(15);
 /// Pause before another try.
 const AGAIN: Duration = Duration::from_millis(30);
-/// Pending bytes or records of a segment beyond which its leader merges without a reader.
-const PENDING_BYTES_MERGED: u64 = 24 << 20;
-const PENDING_RECORDS_MERGED: usize = 50_000;
 
-/// Learners that pulled a slot at this epoch: they get every prepare.
-type Promoting = BTreeMap<SlotId, (SlotEpoch, BTreeSet<Incarnation>)>;
 type Wish = (MergeItem, oneshot::Sender<Option<MergeOutcome>>);
 
 /// This member as leader of slots.
 pub struct SlotLeader {
     pub replica: Arc<Replica>,
-    ctx: Arc<Context>,
-    turns: Mutex<BTreeMap<SegmentId, Arc<tokio::sync::Mutex<()>>>>,
-    promoting: Mutex<Promoting>,
+    pub(crate) ctx: Arc<Context>,
+    pub(crate) turns: Mutex<BTreeMap<SegmentId, Arc<tokio::sync::Mutex<()>>>>,
+    pub(crate) promoting: Mutex<Promoting>,
     wishes: mpsc::Sender<Wish>,
 }
 
@@ -511,86 +507,6 @@ impl SlotLeader {
                 }
             });
         join_all(rounds).await.into_iter().collect()
-    }
-
-    fn promoting(&self, config: &SlotConfig, slot: SlotId) -> BTreeSet<Incarnation> {
-        let promoting = self
-            .promoting
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        promoting
-            .get(&slot)
-            .filter(|(epoch, _)| *epoch == config.epoch)
-            .map(|(_, learners)| learners.clone())
-            .unwrap_or_default()
-    }
-
-    /// A learner begins to pull: from now on it gets every prepare. Returns once no merge runs that began without it.
-    pub async fn include(&self, slot: SlotId, epoch: SlotEpoch, learner: Incarnation) {
-        {
-            let mut promoting = self
-                .promoting
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            let entry = promoting.entry(slot).or_insert((epoch, BTreeSet::new()));
-            if entry.0 != epoch {
-                *entry = (epoch, BTreeSet::new());
-            }
-            entry.1.insert(learner);
-        }
-        let running: Vec<_> = {
-            let state = self.ctx.state();
-            let turns = self
-                .turns
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            let of_slot = state.names.by_slot.get(&slot);
-            of_slot
-                .into_iter()
-                .flatten()
-                .filter_map(|segment| turns.get(segment).cloned())
-                .collect()
-        };
-        for turn in running {
-            drop(turn.lock().await);
-        }
-    }
-
-    /// Whether this learner has been sent every prepare since it began to pull at this epoch.
-    pub fn includes(&self, slot: SlotId, epoch: SlotEpoch, learner: Incarnation) -> bool {
-        let promoting = self
-            .promoting
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        promoting
-            .get(&slot)
-            .is_some_and(|(at, learners)| *at == epoch && learners.contains(&learner))
-    }
-
-    /// Segments led here that have so much pending that they are merged without a reader: bounded journals, bounded memory.
-    pub fn overdue(&self) -> Vec<(SlotId, SegmentId)> {
-        let state = self.ctx.state();
-        let index = self.replica.index();
-        let me = self.ctx.me();
-        index
-            .segments
-            .iter()
-            .filter(|(_, local)| {
-                local.pending_bytes > PENDING_BYTES_MERGED
-                    || local
-                        .lanes
-                        .values()
-                        .map(|lane| lane.records.len())
-                        .sum::<usize>()
-                        > PENDING_RECORDS_MERGED
-            })
-            .filter(|(_, local)| {
-                state
-                    .config(local.slot)
-                    .is_some_and(|config| config.leader == me && !config.frozen)
-            })
-            .map(|(segment, local)| (local.slot, *segment))
-            .collect()
     }
 }
 

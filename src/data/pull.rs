@@ -16,7 +16,9 @@ use crate::{
 use bytes::Bytes;
 use hydfs_state::Segment;
 use hydfs_store::{Adoption, JournalEntry, blocking};
-use hydfs_types::{DataRequest, DataResponse, Incarnation, ReadBase, Refusal, SegmentId, SlotId};
+use hydfs_types::{
+    DataRequest, DataResponse, Incarnation, ReadBase, Record, Refusal, SegmentId, SlotId,
+};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -113,6 +115,19 @@ impl Replica {
         self.placed(slot, segment, &target)
     }
 
+    /// Journals a pulled record and puts it into the index at once: a checkpoint carries forward only what it finds there,
+    /// and the file with everything else goes. Where it belongs in the order is said when all of them are here.
+    pub(crate) fn take_pulled(&self, slot: SlotId, record: Record) -> Result<(), DataError> {
+        let mut index = self.index();
+        let local = index
+            .segments
+            .entry(record.head.segment)
+            .or_insert_with(|| LocalSegment::new(slot));
+        let at = self.journal.append_record(&record.head, &record.payload)?;
+        local.insert_pulled(record.head, at);
+        Ok(())
+    }
+
     /// Asks until the source has time for it.
     async fn ask_piece(
         &self,
@@ -136,7 +151,8 @@ impl Replica {
         let Some(target) = self.ctx.state().segment(segment).cloned() else {
             return Ok(None);
         };
-        if self.version(segment) >= target.version {
+        // A base that cannot be opened is none, whatever the index says: it is replaced without a look at it.
+        if self.version(segment) >= target.version && self.bases.len(segment).is_ok() {
             return Ok(None);
         }
         Ok(Some((target, self.bases.adopt(segment)?)))

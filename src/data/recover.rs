@@ -12,12 +12,14 @@ use crate::{
 };
 use hydfs_store::{JournalEntry, Position};
 use hydfs_types::{Digest, SegmentId, SegmentVersion, Then};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Where the journal last says of a segment that its base is whole on disk: after a checkpoint or a pull.
+/// Where the journal last says of a segment that its base is whole on disk, after a checkpoint or a pull, or gone.
 fn adopted(entries: &[(Position, JournalEntry)]) -> BTreeMap<SegmentId, Position> {
     let adopted = |(at, entry): &(Position, JournalEntry)| match entry {
-        JournalEntry::Adopted { segment, .. } => Some((*segment, *at)),
+        JournalEntry::Adopted { segment, .. } | JournalEntry::Retired { segment } => {
+            Some((*segment, *at))
+        }
         _ => None,
     };
     entries.iter().filter_map(adopted).collect()
@@ -67,7 +69,8 @@ impl Replica {
                     runs,
                     then,
                 } => {
-                    // What came before a base that was whole on disk is in it, and may be older than it.
+                    // What came before a base that was whole on disk is in it, and may be older than it. What came before
+                    // its end would make anew what is gone.
                     let redo = redo && whole.get(&segment).is_none_or(|adopted| *adopted < at);
                     let base = SegmentVersion(version.0.saturating_sub(1));
                     let applied = Step {
@@ -116,6 +119,18 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// Removes bases that the index does not name: they are in nobody's way and nobody else would ever remove them. They
+    /// are left where a crash fell between a step and what the journal says of it, or where a disk refused to let go.
+    pub(crate) fn sweep(&self) -> Result<usize, DataError> {
+        let named: BTreeSet<SegmentId> = self.index().segments.keys().copied().collect();
+        let left = self.bases.list()?;
+        let left: Vec<_> = left.into_iter().filter(|id| !named.contains(id)).collect();
+        for segment in &left {
+            self.bases.remove(*segment)?;
+        }
+        Ok(left.len())
     }
 
     /// A cut was applied; after a power loss it is written again. One whose records are not here any more, or that does

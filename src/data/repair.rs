@@ -128,7 +128,7 @@ impl Repair {
                     let rest = match outcome {
                         Ok(left_out) => {
                             tracing::debug!(%source, slots, left_out, "a pull is done");
-                            BREATH
+                            if left_out < slots { BREATH } else { IDLE }
                         }
                         Err(error) => {
                             tracing::info!(%source, slots, %error, "could not learn these slots yet; trying again");
@@ -174,8 +174,8 @@ impl Repair {
         }
     }
 
-    /// One pull: its source, how many slots it named, and how many of them the source left out because it knows another
-    /// config of them.
+    /// One pull: its source, how many slots it named, and how many of them the source left out, because it knows another
+    /// config of them or is itself behind in them.
     async fn pull(
         &self,
         source: Incarnation,
@@ -270,7 +270,7 @@ impl Repair {
     }
 
     /// Drops copies of slots whose acting replicas are complete without this member.
-    fn collect_garbage(&self) -> Result<(), DataError> {
+    pub(crate) fn collect_garbage(&self) -> Result<(), DataError> {
         let surplus: Vec<SegmentId> = {
             let state = self.ctx.state();
             let me = self.ctx.me();
@@ -296,11 +296,15 @@ impl Repair {
                 .map(|(segment, _)| *segment)
                 .collect()
         };
-        surplus.into_iter().try_for_each(|segment| {
+        let mut dropped = Ok(());
+        for segment in surplus {
             // Whoever is in the middle of a step would go on in a base made anew. It goes the next time.
             let turn = self.replica.turn(segment);
-            let held = turn.try_lock();
-            held.map_or(Ok(()), |_turn| self.replica.drop_segment(segment))
-        })
+            if let Ok(_turn) = turn.try_lock() {
+                // One that stays, for want of room, keeps no other from going, which may make room.
+                dropped = self.replica.drop_segment(segment).and(dropped);
+            }
+        }
+        dropped
     }
 }

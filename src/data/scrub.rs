@@ -210,12 +210,16 @@ impl Scrub {
                     if self.replica.health.set_lost(segment, lost.clone()) {
                         tracing::error!(%segment, offset = lost.offset, why = lost.why, "a damaged copy cannot be healed now: it is not served");
                     }
-                    return;
+                    if self.replica.bases.len(segment).is_ok() {
+                        return;
+                    }
+                    break;
                 }
             }
             tokio::time::sleep(AGAIN).await;
         }
-        // Its own merges cannot pass the damage: the whole base, at whatever version the others have.
+        // Its own merges cannot pass the damage, or it cannot even be opened: the whole base, at whatever version the others
+        // have.
         let slot = self.ctx.state().segment(segment).map(|known| known.slot);
         let Some(slot) = slot else {
             return self.replica.health.clear(segment);

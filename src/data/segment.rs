@@ -82,9 +82,8 @@ impl LocalSegment {
     /// (what the base holds, and for a fresh learner what was acknowledged before it was asked).
     pub fn arrival(&mut self, head: &RecordHead, lane_start: Seq) -> Arrival {
         let lane = self.lanes.entry(head.writer).or_default();
-        if lane.records.is_empty() {
-            lane.received = lane.received.max(lane_start).max(lane.through);
-        }
+        // What is before the start and not here is on its way, by a pull that may have brought a part of it.
+        lane.received = lane.received.max(lane_start).max(lane.through);
         if let Some(known) = lane.records.get(&head.seq) {
             return if known.head.crc == head.crc
                 && known.head.len == head.len
@@ -200,6 +199,35 @@ impl LocalSegment {
                     .map(|(_, pending)| pending)
             })
         })
+    }
+
+    /// What of these runs is neither here nor in the base. A record names the one before it in its lane, so that those
+    /// between two that are here show.
+    pub fn missing(&self, runs: &[Run]) -> Vec<Run> {
+        let mut missing = Vec::new();
+        for run in runs {
+            let mut add = |first: Seq, last: Seq| {
+                if first <= last {
+                    let writer = run.writer;
+                    missing.push(Run {
+                        writer,
+                        first,
+                        last,
+                    });
+                }
+            };
+            let Some(lane) = self.lanes.get(&run.writer) else {
+                add(run.first, run.last);
+                continue;
+            };
+            let mut next = run.first.max(lane.through.next());
+            for (seq, pending) in lane.records.range(run.first..=run.last) {
+                add(next, pending.head.prev);
+                next = seq.next();
+            }
+            add(next, run.last);
+        }
+        missing
     }
 
     /// Digest and length after these records are merged onto the base.
@@ -426,6 +454,37 @@ mod tests {
         segment.insert_pulled(head(2, 1, 0, 4), Position(0));
         let order: Vec<u64> = segment.pending().map(|p| p.head.writer.0).collect();
         assert_eq!(order, [1, 2]);
+    }
+
+    #[test]
+    fn a_lane_goes_on_while_a_pull_has_brought_a_part_of_what_was_before() {
+        let mut segment = LocalSegment::new(SlotId(0));
+        segment.insert_pulled(head(1, 1, 0, 4), Position(0));
+        assert_eq!(segment.arrival(&head(1, 4, 3, 4), Seq(3)), Arrival::New);
+        assert_eq!(segment.arrival(&head(1, 4, 3, 4), Seq(1)), Arrival::New);
+    }
+
+    #[test]
+    fn what_a_lane_lacks_of_a_cut_shows_by_what_records_name() {
+        let run = |first, last| Run {
+            writer: WriterId(1),
+            first: Seq(first),
+            last: Seq(last),
+        };
+        let mut segment = LocalSegment::new(SlotId(0));
+        assert_eq!(segment.missing(&[run(1, 9)]), [run(1, 9)]);
+        // The lane is 1, 2, 5, 6, 9: other seqs are in other segments. Here are 2 and 6.
+        for (seq, prev) in [(2, 1), (6, 5)] {
+            segment.insert_pulled(head(1, seq, prev, 1), Position(0));
+        }
+        assert_eq!(
+            segment.missing(&[run(1, 9)]),
+            [run(1, 1), run(3, 5), run(7, 9)]
+        );
+        assert_eq!(segment.missing(&[run(6, 6)]), []);
+        segment.merged_through(WriterId(1), Seq(5));
+        assert_eq!(segment.missing(&[run(1, 9)]), [run(7, 9)]);
+        assert_eq!(segment.missing(&[run(1, 5)]), []);
     }
 
     #[test]

@@ -5,9 +5,13 @@ use crate::{
 };
 use hydfs_types::{
     Command, Incarnation, MapVersion, Planted, PullSlots, PulledSegment, PulledSlot, Refusal,
-    Reply, SegmentId, SlotEpoch, SlotId,
+    Reply, SegmentId, SlotEpoch, SlotId, encode,
 };
 use std::sync::Arc;
+
+/// Bytes of an answer to a pull beyond which no more slots are put into it: what names all their segments and pending
+/// records has to fit into the head of a frame.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// The slot leader's part in repair.
 pub struct Source {
@@ -25,10 +29,12 @@ impl Source {
         }
     }
 
-    /// Answers a learner: includes it in prepares, then says what the slots hold.
+    /// Answers a learner: includes it in prepares, then says what the slots hold. Slots that it knows another config of, or
+    /// cannot teach now, are left out; so are those that would make the answer too long.
     pub async fn pulled(&self, pull: PullSlots) -> Result<Vec<PulledSlot>, Refusal> {
         self.ctx.catch_up(pull.map).await?;
         let mut answer = Vec::with_capacity(pull.slots.len());
+        let mut bytes = 0;
         let unasked: Vec<_> = if self.ctx.has(Planted::PromotedBySource) {
             let wanted = pull.slots.iter();
             wanted
@@ -37,7 +43,7 @@ impl Source {
         } else {
             Vec::new()
         };
-        for (slot, epoch) in pull.slots {
+        'slots: for (slot, epoch) in pull.slots {
             let Ok(config) = self.ctx.check(slot, epoch) else {
                 continue;
             };
@@ -65,17 +71,19 @@ impl Source {
                 });
                 continue;
             }
-            self.replica.promise(slot, epoch, &config)?;
+            if self.replica.promise(slot, epoch, &config).is_err() {
+                continue;
+            }
             let mut pulled = Vec::with_capacity(segments.len());
             for segment in segments {
                 // Whoever is behind itself has neither the base nor all records of the versions before: nobody may learn
-                // that there is nothing.
+                // that there is nothing. That slot is left out, so that it is asked for again; the others go on.
                 match self.replica.reconcile(segment).await {
                     Ok(Standing::Current) => {}
                     Ok(Standing::NotHeld) => continue,
                     Ok(Standing::Missing) | Err(_) => {
                         self.replica.ring_behind(segment);
-                        return Err(Refusal::Behind);
+                        continue 'slots;
                     }
                 }
                 let index = self.replica.index();
@@ -96,10 +104,15 @@ impl Source {
                         .collect(),
                 });
             }
-            answer.push(PulledSlot {
+            let pulled = PulledSlot {
                 slot,
                 segments: pulled,
-            });
+            };
+            bytes += encode(&pulled).len();
+            if bytes > ANSWER_BYTES_MAX && !answer.is_empty() {
+                break;
+            }
+            answer.push(pulled);
         }
         if !unasked.is_empty() {
             let command = Command::Promote { learners: unasked };

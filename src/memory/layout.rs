@@ -38,6 +38,7 @@ pub(crate) const AT_READY: usize = 10;
 pub(crate) const AT_BEHIND_ISSUED: usize = 11;
 /// Words of the header that were free, and empty, in earlier builds: neither an earlier worker nor an earlier supervisor is
 /// disturbed by what stands there, so that it is no new version.
+pub(crate) const AT_JOURNAL_END: usize = 12;
 pub(crate) const AT_POLLERS: usize = 64;
 /// Pollers that are kept at most.
 pub(crate) const POLLERS_MAX: usize = 64;

@@ -2,7 +2,7 @@
 //!
 //! A file in memory (memfd) that the supervisor makes and holds and every worker maps. It has the member's session with the
 //! agreement group, the requests in flight with the identities of what they caused, the open handles, who asked for locks
-//! through them, and writes that were answered before every replica had them. It outlives the worker, not the supervisor and not the machine.
+//! through them, how far the record journal went, and writes that were answered before every replica had them. It outlives the worker, not the supervisor and not the machine.
 //!
 //! A record becomes true with the store of its first word, after all others: a worker that is killed between two stores
 //! leaves the record as it was. Content of another version, size or shape is refused whole, never repaired.
@@ -24,7 +24,7 @@ pub use layout::{
     BEHIND_BYTES, BEHIND_MAX, HANDLES_MAX, LOCKERS_MAX, PIECES_MAX, REQUESTS_MAX, VERSION,
 };
 pub use lockers::Locker;
-pub use memory::{KeptSession, Memory, begun, create, ready};
+pub use memory::{KeptSession, Memory, begun, create, journal_end, ready};
 pub use requests::{Asked, Piece, Slot};
 
 /// Why a memory file cannot be used.

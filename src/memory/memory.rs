@@ -46,6 +46,11 @@ pub fn ready(file: &File) -> io::Result<u64> {
     look(file, AT_READY)
 }
 
+/// How far the record journal went, as [`Memory::journal_end`] says it.
+pub fn journal_end(file: &File) -> io::Result<Option<u64>> {
+    Ok(Some(look(file, AT_JOURNAL_END)?).filter(|end| *end != 0))
+}
+
 fn look(file: &File, at: usize) -> io::Result<u64> {
     let mut word = [0; size_of::<u64>()];
     let offset = at * size_of::<u64>();
@@ -152,6 +157,17 @@ impl Memory {
     pub fn save_incarnation(&self, incarnation: Incarnation) {
         self.words()[AT_INCARNATION].store(incarnation.0, SeqCst);
     }
+
+    /// How far the record journal went, as a position in it; `None` where no worker has said.
+    pub fn journal_end(&self) -> Option<u64> {
+        let end = self.words()[AT_JOURNAL_END].load(SeqCst);
+        Some(end).filter(|end| *end != 0)
+    }
+
+    /// Called after each append to the journal, before anybody is told of it.
+    pub fn save_journal_end(&self, end: u64) {
+        self.words()[AT_JOURNAL_END].store(end, SeqCst);
+    }
 }
 
 #[cfg(test)]
@@ -187,6 +203,8 @@ pub(crate) mod tests {
             known: true,
         });
         first.save_incarnation(Incarnation(3));
+        assert_eq!(first.journal_end(), None);
+        first.save_journal_end(1 << 32 | 17);
         let slot = first.begin(70).unwrap();
         slot.note_seq(5);
         let piece = Piece {
@@ -211,6 +229,8 @@ pub(crate) mod tests {
         assert_eq!((begun(&file).unwrap(), ready(&file).unwrap()), (2, 1));
         assert_eq!(second.session().unwrap().last, 4);
         assert_eq!(second.incarnation(), Incarnation(3));
+        assert_eq!(second.journal_end(), Some(1 << 32 | 17));
+        assert_eq!(journal_end(&file).unwrap(), second.journal_end());
         assert_eq!(second.open_files(), vec![(handle, opened)]);
         let left = second.left_behind();
         assert_eq!(left.len(), 1);

@@ -1,7 +1,6 @@
 //! How a member ends: cleanly, for another worker to take over, or because it cannot go on.
 
 use crate::{Error, Member};
-use hydfs_data::DiskFailure;
 use hydfs_types::{Agreement, BoxFuture, Command, LogIndex, MemberId};
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -22,15 +21,11 @@ impl Member {
         if self.stopping.load(Ordering::Acquire) {
             return None;
         }
-        let Some(failure) = self.data.failure() else {
-            return self.group.failure().map(Error::Agreement);
-        };
-        if matches!(failure, DiskFailure::Base(_))
-            && let Err(error) = self.folder.doubt()
-        {
-            tracing::error!(%error, "that bases are in doubt could not be noted: empty the data folder, or let `hydfs fsck` compare it");
-        }
-        Some(Error::Disk(failure))
+        let data = self.data.failure().map(Error::Disk);
+        let failure = data.or_else(|| self.group.failure().map(Error::Agreement))?;
+        // A sync that failed has said so; one that hangs has not.
+        self.folder.doubt();
+        Some(failure)
     }
 
     /// Resolves when this member has to end, see [`Member::failure`].

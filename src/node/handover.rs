@@ -3,8 +3,10 @@
 
 use crate::{Error, member::Member};
 use hydfs_agreement::{KeptSession, Resumed, SessionKeeper};
+use hydfs_data::{Data, Past};
 use hydfs_memory::Memory;
 use hydfs_state::WriterPhase;
+use hydfs_store::{Folder, Position, StoreError, Witness};
 use hydfs_types::{Agreement, Command, SessionId, WriterEnd, WriterId};
 use std::{collections::BTreeSet, os::fd::RawFd, sync::Arc, time::Duration};
 
@@ -36,6 +38,41 @@ impl SessionKeeper for Keeper {
     fn save(&self, id: SessionId, last: u64, known: bool) {
         self.0
             .save_session(hydfs_memory::KeptSession { id, last, known });
+    }
+}
+
+/// What is known of the life before, by what it left in the folder and in memory.
+pub fn past(folder: &Folder, memory: Option<&Arc<Memory>>) -> Past {
+    Past {
+        rebooted: folder.rebooted(),
+        sync_failed: folder.sync_failed(),
+        journaled: memory.and_then(|memory| memory.journal_end()).map(Position),
+    }
+}
+
+/// The journal is open, as far as it goes: whoever lost its end is somebody else from here on, and how far it goes now is
+/// kept for the next worker. In this order, so that a start that is killed in between leaves both to the next.
+pub fn opened(
+    data: &Data,
+    folder: &Folder,
+    memory: Option<&Arc<Memory>>,
+) -> Result<(), StoreError> {
+    let log = data.replica.journal.log();
+    if data.has_lost() {
+        tracing::error!(end = %log.tail(), "the end of the journal may be lost after a failed sync: others bring this member up, as after a power loss");
+        folder.lose()?;
+    }
+    if let Some(memory) = memory {
+        log.set_witness(Arc::new(JournalEnd(memory.clone())));
+    }
+    folder.settled()
+}
+
+struct JournalEnd(Arc<Memory>);
+
+impl Witness for JournalEnd {
+    fn written(&self, end: Position) {
+        self.0.save_journal_end(end.0);
     }
 }
 

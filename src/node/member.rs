@@ -236,7 +236,12 @@ impl Member {
         }
         let agreement = planted::agreement(group.clone(), trial);
         let ctx = Arc::new(Context::new(net.clone(), agreement, state, trial));
-        let data = Data::open(ctx.clone(), folder.disk().clone(), log, folder.rebooted())?;
+        let past = handover::past(&folder, memory.as_ref());
+        let data = Data::open(ctx.clone(), folder.disk().clone(), log, past)?;
+        handover::opened(&data, &folder, memory.as_ref()).map_err(|source| Error::Folder {
+            path: config.data.clone(),
+            source,
+        })?;
         let volume = Volume::new(data.clone(), clock, folder.disk().clone());
         if let Some(memory) = &memory {
             volume.keep(memory.clone());
@@ -294,7 +299,7 @@ impl Member {
         }
         tokio::spawn(Steward::new(self.clone()).run());
         tokio::spawn(self.clone().follow_members());
-        if self.folder.rebooted() {
+        if self.folder.rebooted() || self.data.has_lost() {
             tokio::spawn(self.clone().note_made_good());
         }
         self.volume.unlock_left();

@@ -1,16 +1,17 @@
 //! What a machine would find on its disk after it went down: production's own recovery, run on a copy of the disk.
 //!
-//! A killed process loses nothing that it had answered for (R3, R4). After a power cut every agreed cut of the slots in
-//! which it was synced can be made again from what it had synced (I2), with the same bytes as elsewhere (I3).
+//! A killed process loses nothing that it had answered for (R3, R4), unless a sync had failed and production's start says that
+//! something may be gone: then it has to come back as somebody else, as after a power cut (R12). After either every agreed cut
+//! of the slots in which it was synced can be made again from what it had synced (I2), with the same bytes as elsewhere (I3).
 
 use crate::{
     host::{Host, Life, log_options},
     oracle::Oracle,
 };
-use hydfs_data::{Context, Data, Standing, Trial};
+use hydfs_data::{Context, Data, Past, Standing, Trial};
 use hydfs_node::Member;
 use hydfs_state::State;
-use hydfs_store::Crash;
+use hydfs_store::{Crash, Folder};
 use hydfs_types::{Incarnation, SegmentId, Seq, SlotEpoch, SlotId, WriterId};
 use std::{
     collections::BTreeMap,
@@ -56,8 +57,13 @@ impl Remains {
         })
     }
 
+    /// Whose they are.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
     /// Looks at a copy of the disk of `host`, which is down, against the newest agreed state. Of a `rotten` one bits were
-    /// flipped: what its bases hold says nothing.
+    /// flipped: what its bases hold says nothing. Answers whether its next start may go on as the same incarnation.
     pub async fn examine(
         self,
         host: &Host,
@@ -65,7 +71,7 @@ impl Remains {
         others: &[Arc<Member>],
         oracle: &Oracle,
         rotten: bool,
-    ) {
+    ) -> bool {
         let trial = Trial::default();
         let ctx = Arc::new(Context::new(
             self.member.net.clone(),
@@ -77,22 +83,36 @@ impl Remains {
         let copy = host.disk.fork().attach();
         let salt = self.member.folder.salt();
         let power = self.how != Crash::Kill;
-        let found = match Data::open(ctx.clone(), copy, log_options(salt), power) {
+        let marked = Folder::is_marked(&*copy).unwrap_or(false);
+        let past = Past {
+            rebooted: power,
+            sync_failed: marked,
+            journaled: host.journal_end(),
+        };
+        let found = match Data::open(ctx.clone(), copy, log_options(salt), past) {
             Ok(found) => found,
             Err(error) => {
                 oracle.report(format!(
                     "{}: its journal cannot be opened after {:?}: {error}",
                     self.name, self.how
                 ));
-                return;
+                return !power;
             }
         };
-        if power && !rotten {
+        let lost = found.has_lost();
+        if lost && !marked {
+            oracle.report(format!(
+                "{}: it lost the end of its journal in {:?}, and no sync had failed",
+                self.name, self.how
+            ));
+        }
+        if (power || lost) && !rotten {
             self.after_power_cut(&found, &ctx, others, oracle).await;
         }
-        if !power {
+        if !power && !lost {
             self.after_kill(&found, oracle);
         }
+        !power && !lost
     }
 
     fn after_kill(&self, found: &Data, oracle: &Oracle) {

@@ -33,7 +33,7 @@ pub enum Kind {
     Full,
     /// Some machines come back with a slow disk.
     Slow,
-    /// Syncs fail; the process is started again.
+    /// Syncs fail, and what they could not write may be lost; the process is started again.
     Eio,
     /// A new member comes.
     Join,
@@ -259,7 +259,12 @@ impl Chaos<'_> {
                 let name = world.hosts[host].name.clone();
                 self.story
                     .tell(format!("{name}: its disk is whole, it is started again"));
-                self.story.world.crash(host, Crash::Kill).await;
+                // Its supervisor has waited for that with the mount, or has given up and is started again by somebody.
+                if self.story.world.rng.random() {
+                    self.story.world.crash(host, Crash::Kill).await;
+                } else if self.story.world.hosts[host].life.is_some() {
+                    self.story.world.kill_worker(host).await;
+                }
                 self.story.world.hosts[host].start();
             }
         }
@@ -345,7 +350,8 @@ impl Chaos<'_> {
                 self.story.tell(format!("{name}: its disk is full"));
                 self.later(500..5000, End::Room(host));
             }
-            Kind::Eio if self.may(&[host], false) => {
+            // What was not synced may be gone, as after a power loss.
+            Kind::Eio if self.may(&[host], true) => {
                 self.story.tell(format!("{name}: syncs fail"));
                 self.story.world.hosts[host].disk.inject(Fault {
                     op: DiskOp::Sync,

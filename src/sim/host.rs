@@ -3,7 +3,7 @@
 use crate::{End, SimNet, kernel::Kernel};
 use hydfs_data::Trial;
 use hydfs_node::{Config, Detection, Error, Member, Router, Seams, Wire};
-use hydfs_store::{Crash, Folder, LogOptions, MemDisk, SyncMode};
+use hydfs_store::{Crash, Folder, LogOptions, MemDisk, Position, SyncMode};
 use hydfs_transport::Counters;
 use hydfs_types::{
     BootId, BoxFuture, Clock, ClusterId, Frame, Incarnation, MemberId, Net, NetError, StorageId,
@@ -276,6 +276,11 @@ impl Host {
             kernel.lose_worker();
         }
         self.end(Crash::Kill);
+    }
+
+    /// What the memory file that the next worker will get says of how far the journal went.
+    pub fn journal_end(&self) -> Option<Position> {
+        self.left.as_ref()?.journal_end().map(Position)
     }
 
     fn kernel(&self) -> Option<Arc<Kernel>> {

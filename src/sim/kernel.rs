@@ -89,6 +89,11 @@ impl Kernel {
         Memory::open(file.into()).expect("a worker leaves a memory file that can be read")
     }
 
+    /// How far the journal of its last worker went, as the next one will see it.
+    pub fn journal_end(&self) -> Option<u64> {
+        hydfs_memory::journal_end(&self.state().memory).expect("a memory file can be read")
+    }
+
     /// A worker serves from now on.
     pub fn serve(&self, member: &Arc<Member>) {
         if let Some(memory) = &member.memory {

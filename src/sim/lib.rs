@@ -24,6 +24,8 @@ mod world;
 #[cfg(test)]
 mod apart_tests;
 #[cfg(test)]
+mod disk_tests;
+#[cfg(test)]
 mod drain_tests;
 #[cfg(test)]
 mod learn_tests;

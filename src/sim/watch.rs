@@ -229,6 +229,9 @@ impl Watch {
             return;
         }
         seen.map = state.cluster.map;
+        // What holds nothing any more may begin anew with anybody.
+        seen.configs
+            .retain(|slot, _| state.names.by_slot.contains_key(slot));
         let incarnations = &seen.incarnations;
         let wanted = usize::from(state.cluster.copies).min(state.cluster.alive.len());
         for slot in state.names.by_slot.keys() {

@@ -63,7 +63,7 @@ pub struct World {
     draining: BTreeSet<usize>,
     /// Some bits have flipped in this run.
     pub flips: bool,
-    /// Incarnations that lost power.
+    /// Incarnations that lost power, or the end of a journal that could not be synced.
     ended: BTreeMap<Incarnation, String>,
     stop: Arc<AtomicBool>,
 }
@@ -153,12 +153,12 @@ impl World {
         self.watch.look(&self.hosts);
     }
 
-    /// Members whose disk failed end by themselves. Their machines start them again when it is whole.
+    /// The workers of members whose disk failed end by themselves. They are started again when it is whole.
     async fn end_those_that_failed(&mut self) {
         for index in 0..self.hosts.len() {
             let member = self.hosts[index].member();
             if member.is_some_and(|member| member.failure().is_some()) {
-                self.crash(index, Crash::Kill).await;
+                self.kill_worker(index).await;
             }
         }
     }
@@ -180,16 +180,16 @@ impl World {
             else {
                 continue;
             };
+            if let Some(how) = self.ended.remove(&member.ctx.me()) {
+                self.oracle
+                    .report(format!("R12: {how} and goes on as the same incarnation"));
+            }
             if self
                 .users
                 .get(&index)
                 .is_some_and(|users| Arc::ptr_eq(&users.kernel, &kernel))
             {
                 continue;
-            }
-            if let Some(how) = self.ended.remove(&member.ctx.me()) {
-                self.oracle
-                    .report(format!("R12: {how} and goes on as the same incarnation"));
             }
             let name = |what: &str| format!("{what}{}.{life}", index + 1);
             let seeds: [u64; 2] = self.rng.random();
@@ -264,11 +264,16 @@ impl World {
         self.watch.gone(host.addr);
         end(host);
         if let (Some(remains), Some(state)) = (remains, newest) {
-            let others = self.members();
+            let (others, incarnation) = (self.members(), remains.incarnation());
             let rotten = self.flipped.contains(&index);
-            remains
+            let may_go_on = remains
                 .examine(&self.hosts[index], state, &others, &self.oracle, rotten)
                 .await;
+            if !may_go_on && how == Crash::Kill {
+                let name = &self.hosts[index].name;
+                let what = format!("{name} lost the end of its journal");
+                self.ended.insert(incarnation, what);
+            }
         }
     }
 

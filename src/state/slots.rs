@@ -11,6 +11,19 @@ fn next(epoch: SlotEpoch) -> SlotEpoch {
     SlotEpoch(epoch.0 + 1)
 }
 
+/// A slot without segments begins anew with one replica, which has all of it: there is none whose records could be missing.
+fn hand_over(config: &mut SlotConfig, to: Incarnation) {
+    *config = SlotConfig {
+        epoch: next(config.epoch),
+        acting: vec![Acting {
+            incarnation: to,
+            synced: true,
+        }],
+        leader: to,
+        frozen: false,
+    };
+}
+
 impl State {
     /// The first member of a cluster holds every slot.
     pub(crate) fn first_configs(&mut self, incarnation: Incarnation) -> Vec<SlotId> {
@@ -29,7 +42,8 @@ impl State {
         self.cluster.slots.keys().copied().collect()
     }
 
-    /// Ended incarnations lose their places. Where no live synced replica remains, the config freezes as it is.
+    /// Ended incarnations lose their places. Where no live synced replica remains, the config freezes as it is, unless the
+    /// slot holds nothing that anybody could lose: that goes to whoever lives.
     pub(crate) fn leave_slots(&mut self, ended: &BTreeSet<Incarnation>) -> Vec<SlotId> {
         let mut changed = Vec::new();
         for (slot, config) in &mut self.cluster.slots {
@@ -39,6 +53,12 @@ impl State {
             changed.push(*slot);
             let Some(heir) = config.synced().find(|i| !ended.contains(i)) else {
                 config.frozen = true;
+                let learns = |i: &&Incarnation| config.role(**i).is_some();
+                let alive = &self.cluster.alive;
+                let finder = alive.keys().find(learns).or_else(|| alive.keys().next());
+                if let Some(finder) = finder.filter(|_| !self.names.by_slot.contains_key(slot)) {
+                    hand_over(config, *finder);
+                }
                 continue;
             };
             if ended.contains(&config.leader) {
@@ -51,11 +71,17 @@ impl State {
     }
 
     /// R12: a member that comes back to slots which froze with it takes its place again as synced, where it lost
-    /// nothing (same boot), or is all there is, or the last that comes back of those that all lost something.
+    /// nothing (same boot), or is all there is, or the last that comes back of those that all lost something. A frozen slot
+    /// that holds nothing is anybody's.
     pub(crate) fn readmit(&mut self, incarnation: Incarnation, life: Life) -> Vec<SlotId> {
         let cluster = &mut self.cluster;
         let mut changed = Vec::new();
         for (slot, config) in cluster.slots.iter_mut().filter(|(_, config)| config.frozen) {
+            if !self.names.by_slot.contains_key(slot) {
+                hand_over(config, incarnation);
+                changed.push(*slot);
+                continue;
+            }
             let former = |i: &Incarnation| cluster.lives.get(i).filter(|l| l.member == life.member);
             let Some(old) = config.synced().find(|i| former(i).is_some()) else {
                 continue;

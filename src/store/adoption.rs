@@ -40,7 +40,7 @@ impl Adoption {
     /// Makes what was written so far durable, off the caller's thread.
     pub async fn sync(&self) -> Result<()> {
         let file = Arc::clone(&self.file);
-        self.bases.aside(move || file.sync()).await
+        self.bases.aside(self.segment, move || file.sync()).await
     }
 
     /// As [`Adoption::finish`], off the caller's thread. Readers may meet the new base before the caller does.

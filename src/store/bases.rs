@@ -63,9 +63,12 @@ struct State {
     unmatched: BTreeSet<SegmentId>,
     /// A sync of them failed: what is on disk is unknown until they are adopted or removed.
     failed: BTreeSet<SegmentId>,
-    /// Folders known to exist, and those of them whose names are durable.
+    /// What a sync that did not end in time was to make durable. A disk that takes so long is as good as gone.
+    hung: Option<SegmentId>,
+    /// Folders known to exist, those of them whose names are durable, and how many names were made in each.
     dirs: BTreeSet<u8>,
     durable_dirs: BTreeSet<u8>,
+    made: BTreeMap<u8, u64>,
     adoptions: u64,
 }
 
@@ -231,24 +234,29 @@ impl Bases {
     /// Completes when everything written to the base before this call is on disk. Runs off the caller's thread.
     pub async fn sync(&self, segment: SegmentId) -> Result<()> {
         let bases = self.clone();
-        self.aside(move || bases.sync_now(segment)).await
+        self.aside(segment, move || bases.sync_now(segment)).await
     }
 
-    /// Work that waits for the disk, off the caller's thread, up to the deadline of a sync.
+    /// A sync for this segment, off the caller's thread. One that misses its deadline is a failure for good.
     pub(crate) async fn aside(
         &self,
+        segment: SegmentId,
         work: impl FnOnce() -> Result<()> + Send + 'static,
     ) -> Result<()> {
-        if let SyncMode::Inline { delay } = self.sync {
-            tokio::time::sleep(delay).await;
-            return work();
-        }
-        let work = tokio::task::spawn_blocking(work);
-        match tokio::time::timeout(SYNC_DEADLINE, work).await {
-            Ok(result) => joined(result),
-            Err(_) => Err(StoreError::SyncTimedOut {
-                seconds: SYNC_DEADLINE.as_secs(),
-            }),
+        let syncing = async {
+            if let SyncMode::Inline { delay } = self.sync {
+                tokio::time::sleep(delay).await;
+                return work();
+            }
+            joined(tokio::task::spawn_blocking(work).await)
+        };
+        match tokio::time::timeout(SYNC_DEADLINE, syncing).await {
+            Ok(result) => result,
+            Err(_) => {
+                self.state().hung.get_or_insert(segment);
+                let seconds = SYNC_DEADLINE.as_secs();
+                Err(StoreError::SyncTimedOut { seconds })
+            }
         }
     }
 
@@ -276,9 +284,14 @@ impl Bases {
     /// Why bases cannot be made durable here any more, if so: what was written before may be lost, and another sync that
     /// succeeds says nothing about it.
     pub fn failure(&self) -> Option<String> {
-        let segment = self.state().failed.first().copied()?;
-        let path = self.disk.locate(&self.path(segment));
-        Some(format!("cannot sync {path}"))
+        let (hung, failed) = {
+            let state = self.state();
+            (state.hung, state.failed.first().copied())
+        };
+        let locate = |segment| self.disk.locate(&self.path(segment));
+        let seconds = SYNC_DEADLINE.as_secs();
+        hung.map(|one| format!("a sync of {} takes longer than {seconds} s", locate(one)))
+            .or_else(|| failed.map(|one| format!("cannot sync {}", locate(one))))
     }
 
     /// Bases that were changed in this life and not synced since.
@@ -286,13 +299,22 @@ impl Bases {
         self.state().dirty.iter().copied().collect()
     }
 
+    /// Makes the names in a folder durable. Whoever comes meanwhile syncs, too: nothing is durable before a sync has ended.
     fn sync_folder(&self, folder: u8) -> Result<()> {
-        if self.state().durable_dirs.insert(folder) {
-            let path = self.folder_path(folder);
-            if let Err(error) = self.disk.sync_dir(&path) {
-                self.state().durable_dirs.remove(&folder);
-                return Err(self.failed("sync", &path)(error));
+        let made = {
+            let state = self.state();
+            if state.durable_dirs.contains(&folder) {
+                return Ok(());
             }
+            state.made.get(&folder).copied()
+        };
+        let path = self.folder_path(folder);
+        self.disk
+            .sync_dir(&path)
+            .map_err(self.failed("sync", &path))?;
+        let mut state = self.state();
+        if state.made.get(&folder).copied() == made {
+            state.durable_dirs.insert(folder);
         }
         Ok(())
     }
@@ -452,6 +474,7 @@ impl Bases {
         let file = match BaseFile::open(&*self.disk, &path, false)? {
             None if create => {
                 state.durable_dirs.remove(&folder(segment));
+                *state.made.entry(folder(segment)).or_default() += 1;
                 // One that is missing when its steps are done again may have held more than they bring.
                 if !state.redoing {
                     state.trusted.insert(segment);
@@ -474,7 +497,9 @@ fn joined<T>(outcome: std::result::Result<Result<T>, tokio::task::JoinError>) ->
 }
 
 impl State {
-    /// Closes the least recently used base if there are too many. Those in use stay.
+    /// Closes the least recently used base if there are too many; one that was changed since its last sync only where there
+    /// is no other, since Linux tells an error of writing back to the next who opens a file only while it has the file in
+    /// mind. Those in use stay.
     fn evict(&mut self) {
         if self.open.len() < OPEN_MAX {
             return;
@@ -483,10 +508,9 @@ impl State {
             .open
             .iter()
             .filter(|(_, (file, _))| Arc::strong_count(file) == 1);
-        if let Some(segment) = idle
-            .min_by_key(|(_, (_, used))| *used)
-            .map(|(&segment, _)| segment)
-        {
+        let dirty = |segment: &SegmentId| self.dirty.contains(segment);
+        let least = idle.map(|(segment, (_, used))| (dirty(segment), *used, *segment));
+        if let Some((.., segment)) = least.min() {
             self.open.remove(&segment);
         }
     }

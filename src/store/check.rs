@@ -206,6 +206,7 @@ fn stray(disk: &dyn Disk, path: &str) -> Finding {
 pub fn strays(disk: &dyn Disk, others: &[&str]) -> Result<Vec<Finding>, StoreError> {
     let own = [
         "format",
+        crate::marked::MARK,
         Folder::RAFT,
         Folder::JOURNAL,
         Folder::BASE,

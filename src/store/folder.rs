@@ -3,6 +3,7 @@
 use crate::{
     Disk, RealDisk, Result, StoreError,
     disk::{read_bytes, replace_file},
+    marked::{MARK, Mark, MarkedDisk},
 };
 use hydfs_types::{BootId, ClusterId, MemberId, StorageId};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,13 @@ struct Format {
     /// The machine lost power, and not everything has been written again and compared since.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     torn: bool,
+    /// How often the end of the journal was lost though the machine was up.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    losses: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Of a newer format only this may be known.
@@ -71,6 +79,8 @@ pub struct Folder {
     storage: StorageId,
     boot: BootId,
     rebooted: bool,
+    sync_failed: bool,
+    mark: Arc<Mark>,
     format: Mutex<Format>,
 }
 
@@ -102,8 +112,16 @@ impl Folder {
             cluster: format.cluster,
             member: format.member,
             start_count: format.start_count,
-            rebooted: format.torn || format.boot.is_some_and(|last| last != boot),
+            rebooted: format.torn
+                || Self::is_marked(disk)?
+                || format.boot.is_some_and(|last| last != boot),
         }))
+    }
+
+    /// Whether the folder says that a sync has failed, and that no start has made it good.
+    pub fn is_marked(disk: &dyn Disk) -> Result<bool> {
+        disk.exists(MARK)
+            .map_err(|error| StoreError::io("look for", disk.locate(MARK), error))
     }
 
     /// Opens (or makes) the data folder `dir` of the member `name`, locks it, and counts this start.
@@ -128,6 +146,11 @@ impl Folder {
 
     /// As [`Folder::open`], on any disk. `fresh` becomes the storage id if the folder is new.
     pub fn on(disk: Arc<dyn Disk>, name: &str, fresh: StorageId, boot: BootId) -> Result<Self> {
+        let mark = Mark::new(Arc::clone(&disk));
+        let disk: Arc<dyn Disk> = Arc::new(MarkedDisk {
+            inner: disk,
+            mark: Arc::clone(&mark),
+        });
         let path = disk.locate(PATH);
         let mut format = match load(&*disk)? {
             Some(format) => format,
@@ -149,8 +172,10 @@ impl Folder {
                 .map_err(|error| StoreError::io("make", disk.locate(dir), error))?;
         }
         format.start_count += 1;
+        let sync_failed = Self::is_marked(&*disk)?;
         let last_boot = format.boot.replace(boot.to_string());
-        let rebooted = format.torn || last_boot.is_some_and(|last| last != boot.to_string());
+        let rebooted =
+            format.torn || sync_failed || last_boot.is_some_and(|last| last != boot.to_string());
         // With the boot, in one step: a start that is killed before it has made good what is missing has made nothing good.
         format.torn = rebooted;
         save(&*disk, &format)?;
@@ -160,6 +185,8 @@ impl Folder {
             storage,
             boot,
             rebooted,
+            sync_failed,
+            mark,
             format: Mutex::new(format),
         })
     }
@@ -188,15 +215,27 @@ impl Folder {
         salt_of(self.storage)
     }
 
-    /// The machine's present boot.
+    /// The machine's present boot; another one after each [`Folder::lose`].
     pub fn boot(&self) -> BootId {
-        self.boot
+        let mut boot = self.boot;
+        let losses = self.format().losses.to_le_bytes();
+        boot.0
+            .iter_mut()
+            .zip(losses)
+            .for_each(|(byte, loss)| *byte ^= loss);
+        boot
     }
 
-    /// Whether the machine booted since the last start, or since one that did not come to [`Folder::made_good`]: what was
-    /// not synced then may be lost.
+    /// Whether the machine booted since the last start, or since one that did not come to [`Folder::made_good`], or a sync
+    /// failed: what was not synced then may be lost.
     pub fn rebooted(&self) -> bool {
         self.rebooted
+    }
+
+    /// Whether a sync has failed in an earlier life, as far as that could be noted, and no start came to
+    /// [`Folder::settled`] since.
+    pub fn sync_failed(&self) -> bool {
+        self.sync_failed
     }
 
     /// Everything that a power loss may have taken was written again and compared: the next start need not. Durable.
@@ -207,13 +246,27 @@ impl Folder {
         })
     }
 
-    /// What was written and not synced may be lost though the machine is up, as a failed sync of a base says: the next start
-    /// writes it again from the journal and compares it. Durable.
-    pub fn doubt(&self) -> Result<()> {
+    /// What was written and not synced may be lost though the machine is up, as after a failed sync, which notes it by itself:
+    /// the next start looks how far its journal goes, writes bases again from it and compares them. For this boot.
+    pub fn doubt(&self) {
+        self.mark.make();
+    }
+
+    /// The end of the journal is gone though the machine is up, so that this member comes back as after a power loss: with
+    /// another boot in everybody's eyes. Durable.
+    pub fn lose(&self) -> Result<()> {
         self.update(|format| {
+            format.losses += 1;
             format.torn = true;
             Ok(())
         })
+    }
+
+    /// What a failed sync of an earlier life may have taken from the journal is known, and what is left is on disk.
+    pub fn settled(&self) -> Result<()> {
+        self.mark
+            .remove()
+            .map_err(|error| StoreError::io("remove", self.disk.locate(MARK), error))
     }
 
     /// Starts so far, this one included.
@@ -349,6 +402,7 @@ fn new_format(disk: &dyn Disk, name: &str, storage: StorageId) -> Result<Format>
         start_count: 0,
         boot: None,
         torn: false,
+        losses: 0,
     })
 }
 

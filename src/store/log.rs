@@ -55,6 +55,13 @@ impl LogOptions {
     }
 }
 
+/// Who outlives this process, and then knows how far a log went: pages that could not be written to the disk go without a
+/// trace once the kernel lets go of them, and with them the end of a log.
+pub trait Witness: Send + Sync {
+    /// Everything before `end` is in the log. Called before [`Log::append`] returns; never waits.
+    fn written(&self, end: Position);
+}
+
 /// What a log has done since it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogStats {
@@ -96,6 +103,7 @@ pub(crate) struct Shared {
     durable: AtomicU64,
     /// Why the log stopped.
     poison: OnceLock<String>,
+    witness: OnceLock<Arc<dyn Witness>>,
     counters: Counters,
 }
 
@@ -149,6 +157,7 @@ impl Log {
             files: RwLock::new(found.files),
             durable: AtomicU64::new(tail.0),
             poison: OnceLock::new(),
+            witness: OnceLock::new(),
             counters: Counters::default(),
         });
         let committer = match options.sync {
@@ -156,6 +165,13 @@ impl Log {
             SyncMode::Inline { .. } => None,
         };
         Ok(Self { shared, committer })
+    }
+
+    /// From here on `witness` knows how far the log goes. Once.
+    pub fn set_witness(&self, witness: Arc<dyn Witness>) {
+        let tail = lock(&self.shared.tail);
+        witness.written(tail.written);
+        drop(self.shared.witness.set(witness));
     }
 
     /// Adds an entry whose payload is all `parts` behind each other; `kind` is the caller's, 1 to 127. When it returns,
@@ -183,6 +199,7 @@ impl Log {
         let at = tail.next;
         shared.write(&mut tail, kind, crc, len, parts)?;
         tail.written = tail.next;
+        shared.testify(tail.written);
         if tail
             .unsynced
             .last()
@@ -214,15 +231,17 @@ impl Log {
             if shared.durable() >= target {
                 return Ok(());
             }
-            match answer {
-                Some(answer) => match tokio::time::timeout(SYNC_DEADLINE, answer?).await {
-                    Ok(Ok(result)) => result,
-                    Ok(Err(_)) => Err(StoreError::Poisoned("the sync thread ended".into())),
-                    Err(_) => Err(StoreError::SyncTimedOut {
-                        seconds: SYNC_DEADLINE.as_secs(),
+            let syncing = async {
+                match answer {
+                    Some(answer) => answer?.await.unwrap_or_else(|_| {
+                        Err(StoreError::Poisoned("the sync thread ended".into()))
                     }),
-                },
-                None => shared.sync_inline(target).await,
+                    None => shared.sync_inline(target).await,
+                }
+            };
+            match tokio::time::timeout(SYNC_DEADLINE, syncing).await {
+                Ok(result) => result,
+                Err(_) => Err(shared.hung()),
             }
         }
     }
@@ -381,6 +400,23 @@ impl Shared {
         StoreError::Poisoned(why.clone())
     }
 
+    /// Stops the log: nobody knows whether its sync will ever end.
+    fn hung(&self) -> StoreError {
+        let seconds = SYNC_DEADLINE.as_secs();
+        let dir = self.location();
+        let why = self
+            .poison
+            .get_or_init(|| format!("a sync of {dir} takes longer than {seconds} s"));
+        tracing::error!(%why, "log stopped");
+        StoreError::SyncTimedOut { seconds }
+    }
+
+    fn testify(&self, end: Position) {
+        if let Some(witness) = self.witness.get() {
+            witness.written(end);
+        }
+    }
+
     /// Moves on to the next file if `bytes` and the end entry do not fit.
     fn make_room(&self, tail: &mut Tail, bytes: u64) -> Result<()> {
         let end = entry_bytes(0);
@@ -518,6 +554,7 @@ impl Shared {
         let file = Arc::clone(files.get(&from.file()).ok_or(io::ErrorKind::NotFound)?);
         erase(&*file, from.offset(), self.options.file_bytes)?;
         (tail.file, tail.next, tail.written) = (file, from, from);
+        self.testify(from);
         self.durable.store(from.0, Ordering::Release);
         Ok(())
     }

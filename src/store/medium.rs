@@ -67,6 +67,8 @@ struct Inode {
     safe: Image,
     /// Pages that differ, or may.
     dirty: BTreeSet<u64>,
+    /// Pages whose write-back failed: a running machine sees them, calls them clean, and never writes them again by itself.
+    lost: BTreeSet<u64>,
     /// Shortest length since the last sync: a cut is one step of the file system's own journal, all or nothing.
     cut: Option<u64>,
     reserved: u64,
@@ -139,6 +141,7 @@ impl Inode {
             self.now.page_mut(page)[within..within + count]
                 .copy_from_slice(&bytes[done..done + count]);
             self.dirty.insert(page);
+            self.lost.remove(&page);
             done += count;
         }
         self.now.len = self.now.len.max(offset + bytes.len() as u64);
@@ -150,6 +153,7 @@ impl Inode {
             let (page, within) = (len / PAGE_BYTES as u64, (len % PAGE_BYTES as u64) as usize);
             let gone = self.now.pages.split_off(&(page + u64::from(within > 0)));
             self.dirty.extend(gone.keys());
+            self.lost.split_off(&(page + u64::from(within > 0)));
             if within > 0 && self.now.pages.contains_key(&page) {
                 self.now.page_mut(page)[within..].fill(0);
                 self.dirty.insert(page);
@@ -157,6 +161,21 @@ impl Inode {
             self.reserved = self.reserved.min(len);
         }
         self.now.len = len;
+    }
+
+    /// As Linux has it: an error of writing back is told once, and the pages are clean after it.
+    fn fail_sync(&mut self) {
+        self.lost.append(&mut self.dirty);
+    }
+
+    /// The machine lets go of clean pages as it likes: those that were lost show what the disk has.
+    fn reclaim(&mut self) {
+        for page in std::mem::take(&mut self.lost) {
+            match self.safe.pages.get(&page) {
+                Some(bytes) => self.now.pages.insert(page, Arc::clone(bytes)),
+                None => self.now.pages.remove(&page),
+            };
+        }
     }
 
     fn sync(&mut self) {
@@ -446,9 +465,13 @@ impl Medium {
 
     pub fn sync(&mut self, id: u64) -> io::Result<()> {
         self.change()?;
-        self.fault_inode(DiskOp::Sync, id)?;
-        self.inode(id)?.sync();
-        Ok(())
+        let fault = self.fault_inode(DiskOp::Sync, id);
+        let inode = self.inode(id)?;
+        match fault {
+            Ok(()) => inode.sync(),
+            Err(_) => inode.fail_sync(),
+        }
+        fault
     }
 
     pub fn allocate(&mut self, id: u64, len: u64) -> io::Result<()> {
@@ -520,7 +543,11 @@ impl Medium {
         self.life += 1;
         self.changes_left = None;
         self.stopped = false;
-        if how != Crash::Kill {
+        if how == Crash::Kill {
+            let rng = &mut self.rng;
+            let lost = self.inodes.values_mut().filter(|one| !one.lost.is_empty());
+            lost.filter(|_| rng.random()).for_each(Inode::reclaim);
+        } else {
             self.lose_names(how);
             for inode in self.inodes.values_mut() {
                 match how {
@@ -531,6 +558,7 @@ impl Medium {
                         inode.cut = None;
                     }
                 }
+                inode.lost.clear();
                 inode.reserved = inode.reserved.min(inode.now.len);
             }
         }

@@ -1,7 +1,7 @@
 //! Both disks behave alike; the one in memory also forgets what was not synced.
 #![allow(clippy::unwrap_used)]
 
-use hydfs_store::{Crash, Disk, MemDisk, RealDisk};
+use hydfs_store::{Crash, Disk, DiskOp, Fault, MemDisk, RealDisk};
 use std::{
     io::{ErrorKind, IoSlice},
     sync::Arc,
@@ -117,4 +117,44 @@ fn the_same_seed_leaves_the_same_bytes() {
     };
     assert_eq!(torn(5), torn(5));
     assert_ne!(torn(5), torn(6));
+}
+
+/// Linux tells of an error of writing back once, and calls the pages clean then: the next sync means nothing for them.
+#[test]
+fn what_a_sync_could_not_write_no_later_one_does() {
+    let medium = MemDisk::new(1);
+    let disk = medium.attach();
+    let file = disk.open_file("f", true).unwrap();
+    disk.sync_dir("").unwrap();
+    let write = |bytes: &[u8]| file.write_at(&[IoSlice::new(bytes)], 0).unwrap();
+    write(b"old");
+    file.sync().unwrap();
+    write(b"new");
+    medium.inject(Fault {
+        op: DiskOp::Sync,
+        path: "f".into(),
+        skip: 0,
+        times: 1,
+        errno: libc::EIO,
+    });
+    file.sync().unwrap_err();
+    file.sync().unwrap();
+    let shows = |medium: &MemDisk| {
+        let mut buf = [0; 3];
+        let file = medium.attach().open_file("f", false).unwrap();
+        assert_eq!(file.read_at(&mut buf, 0).unwrap(), 3);
+        buf
+    };
+    assert_eq!(&shows(&medium), b"new", "as long as the machine runs");
+    let cut = medium.fork();
+    cut.crash(Crash::PowerCut);
+    assert_eq!(&shows(&cut), b"old");
+    write(b"now");
+    file.sync().unwrap();
+    medium.crash(Crash::PowerCut);
+    assert_eq!(
+        &shows(&medium),
+        b"now",
+        "what is written again is synced again"
+    );
 }

@@ -1,7 +1,7 @@
 //! The data folder: whose it is, and what it says when it is not.
 #![allow(clippy::unwrap_used)]
 
-use hydfs_store::{Crash, Folder, MemDisk, RealDisk, StoreError};
+use hydfs_store::{Crash, DiskOp, Fault, Folder, MemDisk, RealDisk, StoreError};
 use hydfs_types::{BootId, ClusterId, MemberId, StorageId};
 use std::fs;
 
@@ -139,4 +139,55 @@ fn fault_s2_a_start_that_is_killed_before_it_made_good_a_power_loss_leaves_that_
     drop(folder);
     disk.crash(Crash::Kill);
     assert!(!start(2).unwrap().rebooted());
+}
+
+#[test]
+fn a_failed_sync_is_known_to_the_next_start_until_it_is_settled() {
+    let disk = MemDisk::new(1);
+    let start = || Folder::on(disk.attach(), "vm1", StorageId([5; 16]), BootId([1; 16])).unwrap();
+    let folder = start();
+    let file = folder.disk().open_file("journal/f", true).unwrap();
+    disk.inject(Fault {
+        op: DiskOp::Sync,
+        path: "journal/f".into(),
+        skip: 0,
+        times: 1,
+        errno: libc::EIO,
+    });
+    assert!(!folder.sync_failed());
+    file.sync().unwrap_err();
+    // It makes nothing good in the same life.
+    folder.settled().unwrap();
+    disk.crash(Crash::Kill);
+    for _ in 0..2 {
+        let folder = start();
+        assert!(folder.sync_failed() && folder.rebooted());
+        disk.crash(Crash::Kill);
+    }
+    let folder = start();
+    folder.settled().unwrap();
+    disk.crash(Crash::Kill);
+    let folder = start();
+    assert!(!folder.sync_failed());
+    assert!(folder.rebooted(), "bases are not made good yet");
+    folder.made_good().unwrap();
+    disk.crash(Crash::Kill);
+    assert!(!start().rebooted());
+}
+
+#[test]
+fn who_lost_the_end_of_a_journal_is_of_another_boot_from_then_on() {
+    let disk = MemDisk::new(1);
+    let start = |boot| Folder::on(disk.attach(), "vm1", StorageId([5; 16]), BootId([boot; 16]));
+    let folder = start(1).unwrap();
+    assert_eq!(folder.boot(), BootId([1; 16]));
+    folder.lose().unwrap();
+    let lost = folder.boot();
+    assert_ne!(lost, BootId([1; 16]));
+    disk.crash(Crash::PowerCut);
+    let folder = start(1).unwrap();
+    assert!(folder.boot() == lost && folder.rebooted());
+    folder.lose().unwrap();
+    assert!(![lost, BootId([1; 16])].contains(&folder.boot()));
+    assert_ne!(start(2).unwrap().boot(), BootId([1; 16]));
 }

@@ -4,9 +4,16 @@
 use bytes::Bytes;
 use hydfs_store::{
     Crash, DiskOp, ENTRY_BYTES_MAX, Fault, Log, LogOptions, MemDisk, Position, RealDisk, Result,
-    StoreError, SyncMode,
+    StoreError, SyncMode, Witness,
 };
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 const INLINE: SyncMode = SyncMode::Inline {
     delay: Duration::from_millis(1),
@@ -204,6 +211,26 @@ fn a_failed_sync_stops_the_log_for_good() {
     assert_eq!(log.read(at[0]).unwrap().1.len(), 1000);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_sync_that_hangs_stops_the_log() {
+    let disk = MemDisk::new(1);
+    let options = LogOptions {
+        sync: SyncMode::Inline {
+            delay: Duration::from_secs(3600),
+        },
+        ..options()
+    };
+    let log = Log::open(disk.attach(), "log", options, |_, _, _| Ok(())).unwrap();
+    log.append(1, &[b"x"]).unwrap();
+    let hung = log.sync().await;
+    assert!(matches!(hung, Err(StoreError::SyncTimedOut { .. })));
+    assert!(log.failure().unwrap().contains("longer than"));
+    assert!(matches!(
+        log.append(1, &[b"y"]),
+        Err(StoreError::Poisoned(_))
+    ));
+}
+
 #[test]
 fn too_large_is_said() {
     let disk = MemDisk::new(1);
@@ -319,4 +346,37 @@ fn fault_s8_a_lost_header_is_found_even_if_nothing_was_durable() {
     disk.flip_bit("log/00000001.log", 3, 1).unwrap();
     disk.crash(Crash::Kill);
     assert_eq!(damaged(open(&disk)).1, 0);
+}
+
+#[test]
+fn a_witness_knows_how_far_the_log_goes_before_an_append_returns() {
+    struct End(AtomicU64);
+    impl Witness for End {
+        fn written(&self, end: Position) {
+            self.0.store(end.0, Ordering::SeqCst);
+        }
+    }
+    let disk = MemDisk::new(1);
+    let (log, _) = open(&disk).unwrap();
+    fill(&log, 1);
+    let end = Arc::new(End(AtomicU64::new(0)));
+    let knows = || Position(end.0.load(Ordering::SeqCst));
+    log.set_witness(end.clone());
+    assert_eq!(knows(), log.tail());
+    for n in 0..30 {
+        let at = log.append(1, &[&[n; 5000]]).unwrap();
+        assert!(knows() > at && knows() == log.tail());
+        drop(wait(log.sync()));
+        // A mark after the sync is nobody's.
+        assert!(knows() <= log.tail());
+    }
+    let before = knows();
+    drop(log);
+    disk.crash(Crash::Kill);
+    let (log, _) = open(&disk).unwrap();
+    assert!(before <= log.tail());
+    log.set_witness(end.clone());
+    let at = log.append(1, &[b"x"]).unwrap();
+    log.truncate_from(at).unwrap();
+    assert_eq!(knows(), at);
 }

@@ -34,6 +34,24 @@ fn promote(bench: &Bench, incarnation: u64) -> Command {
     }
 }
 
+/// A file that this incarnation writes, whose segment is in `SLOT`: the slot has something to lose.
+fn fill(bench: &mut Bench, by: u64) {
+    let (probe, ..) = bench.open_new("probe", by);
+    let ino = probe.0 + 1;
+    let lands = |name: &String| {
+        let key = [
+            &ROOT_INO.0.to_le_bytes()[..],
+            name.as_bytes(),
+            &ino.to_le_bytes(),
+        ]
+        .concat();
+        hydfs_state::slot_of(&Digest::of(&key), 0) == SLOT
+    };
+    let name = (0..).map(|n| format!("f{n}")).find(lands).unwrap();
+    let (_, _, segment) = bench.open_new(&name, by);
+    assert_eq!(bench.state.segment(segment).unwrap().slot, SLOT);
+}
+
 /// `SLOT` on members 1, 2 and 3, all synced.
 fn replicated(members: u8) -> Bench {
     let mut bench = Bench::new(members);
@@ -218,6 +236,7 @@ fn an_expire_hands_the_slot_over() {
 #[test]
 fn a_slot_freezes_and_thaws_on_the_same_boot() {
     let mut bench = replicated(4);
+    fill(&mut bench, 1);
     bench.expire(&[1, 2, 3]);
     let frozen = bench.state.config(SLOT).unwrap().clone();
     assert!(frozen.frozen);
@@ -245,6 +264,7 @@ fn a_slot_freezes_and_thaws_on_the_same_boot() {
 #[test]
 fn the_last_replica_that_comes_back_thaws_a_slot_that_lost_power_everywhere() {
     let mut bench = replicated(3);
+    fill(&mut bench, 1);
     bench.expire(&[1, 2, 3]);
     bench.admit(admission("n3", 3, 93, 2));
     bench.admit(admission("n1", 1, 91, 2));
@@ -260,6 +280,7 @@ fn the_last_replica_that_comes_back_thaws_a_slot_that_lost_power_everywhere() {
 #[test]
 fn the_only_replica_thaws_after_a_power_loss() {
     let mut bench = Bench::new(2);
+    fill(&mut bench, 2);
     bench.expire(&[1]);
     assert!(bench.state.config(SLOT).unwrap().frozen);
     assert_eq!(
@@ -273,6 +294,24 @@ fn the_only_replica_thaws_after_a_power_loss() {
         bench.state.member_of(Incarnation(1)).is_none(),
         "no config names it any more"
     );
+}
+
+#[test]
+fn a_slot_that_holds_nothing_goes_to_whoever_lives() {
+    let mut bench = replicated(4);
+    let epoch = bench.state.config(SLOT).unwrap().epoch;
+    bench.expire(&[1, 2, 3]);
+    let config = bench.state.config(SLOT).unwrap().clone();
+    assert_eq!(config.acting, acting(&[(4, true)]));
+    assert_eq!((config.frozen, config.leader), (false, Incarnation(4)));
+    assert_eq!(config.epoch.0, epoch.0 + 1);
+    // Nobody lives: it goes to the next who comes, whoever that is.
+    bench.expire(&[4]);
+    assert!(bench.state.config(SLOT).unwrap().frozen);
+    let new = bench.admit(admission("n5", 5, 5, 1));
+    let config = bench.state.config(SLOT).unwrap();
+    assert_eq!((config.frozen, config.leader), (false, new.incarnation));
+    assert_eq!(config.acting, acting(&[(new.incarnation.0, true)]));
 }
 
 #[test]
