@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const LONG: Duration = Duration::from_secs(60);
+/// One of so many has to meet the moment.
+const SEEDS: u64 = 10;
 const STEP: Duration = Duration::from_millis(1);
 const HABITS: Habits = Habits {
     pause_millis: 60,
@@ -16,24 +18,27 @@ const HABITS: Habits = Habits {
     others_millis: None,
 };
 
-/// Whether another member leads, in whose group the one that drains still votes.
-fn handed_over(world: &World, old: usize) -> bool {
-    let Some(leader) = world.leader().filter(|leader| *leader != old) else {
-        return false;
-    };
-    let ends = world.hosts[leader].member().zip(world.hosts[old].member());
-    ends.is_some_and(|(leader, old)| leader.group.metrics().voters.contains(&old.id()))
+/// Whether another member leads; then, whether the one that drains still votes in its group.
+fn handed_over(world: &World, old: usize) -> Option<bool> {
+    let leader = world.leader().filter(|leader| *leader != old)?;
+    let (leader, old) = (world.hosts[leader].member()?, world.hosts[old].member()?);
+    Some(leader.group.metrics().voters.contains(&old.id()))
 }
 
-async fn dies_between(seed: u64, how: Crash) {
+/// False where the moment was over before anybody could look.
+async fn dies_between(seed: u64, how: Crash) -> bool {
     let mut world = World::new(seed, 5, 0, HABITS, Trial::default());
     world.begin();
     assert!(world.wait_healthy(LONG).await.is_some());
     let old = world.leader().expect("a healthy cluster has a leader");
     assert!(world.drain(old, true).await, "the drain is not agreed");
     let until = Instant::now() + LONG;
-    while !handed_over(&world, old) {
-        assert!(Instant::now() < until, "the leader hands nothing over");
+    loop {
+        match handed_over(&world, old) {
+            Some(true) => break,
+            Some(false) => return false,
+            None => assert!(Instant::now() < until, "the leader hands nothing over"),
+        }
         world.run(STEP).await;
     }
     world.crash(old, how).await;
@@ -52,16 +57,20 @@ async fn dies_between(seed: u64, how: Crash) {
     let alive = newest.map(|member| member.ctx.state().cluster.alive.len());
     assert_eq!(alive, Some(4));
     assert_eq!(world.oracle.violations(), [""; 0]);
+    true
 }
 
 #[test]
 fn a_draining_leader_that_dies_with_its_vote_leaves_the_others_and_leaves_later() {
-    for (seed, how) in [(1, Crash::Kill), (2, Crash::PowerCut)] {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime without I/O always starts");
-        runtime.block_on(dies_between(seed, how));
+    for how in [Crash::Kill, Crash::PowerCut] {
+        let met = (1..=SEEDS).any(|seed| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .start_paused(true)
+                .build()
+                .expect("a runtime without I/O always starts");
+            runtime.block_on(dies_between(seed, how))
+        });
+        assert!(met, "{how:?}: no seed has met the moment");
     }
 }
