@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::inbox::Inbox;
 use crate::lookup::Records;
 use crate::message::{Deploy, Report, Request, Response, TaskId};
+use crate::moment::{Moment, Seen, task_of};
 use crate::options::Options;
 use crate::plan::{NodeId, Pinned, Plan, Step};
 use crate::position::{TaskPosition, state_prefix};
@@ -255,8 +256,24 @@ impl Context {
         state.running.is_none().then_some(Response::Unknown)
     }
 
+    /// Tells whoever watches of a moment.
+    pub fn tell(&self, moment: Moment) {
+        let Some(onlooker) = &self.options.onlooker else {
+            return;
+        };
+        let (job, attempt, by) = (self.info.id, self.info.attempt, self.cluster.me());
+        onlooker.tell(Seen {
+            job,
+            attempt,
+            by,
+            moment,
+        });
+    }
+
     /// A task has passed a barrier and everything of it is durable.
     pub fn report(&self, barrier: u64, report: Report) {
+        let task = task_of(report.id);
+        self.tell(Moment::Reported { barrier, task });
         let mut state = self.lock();
         if report.position.ended {
             state.ended.insert(report.id, barrier);

@@ -203,7 +203,9 @@ impl Drop for Cold {
         self.read = None;
         let db = self.db.take();
         // To close a large file takes a while. A runtime that ends drops it as well.
-        if let Ok(runtime) = Handle::try_current() {
+        if let Ok(runtime) = Handle::try_current()
+            && runtime.runtime_flavor() == RuntimeFlavor::MultiThread
+        {
             drop(runtime.spawn_blocking(move || drop(db)));
         }
     }

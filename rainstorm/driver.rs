@@ -7,6 +7,7 @@ use crate::change;
 use crate::error::{Error, Result};
 use crate::hold::Holds;
 use crate::load::Loads;
+use crate::moment::{Moment, Seen};
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::position::{Positions, Progress, attempt_of, state_prefix};
@@ -210,10 +211,24 @@ impl Driver {
     ) -> Result<(), End> {
         let mut run = self.load(info, positions, avoid).await?;
         let members: BTreeSet<MemberId> = run.places.iter().flatten().copied().collect();
+        self.tell(info, || Moment::Placed(run.places.clone()));
         tokio::select! {
             biased;
             end = self.overseen(info, &members) => Err(end),
             done = self.epochs(&mut run) => done,
+        }
+    }
+
+    /// Tells whoever watches of a moment.
+    pub fn tell(&self, info: &JobInfo, moment: impl FnOnce() -> Moment) {
+        if let Some(onlooker) = &self.options.onlooker {
+            let (job, attempt, by) = (info.id, info.attempt, self.cluster.me());
+            onlooker.tell(Seen {
+                job,
+                attempt,
+                by,
+                moment: moment(),
+            });
         }
     }
 

@@ -5,6 +5,8 @@ use crate::change;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::message::{Deploy, Report, Request, Response};
+use crate::moment::Moment;
+use crate::planted::Planted;
 use crate::position::{Positions, attempt_of, state_prefix};
 use crate::rate::{RateOrder, Shares};
 use crate::receipt::{self, First};
@@ -32,6 +34,7 @@ impl Driver {
     pub async fn epochs(&self, run: &mut Run) -> Result<(), End> {
         self.find_old_states(run).await;
         self.deploy(run).await?;
+        self.tell(&run.info, || Moment::HandedOut);
         for barrier in 1.. {
             let members = run.members_running();
             let missing = watch::Sender::new(members.len());
@@ -39,6 +42,7 @@ impl Driver {
                 .iter()
                 .map(|&member| self.pass(&run.info, member, barrier, &missing));
             let reports: Vec<Report> = try_join_all(asked).await?.into_iter().flatten().collect();
+            self.tell(&run.info, || Moment::Passed { barrier });
             let old = run.positions.clone();
             let mut watermarks = run.merge(&reports);
             let order = self.rate_order(run.info.id);
@@ -47,7 +51,11 @@ impl Driver {
             if done || !watermarks.is_empty() || run.positions != old {
                 run.positions.border = None;
                 watermarks.extend(self.write_receipt(run, &old, &reports).await?);
-                self.commit(run, watermarks, done).await?;
+                let now = match self.options.planted {
+                    Some(Planted::PositionsKept) => old.encode(),
+                    _ => run.positions.encode(),
+                };
+                self.commit(run, watermarks, now.to_vec(), done).await?;
                 self.drop_old_states(run, old);
             }
             if done {
@@ -250,6 +258,7 @@ impl Driver {
         &self,
         run: &mut Run,
         watermarks: Vec<(WriterId, Seq)>,
+        positions: Vec<u8>,
         done: bool,
     ) -> Result<(), End> {
         let (job, attempt) = (run.info.id, run.info.attempt);
@@ -259,15 +268,17 @@ impl Driver {
             attempt,
             epoch,
             watermarks,
-            positions: run.positions.encode().to_vec(),
+            positions,
             progress: hydfs_types::encode(&run.progress).to_vec(),
             done,
         });
+        self.tell(&run.info, || Moment::Proposed(epoch));
         self.agree(commit, || {
             self.job(job)
                 .is_some_and(|job| job.attempt == attempt && job.epoch == epoch)
         })
         .await?;
+        self.tell(&run.info, || Moment::Committed(epoch));
         run.info.epoch = epoch;
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::process::{Failure, MARKLESS, Program, Running};
 use crate::spec::{Contract, ExecSpec};
+use crate::stand_in::StandIn;
 use bytes::Bytes;
 use memchr::memchr;
 use std::collections::VecDeque;
@@ -36,10 +37,16 @@ enum Fit {
     Some(Batch),
 }
 
+/// What works on the batches.
+pub enum Works {
+    Program(Program),
+    StandIn(StandIn),
+}
+
 /// An executable operator of one task.
 pub struct Exec {
     spec: ExecSpec,
-    program: Program,
+    works: Works,
     /// The process of the contract `lines`.
     running: Option<Running>,
     batches: u64,
@@ -51,11 +58,11 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// An operator that runs `program` as `spec` says.
-    pub fn new(spec: ExecSpec, program: Program) -> Self {
+    /// An operator that runs as `spec` says.
+    pub fn new(spec: ExecSpec, works: Works) -> Self {
         Self {
             spec,
-            program,
+            works,
             running: None,
             batches: 0,
             retries: 0,
@@ -67,7 +74,10 @@ impl Exec {
 
     /// SHA-256 of the executable, in hex.
     pub fn digest(&self) -> String {
-        self.program.digest.clone()
+        match &self.works {
+            Works::Program(program) => program.digest.clone(),
+            Works::StandIn(_) => "stand-in".to_owned(),
+        }
     }
 
     /// Batches run again since the last call.
@@ -308,17 +318,28 @@ impl Exec {
 
     /// One run; what it wrote, or why it failed.
     async fn run(&mut self, batch: &Batch) -> Result<Bytes, Failure> {
+        let program = match &self.works {
+            Works::Program(program) => program,
+            Works::StandIn(stand_in) => return Ok(stand_in.work(batch.bytes().clone()).await),
+        };
         match self.spec.contract {
-            Contract::Lines => self.converse(batch).await,
+            Contract::Lines => {
+                let mark = format!("\x1ebatch {}", self.batches);
+                let running = match &mut self.running {
+                    Some(running) => running,
+                    none => none.insert(program.start(&self.spec, None).await?),
+                };
+                Ok(running.converse(batch.bytes(), mark.as_bytes()).await?)
+            }
             Contract::Batch => {
-                let mut running = self.program.start(&self.spec, None).await?;
+                let mut running = program.start(&self.spec, None).await?;
                 let done = running.feed_and_collect(batch.bytes()).await;
                 Ok(running.conclude(done, &self.spec.exit_ok).await?)
             }
             Contract::Argv => {
                 let mut all = Vec::new();
                 for piece in pieces(batch) {
-                    let mut running = self.program.start(&self.spec, Some(piece)).await?;
+                    let mut running = program.start(&self.spec, Some(piece)).await?;
                     let done = running.collect().await;
                     all.extend_from_slice(&running.conclude(done, &self.spec.exit_ok).await?);
                     if all.last().is_some_and(|&byte| byte != b'\n') {
@@ -328,15 +349,6 @@ impl Exec {
                 Ok(all.into())
             }
         }
-    }
-
-    async fn converse(&mut self, batch: &Batch) -> Result<Bytes, Failure> {
-        let mark = format!("\x1ebatch {}", self.batches);
-        let running = match &mut self.running {
-            Some(running) => running,
-            none => none.insert(self.program.start(&self.spec, None).await?),
-        };
-        Ok(running.converse(batch.bytes(), mark.as_bytes()).await?)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Settings of RainStorm on one member, with the defaults of production.
 
 use crate::kernel::Kernel;
+use crate::moment::Onlooker;
+use crate::planted::Planted;
+use crate::stand_in::StandIn;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -36,6 +39,14 @@ pub struct Options {
     pub state_disk_bytes: u64,
     /// Bytes that scratch files leave free on their disk.
     pub state_disk_reserve_bytes: u64,
+    /// Scratch files are memory, and the local folder is left alone: for members that have no disk of their own.
+    pub scratch_in_memory: bool,
+    /// What runs in the place of executables.
+    pub stand_in: Option<StandIn>,
+    /// A bug to be found.
+    pub planted: Option<Planted>,
+    /// Whoever is told of the moments of attempts.
+    pub onlooker: Option<Onlooker>,
     /// Another number for each start of this member. Random by default; a simulation hands it in.
     pub life: u64,
 }
@@ -58,6 +69,10 @@ impl Options {
             member_state_memory_bytes: 96 << 20,
             state_disk_bytes: 64 << 30,
             state_disk_reserve_bytes: 1 << 30,
+            scratch_in_memory: false,
+            stand_in: None,
+            planted: None,
+            onlooker: None,
             life: RandomState::new().build_hasher().finish(),
         }
     }

@@ -4,7 +4,7 @@
 use crate::cold::Cold;
 use crate::error::{Error, Result};
 use crate::options::Options;
-use rustix::fs::fstatvfs;
+use rustix::fs::{MemfdFlags, fstatvfs, memfd_create};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -23,6 +23,7 @@ const ASK_BYTES: u64 = 8 << 20;
 #[derive(Debug)]
 pub struct Rooms {
     dir: PathBuf,
+    in_memory: bool,
     task_memory: usize,
     all_memory: usize,
     disk: u64,
@@ -35,6 +36,7 @@ impl Rooms {
     pub fn new(options: &Options) -> Arc<Self> {
         Arc::new(Self {
             dir: options.cache_dir.join(FOLDER),
+            in_memory: options.scratch_in_memory,
             task_memory: options.state_memory_bytes,
             all_memory: options.member_state_memory_bytes,
             disk: options.state_disk_bytes,
@@ -110,8 +112,11 @@ impl Room {
 
     /// A new file for what does not fit into memory. Blocks.
     pub fn open(&self) -> Result<Cold> {
-        let dir = &self.task.rooms.dir;
+        let Rooms { dir, in_memory, .. } = &*self.task.rooms;
         let open = || {
+            if *in_memory {
+                return Ok(memfd_create("state", MemfdFlags::CLOEXEC)?.into());
+            }
             if !dir.is_dir() {
                 fs::create_dir_all(dir)?;
                 fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
@@ -166,7 +171,8 @@ impl Room {
             let remedy = "give the stage more `tasks`; then save the spec again to go on";
             return Err(self.refuse(format!("{what}; {remedy}")));
         }
-        if before == 0 || before / ASK_BYTES != after / ASK_BYTES {
+        let asks = before == 0 || before / ASK_BYTES != after / ASK_BYTES;
+        if asks && !rooms.in_memory {
             let (disk, reserve) = (fstatvfs(file)?, rooms.reserve);
             let left = disk.f_bavail.saturating_mul(disk.f_frsize);
             if left < reserve.saturating_add(more) {
@@ -259,6 +265,7 @@ impl Room {
     pub fn of(memory: usize, disk: u64, reserve: u64) -> Self {
         let rooms = Rooms {
             dir: std::env::temp_dir().join("rainstorm-state"),
+            in_memory: false,
             task_memory: memory,
             all_memory: usize::MAX,
             disk,

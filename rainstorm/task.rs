@@ -6,16 +6,18 @@ use crate::cell::Cell;
 use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
-use crate::exec::Exec;
+use crate::exec::{Exec, Works};
 use crate::inbox::{Inbox, Item};
 use crate::key::Keys;
 use crate::links::Links;
 use crate::load::Meter;
 use crate::lookup::Index;
 use crate::message::{Counters, Report, TaskId};
+use crate::moment::{Moment, task_of};
 use crate::operator::Operator;
 use crate::paced::Paced;
 use crate::plan::{Input, NodeId, Op};
+use crate::planted::Planted;
 use crate::position::TaskPosition;
 use crate::process::Program;
 use crate::receipt::Reads;
@@ -120,6 +122,8 @@ impl Task {
                     }
                     let (mut reads, mut behind) = (Vec::new(), 0);
                     if let In::Source(paced) = &mut input {
+                        let (barrier, task) = (id, task_of(self.id));
+                        self.context.tell(Moment::LetIn { barrier, task });
                         paced.save(&mut self.position);
                         reads = paced.take_reads();
                         behind = paced.behind().await?;
@@ -224,10 +228,13 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
     let room = || context.rooms.room();
     let mut operator = match (op, Operator::built_in(op, room)) {
         (_, Some(operator)) => operator,
-        (Op::Exec(spec), None) => Operator::Exec(Box::new(Exec::new(
-            spec.clone(),
-            program(context, id, spec).await?,
-        ))),
+        (Op::Exec(spec), None) => {
+            let works = match &context.options.stand_in {
+                Some(stand_in) => Works::StandIn(stand_in.clone()),
+                None => Works::Program(program(context, id, spec).await?),
+            };
+            Operator::Exec(Box::new(Exec::new(spec.clone(), works)))
+        }
         (Op::Lookup(spec), None) => {
             Operator::Lookup(Box::new(Index::load(context, id.node, spec.clone()).await?))
         }
@@ -235,7 +242,11 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
     };
     if let Operator::Stateful(state) = &mut operator {
         let (task, tasks) = (id.task, context.step(id.node).tasks);
-        for file in start.states(&context.info, id.node, task) {
+        let mut states = start.states(&context.info, id.node, task);
+        if context.options.planted == Some(Planted::StateForgotten) {
+            states.clear();
+        }
+        for file in states {
             let keys = Keys { task, tasks };
             state_log::restore(&*context.storage, &file, keys, &mut **state).await?;
         }

@@ -42,7 +42,9 @@ impl Worker {
         cluster: Arc<dyn Cluster>,
         options: Arc<Options>,
     ) -> Self {
-        room::sweep(&options.cache_dir);
+        if !options.scratch_in_memory {
+            room::sweep(&options.cache_dir);
+        }
         Self {
             storage,
             cluster,

@@ -43,7 +43,7 @@ impl Member {
         Box::pin(async move {
             self.stopping.store(true, Ordering::Release);
             if let Some(streaming) = self.streaming.get() {
-                streaming.shut_down().await;
+                streaming.shut_down();
             }
             drop(tokio::time::timeout(STOP, self.volume.end_all()).await);
             self.hand_over().await;

@@ -7,7 +7,7 @@
 use crate::{member::Member, status::leading};
 use hydfs_membership::SeenState;
 use hydfs_state::State;
-use hydfs_types::{Clock, Incarnation, JobId, JobPhase, SystemClock, Time};
+use hydfs_types::{Incarnation, JobId, JobPhase, Time};
 use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
 
 /// Time from one look to the next, at least: a repair changes thousands of slots.
@@ -90,7 +90,7 @@ pub(crate) async fn follow(member: Arc<Member>) {
 }
 
 fn tell(member: &Member, what: &str) {
-    let now = SystemClock.now();
+    let now = member.clock.now();
     member
         .events
         .push(&format!("{} {what}\n", written(now)), now);

@@ -13,6 +13,7 @@ mod events;
 mod faults;
 mod fsck;
 mod handover;
+mod home;
 mod join;
 mod kernel;
 mod machine;
@@ -45,7 +46,7 @@ pub use hydfs_data::SCRUB_BYTES_PER_S;
 pub use member::Member;
 pub use place::Place;
 pub use router::Router;
-pub use seams::{Seams, Wire};
+pub use seams::{Seams, Streams, Wire};
 
 use control::Door;
 use hydfs_fs::Mounted;

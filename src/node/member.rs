@@ -11,7 +11,7 @@ use crate::{
     place::{Place, session_of},
     planted,
     router::Router,
-    seams::{Part, Seams, Wire, part_seed},
+    seams::{Part, Seams, Streams, Wire, part_seed},
     standing,
     steward::Steward,
     streaming::Streaming,
@@ -24,7 +24,7 @@ use hydfs_membership::{Expected, Identity as SwimIdentity, Membership};
 use hydfs_memory::Memory;
 use hydfs_store::{FaultyDisk, Folder, LogOptions};
 use hydfs_transport::{Identity, Quic, Who};
-use hydfs_types::{Admitted, BoxFuture, MemberId, SystemClock};
+use hydfs_types::{Admitted, BoxFuture, Clock, MemberId, SystemClock};
 use std::{
     sync::{
         Arc, Mutex, OnceLock,
@@ -55,7 +55,8 @@ pub struct Member {
     /// Names of members that are alive and cannot be reached from here.
     apart: Mutex<Vec<String>>,
     pub(crate) seed: u64,
-    streams: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+    streams: Streams,
     /// Faults that were injected, where that is allowed.
     pub faults: Option<Arc<Faults>>,
     /// What outlives this worker.
@@ -114,7 +115,7 @@ impl Member {
                 log,
                 clock: Arc::new(SystemClock),
                 seed: rand::random(),
-                streaming: true,
+                streams: Streams::OwnThreads,
                 faults: faults.clone(),
                 memory: config.memory.map(handover::open).transpose()?,
                 trial: Trial::default(),
@@ -193,7 +194,7 @@ impl Member {
             log,
             clock,
             seed,
-            streaming,
+            streams,
             faults,
             memory,
             trial,
@@ -242,7 +243,7 @@ impl Member {
             path: config.data.clone(),
             source,
         })?;
-        let volume = Volume::new(data.clone(), clock, folder.disk().clone());
+        let volume = Volume::new(data.clone(), clock.clone(), folder.disk().clone());
         if let Some(memory) = &memory {
             volume.keep(memory.clone());
         }
@@ -265,7 +266,8 @@ impl Member {
             admitted: Mutex::new(None),
             apart: Mutex::default(),
             seed,
-            streams: streaming,
+            clock,
+            streams,
             faults,
             memory,
             events: Arc::default(),
@@ -304,8 +306,8 @@ impl Member {
         }
         self.volume.unlock_left();
         self.own_up().await;
-        if self.streams {
-            drop(self.streaming.set(Streaming::start(self)?));
+        if let Some(streaming) = Streaming::start(self, &self.streams)? {
+            drop(self.streaming.set(streaming));
         }
         Ok(())
     }

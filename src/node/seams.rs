@@ -52,14 +52,23 @@ pub struct Seams {
     pub clock: Arc<dyn Clock>,
     /// Every random choice of the member is drawn from it.
     pub seed: u64,
-    /// Whether RainStorm runs: it computes on threads of its own.
-    pub streaming: bool,
+    pub streams: Streams,
     /// Faults that may be injected; the network and the disk handed in ask it.
     pub faults: Option<Arc<Faults>>,
     /// What outlives this worker, and what the one before left.
     pub memory: Option<Arc<Memory>>,
     /// What only a simulated member has otherwise.
     pub trial: Trial,
+}
+
+/// Where RainStorm runs.
+#[derive(Debug, Clone)]
+pub enum Streams {
+    Nowhere,
+    /// On threads of its own: what it computes holds up nothing else.
+    OwnThreads,
+    /// On the member's own runtime, with these settings: nothing but time and the member decides what it does.
+    Here(Box<rainstorm::Options>),
 }
 
 /// A part of the member that draws random numbers.

@@ -1,12 +1,14 @@
 //! RainStorm's seams over this member: files through the volume in-process, members and jobs through the agreed state.
 //!
-//! RainStorm computes on a runtime of its own; everything that touches the data plane is handed to the member's core
-//! runtime, where the rules of the data plane hold.
+//! RainStorm computes on a runtime of its own, a simulated one on the member's; everything that touches the data plane is
+//! handed to the member's core runtime, where the rules of the data plane hold.
 
 use crate::{
     Error,
+    home::Home,
     member::Member,
     rights::{ensure, may, may_write, split, walk},
+    seams::Streams,
     workers::Members,
 };
 use bytes::Bytes;
@@ -15,8 +17,8 @@ use hydfs_fs::Volume;
 use hydfs_mount::FsError;
 use hydfs_state::Body;
 use hydfs_types::{
-    Agreement, AgreementError, Attempt, Attr, BoxFuture, Clock, Command, CommandError, FileKind,
-    Frame, Ino, JobId, MemberId, Op, Peer, Reply, Seq, SystemClock, WriterId,
+    Agreement, AgreementError, Attempt, Attr, BoxFuture, Command, CommandError, FileKind, Frame,
+    Ino, JobId, MemberId, Op, Peer, Reply, Seq, WriterId,
 };
 use rainstorm::{Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
 use std::{
@@ -35,52 +37,46 @@ use tokio::{runtime, sync::watch};
 const CALL: Duration = Duration::from_secs(29);
 /// Longest audit of a job: a little less than the command line waits.
 const AUDIT: Duration = Duration::from_secs(110);
-/// Threads that tasks compute on.
-const THREADS: usize = 2;
 
 /// RainStorm on this member.
 pub struct Streaming {
     rainstorm: Arc<Rainstorm>,
-    runtime: Mutex<Option<runtime::Runtime>>,
+    /// `None` once it has stopped.
+    home: Mutex<Option<Home>>,
 }
 
 impl Streaming {
-    /// Starts it beside the member.
-    pub fn start(member: &Arc<Member>) -> Result<Arc<Self>, Error> {
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(THREADS)
-            .thread_name("rainstorm")
-            .enable_all()
-            .build()?;
-        let core = runtime::Handle::current();
-        let mut options =
-            rainstorm::Options::new(member.config.data.join(hydfs_store::Folder::CACHE));
+    /// Starts it beside the member, if it shall run.
+    pub fn start(member: &Arc<Member>, streams: &Streams) -> Result<Option<Arc<Self>>, Error> {
+        let Some((home, mut options)) = Home::of(streams, &member.config)? else {
+            return Ok(None);
+        };
         options.allow_root_jobs = member.config.allow_root_jobs;
         let storage = Arc::new(Files {
             volume: member.volume.clone(),
             member: member.clone(),
-            core,
+            core: runtime::Handle::current(),
             writers: Mutex::default(),
         });
         let cluster = Arc::new(Members {
             member: member.clone(),
             leader: follow_leader(member),
         });
-        let guard = runtime.enter();
+        let guard = home.handle().enter();
         let rainstorm = Rainstorm::start(storage, cluster, options);
         drop(guard);
         let closed = rainstorm.clone();
         member
             .volume
             .set_job_hook(Arc::new(move |path| closed.spec_closed(path)));
-        Ok(Arc::new(Self {
+        Ok(Some(Arc::new(Self {
             rainstorm,
-            runtime: Mutex::new(Some(runtime)),
-        }))
+            home: Mutex::new(Some(home)),
+        })))
     }
 
-    fn runtime(&self) -> MutexGuard<'_, Option<runtime::Runtime>> {
-        self.runtime
+    fn home(&self) -> MutexGuard<'_, Option<Home>> {
+        self.home
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -99,10 +95,9 @@ impl Streaming {
             })
             .unwrap_or_default();
         let answer = {
-            let runtime = self.runtime();
-            runtime
-                .as_ref()
-                .map(|runtime| runtime.spawn(self.rainstorm.serve(from, frame)))
+            let home = self.home();
+            home.as_ref()
+                .map(|home| home.handle().spawn(self.rainstorm.serve(from, frame)))
         };
         match answer {
             Some(task) => task.await.unwrap_or(Frame {
@@ -145,12 +140,13 @@ impl Streaming {
         let rainstorm = self.rainstorm.clone();
         // Checksums of all input and output are not for the core thread.
         let audit = {
-            let runtime = self.runtime();
-            let Some(runtime) = runtime.as_ref() else {
+            let home = self.home();
+            let Some(home) = home.as_ref() else {
                 return Err(Error::new(Kind::Busy, "this member is stopping"));
             };
             let name = name.clone();
-            runtime.spawn(async move { tokio::time::timeout(AUDIT, rainstorm.audit(&name)).await })
+            home.handle()
+                .spawn(async move { tokio::time::timeout(AUDIT, rainstorm.audit(&name)).await })
         };
         match audit.await {
             Ok(Ok(Ok(audited))) => serde_json::to_string(&audited)
@@ -170,10 +166,10 @@ impl Streaming {
     }
 
     /// Stops tasks and their processes.
-    pub async fn shut_down(&self) {
+    pub fn shut_down(&self) {
         self.rainstorm.shutdown();
-        if let Some(runtime) = self.runtime().take() {
-            runtime.shutdown_background();
+        if let Some(home) = self.home().take() {
+            home.end();
         }
     }
 }
@@ -460,6 +456,7 @@ impl Storage for Files {
 
     fn append<'a>(&'a self, sink: &'a Sink, payload: Bytes) -> BoxFuture<'a, StorageResult<Seq>> {
         let (output, volume) = (self.output(sink), self.volume.clone());
+        let member = self.member.clone();
         self.on_core(async move {
             let output = output.ok_or(StorageError::Ended)?;
             let room = output.have_room(&volume, payload.len() as u64).await;
@@ -470,7 +467,7 @@ impl Storage for Files {
                     Target::Tail,
                     Op::Append,
                     payload,
-                    SystemClock.now(),
+                    member.clock.now(),
                 ))
                 .map_err(of_data)?;
             writer.acknowledged(seq).await.map_err(of_data)?;

@@ -169,12 +169,11 @@ pub async fn read_once(mount: &dyn Ask, name: &str, oracle: &Oracle) -> Result<V
     read
 }
 
-/// All of a file in the root; `asks` is called before each request for bytes: what the last of them follows is in what is
-/// read.
+/// All of a file in the root, as [`read_whole`].
 pub async fn read_file(
     mount: &dyn Ask,
     name: &[u8],
-    mut asks: impl FnMut(),
+    asks: impl FnMut(),
 ) -> Result<Vec<u8>, FsError> {
     let Answer::Attr(attr) = call(
         mount,
@@ -187,7 +186,15 @@ pub async fn read_file(
     else {
         return Err(FsError::NotFound);
     };
-    let ino = attr.ino;
+    read_whole(mount, attr.ino, asks).await
+}
+
+/// All of a file; `asks` is called before each request for bytes: what the last of them follows is in what is read.
+pub async fn read_whole(
+    mount: &dyn Ask,
+    ino: Ino,
+    mut asks: impl FnMut(),
+) -> Result<Vec<u8>, FsError> {
     let how = How {
         read: true,
         ..How::default()

@@ -2,7 +2,7 @@
 
 use crate::{End, SimNet, kernel::Kernel};
 use hydfs_data::Trial;
-use hydfs_node::{Config, Detection, Error, Member, Router, Seams, Wire};
+use hydfs_node::{Config, Detection, Error, Member, Router, Seams, Streams, Wire};
 use hydfs_store::{Crash, Folder, LogOptions, MemDisk, Position, SyncMode};
 use hydfs_transport::Counters;
 use hydfs_types::{
@@ -125,6 +125,8 @@ pub struct Host {
     trial: Trial,
     /// What a sync of its disk takes, from its next start on.
     pub sync: Duration,
+    /// RainStorm's settings, where it runs, from the next start on.
+    pub streams: Option<rainstorm::Options>,
     seed: u64,
     /// It has left for ever.
     pub gone: bool,
@@ -158,6 +160,7 @@ impl Host {
             copies,
             trial,
             sync: SYNC,
+            streams: None,
             seed,
             gone: false,
             boot: 1,
@@ -196,6 +199,7 @@ impl Host {
             self.seed ^ u64::from(self.lives),
         );
         let (trial, delay) = (self.trial, self.sync);
+        let streams = self.streams(seed);
         // A supervisor starts its worker again where that gave up.
         let mounted = self.left.take().or_else(|| self.kernel());
         let kernel = mounted.unwrap_or_else(|| Kernel::mount().expect("a memory file is made"));
@@ -221,7 +225,7 @@ impl Host {
                         log,
                         clock,
                         seed,
-                        streaming: false,
+                        streams,
                         faults: None,
                         memory: Some(serves.memory()),
                         trial,
@@ -242,6 +246,16 @@ impl Host {
             kernel,
             starting: starting.abort_handle(),
         });
+    }
+
+    fn streams(&self, seed: u64) -> Streams {
+        let Some(options) = self.streams.clone() else {
+            return Streams::Nowhere;
+        };
+        Streams::Here(Box::new(rainstorm::Options {
+            life: seed.rotate_left(17),
+            ..options
+        }))
     }
 
     /// Whether a life goes on that has not given up.
@@ -296,6 +310,9 @@ impl Host {
         let Some(life) = self.life.take() else { return };
         life.starting.abort();
         if let Some(member) = life.member() {
+            if let Some(streaming) = member.streaming.get() {
+                streaming.shut_down();
+            }
             // Its tasks would look around for ever; this ends most of them.
             tokio::spawn(async move { member.group.shutdown().await });
         }
@@ -318,7 +335,7 @@ impl Host {
             op_timeout: Duration::from_secs(30),
             lock_timeout: Duration::from_secs(30),
             voter_replace_after: Duration::from_secs(10),
-            allow_root_jobs: false,
+            allow_root_jobs: true,
             scrub_bytes_per_s: 16 << 20,
             repair_bytes_per_s: 0,
             allow_faults: false,

@@ -4,16 +4,19 @@
 mod chance;
 mod shrink;
 
-use hydfs_sim::{Faults, Plan, Scenario};
+use hydfs_sim::{Faults, Kill, Plan, Scenario};
 use hydfs_types::Planted;
 use std::process::{Command, ExitCode, Output};
 
-const USAGE: &str = "usage: hydfs-sim [--scenario append|failover|storm|chaos] [--seed N] [--seeds COUNT] [--members M] [--seconds S]
+const USAGE: &str = "usage: hydfs-sim [--scenario append|failover|storm|chaos|kills] [--seed N] [--seeds COUNT] [--members M] [--seconds S]
   --seed N      the run's seed [default: 1]
   --seeds COUNT runs this many seeds from there on, each in a process of its own, and tells those that fail [default: 1]
   --members M   members, 1 to 100 [default: 5]
   --seconds S   virtual seconds of writes and faults [default: 20]
   --faults LIST kinds of faults in chaos, with commas between [default: all]
+  --jobs        RainStorm runs jobs on what the others write; in chaos else one is imitated
+  --kill CELL   who dies when in kills: source|stateful|sink|leader|plain / before|at|after|commit|recovery /
+                ordered|unordered [default: stateful/commit/ordered]
   --plant BUG   gives all members this bug: the run has to find it
   --shrink      a run that fails is made smaller: fewer kinds of faults, shorter, fewer members";
 
@@ -31,7 +34,10 @@ fn parse() -> Result<Wish, String> {
         members: 5,
         seconds: 20,
         faults: Faults::ALL,
+        jobs: false,
+        kill: Kill::FIRST,
         planted: None,
+        planted_in_jobs: None,
     };
     let (mut seeds, mut shrink) = (1, false);
     let mut args = std::env::args().skip(1);
@@ -39,6 +45,10 @@ fn parse() -> Result<Wish, String> {
         if matches!(flag.as_str(), "-h" | "--help") {
             println!("{USAGE}");
             std::process::exit(0);
+        }
+        if flag == "--jobs" {
+            plan.jobs = true;
+            continue;
         }
         if flag == "--shrink" {
             shrink = true;
@@ -65,13 +75,8 @@ fn parse() -> Result<Wish, String> {
             }
             "--seconds" => plan.seconds = number()?,
             "--faults" => plan.faults = Faults::parse(&value)?,
-            "--plant" => {
-                let names = || Planted::ALL.map(Planted::name).join(", ");
-                let planted = Planted::named(&value);
-                plan.planted = Some(planted.ok_or_else(|| {
-                    format!("there is no bug {value} to plant; there are {}", names())
-                })?);
-            }
+            "--kill" => plan.kill = value.parse()?,
+            "--plant" => plant(&mut plan, &value)?,
             _ => return Err(format!("{flag} is not known")),
         }
     }
@@ -80,6 +85,22 @@ fn parse() -> Result<Wish, String> {
         seeds,
         shrink,
     })
+}
+
+/// A bug of the file system, or of RainStorm.
+fn plant(plan: &mut Plan, name: &str) -> Result<(), String> {
+    let of_jobs = rainstorm::Planted::ALL;
+    plan.planted = Planted::named(name);
+    plan.planted_in_jobs = of_jobs.into_iter().find(|bug| bug.name() == name);
+    if plan.planted.is_some() || plan.planted_in_jobs.is_some() {
+        return Ok(());
+    }
+    let names = Planted::ALL.map(Planted::name).into_iter();
+    let names: Vec<_> = names.chain(of_jobs.map(|bug| bug.name())).collect();
+    let names = names.join(", ");
+    Err(format!(
+        "there is no bug {name} to plant; there are {names}"
+    ))
 }
 
 fn main() -> ExitCode {

@@ -5,8 +5,11 @@ use crate::{
     blocks::Blocks,
     chaos::{Faults, Kind, chaos},
     client::Habits,
+    kills::{Kill, kills},
+    moments::Moments,
     oracle::Tally,
     story::Story,
+    streams::Streams,
     world::World,
 };
 use hydfs_data::Trial;
@@ -20,6 +23,9 @@ use tokio::time::Instant;
 const HEAL: Duration = Duration::from_secs(60);
 /// Appends end a segment of this many bytes, so that files roll within a run.
 const SMALL_SEGMENT: u64 = 32 << 10;
+/// What a task keeps of its state in memory: all of it, or so little that most of it is in scratch files.
+const STATE: usize = 32 << 20;
+const SCARCE_STATE: usize = 8 << 10;
 /// Machines that may join.
 const SPARE: u8 = 2;
 /// Members whose users follow their habits; those of more members take longer pauses, so that all of them do as much.
@@ -36,14 +42,22 @@ pub enum Scenario {
     Storm,
     /// Faults of all kinds at once, on users of all kinds of calls; files have small segments.
     Chaos,
+    /// A real job runs, and a member is killed at one moment of its course.
+    Kills,
 }
 
 impl Scenario {
     /// By its name on the command line.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Append, Self::Failover, Self::Storm, Self::Chaos]
-            .into_iter()
-            .find(|one| one.name() == name)
+        [
+            Self::Append,
+            Self::Failover,
+            Self::Storm,
+            Self::Chaos,
+            Self::Kills,
+        ]
+        .into_iter()
+        .find(|one| one.name() == name)
     }
 
     /// Its name on the command line.
@@ -53,6 +67,7 @@ impl Scenario {
             Self::Failover => "failover",
             Self::Storm => "storm",
             Self::Chaos => "chaos",
+            Self::Kills => "kills",
         }
     }
 }
@@ -67,8 +82,14 @@ pub struct Plan {
     pub seconds: u64,
     /// Kinds of faults in chaos.
     pub faults: Faults,
+    /// RainStorm runs jobs beside the other users.
+    pub jobs: bool,
+    /// Who dies when, in that scenario.
+    pub kill: Kill,
     /// A bug that all members have.
     pub planted: Option<Planted>,
+    /// One that RainStorm has on all of them.
+    pub planted_in_jobs: Option<rainstorm::Planted>,
 }
 
 /// What came of it.
@@ -108,7 +129,16 @@ impl Plan {
         if self.faults != Faults::ALL {
             arguments.extend(["--faults".to_owned(), self.faults.to_string()]);
         }
+        if self.jobs {
+            arguments.push("--jobs".to_owned());
+        }
+        if self.scenario == Scenario::Kills {
+            arguments.extend(["--kill".to_owned(), self.kill.to_string()]);
+        }
         if let Some(planted) = self.planted {
+            arguments.extend(["--plant".to_owned(), planted.name().to_owned()]);
+        }
+        if let Some(planted) = self.planted_in_jobs {
             arguments.extend(["--plant".to_owned(), planted.name().to_owned()]);
         }
         arguments
@@ -165,8 +195,13 @@ async fn play(plan: Plan) -> Verdict {
     let mixed = plan.scenario == Scenario::Chaos;
     // Many members have the users of ten: what they do is applied by each member.
     let rarely = u64::from(plan.members / CROWD).max(1);
+    let pause_millis = match plan.scenario {
+        Scenario::Chaos => 100,
+        Scenario::Kills => 300,
+        _ => 60,
+    };
     let habits = Habits {
-        pause_millis: rarely * if mixed { 100 } else { 60 },
+        pause_millis: rarely * pause_millis,
         padding: 400,
         sync_one_in: 8,
         reopen_one_in: 30,
@@ -182,17 +217,27 @@ async fn play(plan: Plan) -> Verdict {
         began: Instant::now(),
         faults: Vec::new(),
     };
+    if plan.jobs || plan.scenario == Scenario::Kills {
+        let scarce = story.world.rng.random();
+        let state = if scarce { SCARCE_STATE } else { STATE };
+        story.world.stream(state, plan.planted_in_jobs);
+    }
     story.world.begin();
     if story.world.wait_healthy(HEAL).await.is_some() {
         story.tell("all members serve".into());
+        let streams = match plan.jobs {
+            true => Some(Streams::begin(&mut story.world).await),
+            false => None,
+        };
         let until = Instant::now() + Duration::from_secs(plan.seconds);
         match plan.scenario {
             Scenario::Append => append(&mut story, until).await,
             Scenario::Failover => failover(&mut story, until).await,
             Scenario::Storm => storm(&mut story, until).await,
             Scenario::Chaos => chaos(&mut story, plan.faults, until).await,
+            Scenario::Kills => kills(&mut story, plan.kill).await,
         }
-        finish(&mut story).await;
+        finish(&mut story, streams).await;
     }
     let Story { world, faults, .. } = story;
     let tally = judge(&world);
@@ -217,14 +262,14 @@ fn judge(world: &World) -> Tally {
     }
     Tally {
         calls: world.names.calls() + world.blocks.iter().map(Blocks::calls).sum::<u64>(),
-        epochs: world.jobs.committed(),
+        epochs: world.jobs.committed() + world.moments.as_ref().map_or(0, Moments::committed),
         unjudged: u64::from(!names_judged) + unjudged,
         ..world.oracle.tally()
     }
 }
 
 /// Nothing is wrong any more: the cluster becomes healthy by itself, and all promises were kept.
-async fn finish(story: &mut Story) {
+async fn finish(story: &mut Story, streams: Option<Streams>) {
     story.world.net.heal();
     story.world.net.set_usual_link(Link::default());
     story.world.start_all();
@@ -238,6 +283,10 @@ async fn finish(story: &mut Story) {
     }
     story.world.stop_users().await;
     story.tell("users have stopped".into());
+    if let Some(streams) = streams {
+        streams.finish(&mut story.world).await;
+        story.tell("the jobs are through".into());
+    }
     if story.world.wait_healthy(HEAL).await.is_some() {
         story.world.check_quiet().await;
     }

@@ -8,14 +8,16 @@ use crate::{
     host::Host,
     jobs::{Jobs, read_outputs, run_job},
     kernel::Kernel,
+    moments::Moments,
     names::{Names, use_names},
     oracle::Oracle,
+    paths::Mounts,
     watch::Watch,
 };
 use hydfs_data::Trial;
 use hydfs_node::Member;
 use hydfs_store::Crash;
-use hydfs_types::{Agreement, Command, Incarnation, LogIndex};
+use hydfs_types::{Agreement, Command, Incarnation, JobInfo, LogIndex, MemberId};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,6 +54,10 @@ pub struct World {
     /// Everybody's first, then one of each machine.
     pub blocks: Vec<Blocks>,
     pub jobs: Jobs,
+    /// Those of RainStorm's jobs, where it runs.
+    pub moments: Option<Moments>,
+    /// Mounts that are served now.
+    pub mounts: Mounts,
     pub rng: SmallRng,
     watch: Arc<Watch>,
     habits: Habits,
@@ -91,6 +97,8 @@ impl World {
                 .map(Blocks::new)
                 .collect(),
             jobs: Jobs::new(oracle.clone()),
+            moments: None,
+            mounts: Mounts::default(),
             oracle,
             watch,
             rng: SmallRng::seed_from_u64(seed ^ 0x5eed),
@@ -103,6 +111,31 @@ impl World {
             ended: BTreeMap::new(),
             stop: Arc::default(),
         }
+    }
+
+    /// Members run RainStorm, from their next start on; a task keeps so much of its state in memory.
+    pub fn stream(&mut self, state_memory_bytes: usize, planted: Option<rainstorm::Planted>) {
+        let moments = Moments::new();
+        let options = moments.options(state_memory_bytes, planted);
+        for host in &mut self.hosts {
+            host.streams = Some(options.clone());
+        }
+        self.moments = Some(moments);
+    }
+
+    /// The newest job of this name, as the member knows it that has seen most.
+    pub fn job(&self, name: &str) -> Option<JobInfo> {
+        let members = self.members().into_iter();
+        let newest = members.max_by_key(|member| member.ctx.state().index)?;
+        let state = newest.ctx.state();
+        let jobs = state.jobs.values().filter(|job| job.name == name);
+        jobs.max_by_key(|job| job.id).cloned()
+    }
+
+    /// Index of the machine whose member this is.
+    pub fn host_of(&self, id: MemberId) -> Option<usize> {
+        let is_its = |host: &Host| host.member().is_some_and(|member| member.id() == id);
+        self.hosts.iter().position(is_its)
     }
 
     /// Starts the machines that the cluster begins with.
@@ -164,11 +197,18 @@ impl World {
     }
 
     fn start_users(&mut self) {
+        let served = |host: &Host| {
+            let life = host.life.as_ref()?;
+            life.member().map(|_| life.kernel.clone())
+        };
+        self.mounts
+            .set(self.hosts.iter().filter_map(served).collect());
         if self.stop.load(Ordering::Relaxed) {
             return;
         }
         self.jobs.set_members(self.members());
-        if let (None, Some(pause)) = (&self.job, self.habits.others_millis) {
+        let imitates = self.moments.is_none();
+        if let (true, None, Some(pause)) = (imitates, &self.job, self.habits.others_millis) {
             let (jobs, seed, stop) = (self.jobs.clone(), self.rng.random(), self.stop.clone());
             self.job = Some(tokio::spawn(run_job(jobs, pause / 8, seed, stop)));
         }
@@ -228,9 +268,11 @@ impl World {
                     let user = use_blocks(kernel.clone(), blocks, part, pause, *seed, stop());
                     tasks.push(tokio::spawn(user));
                 }
-                let reads =
-                    read_outputs(kernel.clone(), self.jobs.clone(), pause, seeds[4], stop());
-                tasks.push(tokio::spawn(reads));
+                if imitates {
+                    let jobs = self.jobs.clone();
+                    let reads = read_outputs(kernel.clone(), jobs, pause, seeds[4], stop());
+                    tasks.push(tokio::spawn(reads));
+                }
             }
             self.users.insert(index, Users { kernel, tasks });
         }

@@ -111,3 +111,15 @@ fn an_effect_that_is_told_before_its_holders_have_it_is_found() {
 fn a_roll_above_a_watermark_is_found() {
     found("rolled-above-watermark", "chaos", 1..10, &CHAOS);
 }
+
+#[test]
+fn a_task_that_forgets_its_state_is_found() {
+    let cell = ["--kill", "stateful/commit/ordered"];
+    found("state-forgotten", "kills", 1..5, &cell);
+}
+
+#[test]
+fn a_commit_without_its_positions_is_found() {
+    let cell = ["--kill", "source/after/unordered"];
+    found("positions-kept", "kills", 1..5, &cell);
+}
