@@ -211,14 +211,16 @@ impl Running {
         let Self { stdin, stdout, .. } = self;
         let stdin = stdin.as_mut().ok_or("its stdin is closed")?;
         let feed = async {
-            let broken = |error: io::Error| format!("it stopped reading: {error}");
             for part in [text, b"\n", mark, b"\n"] {
-                stdin.write_all(part).await.map_err(broken)?;
+                stdin.write_all(part).await?;
             }
-            stdin.flush().await.map_err(broken)
+            stdin.flush().await
         };
+        // If it reads no more, what it writes, or its end, says more about it.
+        let feed = async { Ok::<_, String>(feed.await) };
         let mut all = Vec::new();
-        tokio::try_join!(feed, drain(stdout, &mut all, Some(mark)))?;
+        let (fed, ()) = tokio::try_join!(feed, drain(stdout, &mut all, Some(mark)))?;
+        fed.map_err(|error| format!("it stopped reading: {error}"))?;
         all.truncate(all.len() - mark.len() - 1);
         self.whole().map(|()| all.into())
     }
