@@ -25,6 +25,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time;
 
+/// The inode and generation of a file, and the order in it.
+type Told = (Ino, u64, String);
+
 /// What a driver works with.
 #[derive(Clone)]
 pub struct Driver {
@@ -34,8 +37,8 @@ pub struct Driver {
     pub worker: Arc<Worker>,
     /// Rates that `control` asked for and no job epoch has yet.
     pub rates: Arc<Mutex<BTreeMap<JobId, RateOrder>>>,
-    /// Orders that wait, as the logs of jobs of these names say: the inode and generation of the file, and the order.
-    pub told: Arc<Mutex<BTreeMap<String, (Ino, u64, String)>>>,
+    /// Orders that wait, as the logs of jobs of these names say.
+    pub told: Arc<Mutex<BTreeMap<String, Told>>>,
     /// Jobs that are being changed: no attempt of them is begun.
     pub changing: Arc<Holds>,
     /// Jobs whose state is being copied: no file of it is removed.

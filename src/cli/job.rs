@@ -210,7 +210,8 @@ async fn save(client: &mut Client, job: &str, name: &str, json: bool) -> Result<
     let log = log(client, job).await?;
     let answer = format!("control: `savepoint {name}`: ");
     let answers = log.get(logged..).unwrap_or_default().lines();
-    let said = answers.filter_map(|line| line.strip_prefix(&answer)).last();
+    let mut said = answers.filter_map(|line| line.strip_prefix(&answer));
+    let said = said.next_back();
     match read(client, &file).await? {
         Some(_) => show::savepoint(json, (job, name), &folder, said.unwrap_or_default()),
         None => {

@@ -98,9 +98,8 @@ impl Table {
         let mut inner = self.inner();
         let of_inode = inner.lockers.range_mut((ino, 0)..=(ino, u64::MAX));
         let asked = of_inode.filter_map(|((_, owner), through)| {
-            through
-                .remove(&handle)
-                .then(|| (*owner, through.is_empty()))
+            let asked = through.remove(&handle);
+            asked.then_some((*owner, through.is_empty()))
         });
         let (last, others): (Vec<_>, Vec<_>) = asked.partition(|(_, is_last)| *is_last);
         if let Some(memory) = self.memory() {
