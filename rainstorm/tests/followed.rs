@@ -88,9 +88,10 @@ async fn what_comes_of_a_join_or_a_window_is_not_late_behind_it() {
         );
         world.spec("j.toml", &(source("") + &before + &n + sinks), 0);
         for lines in input {
+            let epoch = world.job("j").map_or(0, |job| job.epoch.0);
             world.extend("/in", lines.as_bytes());
             // A barrier passes in between, and so does the event watermark.
-            sleep(Duration::from_secs(1)).await;
+            world.until("j", 20, |job| job.epoch.0 > epoch).await;
         }
         let mut want = want.to_vec();
         want.sort();
@@ -206,6 +207,7 @@ async fn the_end_that_a_job_begins_at_is_the_one_at_its_start() {
             sleep(Duration::from_millis(300)).await;
             world.extend("/in", format!("{line}\n").as_bytes());
             world.kill(hydfs_types::MemberId(victim)).await;
+            // So long it is down: the second time it may have had no part in the job.
             sleep(Duration::from_secs(3)).await;
             world.revive(hydfs_types::MemberId(victim));
         }
@@ -284,10 +286,10 @@ async fn files_whose_names_are_no_text_are_not_passed_over_in_silence() {
     assert_eq!(world.grown("/.jobs/a/output", 1).await, ["a"]);
     // One that comes later than a job that follows the rest.
     world.write("/in/a\u{fffd}.csv", b"lost\n", 0);
-    sleep(Duration::from_secs(2)).await;
+    let why = "/in/a\u{fffd}.csv has a name that is no UTF-8, and is not read: rename it\n";
+    world.soon(why, || world.log("a") == why).await;
     world.extend("/in/a.csv", b"b\n");
     assert_eq!(world.grown("/.jobs/a/output", 2).await, ["a", "b"]);
-    let why = "/in/a\u{fffd}.csv has a name that is no UTF-8, and is not read: rename it\n";
     assert_eq!(world.log("a"), why);
     world.check();
 }

@@ -19,13 +19,7 @@ fn spec(source: &str) -> String {
 async fn order(world: &World, job: &str, text: &str) {
     let path = format!("/.jobs/{job}/control");
     world.write(&path, text.as_bytes(), 0);
-    for _ in 0..2000 {
-        if world.read(&path).is_none() {
-            return;
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{text} is not obeyed: {}", world.log(job));
+    world.soon(text, || world.read(&path).is_none()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,18 +34,14 @@ async fn orders_to_a_job_that_has_committed_nothing() {
     assert!(world.log("j").contains(why), "{}", world.log("j"));
     // While it runs the order waits, and the log says so once.
     world.write("/.jobs/j/control", b"tasks.all=2\n", 0);
-    sleep(Duration::from_secs(10)).await;
     let why = "control: `tasks.all=2` waits, and is tried again: the job has committed nothing yet";
-    assert_eq!(world.log("j").matches(why).count(), 1, "{}", world.log("j"));
+    world.soon(why, || world.log("j").contains(why)).await;
     world.write("/in", b"a\n", 0);
     assert_eq!(world.grown("/.jobs/j/output", 1).await, ["a"]);
-    sleep(Duration::from_secs(10)).await;
+    let obeyed = "stage `all` has 2 tasks instead of 1";
+    world.soon(obeyed, || world.log("j").contains(obeyed)).await;
     assert!(world.read("/.jobs/j/control").is_none());
-    assert!(
-        world
-            .log("j")
-            .contains("stage `all` has 2 tasks instead of 1")
-    );
+    assert_eq!(world.log("j").matches(why).count(), 1, "{}", world.log("j"));
     world.check();
 }
 
@@ -61,22 +51,17 @@ async fn specs_that_cannot_start_yet() {
     world.write("/away/in", b"a\n", 0);
     world.knobs.away.store(true, Relaxed);
     world.spec("j.toml", &spec("path = \"/away/in\""), 0);
-    sleep(Duration::from_secs(10)).await;
-    assert!(world.job("j").is_none());
     let why = "/.jobs/j.toml cannot start yet, and is tried again: storage is unavailable: no copy answers\n";
-    assert_eq!(world.log("j"), why);
+    world.soon(why, || world.log("j") == why).await;
+    assert!(world.job("j").is_none());
     world.knobs.away.store(false, Relaxed);
     world.done("j").await;
+    assert_eq!(world.log("j").matches(why).count(), 1, "{}", world.log("j"));
     // One that is called as no job can be.
     world.spec("Größe.toml", &spec("path = \"/away/in\""), 0);
     world.spec(".hidden.toml", &spec("path = \"/away/in\""), 0);
-    sleep(Duration::from_secs(10)).await;
-    let log = world.log("Größe");
-    assert_eq!(log.matches("the name of a job has").count(), 1, "{log}");
-    assert_eq!(
-        (world.jobs_count(), world.log(".hidden")),
-        (1, String::new())
-    );
+    let why = "the name of a job has";
+    world.soon(why, || world.log("Größe").contains(why)).await;
     // Many files are looked at together: a look has a deadline.
     for file in 0..1000 {
         world.write(&format!("/many/{file}.csv"), b"n\n1\n", 0);
@@ -84,6 +69,12 @@ async fn specs_that_cannot_start_yet() {
     world.knobs.read_delay_ms.store(100, Relaxed);
     world.spec("many.toml", &spec("path = \"/many\"\nformat = \"csv\""), 0);
     world.until("many", 200, |_| true).await;
+    let log = world.log("Größe");
+    assert_eq!(log.matches(why).count(), 1, "{log}");
+    assert_eq!(
+        (world.jobs_count(), world.log(".hidden")),
+        (2, String::new())
+    );
     world.check();
 }
 

@@ -35,8 +35,7 @@ impl Place {
         }
         if config.bootstrap {
             // A cluster that has this machine as a voter asks it for votes that an empty folder must not give.
-            tokio::time::sleep(KNOCKS).await;
-            if let Some(cluster) = net.knocked() {
+            if let Ok(cluster) = tokio::time::timeout(KNOCKS, net.knocked()).await {
                 return Err(Error::Sought { cluster });
             }
             return Ok(Self {

@@ -13,8 +13,8 @@ use std::sync::Arc;
 pub trait Wire: Net {
     /// From now on peers see this in what the member sends.
     fn known_as(&self, cluster: Option<ClusterId>, member: MemberId, incarnation: Incarnation);
-    /// The cluster that takes this member for one of its own though it is in none, if one has called.
-    fn knocked(&self) -> Option<ClusterId>;
+    /// Waits for a cluster that takes this member for one of its own though it is in none, and calls it.
+    fn knocked(&self) -> BoxFuture<'_, ClusterId>;
     /// What the transport counted, where it counts.
     fn counters(&self) -> Option<Arc<Counters>>;
     /// Stops serving; what is under way is cut off.
@@ -30,8 +30,8 @@ impl Wire for Quic {
         });
     }
 
-    fn knocked(&self) -> Option<ClusterId> {
-        Quic::knocked(self)
+    fn knocked(&self) -> BoxFuture<'_, ClusterId> {
+        Box::pin(Quic::knocked(self))
     }
 
     fn counters(&self) -> Option<Arc<Counters>> {

@@ -76,8 +76,8 @@ impl Wire for SimWire {
         }
     }
 
-    fn knocked(&self) -> Option<ClusterId> {
-        None
+    fn knocked(&self) -> BoxFuture<'_, ClusterId> {
+        Box::pin(std::future::pending())
     }
 
     fn counters(&self) -> Option<Arc<Counters>> {

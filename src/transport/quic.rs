@@ -15,12 +15,12 @@ use hydfs_types::{BoxFuture, ClusterId, Frame, Handler, Incarnation, MemberId, N
 use quinn::{Endpoint, TokioRuntime};
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, oneshot},
+    sync::{Semaphore, SetOnce, oneshot},
     task::JoinHandle,
     time::timeout,
 };
@@ -122,8 +122,8 @@ pub(crate) struct Inner {
     handler: RwLock<Option<Arc<dyn Handler>>>,
     faults: RwLock<Option<FaultHook>>,
     incoming_faults: RwLock<Option<FaultHook>>,
-    /// The cluster whose member last called here while this one was in none.
-    knocked: Mutex<Option<ClusterId>>,
+    /// The cluster whose member first called here while this one was in none.
+    knocked: SetOnce<ClusterId>,
 }
 
 impl Quic {
@@ -182,7 +182,7 @@ impl Quic {
             handler: RwLock::new(Some(handler)),
             faults: RwLock::new(None),
             incoming_faults: RwLock::new(None),
-            knocked: Mutex::new(None),
+            knocked: SetOnce::new(),
         });
         inner.runtime.spawn(serve::accept(inner.clone()));
         Ok(Arc::new(Self { inner, _stop: stop }))
@@ -239,14 +239,10 @@ impl Quic {
             .unwrap_or_else(PoisonError::into_inner) = hook;
     }
 
-    /// The cluster whose member called here while this one was in none, and was refused: it takes this machine for one of
+    /// Waits until a member of a cluster calls here while this one is in none, and is refused: it takes this machine for one of
     /// its own, as after the loss of a data folder.
-    pub fn knocked(&self) -> Option<ClusterId> {
-        *self
-            .inner
-            .knocked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    pub async fn knocked(&self) -> ClusterId {
+        *self.inner.knocked.wait().await
     }
 
     /// Closes the connection to `addr` (calls on it break) and forgets that it could not be reached.
@@ -324,7 +320,8 @@ impl Inner {
         let (None, Some(cluster)) = (ours.cluster, theirs.cluster) else {
             return None;
         };
-        *self.knocked.lock().unwrap_or_else(PoisonError::into_inner) = Some(cluster);
+        // Whoever knocks again says no more.
+        drop(self.knocked.set(cluster));
         Some(format!(
             "{} is in no cluster (yet), {} in {cluster}: it may be called once it has joined",
             ours.name, theirs.name

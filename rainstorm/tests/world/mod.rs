@@ -414,6 +414,16 @@ impl World {
         }
     }
 
+    /// Waits for what no change of a job announces.
+    #[allow(dead_code, reason = "not all tests use it")]
+    pub async fn soon(&self, what: &str, holds: impl Fn() -> bool) {
+        let limit = Instant::now() + Duration::from_secs(40);
+        while !holds() {
+            assert!(Instant::now() < limit, "not in time: {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     pub fn log(&self, name: &str) -> String {
         String::from_utf8_lossy(&self.read(&format!("/.jobs/{name}/log")).unwrap_or_default())
             .into_owned()

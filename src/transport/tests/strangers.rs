@@ -169,10 +169,16 @@ async fn a_member_of_a_cluster_may_not_call_one_that_is_in_none() {
         who: Who::default(),
         ..lab.options("vm2")
     });
-    assert_eq!(fresh.knocked(), None);
+    let knocked = fresh.knocked();
+    tokio::pin!(knocked);
+    assert!(
+        tokio::time::timeout(Duration::ZERO, &mut knocked)
+            .await
+            .is_err()
+    );
     refused(&old, &fresh, "in no cluster").await;
     untouched(&fresh, &handler);
-    assert_eq!(fresh.knocked(), Some(common::CLUSTER));
+    assert_eq!(knocked.await, common::CLUSTER);
     // The other way is how members join.
     echo(&fresh, old.local_addr()).await.unwrap();
 }

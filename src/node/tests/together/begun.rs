@@ -5,7 +5,7 @@ use hydfs_mount::{FsError, Request};
 use hydfs_node::Member;
 use hydfs_types::{Ino, ROOT_INO};
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test]
 async fn a_member_that_is_not_admitted_yet_answers_the_control_tree_alone() {
@@ -22,9 +22,12 @@ async fn a_member_that_is_not_admitted_yet_answers_the_control_tree_alone() {
     let text = user.read(status, handle, 4096).await;
     assert!(String::from_utf8_lossy(&text).contains("this member is rejoining"));
     let asks = user.clone();
-    let create = tokio::spawn(async move { asks.create("f", 0o644, APPEND).await });
-    sleep(Duration::from_millis(200)).await;
-    assert!(!create.is_finished());
+    let mut create = tokio::spawn(async move { asks.create("f", 0o644, APPEND).await });
+    let early = timeout(Duration::from_millis(200), &mut create).await;
+    assert!(
+        early.is_err(),
+        "it is answered before the member is admitted"
+    );
     // The end of an open file comes once.
     let (ino, handle) = (Ino(7), 1 << 63);
     let release = user.ask(Request::Release { ino, handle }).await;
