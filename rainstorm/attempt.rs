@@ -258,16 +258,13 @@ impl Context {
 
     /// Tells whoever watches of a moment.
     pub fn tell(&self, moment: Moment) {
-        let Some(onlooker) = &self.options.onlooker else {
-            return;
-        };
-        let (job, attempt, by) = (self.info.id, self.info.attempt, self.cluster.me());
-        onlooker.tell(Seen {
-            job,
-            attempt,
-            by,
+        let seen = Seen {
+            job: self.info.id,
+            attempt: self.info.attempt,
+            by: self.cluster.me(),
             moment,
-        });
+        };
+        seen.tell(self.options.onlooker.as_ref());
     }
 
     /// A task has passed a barrier and everything of it is durable.

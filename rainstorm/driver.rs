@@ -214,7 +214,7 @@ impl Driver {
     ) -> Result<(), End> {
         let mut run = self.load(info, positions, avoid).await?;
         let members: BTreeSet<MemberId> = run.places.iter().flatten().copied().collect();
-        self.tell(info, || Moment::Placed(run.places.clone()));
+        self.tell(info, Moment::Placed(run.places.clone()));
         tokio::select! {
             biased;
             end = self.overseen(info, &members) => Err(end),
@@ -223,16 +223,14 @@ impl Driver {
     }
 
     /// Tells whoever watches of a moment.
-    pub fn tell(&self, info: &JobInfo, moment: impl FnOnce() -> Moment) {
-        if let Some(onlooker) = &self.options.onlooker {
-            let (job, attempt, by) = (info.id, info.attempt, self.cluster.me());
-            onlooker.tell(Seen {
-                job,
-                attempt,
-                by,
-                moment: moment(),
-            });
-        }
+    pub fn tell(&self, info: &JobInfo, moment: Moment) {
+        let seen = Seen {
+            job: info.id,
+            attempt: info.attempt,
+            by: self.cluster.me(),
+            moment,
+        };
+        seen.tell(self.options.onlooker.as_ref());
     }
 
     /// Returns when the job table or the set of members ends the attempt.

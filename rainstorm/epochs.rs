@@ -34,7 +34,7 @@ impl Driver {
     pub async fn epochs(&self, run: &mut Run) -> Result<(), End> {
         self.find_old_states(run).await;
         self.deploy(run).await?;
-        self.tell(&run.info, || Moment::HandedOut);
+        self.tell(&run.info, Moment::HandedOut);
         for barrier in 1.. {
             let members = run.members_running();
             let missing = watch::Sender::new(members.len());
@@ -42,7 +42,7 @@ impl Driver {
                 .iter()
                 .map(|&member| self.pass(&run.info, member, barrier, &missing));
             let reports: Vec<Report> = try_join_all(asked).await?.into_iter().flatten().collect();
-            self.tell(&run.info, || Moment::Passed { barrier });
+            self.tell(&run.info, Moment::Passed { barrier });
             let old = run.positions.clone();
             let mut watermarks = run.merge(&reports);
             let order = self.rate_order(run.info.id);
@@ -272,13 +272,13 @@ impl Driver {
             progress: hydfs_types::encode(&run.progress).to_vec(),
             done,
         });
-        self.tell(&run.info, || Moment::Proposed(epoch));
+        self.tell(&run.info, Moment::Proposed(epoch));
         self.agree(commit, || {
             self.job(job)
                 .is_some_and(|job| job.attempt == attempt && job.epoch == epoch)
         })
         .await?;
-        self.tell(&run.info, || Moment::Committed(epoch));
+        self.tell(&run.info, Moment::Committed(epoch));
         run.info.epoch = epoch;
         Ok(())
     }

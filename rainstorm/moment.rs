@@ -1,4 +1,5 @@
-//! What the attempts of jobs come to, moment by moment, for whoever watches: a simulation ends members at the one that it wants.
+//! What the attempts of jobs come to, moment by moment, for whoever watches: a simulation ends members at the one that it
+//! wants, and tests of real processes follow the log for it (`--log info,rainstorm::moment=debug`).
 
 use crate::message::TaskId;
 use crate::plan::NodeId;
@@ -34,6 +35,42 @@ pub struct Seen {
     pub moment: Moment,
 }
 
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Stages are divided by /, the members of their tasks by commas.
+            Self::Placed(rows) => {
+                f.write_str("placed ")?;
+                for (at, row) in rows.iter().enumerate() {
+                    f.write_str(if at > 0 { "/" } else { "" })?;
+                    for (at, member) in row.iter().enumerate() {
+                        write!(f, "{}{member}", if at > 0 { "," } else { "" })?;
+                    }
+                }
+                Ok(())
+            }
+            Self::HandedOut => f.write_str("handed-out"),
+            Self::LetIn { barrier, task } => write!(f, "let-in {barrier} {}-{}", task.0, task.1),
+            Self::Reported { barrier, task } => {
+                write!(f, "reported {barrier} {}-{}", task.0, task.1)
+            }
+            Self::Passed { barrier } => write!(f, "passed {barrier}"),
+            Self::Proposed(epoch) => write!(f, "proposed {epoch}"),
+            Self::Committed(epoch) => write!(f, "committed {epoch}"),
+        }
+    }
+}
+
+impl Seen {
+    /// Tells the log and who looks on, if anybody does.
+    pub(crate) fn tell(self, onlooker: Option<&Onlooker>) {
+        tracing::debug!(job = %self.job, attempt = self.attempt.0, moment = %self.moment);
+        if let Some(onlooker) = onlooker {
+            (onlooker.0)(self);
+        }
+    }
+}
+
 /// Is told of each moment as it comes; it never waits.
 #[derive(Clone)]
 pub struct Onlooker(Arc<dyn Fn(Seen) + Send + Sync>);
@@ -41,10 +78,6 @@ pub struct Onlooker(Arc<dyn Fn(Seen) + Send + Sync>);
 impl Onlooker {
     pub fn new(told: impl Fn(Seen) + Send + Sync + 'static) -> Self {
         Self(Arc::new(told))
-    }
-
-    pub(crate) fn tell(&self, seen: Seen) {
-        (self.0)(seen);
     }
 }
 

@@ -27,7 +27,6 @@ impl Moments {
     pub fn options(&self, state_memory_bytes: usize, planted: Option<Planted>) -> Options {
         let moments = self.clone();
         let told = move |seen| {
-            tracing::debug!(?seen, "moment");
             let mut all = moments.seen.lock().unwrap_or_else(PoisonError::into_inner);
             all.push(seen);
             let count = all.len();
