@@ -7,13 +7,21 @@ mod common;
 mod broken;
 #[path = "jobs/command.rs"]
 mod command;
+#[path = "jobs/course.rs"]
+mod course;
 #[path = "jobs/desk.rs"]
 mod desk;
 #[path = "jobs/dropped.rs"]
 mod dropped;
 #[path = "jobs/faults.rs"]
 mod faults;
+#[path = "jobs/input.rs"]
+mod input;
+#[path = "jobs/kills.rs"]
+mod kills;
 #[path = "jobs/ordered.rs"]
 mod ordered;
+#[path = "jobs/processes.rs"]
+mod processes;
 #[path = "jobs/samples.rs"]
 mod samples;

@@ -1,4 +1,4 @@
-//! What `docs/JOBS.md` shows is run: its spec, each operator of its table, its Python, the predecessor's command.
+//! What `docs/JOBS.md` and the `README` show is run: specs, each operator of the table, Python, the predecessor's command.
 #![allow(clippy::unwrap_used)]
 
 mod data;
@@ -8,6 +8,7 @@ use hydfs_types::JobPhase;
 use world::World;
 
 const JOBS: &str = include_str!("../../docs/JOBS.md");
+const README: &str = include_str!("../../README.md");
 
 /// The first code block of a language.
 fn block(language: &str) -> &'static str {
@@ -16,8 +17,12 @@ fn block(language: &str) -> &'static str {
 
 /// All code blocks of a language.
 fn blocks(language: &str) -> Vec<&'static str> {
+    blocks_of(JOBS, language)
+}
+
+fn blocks_of(text: &'static str, language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}\n");
-    let after = JOBS.split(&fence).skip(1);
+    let after = text.split(&fence).skip(1);
     after
         .map(|text| text.split_once("```").unwrap().0)
         .collect()
@@ -167,5 +172,35 @@ async fn the_command_of_the_predecessor_runs() {
         (&document["word0"], &document["w0"]),
         (&572.into(), &1334.into())
     );
+    world.check();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wordcount_of_the_readme_counts_words_of_logs_that_grow() {
+    const USER: u32 = 1000;
+    let world = World::start(3, |_| {}).await;
+    let [program] = blocks_of(README, "python")[..] else {
+        panic!("other programs than this");
+    };
+    let [_, spec] = blocks_of(README, "toml")[..] else {
+        panic!("other specs than these");
+    };
+    world.write("/words/words.py", program.as_bytes(), USER);
+    world.write("/words/logs/a.log", b"", USER);
+    world.spec("wordcount.toml", spec, USER);
+    let counted = async |line: &str| {
+        let is_there = || {
+            let output = world.read("/.jobs/wordcount/output").unwrap_or_default();
+            output
+                .split(|byte| *byte == b'\n')
+                .any(|one| one == line.as_bytes())
+        };
+        world.soon(line, is_there).await;
+    };
+    world.extend("/words/logs/a.log", b"to be or not to be\n");
+    counted("to,2").await;
+    world.write("/words/logs/b.log", b"To whom?\n", USER);
+    counted("to,3").await;
+    counted("whom,1").await;
     world.check();
 }

@@ -192,12 +192,26 @@ impl Desk {
         self.read(&format!(".jobs/{name}/output"))
     }
 
+    /// A command of the binary, at any member that answers.
+    pub fn hydfs(&self, words: &[&str]) {
+        let mut last = String::new();
+        let done = poll(CALLS, || {
+            self.cluster.members().any(|i| {
+                let out = self.cluster.hydfs(i, words);
+                last = [text(&out.stdout), text(&out.stderr)].concat();
+                out.status.success()
+            })
+        });
+        assert!(done, "{words:?}: {last}");
+    }
+
     /// The attempt that a job is in.
     pub fn attempt(&self, name: &str) -> u64 {
         self.number(name, "status", "attempt")
     }
 
-    fn paced(&self) {
+    /// Stores `/bin/paced`: upper case, or the same, and so many milliseconds for 100 rows.
+    pub fn store_paced(&self) {
         if !self.cluster.at(1, "bin/paced").exists() {
             self.executable("paced", PACED);
         }
@@ -205,7 +219,7 @@ impl Desk {
 
     /// Starts a job that gives every row in upper case and needs `pause_ms` for each 100 of a task.
     pub fn upper(&self, name: &str, tasks: usize, pause_ms: usize) -> String {
-        self.paced();
+        self.store_paced();
         let spec = format!(
             "version = 1\n[[source]]\nname = \"signs\"\npath = \"/data/signs.csv\"\nformat = \"csv\"\n\
              [[stage]]\nname = \"{name}\"\nfrom = \"signs\"\nop = {{ exec = {{ path = \"/bin/paced\", args = [\"upper\", \"{pause_ms}\"] }} }}\ntasks = {tasks}\n"
@@ -216,7 +230,7 @@ impl Desk {
 
     /// Starts a sample job behind a stage that changes nothing and takes its time.
     pub fn slow_sample(&self, sample: &str) -> String {
-        self.paced();
+        self.store_paced();
         let header: Vec<String> = self
             .csv
             .lines()

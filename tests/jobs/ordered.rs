@@ -31,7 +31,7 @@ fn job(desk: &Desk, words: &[&str]) -> (bool, String) {
 }
 
 #[test]
-fn a_growing_directory_is_followed_and_its_job_obeys_commands() {
+fn fault_r18_a_growing_directory_is_followed_and_its_job_obeys_commands() {
     let Some(desk) = Desk::up(3, 200) else { return };
     fs::create_dir_all(desk.cluster.at(1, "logs")).expect("a directory");
     append(&desk, 1, "a.log", "one two\ntwo");
