@@ -160,7 +160,8 @@ impl Plan<'_> {
         let ready = self
             .logs
             .until(job, MOMENT, |course| course.commits() >= COMMITS);
-        assert!(ready, "no job epochs of job {job} are committed");
+        let status = || self.desk.job_file(&format!("job{}", self.jobs), "status");
+        assert!(ready, "no job epochs are committed: {}", status());
         // Not always in the same round.
         let rounds = self.logs.of(job).commits() + self.draws.below(4) as usize;
         let is_now: fn(&Course<'_>) -> bool = match cell.1 {
