@@ -65,19 +65,20 @@ from = "in"
 op = { filter = { column = "key", equals = "k0", not = true } }
 tasks = 3
 [[stage]]
-name = "sums"
+name = "passed"
 from = "read"
+op = { exec = { path = "/bin/paced", args = ["upper", "0"], columns = ["key", "n"] } }
+tasks = 3
+[[stage]]
+name = "sums"
+from = "passed"
 op = { sum = { by = "key", of = "n" } }
 tasks = 2
-[[stage]]
-name = "out"
-from = "sums"
-op = { exec = { path = "/bin/paced", args = ["upper", "0"], columns = ["key", "sum"] } }
 [[sink]]
-from = "read"
+from = "passed"
 path = "DIR/out/passed"
 [[sink]]
-from = "out"
+from = "sums"
 path = "DIR/out/sums"
 "#;
 
@@ -89,6 +90,14 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// The stages that read the source, keep state, and run an executable. What is put out comes of the last one.
+    pub fn stages(self) -> [usize; 3] {
+        match self {
+            Self::Ordered => [0, 1, 2],
+            Self::Unordered => [0, 2, 1],
+        }
+    }
+
     fn outputs(self) -> &'static [&'static str] {
         match self {
             Self::Ordered => &["out-0", "out-1", "out-2"],
@@ -265,11 +274,11 @@ impl<'a> Input<'a> {
     /// The same lines as often.
     fn unordered(&self, i: usize) {
         let files = (0..FILES).map(|file| self.read(&format!("in/part{file}")));
-        let mut passed: Vec<_> = files.flat_map(|text| lines(&text)).collect();
-        passed.retain(|(key, _)| key != "k0");
+        let mut passed: Vec<_> = files.flat_map(|text| lines(&text.to_uppercase())).collect();
+        passed.retain(|(key, _)| key != "K0");
         let mut sums: BTreeMap<String, u64> = BTreeMap::new();
         for (key, n) in &passed {
-            *sums.entry(key.to_uppercase()).or_default() += n.parse::<u64>().expect("a number");
+            *sums.entry(key.clone()).or_default() += n.parse::<u64>().expect("a number");
         }
         let mut sums: Vec<_> = sums
             .into_iter()

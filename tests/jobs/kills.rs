@@ -173,7 +173,7 @@ impl Plan<'_> {
         };
         // Whom, before it is time: nothing is looked up then.
         let leader = self.desk.cluster.leader();
-        let victim = self.victim(cell.0, job, leader)?;
+        let victim = self.victim(cell, job, leader)?;
         let due = |course: &Course<'_>| course.commits() >= rounds && is_now(course);
         if !self.logs.until(job, MOMENT, due) {
             return None;
@@ -214,7 +214,7 @@ impl Plan<'_> {
         if !self.logs.until(job, MOMENT, again) {
             return None;
         }
-        let victim = self.victim(cell.0, job, leader)?;
+        let victim = self.victim(cell, job, leader)?;
         // As long as it takes to hand tasks out, put state back and commit; executables are there a little later.
         thread::sleep(Duration::from_millis(self.draws.below(100)));
         let one = victim.kill_soon()?;
@@ -233,23 +233,23 @@ impl Plan<'_> {
     }
 
     /// Whom the plan may mean, of members that are up.
-    fn victim(&mut self, victim: Victim, job: u64, leader: usize) -> Option<Processes> {
+    fn victim(&mut self, cell: Cell, job: u64, leader: usize) -> Option<Processes> {
         let (_, rows) = self.placed(job)?;
         let cluster = &self.desk.cluster;
         let others = |row: &[usize]| row.iter().copied().find(|i| *i != leader);
         let runs_tasks = |i: &usize| rows.iter().flatten().any(|busy| busy == i);
-        let last = rows.last()?;
-        let member = match victim {
+        let [source, stateful, exec] = cell.2.stages();
+        let member = match cell.0 {
             Victim::Leader => Some(leader),
             Victim::Plain => cluster
                 .members()
                 .find(|i| *i != leader && !runs_tasks(i) && Processes::is_up(cluster, *i)),
-            Victim::Source => others(&rows[0]),
-            Victim::Stateful => others(&rows[1]),
-            Victim::Sink => others(last),
-            Victim::Exec => last.first().copied(),
+            Victim::Source => others(&rows[source]),
+            Victim::Stateful => others(&rows[stateful]),
+            Victim::Sink => others(rows.last()?),
+            Victim::Exec => rows[exec].first().copied(),
         };
-        let what = match victim {
+        let what = match cell.0 {
             Victim::Exec => What::Executables,
             Victim::Leader => What::Member,
             _ if self.draws.below(3) == 0 => What::Worker,
