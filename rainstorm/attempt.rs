@@ -322,6 +322,14 @@ impl Context {
         }
     }
 
+    /// What a writer of results needs to know.
+    pub fn output(&self, path: String) -> Target {
+        Target {
+            exactly_once: self.plan.exactly_once,
+            ..self.target(path)
+        }
+    }
+
     /// What a writer of this attempt needs to know.
     pub fn target(&self, path: String) -> Target {
         let (job, attempt) = (self.info.id, self.info.attempt);
@@ -331,6 +339,7 @@ impl Context {
             owner: self.owner(),
             job,
             attempt,
+            exactly_once: true,
         }
     }
 

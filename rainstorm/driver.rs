@@ -300,6 +300,7 @@ impl Driver {
                 },
                 job: info.id,
                 attempt: info.attempt,
+                exactly_once: true,
             })
         });
         Ok(Run {

@@ -99,7 +99,7 @@ impl Links {
         Ok(Self {
             edges,
             outputs,
-            dead: Output::new(context.target(path), false),
+            dead: Output::new(context.output(path), false),
             me,
             context,
             rows_out: 0,
@@ -309,13 +309,13 @@ fn fit(batch: Batch) -> Result<Vec<Batch>> {
 async fn outlet(context: &Arc<Context>, me: TaskId, sink: &SinkPlan) -> Result<Outlet> {
     let path = match sink.parts {
         Parts::Values(column) => {
-            let target = context.target(sink.path.clone());
+            let target = context.output(sink.path.clone());
             return Ok(Outlet::Folder(Folder::new(target, column)));
         }
         Parts::Tasks => sink.task_path(context.step(me.node), me.task),
         Parts::One => sink.path.clone(),
     };
-    let mut output = Output::new(context.target(path), sink.alone);
+    let mut output = Output::new(context.output(path), sink.alone);
     if me.task == 0 || sink.parts == Parts::Tasks {
         output.open().await?;
     }

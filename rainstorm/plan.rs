@@ -204,6 +204,7 @@ impl Step {
 pub struct Plan {
     pub epoch_ms: u64,
     pub receipt: bool,
+    pub exactly_once: bool,
     pub dead_letters: bool,
     /// Executables run nowhere where they are not confined wholly.
     pub sandbox_required: bool,

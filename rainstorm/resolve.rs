@@ -101,6 +101,7 @@ impl Plan {
         Ok(Self {
             epoch_ms: spec.epoch_ms,
             receipt: spec.receipt,
+            exactly_once: spec.exactly_once,
             dead_letters: spec.dead_letters,
             sandbox_required: spec.sandbox_required,
             sources: plans,

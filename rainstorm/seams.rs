@@ -133,6 +133,14 @@ pub trait Storage: Send + Sync + 'static {
     /// Frees what this member keeps for the sink. Changes nothing agreed: a writer of a job ends with its
     /// attempt, by `Restart`, `SetPhase` or the last `Commit`.
     fn close_sink(&self, sink: Sink) -> BoxFuture<'_, ()>;
+    /// Appends a record of at most 1 MiB to a file that `owner` may write, visible at once, outside any job epoch. Made if
+    /// missing. All acting replicas have received it then.
+    fn append_visible<'a>(
+        &'a self,
+        path: &'a str,
+        owner: Owner,
+        record: Bytes,
+    ) -> BoxFuture<'a, StorageResult<()>>;
     /// Appends text to an ordinary file (a job's log), visible at once, outside any job epoch. Made if missing.
     fn append_text<'a>(
         &'a self,

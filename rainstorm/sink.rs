@@ -1,5 +1,6 @@
-//! One task's transactional writer of one output file. A record holds whole lines, so that records of several
-//! tasks never mix inside a line.
+//! One task's writer of one output file. A record holds whole lines, so that records of several tasks never mix inside a
+//! line. It is transactional, unless the job gives exactly-once output up: then records are appended to the file as by any
+//! program, visible at once, and by an attempt that failed, too.
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -20,9 +21,11 @@ pub struct Target {
     pub owner: Owner,
     pub job: JobId,
     pub attempt: Attempt,
+    /// Only what a job epoch commits is seen.
+    pub exactly_once: bool,
 }
 
-/// A transactional writer that is granted when there is something to write.
+/// A writer that is granted when there is something to write.
 pub struct Writer {
     target: Target,
     sink: Option<Sink>,
@@ -38,8 +41,15 @@ impl Writer {
         }
     }
 
-    /// Makes the file and the writer now.
-    pub async fn open(&mut self) -> Result<&Sink> {
+    /// Makes the file, and the writer, now.
+    pub async fn open(&mut self) -> Result<()> {
+        match self.target.exactly_once {
+            true => self.granted().await.map(drop),
+            false => self.append(Bytes::new()).await,
+        }
+    }
+
+    async fn granted(&mut self) -> Result<&Sink> {
         if self.sink.is_none() {
             let Target {
                 storage,
@@ -47,16 +57,21 @@ impl Writer {
                 owner,
                 job,
                 attempt,
+                ..
             } = &self.target;
             self.sink = Some(storage.open_sink(path, *owner, *job, *attempt).await?);
         }
         self.sink.as_ref().ok_or(Error::Over)
     }
 
-    /// Appends a record.
+    /// Appends a record. It is received by all acting replicas then.
     pub async fn append(&mut self, payload: Bytes) -> Result<()> {
         let storage = self.target.storage.clone();
-        let sink = self.open().await?;
+        if !self.target.exactly_once {
+            let Target { path, owner, .. } = &self.target;
+            return Ok(storage.append_visible(path, *owner, payload).await?);
+        }
+        let sink = self.granted().await?;
         let seq = storage.append(sink, payload).await?;
         self.last = Some(seq);
         Ok(())
@@ -122,7 +137,7 @@ impl Output {
 
     /// Makes the file even if nothing is ever written.
     pub async fn open(&mut self) -> Result<()> {
-        self.writer.open().await.map(drop)
+        self.writer.open().await
     }
 
     /// Takes lines.
@@ -137,7 +152,8 @@ impl Output {
                 self.line(line).await?;
             }
         }
-        if self.buffer.len() >= RECORD_BYTES {
+        // Where nothing is held back until a job epoch, nothing waits for more of its kind either.
+        if self.buffer.len() >= RECORD_BYTES || !self.writer.target.exactly_once {
             self.flush().await
         } else {
             Ok(())

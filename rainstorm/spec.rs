@@ -18,6 +18,9 @@ pub const SPEC_BYTES_MAX: usize = 64 << 10;
 pub const TASKS_MAX: i64 = 64;
 /// Longest span of time in a spec, in milliseconds: ten years.
 pub const SPAN_MS_MAX: i64 = 10 * 366 * 86_400_000;
+/// Milliseconds between two barriers where the spec does not say. Without exactly-once output nobody waits for them.
+const EPOCH_MS: u64 = 50;
+const EPOCH_MS_LOOSE: u64 = 1000;
 /// Most sources, most stages and most sinks.
 pub const PARTS_MAX: usize = 16;
 
@@ -28,6 +31,8 @@ pub struct Spec {
     pub epoch_ms: u64,
     /// A line of the receipt is written with each job epoch.
     pub receipt: bool,
+    /// Results become visible with their job epoch, and after a failure none is put out again.
+    pub exactly_once: bool,
     /// Lines on which an executable fails go to a file, and the job goes on.
     pub dead_letters: bool,
     /// The job fails where the kernel cannot confine executables wholly.
@@ -308,6 +313,7 @@ impl Spec {
         let spec = Self {
             epoch_ms: job.epoch_ms,
             receipt: job.receipt,
+            exactly_once: job.exactly_once,
             dead_letters: job.dead_letters,
             sandbox_required: job.sandbox_required,
             start: job.start,
@@ -315,6 +321,15 @@ impl Spec {
             stages: parts(&table, "stage", stage)?,
             sinks: parts(&table, "sink", sink)?,
         };
+        if let Some(sink) = spec
+            .sinks
+            .iter()
+            .find(|sink| sink.json && !spec.exactly_once)
+        {
+            let what = "`format = \"json\"` with `exactly_once = false`";
+            let remedy = "leave one of them out: readers would see half a document";
+            return Err(Fault::new(sink.at, what, remedy));
+        }
         if spec.sources.is_empty() {
             return Err(Fault::new(
                 0,
@@ -337,6 +352,7 @@ impl Spec {
 struct JobSpec {
     epoch_ms: u64,
     receipt: bool,
+    exactly_once: bool,
     dead_letters: bool,
     sandbox_required: bool,
     start: Option<StartSpec>,
@@ -345,8 +361,9 @@ struct JobSpec {
 fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
     let Some(node) = table.get("job") else {
         return Ok(JobSpec {
-            epoch_ms: 50,
+            epoch_ms: EPOCH_MS,
             receipt: true,
+            exactly_once: true,
             dead_letters: false,
             sandbox_required: false,
             start: None,
@@ -355,12 +372,36 @@ fn job(table: &Table<'_>) -> Result<JobSpec, Fault> {
     let job = Table::of(
         node,
         "[job]",
-        &["epoch_ms", "on_error", "receipt", "sandbox", "start"],
+        &[
+            "epoch_ms",
+            "exactly_once",
+            "on_error",
+            "receipt",
+            "sandbox",
+            "start",
+        ],
     )?;
+    let exactly_once = job.get("exactly_once").is_none() || job.flag("exactly_once")?;
+    let receipt = match job.get("receipt") {
+        None => exactly_once,
+        Some(node) if job.flag("receipt")? && !exactly_once => {
+            let what = "`receipt = true` with `exactly_once = false`";
+            let remedy =
+                "leave one of them out: what is put out again after a failure is in no receipt";
+            return Err(Fault::new(node.at, what, remedy));
+        }
+        Some(_) => job.flag("receipt")?,
+    };
+    let epoch_ms = if exactly_once {
+        EPOCH_MS
+    } else {
+        EPOCH_MS_LOOSE
+    };
     let sandbox = [("best", false), ("required", true)];
     Ok(JobSpec {
-        epoch_ms: job.int("epoch_ms", 50, 5, 60_000)? as u64,
-        receipt: job.get("receipt").is_none() || job.flag("receipt")?,
+        epoch_ms: job.int("epoch_ms", epoch_ms as i64, 5, 60_000)? as u64,
+        receipt,
+        exactly_once,
         dead_letters: word(&job, "on_error", &[("fail", false), ("dead", true)])?,
         sandbox_required: word(&job, "sandbox", &sandbox)?,
         start: savepoint::start(&job)?,

@@ -488,6 +488,23 @@ impl Storage for Files {
         Box::pin(async {})
     }
 
+    fn append_visible<'a>(
+        &'a self,
+        path: &'a str,
+        owner: Owner,
+        record: Bytes,
+    ) -> BoxFuture<'a, StorageResult<()>> {
+        let (volume, path) = (self.volume.clone(), path.to_owned());
+        self.on_core(async move {
+            let attr = ensure(&volume, &path, owner, FileKind::Regular).await?;
+            if !may(&volume, &attr, owner, 2) {
+                return Err(StorageError::Denied(path));
+            }
+            let put = volume.put(attr.ino, None, record, false).await;
+            put.map_err(|error| of_fs(&path, error))
+        })
+    }
+
     fn append_text<'a>(
         &'a self,
         path: &'a str,

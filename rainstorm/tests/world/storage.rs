@@ -289,6 +289,20 @@ impl Storage for Member {
         Box::pin(async move { self.alive().await })
     }
 
+    fn append_visible<'a>(
+        &'a self,
+        path: &'a str,
+        owner: Owner,
+        record: Bytes,
+    ) -> BoxFuture<'a, StorageResult<()>> {
+        Box::pin(async move {
+            self.may_write(path, owner).await?;
+            self.world.lock().file(path, owner.uid);
+            self.world.extend(path, &record);
+            Ok(())
+        })
+    }
+
     fn append_text<'a>(
         &'a self,
         path: &'a str,
