@@ -7,6 +7,7 @@
 mod aggregate;
 mod attempt;
 mod audit;
+mod audit_inputs;
 mod audit_outputs;
 mod batch;
 mod beat;
