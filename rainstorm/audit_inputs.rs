@@ -35,11 +35,9 @@ struct Starts {
 
 impl Starts {
     fn with(self, begin: &Begin) -> Self {
-        // Earlier versions did not say it.
-        let says = |at_end: bool| begin.at_end.is_empty() || begin.at_end.contains(&at_end);
         Self {
-            at_beginning: self.at_beginning || says(false),
-            at_end: self.at_end || says(true),
+            at_beginning: self.at_beginning || begin.at_end.contains(&false),
+            at_end: self.at_end || begin.at_end.contains(&true),
             savepoint: self.savepoint || begin.savepoint.is_some(),
         }
     }
@@ -47,10 +45,7 @@ impl Starts {
 
 impl Reading {
     /// At the first line of the receipt.
-    fn first(mut begin: Begin, lines: &[Line]) -> Result<Self> {
-        if begin.reads.is_empty() {
-            complete(&mut begin, lines);
-        }
+    fn first(begin: Begin) -> Result<Self> {
         let first = Self {
             shares: begin.shares.clone(),
             files: BTreeMap::new(),
@@ -168,15 +163,20 @@ impl Reading {
                 let first = shares.next().ok_or_else(|| {
                     wrong(&format!("{here} read a source, but had nothing to read"))
                 })?;
-                let step = self.begin.step(input);
                 // A share that is read up may end where another goes on.
                 let fits = |share: &Share| {
-                    (share.next, share.step) == (reads.from, step) && share.next < share.end
+                    (share.next, share.step) == (reads.from, reads.step) && share.next < share.end
                 };
                 let share = match fits(first) {
                     true => first,
                     false => shares.find(|share| fits(share)).unwrap_or(first),
                 };
+                if share.step != reads.step || reads.step == 0 {
+                    return Err(wrong(&format!(
+                        "{here} read chunks that are {} apart, but {} apart was next",
+                        reads.step, share.step
+                    )));
+                }
                 std::mem::replace(&mut share.next, reads.to)
             }
         };
@@ -190,43 +190,6 @@ impl Reading {
     }
 }
 
-impl Begin {
-    /// How far the chunks of a read are apart.
-    fn step(&self, input: &InputLine) -> u64 {
-        let tasks = || self.tasks.get(input.node as usize).copied().map(u64::from);
-        match input.reads.step {
-            0 => tasks().unwrap_or(1),
-            step => step,
-        }
-    }
-}
-
-/// Of the receipt of an earlier version: the stages of which lines tell that they read a source.
-fn complete(begin: &mut Begin, lines: &[Line]) {
-    begin.reads = vec![None; begin.tasks.len()];
-    begin.shares = vec![Vec::new(); begin.tasks.len()];
-    // Behind a change the stages have other numbers.
-    let others = lines.iter().skip(1).take_while(|line| line.begin.is_none());
-    for input in lines
-        .iter()
-        .take(1)
-        .chain(others)
-        .flat_map(|line| &line.inputs)
-    {
-        let node = input.node as usize;
-        let Some(&tasks) = begin.tasks.get(node) else {
-            continue;
-        };
-        begin.reads[node] = Some(input.source);
-        begin.shares[node] = match input.reads.file {
-            Some(_) => Vec::new(),
-            None => (0..tasks)
-                .map(|task| vec![Share::of_task(task, tasks)])
-                .collect(),
-        };
-    }
-}
-
 pub async fn inputs(
     storage: &Arc<dyn Storage>,
     job: &JobInfo,
@@ -234,7 +197,7 @@ pub async fn inputs(
     lines: &[Line],
     audited: &mut Audited,
 ) -> Result<()> {
-    let mut reading = Reading::first(begin.clone(), lines)?;
+    let mut reading = Reading::first(begin.clone())?;
     for (number, line) in lines.iter().enumerate() {
         if let (Some(begin), true) = (&line.begin, number > 0) {
             reading = reading.next(begin.clone())?;
@@ -358,7 +321,7 @@ async fn read_again(
     }
     let share = Share {
         next: from,
-        step: reading.begin.step(input),
+        step: input.reads.step,
         end: to,
         at: 0,
     };

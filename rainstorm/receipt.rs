@@ -37,8 +37,7 @@ pub struct Reads {
     pub lines: u64,
     pub bytes: u64,
     pub crc: u32,
-    /// 0 of a followed source; also in receipts of earlier versions, where the stage's tasks stand for it.
-    #[serde(default)]
+    /// 0 of a followed source.
     pub step: u64,
 }
 
@@ -129,24 +128,19 @@ pub struct Begin {
     pub sources: Vec<Vec<FileLine>>,
     /// Tasks of each stage.
     pub tasks: Vec<u32>,
-    /// The number of the source that each stage reads, if it reads one. Earlier versions wrote nothing from here on.
-    #[serde(default)]
+    /// The number of the source that each stage reads, if it reads one.
     pub reads: Vec<Option<usize>>,
     /// Of each task of each stage, the chunks that it has still to read, if its source is not followed.
-    #[serde(default)]
     pub shares: Vec<Vec<Vec<Share>>>,
     /// The stage before the change whose input each stage goes on with.
-    #[serde(default)]
     pub goes_on: Vec<Option<NodeId>>,
     /// The savepoint that the job began from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub savepoint: Option<String>,
-    /// How long each file was that is written from here on. A folder (it ends with `/`) stands for what was not in it. Earlier versions
-    /// wrote none: what the job writes begins at byte 0.
+    /// How long each file was that is written from here on. A folder (it ends with `/`) stands for what was not in it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lengths: BTreeMap<String, u64>,
-    /// Whether of each source only what came after the job's start was read. Earlier versions did not say it.
-    #[serde(default)]
+    /// Whether of each source only what came after the job's start was read.
     pub at_end: Vec<bool>,
 }
 
