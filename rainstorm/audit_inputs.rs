@@ -1,8 +1,9 @@
 //! The first half of an audit: what was read tiles the input without gap or overlap, and still has the same checksum.
 
-use crate::audit::{Audited, PIECE_BYTES, wrong};
+use crate::audit::{Audited, wrong};
 use crate::batch::LINE_BYTES_MAX;
 use crate::error::{Error, Result};
+use crate::pieces::{PIECE_BYTES, Pieces};
 use crate::plan::{Pinned, PinnedFile};
 use crate::position::Share;
 use crate::reader::{self, Reader};
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What an audit knows at a line of the receipt.
-struct Reading {
+pub struct Reading {
     begin: Begin,
     /// What each task of each stage has still to read.
     shares: Vec<Vec<Vec<Share>>>,
@@ -45,7 +46,11 @@ impl Starts {
 
 impl Reading {
     /// At the first line of the receipt.
-    fn first(begin: Begin) -> Result<Self> {
+    pub fn first(begin: Begin, job: &JobInfo) -> Result<Self> {
+        if begin.job != job.id.to_string() {
+            let what = format!("the receipt is of {}, not of {}", begin.job, job.id);
+            return Err(wrong(&what));
+        }
         let first = Self {
             shares: begin.shares.clone(),
             files: BTreeMap::new(),
@@ -63,7 +68,7 @@ impl Reading {
     }
 
     /// Behind a change of the job: what was not read before is read from there on, once.
-    fn next(self, begin: Begin) -> Result<Self> {
+    pub fn next(self, begin: Begin) -> Result<Self> {
         let next = Self {
             shares: begin.shares.clone(),
             files: BTreeMap::new(),
@@ -90,6 +95,59 @@ impl Reading {
             files.extend(of_before.map(|((_, ino), at)| ((node as u16, *ino), *at)));
         }
         Ok(Self { files, ..next })
+    }
+
+    /// Checks what a line says was read, and that it still reads so.
+    pub async fn check(
+        &mut self,
+        storage: &Arc<dyn Storage>,
+        line: &Line,
+        audited: &mut Audited,
+    ) -> Result<()> {
+        for input in &line.inputs {
+            let reads = &input.reads;
+            let here = format!(
+                "job epoch {}, task {}.{}",
+                line.epoch, input.node, input.task
+            );
+            let begins = first_offset(&**storage, self, input, &here).await;
+            self.take(input, &here)?;
+            let again = match begins {
+                Ok(()) => read_again(storage, self, input).await,
+                Err(error) => Err(error),
+            };
+            let again = match again {
+                Err(Error::Storage(StorageError::NotFound(inode))) => {
+                    audited.gone.insert(self.path(input.source, inode));
+                    continue;
+                }
+                again => again?,
+            };
+            if again != *reads {
+                let what = format!(
+                    "{here} read {} lines with checksum {:08x}, now there are {} with {:08x}: the input has changed",
+                    reads.lines, reads.crc, again.lines, again.crc
+                );
+                return Err(wrong(&what));
+            }
+            audited.lines_in += reads.lines;
+            audited.bytes_in += reads.bytes;
+        }
+        Ok(())
+    }
+
+    /// Behind the last line: a job that is done has read everything.
+    pub fn check_end(&self, job: &JobInfo) -> Result<()> {
+        if job.phase != JobPhase::Done {
+            return Ok(());
+        }
+        for node in 0..self.begin.tasks.len() {
+            if let Some(chunk) = self.unread(node)?.first() {
+                let what = format!("the job is done, but stage {node} did not read chunk {chunk}");
+                return Err(wrong(&what));
+            }
+        }
+        Ok(())
     }
 
     fn pinned(&self, source: usize) -> Result<Pinned> {
@@ -190,60 +248,6 @@ impl Reading {
     }
 }
 
-pub async fn inputs(
-    storage: &Arc<dyn Storage>,
-    job: &JobInfo,
-    begin: &Begin,
-    lines: &[Line],
-    audited: &mut Audited,
-) -> Result<()> {
-    let mut reading = Reading::first(begin.clone())?;
-    for (number, line) in lines.iter().enumerate() {
-        if let (Some(begin), true) = (&line.begin, number > 0) {
-            reading = reading.next(begin.clone())?;
-        }
-        for input in &line.inputs {
-            let reads = &input.reads;
-            let here = format!(
-                "job epoch {}, task {}.{}",
-                line.epoch, input.node, input.task
-            );
-            let begins = first_offset(&**storage, &reading, input, &here).await;
-            reading.take(input, &here)?;
-            let again = match begins {
-                Ok(()) => read_again(storage, &reading, input).await,
-                Err(error) => Err(error),
-            };
-            let again = match again {
-                Err(Error::Storage(StorageError::NotFound(inode))) => {
-                    audited.gone.insert(reading.path(input.source, inode));
-                    continue;
-                }
-                again => again?,
-            };
-            if again != *reads {
-                let what = format!(
-                    "{here} read {} lines with checksum {:08x}, now there are {} with {:08x}: the input has changed",
-                    reads.lines, reads.crc, again.lines, again.crc
-                );
-                return Err(wrong(&what));
-            }
-            audited.lines_in += reads.lines;
-            audited.bytes_in += reads.bytes;
-        }
-    }
-    if job.phase != JobPhase::Done {
-        return Ok(());
-    }
-    for node in 0..reading.begin.tasks.len() {
-        if let Some(chunk) = reading.unread(node)?.first() {
-            let what = format!("the job is done, but stage {node} did not read chunk {chunk}");
-            return Err(wrong(&what));
-        }
-    }
-    Ok(())
-}
-
 /// A followed file is read from its beginning, or from the line on that was not whole when the job began.
 async fn first_offset(
     storage: &dyn Storage,
@@ -302,16 +306,11 @@ async fn read_again(
             generation,
             len: to,
         };
-        let mut bytes = BytesMut::new();
-        let mut at = from;
-        while at < to {
-            let piece = storage
-                .read(&source, at, (to - at).min(PIECE_BYTES) as u32)
-                .await?;
-            if piece.is_empty() {
-                return Err(StorageError::Changed(ino.to_string()).into());
-            }
-            at += piece.len() as u64;
+        let (mut pieces, mut bytes) = (
+            Pieces::new(&**storage, source, ino.to_string(), from),
+            BytesMut::new(),
+        );
+        while let Some(piece) = pieces.next().await? {
             bytes.extend_from_slice(&piece);
         }
         if let Some(batch) = crate::batch::Batch::from_text(bytes.freeze()) {

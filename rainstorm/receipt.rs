@@ -89,6 +89,15 @@ impl Writes {
         self.bytes += other.bytes;
         self.sum = self.sum.wrapping_add(other.sum);
     }
+
+    /// Without what was written before; `before` is a part of it.
+    pub fn behind(&self, before: &Self) -> Self {
+        Self {
+            lines: self.lines - before.lines,
+            bytes: self.bytes - before.bytes,
+            sum: self.sum.wrapping_sub(before.sum),
+        }
+    }
 }
 
 /// A line of the receipt.
