@@ -15,16 +15,15 @@ pub struct Other {
     ends: Vec<Writes>,
     /// All that was written to it in lines that have gone by.
     before: Writes,
-    part: Option<Part>,
+    parts: Vec<Part>,
 }
 
 /// What a file that was made anew may hold.
-struct Part {
-    /// Up to this one of the ends.
-    end: usize,
-    /// From this job epoch on.
-    epoch: u64,
-    written: Writes,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// The first job epoch that is in it.
+    pub epoch: u64,
+    pub written: Writes,
 }
 
 impl Other {
@@ -35,7 +34,7 @@ impl Other {
             from,
             ends: vec![written],
             before: Writes::default(),
-            part: None,
+            parts: Vec::new(),
         }
     }
 
@@ -56,24 +55,16 @@ impl Other {
     pub fn goes_by(&mut self, epoch: u64, writes: &Writes) {
         let end_bytes = self.before.bytes + self.len;
         let end = self.ends.binary_search_by_key(&end_bytes, |end| end.bytes);
-        if let Ok(end) = end
-            && self.len > 0
-            && self.part.as_ref().is_none_or(|part| end < part.end)
-        {
+        if let (Ok(end), true) = (end, self.len > 0) {
             let written = self.ends[end].behind(&self.before);
-            self.part = Some(Part {
-                end,
-                epoch,
-                written,
-            });
+            self.parts.push(Part { epoch, written });
         }
         self.before.join(*writes);
     }
 
-    /// Once all lines went by: the first job epoch that is in it, and what was written from that one on. Of several ends that would
-    /// fit, the first.
-    pub fn part(self) -> Option<(u64, Writes)> {
-        self.part.map(|part| (part.epoch, part.written))
+    /// Once all lines went by: what it may hold if it was made anew. Lines of equal length leave a choice, one for each end.
+    pub fn parts(self) -> Vec<Part> {
+        self.parts
     }
 }
 
@@ -82,23 +73,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// As `part`, of everything that was written and how much of that was known.
-    fn model(want: &[(u64, Writes)], seen: usize, len: u64) -> Option<(u64, Writes)> {
-        for end in seen..=want.len() {
-            for start in 0..end {
-                let mut sum = Writes::default();
-                want[start..end].iter().for_each(|(_, w)| sum.join(*w));
-                if sum.bytes == len {
-                    return Some((want[start].0, sum));
+    /// As `parts`, of everything that was written and how much of that was known.
+    fn model(want: &[(u64, Writes)], seen: usize, len: u64) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for start in 0..want.len() {
+            for end in seen.max(start + 1)..=want.len() {
+                let mut written = Writes::default();
+                want[start..end].iter().for_each(|(_, w)| written.join(*w));
+                if written.bytes == len {
+                    let epoch = want[start].0;
+                    parts.push(Part { epoch, written });
                 }
             }
         }
-        None
+        parts
     }
 
     proptest! {
         #[test]
-        fn a_part_is_found_wherever_it_begins_and_ends(
+        fn parts_are_found_wherever_they_begin_and_end(
             bytes in prop::collection::vec(1u64..6, 1..12),
             seen in 0..12usize,
             len in 0..40u64,
@@ -119,7 +112,7 @@ mod tests {
                 ends.any(|end| end == len)
             });
             want.iter().for_each(|(epoch, w)| other.goes_by(*epoch, w));
-            prop_assert_eq!(other.part(), model(&want, seen, len));
+            prop_assert_eq!(other.parts(), model(&want, seen, len));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The second half of an audit: the outputs of a job are what its receipt says, line for line.
 
 use crate::audit::{Audited, wrong};
-use crate::audit_lengths::Other;
+use crate::audit_lengths::{Other, Part};
 use crate::error::{Error, Result};
 use crate::pieces::Pieces;
 use crate::receipt::{Begin, Line, Writes};
@@ -52,24 +52,24 @@ impl Outputs {
                     source: source?,
                     from,
                     written,
-                    anew: None,
+                    parts: Vec::new(),
                 }),
             }
         }
         explain(receipt, end, &mut found).await?;
         for output in found {
-            match output.check(storage).await {
+            let (anew, written) = match output.check(storage).await {
                 Err(Error::Storage(StorageError::NotFound(_))) => {
                     audited.gone.insert(output.path);
                     continue;
                 }
-                checked => checked?,
-            }
-            if let Some(epoch) = output.anew {
+                holds => holds?,
+            };
+            if let Some(epoch) = anew {
                 audited.anew.insert(output.path, epoch);
             }
-            audited.lines_out += output.written.lines;
-            audited.bytes_out += output.written.bytes;
+            audited.lines_out += written.lines;
+            audited.bytes_out += written.bytes;
         }
         Ok(())
     }
@@ -116,9 +116,7 @@ async fn explain(receipt: &Receipt<'_>, end: Place, found: &mut [Output]) -> Res
         }
     }
     for (output, other) in others.into_values() {
-        if let Some((epoch, written)) = other.part() {
-            (output.from, output.written, output.anew) = (0, written, Some(epoch));
-        }
+        output.parts = other.parts();
     }
     Ok(())
 }
@@ -130,8 +128,8 @@ struct Output {
     /// Where what the job wrote begins in it.
     from: u64,
     written: Writes,
-    /// The first job epoch that is in it, if it was made anew.
-    anew: Option<u64>,
+    /// What it may hold instead, all of its length, if it was made anew.
+    parts: Vec<Part>,
 }
 
 impl Output {
@@ -139,11 +137,15 @@ impl Output {
         self.source.len == self.from + self.written.bytes
     }
 
-    /// Reads it again.
-    async fn check(&self, storage: &dyn Storage) -> Result<()> {
-        let (path, want) = (&self.path, &self.written);
-        if !self.is_as_long() {
-            let before = match self.from {
+    /// Reads it again: what it holds, and from which job epoch on, if it was made anew.
+    async fn check(&self, storage: &dyn Storage) -> Result<(Option<u64>, Writes)> {
+        let path = &self.path;
+        let (from, want) = match self.parts.first() {
+            Some(part) => (0, part.written),
+            None => (self.from, self.written),
+        };
+        if self.source.len != from + want.bytes {
+            let before = match from {
                 0 => String::new(),
                 from => format!(" behind the first {from}"),
             };
@@ -154,7 +156,7 @@ impl Output {
             return Err(wrong(&what));
         }
         let (mut found, mut rest) = (Writes::default(), BytesMut::new());
-        let mut pieces = Pieces::new(storage, self.source.clone(), path.clone(), self.from);
+        let mut pieces = Pieces::new(storage, self.source.clone(), path.clone(), from);
         while let Some(piece) = pieces.next().await? {
             rest.extend_from_slice(&piece);
             while let Some(end) = memchr(b'\n', &rest) {
@@ -165,14 +167,17 @@ impl Output {
         if !rest.is_empty() {
             return Err(wrong(&format!("{path} ends inside a line")));
         }
-        if found != *want {
+        if let Some(part) = self.parts.iter().find(|part| part.written == found) {
+            return Ok((Some(part.epoch), found));
+        }
+        if found != want {
             let what = format!(
                 "{path} holds {} lines ({} bytes, checksum {:x}), but {} ({} bytes, {:x}) were written",
                 found.lines, found.bytes, found.sum, want.lines, want.bytes, want.sum
             );
             return Err(wrong(&what));
         }
-        Ok(())
+        Ok((None, found))
     }
 }
 
