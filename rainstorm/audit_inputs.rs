@@ -9,7 +9,6 @@ use crate::position::Share;
 use crate::reader::{self, Reader};
 use crate::receipt::{Begin, InputLine, Line, Reads};
 use crate::seams::{Source, Storage, StorageError};
-use bytes::BytesMut;
 use hydfs_types::{Ino, JobInfo, JobPhase};
 use memchr::memchr;
 use std::collections::BTreeMap;
@@ -306,15 +305,15 @@ async fn read_again(
             generation,
             len: to,
         };
-        let (mut pieces, mut bytes) = (
-            Pieces::new(&**storage, source, ino.to_string(), from),
-            BytesMut::new(),
-        );
+        let mut pieces = Pieces::new(&**storage, source, ino.to_string(), from);
+        let mut is_whole = true;
         while let Some(piece) = pieces.next().await? {
-            bytes.extend_from_slice(&piece);
+            is_whole = piece.ends_with(b"\n");
+            again.add_text(to, &piece);
         }
-        if let Some(batch) = crate::batch::Batch::from_text(bytes.freeze()) {
-            again.add(to, &batch);
+        if !is_whole {
+            // The last line of a file counts with the end that it may not have.
+            again.add_text(to, b"\n");
         }
         return Ok(again);
     }

@@ -64,6 +64,14 @@ impl Reads {
         self.crc = crc32c::crc32c_append(self.crc, lines.bytes());
         self.crc = crc32c::crc32c_append(self.crc, b"\n");
     }
+
+    /// Takes in text up to `to`; lines may go on in the next one.
+    pub fn add_text(&mut self, to: u64, text: &[u8]) {
+        self.to = to;
+        self.lines += memchr::memchr_iter(b'\n', text).count() as u64;
+        self.bytes += text.len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, text);
+    }
 }
 
 /// What was written to one file.
@@ -304,4 +312,25 @@ pub async fn lengths(storage: &dyn Storage, plan: &Plan) -> Result<BTreeMap<Stri
         lengths.extend(try_join_all(some.iter().map(length)).await?);
     }
     Ok(lengths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Batch;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn text_counts_as_its_lines_wherever_it_is_cut(text in "[a\n]{1,30}\n", at in 0..32usize) {
+            let (one, other) = text.split_at(at.min(text.len()));
+            let mut cut = Reads::begin(None, 0, 5, 0);
+            cut.add_text(7, one.as_bytes());
+            cut.add_text(9, other.as_bytes());
+            let mut lines = Reads::begin(None, 0, 5, 0);
+            let batch = Batch::from_text(text.into());
+            lines.add(9, &batch.expect("it is not empty"));
+            prop_assert_eq!(cut, lines);
+        }
+    }
 }
