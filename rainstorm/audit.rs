@@ -1,24 +1,17 @@
 //! Checks a job against its receipt: every job epoch has its line, what was read tiles the input without gap or
 //! overlap and still has the same checksum, and the outputs are what was written, line for line.
+//!
+//! The receipt goes by a line at a time. What is kept of it grows with the files that the job reads and writes, not with its job
+//! epochs.
 
-use crate::audit_outputs::outputs;
-use crate::batch::LINE_BYTES_MAX;
+use crate::audit_inputs::Reading;
+use crate::audit_outputs::Outputs;
 use crate::error::{Error, Result};
-use crate::plan::{Pinned, PinnedFile};
-use crate::position::Share;
-use crate::reader::{self, Reader};
-use crate::receipt::{Begin, InputLine, Line, Reads, receipt_path};
-use crate::seams::{Owner, Source, Storage, StorageError};
-use bytes::{Bytes, BytesMut};
-use hydfs_types::{Ino, JobInfo, JobPhase};
-use memchr::memchr;
+use crate::receipt_lines::{Place, Receipt};
+use crate::seams::{Storage, StorageError};
+use hydfs_types::JobInfo;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Largest receipt in bytes.
-const RECEIPT_BYTES_MAX: usize = 256 << 20;
-/// Bytes read at once.
-pub const PIECE_BYTES: u64 = 1 << 20;
 
 /// What an audit went through.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -36,436 +29,50 @@ pub struct Audited {
 
 /// Audits a job as far as it has committed. `Error::Job` says what does not hold.
 pub async fn audit(storage: &Arc<dyn Storage>, job: &JobInfo) -> Result<Audited> {
-    let lines = lines(&**storage, job).await?;
-    let mut audited = Audited {
-        epochs: lines.len() as u64,
-        ..Audited::default()
+    let mut audited = Audited::default();
+    let receipt = match Receipt::pin(&**storage, &job.name).await {
+        Err(StorageError::NotFound(_)) if job.epoch.0 == 0 => return Ok(audited),
+        receipt => receipt?,
     };
-    let Some(begin) = lines.first().and_then(|line| line.begin.clone()) else {
-        return match job.epoch.0 {
-            0 => Ok(audited),
-            _ => Err(wrong(
-                "the first line of the receipt does not say what the job began with",
-            )),
+    let mut reading: Option<Reading> = None;
+    let mut outputs = Outputs::default();
+    let mut lines = receipt.lines(Place::default());
+    while let Some(mut line) = lines.next().await? {
+        outputs.add(&line);
+        let mut now = match (reading, line.begin.take()) {
+            (None, None) => {
+                return Err(wrong(
+                    "the first line of the receipt does not say what the job began with",
+                ));
+            }
+            (None, Some(begin)) => Reading::first(begin, job)?,
+            (Some(before), Some(begin)) => before.next(begin)?,
+            (Some(now), None) => now,
         };
-    };
-    if begin.job != job.id.to_string() {
-        return Err(wrong(&format!(
-            "the receipt is of {}, not of {}",
-            begin.job, job.id
-        )));
+        now.check(storage, &line, &mut audited).await?;
+        reading = Some(now);
     }
-    inputs(storage, job, &begin, &lines, &mut audited).await?;
-    outputs(&**storage, job, &lines, &mut audited).await?;
+    let end = lines.place();
+    audited.epochs = end.epoch;
+    // The job may have committed more since.
+    if end.epoch < job.epoch.0 {
+        let what = format!(
+            "{} has {} lines for {} job epochs",
+            receipt.path(),
+            end.epoch,
+            job.epoch.0
+        );
+        return Err(wrong(&what));
+    }
+    if let Some(reading) = &reading {
+        reading.check_end(job)?;
+    }
+    outputs
+        .check(&**storage, &receipt, end, &mut audited)
+        .await?;
     Ok(audited)
 }
 
 pub fn wrong(what: &str) -> Error {
     Error::Job(format!("the audit failed: {what}"))
-}
-
-/// The lines of a job's receipt.
-pub async fn lines(storage: &dyn Storage, job: &JobInfo) -> Result<Vec<Line>> {
-    let path = receipt_path(&job.name);
-    let text = match storage
-        .read_small(&path, Owner::ROOT, RECEIPT_BYTES_MAX)
-        .await
-    {
-        Ok(text) => text,
-        Err(StorageError::NotFound(_)) if job.epoch.0 == 0 => Bytes::new(),
-        Err(error) => return Err(error.into()),
-    };
-    let mut lines = Vec::new();
-    for text in text
-        .split(|&byte| byte == b'\n')
-        .filter(|text| !text.is_empty())
-    {
-        let line: Line = serde_json::from_slice(text).map_err(|error| {
-            wrong(&format!(
-                "line {} of {path} is damaged: {error}",
-                lines.len() + 1
-            ))
-        })?;
-        let due = lines.len() as u64 + 1;
-        if line.epoch != due {
-            let what = format!(
-                "{path} goes on with job epoch {} after {}",
-                line.epoch,
-                due - 1
-            );
-            return Err(wrong(&what));
-        }
-        lines.push(line);
-    }
-    // The job may have committed more while the receipt was read.
-    if (lines.len() as u64) < job.epoch.0 {
-        let what = format!(
-            "{path} has {} lines for {} job epochs",
-            lines.len(),
-            job.epoch.0
-        );
-        return Err(wrong(&what));
-    }
-    Ok(lines)
-}
-
-/// What an audit knows at a line of the receipt.
-struct Reading {
-    begin: Begin,
-    /// What each task of each stage has still to read.
-    shares: Vec<Vec<Vec<Share>>>,
-    /// Where followed files stand, by the stage that reads them.
-    files: BTreeMap<(u16, Ino), u64>,
-    /// Where followed files may have begun that nothing was read of yet.
-    starts: Starts,
-}
-
-/// Where plans of a job began to read followed files: what an earlier one found stays so under a later one.
-#[derive(Clone, Copy, Default)]
-struct Starts {
-    at_beginning: bool,
-    at_end: bool,
-    savepoint: bool,
-}
-
-impl Starts {
-    fn with(self, begin: &Begin) -> Self {
-        // Earlier versions did not say it.
-        let says = |at_end: bool| begin.at_end.is_empty() || begin.at_end.contains(&at_end);
-        Self {
-            at_beginning: self.at_beginning || says(false),
-            at_end: self.at_end || says(true),
-            savepoint: self.savepoint || begin.savepoint.is_some(),
-        }
-    }
-}
-
-impl Reading {
-    /// At the first line of the receipt.
-    fn first(mut begin: Begin, lines: &[Line]) -> Result<Self> {
-        if begin.reads.is_empty() {
-            complete(&mut begin, lines);
-        }
-        let first = Self {
-            shares: begin.shares.clone(),
-            files: BTreeMap::new(),
-            starts: Starts::default().with(&begin),
-            begin,
-        };
-        for node in 0..first.shares.len() {
-            if first.begin.savepoint.is_none() && !first.is_whole(node)? {
-                return Err(wrong(&format!(
-                    "stage {node} did not begin with all its input"
-                )));
-            }
-        }
-        Ok(first)
-    }
-
-    /// Behind a change of the job: what was not read before is read from there on, once.
-    fn next(self, begin: Begin) -> Result<Self> {
-        let next = Self {
-            shares: begin.shares.clone(),
-            files: BTreeMap::new(),
-            starts: self.starts.with(&begin),
-            begin,
-        };
-        let mut files = BTreeMap::new();
-        for (node, before) in next.begin.goes_on.iter().enumerate() {
-            let Some(before) = *before else {
-                if !next.is_whole(node)? {
-                    return Err(wrong(&format!(
-                        "stage {node} did not begin with all its input"
-                    )));
-                }
-                continue;
-            };
-            if self.unread(before as usize)? != next.unread(node)? {
-                let what = format!(
-                    "what stage {before} had not read at a change of the job is not what stage {node} was given"
-                );
-                return Err(wrong(&what));
-            }
-            let of_before = self.files.iter().filter(|((of, _), _)| *of == before);
-            files.extend(of_before.map(|((_, ino), at)| ((node as u16, *ino), *at)));
-        }
-        Ok(Self { files, ..next })
-    }
-
-    fn pinned(&self, source: usize) -> Result<Pinned> {
-        let files = self.begin.sources.get(source);
-        let files = files.ok_or_else(|| wrong(&format!("the receipt names no source {source}")))?;
-        let files = files.iter().map(|file| PinnedFile {
-            path: file.path.clone(),
-            source: file.source.clone(),
-            data_at: file.data_at,
-        });
-        Ok(Pinned {
-            files: files.collect(),
-            columns: None,
-        })
-    }
-
-    /// What a file of a source was called when the job began; of one that came later nothing but its inode is known.
-    fn path(&self, source: usize, inode: String) -> String {
-        let mut files = self.begin.sources.get(source).into_iter().flatten();
-        match files.find(|file| file.source.ino.to_string() == inode) {
-            Some(file) => file.path.clone(),
-            None => format!("a file that came later ({inode})"),
-        }
-    }
-
-    /// Chunks of its source; none of a followed one, or of a stage that reads none.
-    fn chunks(&self, node: usize) -> Result<u64> {
-        let follows = self
-            .shares
-            .get(node)
-            .is_none_or(|tasks| tasks.iter().all(Vec::is_empty));
-        match self.begin.reads.get(node).copied().flatten() {
-            Some(source) if !follows => {
-                let firsts = reader::firsts(&self.pinned(source)?, self.begin.chunk_bytes);
-                Ok(firsts.last().copied().unwrap_or_default())
-            }
-            _ => Ok(0),
-        }
-    }
-
-    /// The chunks that a stage has still to read, in order.
-    fn unread(&self, node: usize) -> Result<Vec<u64>> {
-        let all = self.chunks(node)?;
-        let shares = self.shares.get(node).into_iter().flatten().flatten();
-        let chunks = shares.flat_map(|share| {
-            let end = share.end.min(all);
-            (share.next..end).step_by(share.step.max(1) as usize)
-        });
-        let mut chunks: Vec<u64> = chunks.collect();
-        chunks.sort_unstable();
-        Ok(chunks)
-    }
-
-    fn is_whole(&self, node: usize) -> Result<bool> {
-        Ok(self.unread(node)?.into_iter().eq(0..self.chunks(node)?))
-    }
-
-    /// Takes what a task read; an error if that was not next.
-    fn take(&mut self, input: &InputLine, here: &str) -> Result<()> {
-        let (reads, node) = (&input.reads, input.node);
-        let due = match reads.file {
-            Some(ino) => {
-                // A followed file begins where the job found it.
-                let at = self.files.entry((node, ino)).or_insert(reads.from);
-                std::mem::replace(at, reads.to)
-            }
-            None => {
-                let tasks = self.shares.get_mut(node as usize);
-                let shares = tasks.and_then(|tasks| tasks.get_mut(input.task as usize));
-                let mut shares = shares.into_iter().flatten();
-                let first = shares.next().ok_or_else(|| {
-                    wrong(&format!("{here} read a source, but had nothing to read"))
-                })?;
-                let step = self.begin.step(input);
-                // A share that is read up may end where another goes on.
-                let fits = |share: &Share| {
-                    (share.next, share.step) == (reads.from, step) && share.next < share.end
-                };
-                let share = match fits(first) {
-                    true => first,
-                    false => shares.find(|share| fits(share)).unwrap_or(first),
-                };
-                std::mem::replace(&mut share.next, reads.to)
-            }
-        };
-        match reads.from == due && reads.to >= reads.from {
-            true => Ok(()),
-            false => Err(wrong(&format!(
-                "{here} read {} to {}, but {due} was next",
-                reads.from, reads.to
-            ))),
-        }
-    }
-}
-
-impl Begin {
-    /// How far the chunks of a read are apart.
-    fn step(&self, input: &InputLine) -> u64 {
-        let tasks = || self.tasks.get(input.node as usize).copied().map(u64::from);
-        match input.reads.step {
-            0 => tasks().unwrap_or(1),
-            step => step,
-        }
-    }
-}
-
-/// Of the receipt of an earlier version: the stages of which lines tell that they read a source.
-fn complete(begin: &mut Begin, lines: &[Line]) {
-    begin.reads = vec![None; begin.tasks.len()];
-    begin.shares = vec![Vec::new(); begin.tasks.len()];
-    // Behind a change the stages have other numbers.
-    let others = lines.iter().skip(1).take_while(|line| line.begin.is_none());
-    for input in lines
-        .iter()
-        .take(1)
-        .chain(others)
-        .flat_map(|line| &line.inputs)
-    {
-        let node = input.node as usize;
-        let Some(&tasks) = begin.tasks.get(node) else {
-            continue;
-        };
-        begin.reads[node] = Some(input.source);
-        begin.shares[node] = match input.reads.file {
-            Some(_) => Vec::new(),
-            None => (0..tasks)
-                .map(|task| vec![Share::of_task(task, tasks)])
-                .collect(),
-        };
-    }
-}
-
-async fn inputs(
-    storage: &Arc<dyn Storage>,
-    job: &JobInfo,
-    begin: &Begin,
-    lines: &[Line],
-    audited: &mut Audited,
-) -> Result<()> {
-    let mut reading = Reading::first(begin.clone(), lines)?;
-    for (number, line) in lines.iter().enumerate() {
-        if let (Some(begin), true) = (&line.begin, number > 0) {
-            reading = reading.next(begin.clone())?;
-        }
-        for input in &line.inputs {
-            let reads = &input.reads;
-            let here = format!(
-                "job epoch {}, task {}.{}",
-                line.epoch, input.node, input.task
-            );
-            let begins = first_offset(&**storage, &reading, input, &here).await;
-            reading.take(input, &here)?;
-            let again = match begins {
-                Ok(()) => read_again(storage, &reading, input).await,
-                Err(error) => Err(error),
-            };
-            let again = match again {
-                Err(Error::Storage(StorageError::NotFound(inode))) => {
-                    audited.gone.insert(reading.path(input.source, inode));
-                    continue;
-                }
-                again => again?,
-            };
-            if again != *reads {
-                let what = format!(
-                    "{here} read {} lines with checksum {:08x}, now there are {} with {:08x}: the input has changed",
-                    reads.lines, reads.crc, again.lines, again.crc
-                );
-                return Err(wrong(&what));
-            }
-            audited.lines_in += reads.lines;
-            audited.bytes_in += reads.bytes;
-        }
-    }
-    if job.phase != JobPhase::Done {
-        return Ok(());
-    }
-    for node in 0..reading.begin.tasks.len() {
-        if let Some(chunk) = reading.unread(node)?.first() {
-            let what = format!("the job is done, but stage {node} did not read chunk {chunk}");
-            return Err(wrong(&what));
-        }
-    }
-    Ok(())
-}
-
-/// A followed file is read from its beginning, or from the line on that was not whole when the job began.
-async fn first_offset(
-    storage: &dyn Storage,
-    reading: &Reading,
-    input: &InputLine,
-    here: &str,
-) -> Result<()> {
-    let (reads, begin) = (&input.reads, &reading.begin);
-    let Some(ino) = reads.file else { return Ok(()) };
-    if reading.starts.savepoint || reading.files.contains_key(&(input.node, ino)) {
-        return Ok(());
-    }
-    let mut pinned = begin.sources.get(input.source).into_iter().flatten();
-    let is_right = match pinned.find(|file| file.source.ino == ino) {
-        Some(file) if reads.from == file.data_at && reading.starts.at_beginning => true,
-        Some(file) if reading.starts.at_end => {
-            let (from, len) = (reads.from, file.source.len);
-            let rest = len.saturating_sub(from).min(LINE_BYTES_MAX as u64 + 1);
-            let rest = storage.read(&file.source, from, rest as u32).await?;
-            file.data_at <= from && from <= len && memchr(b'\n', &rest).is_none()
-        }
-        Some(_) => false,
-        None if reads.from == 0 => true,
-        // Behind the header of CSV.
-        None => {
-            let source = Source {
-                ino,
-                generation: reads.generation,
-                len: reads.to,
-            };
-            let head = reads.from.min(PIECE_BYTES) as u32;
-            let head = storage.read(&source, 0, head).await?;
-            memchr(b'\n', &head).is_some_and(|end| end as u64 + 1 == reads.from)
-        }
-    };
-    match is_right {
-        true => Ok(()),
-        false => Err(wrong(&format!(
-            "{here} began to read file {ino} at byte {}, which is not its beginning",
-            reads.from
-        ))),
-    }
-}
-
-async fn read_again(
-    storage: &Arc<dyn Storage>,
-    reading: &Reading,
-    input: &InputLine,
-) -> Result<Reads> {
-    let (from, to) = (input.reads.from, input.reads.to);
-    let generation = input.reads.generation;
-    let mut again = Reads::begin(input.reads.file, generation, from, input.reads.step);
-    if let Some(ino) = input.reads.file {
-        let source = Source {
-            ino,
-            generation,
-            len: to,
-        };
-        let mut bytes = BytesMut::new();
-        let mut at = from;
-        while at < to {
-            let piece = storage
-                .read(&source, at, (to - at).min(PIECE_BYTES) as u32)
-                .await?;
-            if piece.is_empty() {
-                return Err(StorageError::Changed(ino.to_string()).into());
-            }
-            at += piece.len() as u64;
-            bytes.extend_from_slice(&piece);
-        }
-        if let Some(batch) = crate::batch::Batch::from_text(bytes.freeze()) {
-            again.add(to, &batch);
-        }
-        return Ok(again);
-    }
-    let share = Share {
-        next: from,
-        step: reading.begin.step(input),
-        end: to,
-        at: 0,
-    };
-    let pinned = Arc::new(reading.pinned(input.source)?);
-    let chunk_bytes = reading.begin.chunk_bytes;
-    let mut reader = Reader::new(storage.clone(), pinned, chunk_bytes, vec![share]);
-    while !reader.is_done() {
-        let (chunk, batch) = reader.next().await?;
-        again.to = chunk.after();
-        if let Some(batch) = batch {
-            again.add(chunk.after(), &batch);
-        }
-    }
-    Ok(again)
 }

@@ -116,10 +116,13 @@ fn fuzz_messages() {
 
 #[test]
 fn fuzz_receipt() {
-    let seed = r#"{"epoch": 1, "attempt": 2, "members": ["n1"], "inputs": [{"source": 0, "node": 0, "task": 1, "lines": 5,
-        "bytes": 70, "hash": 9, "ranges": []}], "outputs": {"/out": {"lines": 5, "bytes": 60, "sum": 7}},
-        "operators": {"x": "ab"}, "begin": {"job": "j-1", "chunk_bytes": 4096, "sources": [], "tasks": [2],
-        "reads": [0, null], "shares": [[[]]], "goes_on": [0], "savepoint": "s"}}"#;
+    let seed = r#"{"epoch": 1, "attempt": 2, "members": ["n1"], "inputs": [{"source": 0, "node": 0, "task": 1, "file": null,
+        "generation": 0, "from": 0, "to": 2, "lines": 5, "bytes": 70, "crc": 9, "step": 2}],
+        "outputs": {"/out": {"lines": 5, "bytes": 60, "sum": 7}}, "operators": {"x": "ab"}, "begin": {"job": "j-1",
+        "chunk_bytes": 4096, "sources": [[{"path": "/in", "ino": 3, "generation": 1, "len": 70, "data_at": 0}]], "tasks": [2],
+        "reads": [0, null], "shares": [[[{"next": 0, "step": 2, "end": 2, "at": 0}]]], "goes_on": [0], "savepoint": "s",
+        "lengths": {"/out": 5}, "at_end": [false]}}"#;
+    assert!(serde_json::from_str::<receipt::Line>(seed).is_ok());
     let shapes = target("receipt")
         .seeds([seed])
         .run(|bytes| seen(&serde_json::from_slice::<receipt::Line>(bytes)));

@@ -37,8 +37,7 @@ pub struct Reads {
     pub lines: u64,
     pub bytes: u64,
     pub crc: u32,
-    /// 0 of a followed source; also in receipts of earlier versions, where the stage's tasks stand for it.
-    #[serde(default)]
+    /// 0 of a followed source.
     pub step: u64,
 }
 
@@ -65,6 +64,14 @@ impl Reads {
         self.crc = crc32c::crc32c_append(self.crc, lines.bytes());
         self.crc = crc32c::crc32c_append(self.crc, b"\n");
     }
+
+    /// Takes in text up to `to`; lines may go on in the next one.
+    pub fn add_text(&mut self, to: u64, text: &[u8]) {
+        self.to = to;
+        self.lines += memchr::memchr_iter(b'\n', text).count() as u64;
+        self.bytes += text.len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, text);
+    }
 }
 
 /// What was written to one file.
@@ -89,6 +96,15 @@ impl Writes {
         self.lines += other.lines;
         self.bytes += other.bytes;
         self.sum = self.sum.wrapping_add(other.sum);
+    }
+
+    /// Without what was written before; `before` is a part of it.
+    pub fn behind(&self, before: &Self) -> Self {
+        Self {
+            lines: self.lines - before.lines,
+            bytes: self.bytes - before.bytes,
+            sum: self.sum.wrapping_sub(before.sum),
+        }
     }
 }
 
@@ -129,24 +145,19 @@ pub struct Begin {
     pub sources: Vec<Vec<FileLine>>,
     /// Tasks of each stage.
     pub tasks: Vec<u32>,
-    /// The number of the source that each stage reads, if it reads one. Earlier versions wrote nothing from here on.
-    #[serde(default)]
+    /// The number of the source that each stage reads, if it reads one.
     pub reads: Vec<Option<usize>>,
     /// Of each task of each stage, the chunks that it has still to read, if its source is not followed.
-    #[serde(default)]
     pub shares: Vec<Vec<Vec<Share>>>,
     /// The stage before the change whose input each stage goes on with.
-    #[serde(default)]
     pub goes_on: Vec<Option<NodeId>>,
     /// The savepoint that the job began from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub savepoint: Option<String>,
-    /// How long each file was that is written from here on. A folder (it ends with `/`) stands for what was not in it. Earlier versions
-    /// wrote none: what the job writes begins at byte 0.
+    /// How long each file was that is written from here on. A folder (it ends with `/`) stands for what was not in it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub lengths: BTreeMap<String, u64>,
-    /// Whether of each source only what came after the job's start was read. Earlier versions did not say it.
-    #[serde(default)]
+    /// Whether of each source only what came after the job's start was read.
     pub at_end: Vec<bool>,
 }
 
@@ -301,4 +312,25 @@ pub async fn lengths(storage: &dyn Storage, plan: &Plan) -> Result<BTreeMap<Stri
         lengths.extend(try_join_all(some.iter().map(length)).await?);
     }
     Ok(lengths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Batch;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn text_counts_as_its_lines_wherever_it_is_cut(text in "[a\n]{1,30}\n", at in 0..32usize) {
+            let (one, other) = text.split_at(at.min(text.len()));
+            let mut cut = Reads::begin(None, 0, 5, 0);
+            cut.add_text(7, one.as_bytes());
+            cut.add_text(9, other.as_bytes());
+            let mut lines = Reads::begin(None, 0, 5, 0);
+            let batch = Batch::from_text(text.into());
+            lines.add(9, &batch.expect("it is not empty"));
+            prop_assert_eq!(cut, lines);
+        }
+    }
 }

@@ -5,7 +5,9 @@ mod data;
 mod world;
 
 use data::{COUNT, FILTER, exec_job, filtered, numbers, signs};
-use hydfs_types::MemberId;
+use hydfs_types::{JobInfo, MemberId};
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -289,4 +291,132 @@ async fn an_audit_knows_outputs_that_were_removed_and_made_anew() {
     world.write("/out/one", b"a,3\na,40\nmore\n", 0);
     fails(&world, "j", "something else wrote there").await;
     world.check();
+}
+
+/// A job that follows `/in`, and whose receipt is written as if it had read each line of it in a job epoch of its own. The seventh
+/// line of the receipt is longer than two pieces.
+async fn with_a_long_receipt(lines: u64) -> (Arc<World>, Vec<String>) {
+    let world = World::start(1, |_| {}).await;
+    world.knobs.calm.store(true, Relaxed);
+    world.write("/in", &numbers(lines), 0);
+    let spec = "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\n\
+        [[stage]]\nname = \"s\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\n";
+    world.spec("j.toml", spec, 0);
+    let whole = |job: &JobInfo| rainstorm::progress(job).is_some_and(|p| p.rows_out == lines);
+    world.until("j", 20, whole).await;
+    let first: Value = serde_json::from_str(&world.lines("/.jobs/j/receipt")[0]).unwrap();
+    let mut at = 0;
+    let mut receipt = Vec::new();
+    for (line, text) in (1..).zip(world.lines("/in")) {
+        let mut one = first.clone();
+        one["epoch"] = line.into();
+        if line == 7 {
+            one["members"] = vec!["a name of sixteen"; 120_000].into();
+        }
+        if line > 1 {
+            one.as_object_mut().unwrap().remove("begin");
+        }
+        let bytes = text.len() as u64 + 1;
+        let reads = &mut one["inputs"][0];
+        reads["from"] = at.into();
+        reads["to"] = (at + bytes).into();
+        reads["lines"] = 1.into();
+        reads["bytes"] = bytes.into();
+        reads["crc"] = crc32c::crc32c(format!("{text}\n").as_bytes()).into();
+        let sum = crc32c::crc32c(text.as_bytes());
+        let writes = serde_json::json!({ "lines": 1, "bytes": bytes, "sum": sum });
+        one["outputs"] = serde_json::json!({ "/.jobs/j/output": writes });
+        receipt.push(one.to_string());
+        at += bytes;
+    }
+    (world, receipt)
+}
+
+fn write_receipt(world: &World, lines: &[String]) -> u64 {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    world.write("/.jobs/j/receipt", text.as_bytes(), 0);
+    text.len() as u64
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receipt_of_any_length_is_read_in_pieces() {
+    const LINES: u64 = 20_000;
+    const PIECE: u64 = 1 << 20;
+    let (world, receipt) = with_a_long_receipt(LINES).await;
+    assert!(receipt[6].len() as u64 > 2 * PIECE);
+    assert!(write_receipt(&world, &receipt) > 6 * PIECE);
+    let counts = &world.counts;
+    counts.read_bytes_max.store(0, Relaxed);
+    let audited = audit(&world, "j").await.unwrap();
+    assert_eq!(counts.read_bytes_max.load(Relaxed), PIECE);
+    let bytes = world.read("/in").unwrap().len() as u64;
+    assert_eq!(
+        (audited.epochs, audited.lines_in, audited.lines_out),
+        (LINES, LINES, LINES)
+    );
+    assert_eq!((audited.bytes_in, audited.bytes_out), (bytes, bytes));
+
+    // An output that was made anew far behind the beginning is found in it.
+    let all = world.lines("/.jobs/j/output");
+    let rest: String = all[15_000..].iter().map(|l| format!("{l}\n")).collect();
+    world.unlink("/.jobs/j/output");
+    world.write("/.jobs/j/output", rest.as_bytes(), 0);
+    counts.read_bytes_max.store(0, Relaxed);
+    let audited = audit(&world, "j").await.unwrap();
+    assert_eq!(counts.read_bytes_max.load(Relaxed), PIECE);
+    assert_eq!(audited.anew["/.jobs/j/output"], 15_001);
+    assert_eq!(audited.lines_out, LINES - 15_000);
+
+    // So is what does not hold in a late line, and where.
+    let mut bad = receipt.clone();
+    bad[19_000] = bad[19_000].replace("\"lines\":1", "\"lines\":2");
+    write_receipt(&world, &bad);
+    fails(&world, "j", "job epoch 19001, task 0.0 read 2 lines").await;
+    bad[18_000].truncate(50);
+    write_receipt(&world, &bad);
+    fails(&world, "j", "line 18001 of /.jobs/j/receipt is damaged").await;
+    bad.truncate(1);
+    bad.push("x".repeat((32 << 20) + 1));
+    write_receipt(&world, &bad);
+    fails(&world, "j", "line 2 of /.jobs/j/receipt has more than").await;
+    write_receipt(&world, &receipt);
+    world.unlink("/.jobs/j/output");
+    assert_eq!(audit(&world, "j").await.unwrap().gone.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_audit_holds_while_lines_come_and_outputs_are_made_anew() {
+    let world = World::start(2, |_| {}).await;
+    world.write("/in", b"0\n", 0);
+    let spec = "version = 1\n[job]\nepoch_ms = 5\n[[source]]\nname = \"in\"\npath = \"/in\"\nfollow = true\n\
+        [[stage]]\nname = \"all\"\nfrom = \"in\"\nop = { filter = { contains = \"\" } }\n\
+        [[sink]]\nfrom = \"all\"\npath = \"/out/one\"\n\
+        [[sink]]\nfrom = \"all\"\npath = \"/out/two\"\n";
+    world.spec("j.toml", spec, 0);
+    world.until("j", 20, |job| job.epoch.0 > 0).await;
+    let traffic = async {
+        for n in 1.. {
+            world.extend("/in", format!("{n}\n").as_bytes());
+            if n % 500 == 0 && world.read("/out/one").is_some() {
+                world.unlink("/out/one");
+            }
+            sleep(Duration::from_millis(3)).await;
+        }
+    };
+    let audits = async {
+        let mut anew = BTreeSet::new();
+        while anew.len() < 3 {
+            match audit(&world, "j").await {
+                Ok(audited) => {
+                    assert!(!audited.anew.contains_key("/out/two"));
+                    anew.extend(audited.anew.into_values());
+                }
+                // An attempt has made it anew, and not committed yet: somebody may as well have emptied it.
+                Err(error) => assert!(error.to_string().contains("/out/one has 0 bytes")),
+            }
+            sleep(Duration::from_millis(29)).await;
+        }
+    };
+    let audits = tokio::time::timeout(Duration::from_secs(120), audits);
+    tokio::select! { () = traffic => {} audits = audits => audits.unwrap() }
 }

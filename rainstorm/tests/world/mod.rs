@@ -54,6 +54,8 @@ pub struct Counts {
     pub calls: AtomicU64,
     pub wire_bytes: AtomicU64,
     pub read_bytes: AtomicU64,
+    /// Of the largest read.
+    pub read_bytes_max: AtomicU64,
     pub appended_bytes: AtomicU64,
     pub failed_appends: AtomicU64,
 }

@@ -138,10 +138,9 @@ impl Storage for Member {
             let file = Some(file).filter(|file| file.rewritten <= source.generation);
             let file = file.ok_or_else(|| StorageError::Changed(source.ino.to_string()))?;
             let end = (offset + u64::from(len)).min(source.len);
-            self.world
-                .counts
-                .read_bytes
-                .fetch_add(end - offset, Relaxed);
+            let counts = &self.world.counts;
+            counts.read_bytes.fetch_add(end - offset, Relaxed);
+            counts.read_bytes_max.fetch_max(end - offset, Relaxed);
             let base = &file.base;
             let image = file
                 .image
