@@ -74,6 +74,7 @@ async fn every_line_is_there_after_many_deaths() {
     let text = spec("exactly_once = false\nepoch_ms = 20", "rate = \"10000/s\"");
     world.spec("loose.toml", &text, 0);
     world.kill_until_ended(&["loose"]).await;
+    world.done("loose").await;
     let all: BTreeSet<String> = world.lines(OUTPUT).into_iter().collect();
     assert!(input.lines().all(|line| all.contains(line)));
     assert_eq!(all.len(), input.lines().count(), "and nothing else");
