@@ -92,6 +92,14 @@ impl Letters {
         }
     }
 
+    /// The same of a line that a stage has put out: where in a source it came from is not known.
+    pub fn blame_result(&mut self, batch: &Batch, at: usize, error: Error) -> Result<()> {
+        let origin = self.origin.take();
+        let blamed = self.blame(batch, at, error);
+        self.origin = origin;
+        blamed
+    }
+
     /// What was put aside since the last call.
     pub fn take(&mut self) -> Vec<Dead> {
         std::mem::take(&mut self.all)

@@ -4,6 +4,7 @@ use crate::attempt::frame;
 use crate::change;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
+use crate::header::Headers;
 use crate::message::{Deploy, Report, Request, Response};
 use crate::moment::Moment;
 use crate::planted::Planted;
@@ -33,6 +34,7 @@ impl Driver {
     /// Hands the attempt out and commits job epochs until the job is done.
     pub async fn epochs(&self, run: &mut Run) -> Result<(), End> {
         self.find_old_states(run).await;
+        let mut headers = Headers::begin(&self.storage, &run.plan, &run.info).await?;
         self.deploy(run).await?;
         self.tell(&run.info, Moment::HandedOut);
         for barrier in 1.. {
@@ -45,12 +47,14 @@ impl Driver {
             self.tell(&run.info, Moment::Passed { barrier });
             let old = run.positions.clone();
             let mut watermarks = run.merge(&reports);
+            let headers = std::mem::take(&mut headers);
+            watermarks.extend(headers.durable().await?);
             let order = self.rate_order(run.info.id);
             run.positions.rate = order.or(run.positions.rate);
             let done = run.positions.tasks.iter().flatten().all(|task| task.ended);
             if done || !watermarks.is_empty() || run.positions != old {
                 run.positions.border = None;
-                watermarks.extend(self.write_receipt(run, &old, &reports).await?);
+                watermarks.extend(self.write_receipt(run, &old, &reports, &headers).await?);
                 let now = match self.options.planted {
                     Some(Planted::PositionsKept) => old.encode(),
                     _ => run.positions.encode(),
@@ -229,6 +233,7 @@ impl Driver {
         run: &mut Run,
         old: &Positions,
         reports: &[Report],
+        headers: &Headers,
     ) -> Result<Option<(WriterId, Seq)>, End> {
         let Some(writer) = &mut run.receipt else {
             return Ok(None);
@@ -243,7 +248,15 @@ impl Driver {
             }),
             None => None,
         };
-        let mut line = receipt::line(&run.info, &run.plan, first, reports, &names, &run.places)?;
+        let mut line = receipt::line(
+            &run.info,
+            &run.plan,
+            first,
+            headers.written(),
+            reports,
+            &names,
+            &run.places,
+        )?;
         while !line.is_empty() {
             let record = line.split_to(line.len().min(PAYLOAD_BYTES_MAX));
             writer.append(record).await?;

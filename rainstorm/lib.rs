@@ -40,13 +40,16 @@ mod forget;
 #[cfg(test)]
 mod fuzz_tests;
 mod glob;
+mod header;
 mod held;
 mod hold;
 mod inbox;
 mod join;
 mod json_lines;
+mod json_rows;
 mod kernel;
 mod key;
+mod layout;
 mod legacy;
 mod links;
 mod load;

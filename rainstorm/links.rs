@@ -6,7 +6,7 @@
 use crate::attempt::Context;
 use crate::batch::{BATCH_BYTES, Batch, LINE_BYTES_MAX, Lines};
 use crate::csv;
-use crate::dead::Dead;
+use crate::dead::{Dead, Letters};
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::inbox::{Inbox, Item, Offer, window};
@@ -106,14 +106,14 @@ impl Links {
         })
     }
 
-    /// Passes a batch of results on.
-    pub async fn send(&mut self, batch: Batch) -> Result<()> {
-        self.pass(batch, false).await
+    /// Passes a batch of results on. Lines that a sink cannot write are put aside.
+    pub async fn send(&mut self, batch: Batch, letters: &mut Letters) -> Result<()> {
+        self.pass(batch, false, letters).await
     }
 
     /// Passes on what came too late.
-    pub async fn send_late(&mut self, batch: Batch) -> Result<()> {
-        self.pass(batch, true).await
+    pub async fn send_late(&mut self, batch: Batch, letters: &mut Letters) -> Result<()> {
+        self.pass(batch, true, letters).await
     }
 
     /// Writes dead letters, one JSON object a line.
@@ -147,10 +147,9 @@ impl Links {
         }
     }
 
-    async fn pass(&mut self, batch: Batch, late: bool) -> Result<()> {
+    async fn pass(&mut self, batch: Batch, late: bool, letters: &mut Letters) -> Result<()> {
         for (_, output) in self.outputs.iter_mut().filter(|(of, _)| *of == late) {
-            self.rows_out += batch.count() as u64;
-            output.write(&batch).await?;
+            self.rows_out += output.write(&batch, letters).await?;
         }
         for edge in self.edges.iter_mut().filter(|edge| edge.late == late) {
             match &edge.route {
@@ -310,7 +309,11 @@ async fn outlet(context: &Arc<Context>, me: TaskId, sink: &SinkPlan) -> Result<O
     let path = match sink.parts {
         Parts::Values(column) => {
             let target = context.output(sink.path.clone());
-            return Ok(Outlet::Folder(Folder::new(target, column)));
+            return Ok(Outlet::Folder(Folder::new(
+                target,
+                column,
+                sink.layout.clone(),
+            )));
         }
         Parts::Tasks => sink.task_path(context.step(me.node), me.task),
         Parts::One => sink.path.clone(),
@@ -319,7 +322,7 @@ async fn outlet(context: &Arc<Context>, me: TaskId, sink: &SinkPlan) -> Result<O
     if me.task == 0 || sink.parts == Parts::Tasks {
         output.open().await?;
     }
-    Ok(Outlet::File(Box::new(output)))
+    Ok(Outlet::File(Box::new(output), sink.layout.clone()))
 }
 
 fn channel(context: &Arc<Context>, me: TaskId, to: TaskId) -> Result<Channel> {

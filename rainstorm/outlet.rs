@@ -6,7 +6,10 @@
 
 use crate::batch::{Batch, Lines};
 use crate::csv;
+use crate::dead::Letters;
 use crate::error::{Error, Result};
+use crate::header;
+use crate::layout::Layout;
 use crate::receipt::Writes;
 use crate::sink::{Mark, Output, Target};
 use sha2::{Digest, Sha256};
@@ -21,23 +24,29 @@ const NAME_BYTES_MAX: usize = 200;
 
 /// One sink of a task.
 pub enum Outlet {
-    File(Box<Output>),
+    File(Box<Output>, Layout),
     Folder(Folder),
 }
 
 impl Outlet {
-    /// Takes lines.
-    pub async fn write(&mut self, batch: &Batch) -> Result<()> {
+    /// Takes lines; how many it writes of them. The others are put aside.
+    pub async fn write(&mut self, batch: &Batch, letters: &mut Letters) -> Result<u64> {
         match self {
-            Self::File(output) => output.write(batch).await,
-            Self::Folder(folder) => folder.write(batch).await,
+            Self::File(output, layout) => {
+                let Some(lines) = layout.lay_out(batch, letters)? else {
+                    return Ok(0);
+                };
+                output.write(&lines).await?;
+                Ok(lines.count() as u64)
+            }
+            Self::Folder(folder) => folder.write(batch, letters).await,
         }
     }
 
     /// Hands over everything and returns what has to become durable.
     pub async fn barrier(&mut self) -> Result<Vec<Mark>> {
         match self {
-            Self::File(output) => Ok(output.barrier().await?.into_iter().collect()),
+            Self::File(output, _) => Ok(output.barrier().await?.into_iter().collect()),
             Self::Folder(folder) => folder.barrier().await,
         }
     }
@@ -45,7 +54,7 @@ impl Outlet {
     /// What was written to the file since the last call; of a folder see `take_files`.
     pub fn take_writes(&mut self) -> Writes {
         match self {
-            Self::File(output) => output.take_writes(),
+            Self::File(output, _) => output.take_writes(),
             Self::Folder(_) => Writes::default(),
         }
     }
@@ -53,14 +62,14 @@ impl Outlet {
     /// What was written to each file of a folder since the last call.
     pub fn take_files(&mut self) -> Vec<(String, Writes)> {
         match self {
-            Self::File(_) => Vec::new(),
+            Self::File(..) => Vec::new(),
             Self::Folder(folder) => std::mem::take(&mut folder.writes),
         }
     }
 
     pub async fn close(self) {
         match self {
-            Self::File(output) => output.close().await,
+            Self::File(output, _) => output.close().await,
             Self::Folder(folder) => {
                 for (_, file) in folder.files {
                     file.output.close().await;
@@ -75,6 +84,7 @@ pub struct Folder {
     /// Of the folder; its files have paths below it.
     target: Target,
     column: usize,
+    layout: Layout,
     files: BTreeMap<String, File>,
     touched: usize,
     writes: Vec<(String, Writes)>,
@@ -88,25 +98,29 @@ struct File {
 
 impl Folder {
     /// An empty one, at the path of `target`.
-    pub fn new(target: Target, column: usize) -> Self {
+    pub fn new(target: Target, column: usize, layout: Layout) -> Self {
         Self {
             target,
             column,
+            layout,
             files: BTreeMap::new(),
             touched: 0,
             writes: Vec::new(),
         }
     }
 
-    async fn write(&mut self, batch: &Batch) -> Result<()> {
+    async fn write(&mut self, batch: &Batch, letters: &mut Letters) -> Result<u64> {
+        let mut written = 0;
         let mut parts: BTreeMap<String, Lines> = BTreeMap::new();
         for line in batch.lines() {
             let value = csv::value(csv::field(line, self.column).unwrap_or_default());
             parts.entry(name(&value)).or_default().push(line);
         }
         for (name, mut lines) in parts {
-            if let Some(lines) = lines.take() {
-                self.file(&name)?.write(&lines).await?;
+            let Some(lines) = lines.take() else { continue };
+            if let Some(lines) = self.layout.lay_out(&lines, letters)? {
+                self.file(&name).await?.write(&lines).await?;
+                written += lines.count() as u64;
             }
         }
         let files = self.files.values();
@@ -115,11 +129,11 @@ impl Folder {
                 file.output.flush().await?;
             }
         }
-        Ok(())
+        Ok(written)
     }
 
     /// The file of that name, which is written now.
-    fn file(&mut self, name: &str) -> Result<&mut Output> {
+    async fn file(&mut self, name: &str) -> Result<&mut Output> {
         let dir = &self.target.path;
         let touched = self.files.get(name).map(|file| file.touched);
         if touched != Some(true) && self.touched >= FILES_MAX {
@@ -135,6 +149,15 @@ impl Folder {
                 "{what}: the next attempt goes on with none"
             )));
         }
+        let mut header = None;
+        if touched.is_none()
+            && let Some(line) = self.layout.header()
+        {
+            // Nobody else writes it for the job, and what earlier attempts committed is in it.
+            let path = format!("{dir}/{name}");
+            let is_empty = header::is_empty(&*self.target.storage, &path).await?;
+            header = Some(line).filter(|_| is_empty);
+        }
         let file = self.files.entry(name.to_owned()).or_insert_with(|| File {
             output: Output::new(
                 Target {
@@ -145,6 +168,9 @@ impl Folder {
             ),
             touched: false,
         });
+        if let Some(header) = header {
+            file.output.begin(&header);
+        }
         self.touched += usize::from(!std::mem::replace(&mut file.touched, true));
         Ok(&mut file.output)
     }

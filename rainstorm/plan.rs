@@ -5,6 +5,7 @@ use crate::aggregate::Aggregate;
 use crate::dedup::DedupSpec;
 use crate::event_time::TimeFormat;
 use crate::join::JoinSpec;
+use crate::layout::Layout;
 use crate::range::Ranges;
 use crate::seams::Source;
 use crate::spec::{ExecSpec, Mapping, Test};
@@ -151,6 +152,7 @@ pub struct SinkPlan {
     /// One task writes it, and nobody else of the job.
     pub alone: bool,
     pub parts: Parts,
+    pub layout: Layout,
 }
 
 impl SinkPlan {
@@ -218,6 +220,24 @@ impl Plan {
         self.steps
             .iter()
             .flat_map(|step| step.sinks.iter().map(|sink| sink.path.as_str()))
+    }
+
+    /// The files of its sinks that are there from the beginning on: not those that come with values. One may be named several times.
+    pub fn files(&self) -> impl Iterator<Item = (String, &Layout)> {
+        let all = self.steps.iter().flat_map(|step| {
+            let sinks = step.sinks.iter();
+            sinks.map(move |sink| (step, sink))
+        });
+        all.flat_map(|(step, sink)| {
+            let paths = match sink.parts {
+                Parts::One => vec![sink.path.clone()],
+                Parts::Tasks => (0..step.tasks)
+                    .map(|task| sink.task_path(step, task))
+                    .collect(),
+                Parts::Values(_) => Vec::new(),
+            };
+            paths.into_iter().map(|path| (path, &sink.layout))
+        })
     }
 
     /// The paths of the sources that a node's lines come from, as the spec has them.

@@ -6,6 +6,7 @@ use crate::csv;
 use crate::ends;
 use crate::error::{Error, Result};
 use crate::glob::{self, Found};
+use crate::header;
 use crate::lookup;
 use crate::meaning;
 use crate::options::Options;
@@ -148,6 +149,9 @@ pub async fn check(
     let saved = saved(storage, path, owner, &text).await?;
     let before = saved.as_ref().map(|(before, _)| before);
     let ready = resolve(storage, options, path, (name, owner), text, before).await?;
+    header::check(storage, (&ready.spec, &ready.plan), name)
+        .await
+        .map_err(|fail| failed(fail, path, &ready.text))?;
     if let Some((before, start)) = saved {
         return begin_from(&before, &start, path, ready);
     }
@@ -261,11 +265,8 @@ pub async fn resolve(
     before: Option<&Before>,
 ) -> Result<Ready> {
     let json = path.ends_with(".json");
-    let located = |fault: Fault| Error::Spec(fault.located(path, &text));
-    let of_fail = |fail| match fail {
-        Fail::Fault(fault) => located(fault),
-        Fail::Later(error) => error.into(),
-    };
+    let of_fail = |fail| failed(fail, path, &text);
+    let located = |fault: Fault| of_fail(Fail::Fault(fault));
     if text.len() > SPEC_BYTES_MAX {
         let what = format!("the spec has {} bytes", text.len());
         let remedy = format!("keep it below {SPEC_BYTES_MAX}");
@@ -354,6 +355,13 @@ impl Fail {
             true => Self::Later(error),
             false => Self::Fault(Fault::new(at, error.to_string(), remedy)),
         }
+    }
+}
+
+fn failed(fail: Fail, path: &str, text: &str) -> Error {
+    match fail {
+        Fail::Fault(fault) => Error::Spec(fault.located(path, text)),
+        Fail::Later(error) => error.into(),
     }
 }
 

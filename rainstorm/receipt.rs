@@ -179,11 +179,12 @@ pub struct First<'a> {
     pub lengths: BTreeMap<String, u64>,
 }
 
-/// The line of a job epoch.
+/// The line of a job epoch. `headers`: the lines that files begin with since then, beside what tasks report.
 pub fn line(
     info: &JobInfo,
     plan: &Plan,
     first: Option<First<'_>>,
+    headers: &BTreeMap<String, Writes>,
     reports: &[Report],
     names: &BTreeMap<MemberId, String>,
     places: &[Vec<MemberId>],
@@ -203,7 +204,7 @@ pub fn line(
         attempt: info.attempt.0.into(),
         members,
         inputs: Vec::new(),
-        outputs: BTreeMap::new(),
+        outputs: headers.clone(),
         operators: BTreeMap::new(),
         begin: first.map(|first| begin(info, plan, first)),
     };

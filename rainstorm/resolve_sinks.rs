@@ -1,14 +1,19 @@
 //! The sinks of a plan: which node writes which file, each file once.
 
 use crate::aggregate::{Aggregate, Kind};
-use crate::columns::number;
+use crate::columns::{Columns, number, numbers};
 use crate::glob;
+use crate::json_rows::Members;
+use crate::layout::{HEADER_BYTES_MAX, Layout};
 use crate::plan::{Input, NodeId, Op, Parts, Route, SinkPlan, default_output};
 use crate::receipt::receipt_path;
 use crate::resolve::{Builder, FeedInput, once};
-use crate::spec::SinkSpec;
+use crate::spec::{From, Partition, SinkFormat, SinkSpec};
 use crate::spec_tree::Fault;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A node, and whether what came too late there is meant.
+type Output = (NodeId, bool);
 
 impl Builder<'_> {
     /// What stages put out is written where the spec says, or to the job's default output.
@@ -52,7 +57,12 @@ impl Builder<'_> {
                 let at = self.spec.stages.last().map_or(0, |stage| stage.at);
                 return Err(Fault::new(at, what, "add a [[sink]] for each"));
             };
-            self.write(end, default_output(name), false, Parts::One);
+            self.write(
+                (end, false),
+                default_output(name),
+                Parts::One,
+                Layout::Lines,
+            );
         }
         self.mark_alone();
         let loose = self.steps.iter().find(|step| {
@@ -83,12 +93,13 @@ impl Builder<'_> {
         });
     }
 
-    fn write(&mut self, node: NodeId, path: String, late: bool, parts: Parts) {
+    fn write(&mut self, (node, late): Output, path: String, parts: Parts, layout: Layout) {
         let sink = SinkPlan {
             path,
             late,
             alone: false,
             parts,
+            layout,
         };
         self.steps[node as usize].sinks.push(sink);
     }
@@ -96,6 +107,7 @@ impl Builder<'_> {
     fn sink(&mut self, sink: &SinkSpec, path: String) -> Result<(), Fault> {
         let mut nodes = Vec::new();
         let mut parts = Vec::new();
+        let mut layouts: Vec<Layout> = Vec::new();
         for (at, from) in sink.from.iter().enumerate() {
             once(&sink.from[..at], from)?;
             let feed = self.feed(from)?;
@@ -108,10 +120,30 @@ impl Builder<'_> {
                 (None, true) => Parts::Tasks,
                 (None, false) => Parts::One,
             });
+            layouts.push(layout(sink, from, feed.columns)?);
+            if sink.format == SinkFormat::Csv && layouts[0] != layouts[at] {
+                let what = format!(
+                    "`{}` has other columns than `{}`, but a CSV file has one header",
+                    from.name, sink.from[0].name
+                );
+                let remedy = "make them alike with `select` or `map`, or give each its own sink";
+                return Err(Fault::new(from.at, what, remedy));
+            }
         }
-        if !sink.json {
-            for ((node, late), parts) in nodes.into_iter().zip(parts) {
-                self.write(node, path.clone(), late, parts);
+        if let (Some(by), SinkFormat::Csv) = (&sink.by, sink.format) {
+            let one = match (&nodes[..], &parts[..]) {
+                (&[output], &[Parts::Values(column)]) => self.one_task_each(output, column)?,
+                _ => false,
+            };
+            if !one {
+                let what = "several tasks may write a file of this CSV sink, which one of them has to begin with its header";
+                let remedy = "let one stage write it, with `tasks = 1`, or with `partition = \"key\"` and the column of `by` as `key`";
+                return Err(Fault::new(by.at, what, remedy));
+            }
+        }
+        if sink.format != SinkFormat::Json {
+            for ((output, parts), layout) in nodes.into_iter().zip(parts).zip(layouts) {
+                self.write(output, path.clone(), parts, layout);
             }
             return Ok(());
         }
@@ -143,8 +175,72 @@ impl Builder<'_> {
         let origins = self.origins[node as usize].clone();
         let input = Input::Nodes(vec![node]);
         let gather = self.add(&name, Op::Aggregate(gather), 1, input, origins, None);
-        self.write(gather, path, false, Parts::One);
+        self.write((gather, false), path, Parts::One, Layout::Lines);
         self.link(node, gather, Route::Straight, false);
         Ok(())
     }
+
+    /// Whether lines with equal values in that column of what a node puts out always come from the same of its tasks.
+    fn one_task_each(&self, (node, late): Output, column: usize) -> Result<bool, Fault> {
+        let step = &self.steps[node as usize];
+        let stage = self.spec.stages.iter().find(|s| s.name == step.stage());
+        let Some(stage) = stage.filter(|stage| stage.name == step.name) else {
+            return Ok(step.tasks == 1);
+        };
+        if stage.scale.map_or(step.tasks, |bounds| bounds.max) == 1 {
+            return Ok(true);
+        }
+        let key = match &stage.partition {
+            Partition::Key(by) if by.len() == 1 => &by[0],
+            Partition::Range(by, _) => by,
+            _ => return Ok(false),
+        };
+        let key = number(key, self.feed(&stage.from[0])?.columns.as_deref())?;
+        Ok(match (&step.op, late) {
+            (Op::Aggregate(spec), false) => column == if spec.window.is_some() { 2 } else { 0 },
+            (Op::Select(columns), false) => columns.get(column) == Some(&key),
+            (Op::Filter { .. } | Op::Dedup(_) | Op::Lookup(_) | Op::Join(_), false) | (_, true) => {
+                column == key
+            }
+            _ => false,
+        })
+    }
+}
+
+/// How a sink writes what comes `from` a stage with these columns.
+fn layout(sink: &SinkSpec, from: &From, columns: Columns) -> Result<Layout, Fault> {
+    let (format, columns) = match (sink.format, columns) {
+        (SinkFormat::Lines | SinkFormat::Json, _) => return Ok(Layout::Lines),
+        (SinkFormat::Csv, columns) => ("csv", columns),
+        (SinkFormat::JsonLines, columns) => ("json-lines", columns),
+    };
+    let Some(columns) = columns else {
+        let what = format!(
+            "`format = \"{format}\"` needs names of columns, and nothing names those of `{}`",
+            from.name
+        );
+        let remedy = "add `columns = […]` to the stage or its source, or use `format = \"lines\"`";
+        return Err(Fault::new(from.at, what, remedy));
+    };
+    let remedy = "name the columns otherwise, with `columns = […]`, or use `format = \"lines\"`";
+    if sink.format == SinkFormat::Csv {
+        let unfit = columns.iter().find(|name| name.contains(['\n', '\r']));
+        let layout = Layout::Csv(columns.clone());
+        let bytes = layout.header().map_or(0, |header| header.len());
+        let what = match unfit {
+            Some(name) => format!("the name {name:?} of a column holds a line end"),
+            None if bytes > HEADER_BYTES_MAX => {
+                format!("a header of {bytes} bytes is longer than {HEADER_BYTES_MAX}")
+            }
+            None => return Ok(layout),
+        };
+        return Err(Fault::new(from.at, what, remedy));
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = columns.iter().find(|name| !seen.insert(*name)) {
+        let what = format!("two columns of `{}` have the name `{twice}`", from.name);
+        return Err(Fault::new(from.at, what, remedy));
+    }
+    let numbers = numbers(&sink.numbers, Some(&columns))?;
+    Ok(Layout::JsonLines(Members::new(columns, &numbers)))
 }

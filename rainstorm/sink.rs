@@ -140,6 +140,13 @@ impl Output {
         self.writer.open().await
     }
 
+    /// Takes the first line of the file.
+    pub fn begin(&mut self, header: &[u8]) {
+        self.writes.add(header);
+        self.buffer.extend_from_slice(header);
+        self.buffer.push(b'\n');
+    }
+
     /// Takes lines.
     pub async fn write(&mut self, batch: &Batch) -> Result<()> {
         batch.lines().for_each(|line| self.writes.add(line));

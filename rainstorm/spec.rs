@@ -112,14 +112,27 @@ pub struct StageSpec {
     pub partition: Partition,
 }
 
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkFormat {
+    Lines,
+    /// Behind a header.
+    Csv,
+    /// An object a line.
+    JsonLines,
+    /// One document.
+    Json,
+}
+
 #[derive(Debug, Clone)]
 pub struct SinkSpec {
     pub at: usize,
     pub from: Vec<From>,
     /// `None` is the job's own `output`.
     pub path: Option<String>,
-    /// One JSON document instead of lines.
-    pub json: bool,
+    pub format: SinkFormat,
+    /// Columns whose values are numbers of JSON lines.
+    pub numbers: Vec<Column>,
     /// The path ends with `/`: a folder.
     pub folder: bool,
     /// A file of the folder for each value of this column; else for each task.
@@ -292,6 +305,18 @@ pub struct LookupSpec {
 }
 
 impl Spec {
+    /// Where the sink stands that writes a file: that of its path, of its folder, or of the default output.
+    pub fn sink_at(&self, file: &str) -> usize {
+        let folder = file.rsplit_once('/').map(|(folder, _)| folder);
+        let is_of = |sink: &&SinkSpec| match &sink.path {
+            Some(path) => path == file || sink.folder && Some(&**path) == folder,
+            None => false,
+        };
+        let found = self.sinks.iter().find(is_of);
+        let default = || self.sinks.iter().find(|sink| sink.path.is_none());
+        found.or_else(default).map_or(0, |sink| sink.at)
+    }
+
     /// Reads a spec; `json` by its ending.
     pub fn parse(text: &str, json: bool) -> Result<Self, Fault> {
         let root = if json {
@@ -324,7 +349,7 @@ impl Spec {
         if let Some(sink) = spec
             .sinks
             .iter()
-            .find(|sink| sink.json && !spec.exactly_once)
+            .find(|sink| sink.format == SinkFormat::Json && !spec.exactly_once)
         {
             let what = "`format = \"json\"` with `exactly_once = false`";
             let remedy = "leave one of them out: readers would see half a document";

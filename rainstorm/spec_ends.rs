@@ -1,8 +1,8 @@
 //! The ends of a job as written: sources and sinks.
 
 use crate::spec::{
-    ClockSpec, Format, SPAN_MS_MAX, SinkSpec, SourceSpec, clean_path, column, from, name,
-    time_format, word,
+    ClockSpec, Format, SPAN_MS_MAX, SinkFormat, SinkSpec, SourceSpec, clean_path, column, columns,
+    from, name, time_format, word,
 };
 use crate::spec_tree::{Fault, Node, Table};
 
@@ -106,12 +106,22 @@ fn clock(table: &Table<'_>) -> Result<Option<ClockSpec>, Fault> {
 
 /// Reads a `[[sink]]`.
 pub fn sink(node: &Node) -> Result<SinkSpec, Fault> {
-    let table = Table::of(node, "[[sink]]", &["from", "path", "format", "by"])?;
+    let table = Table::of(
+        node,
+        "[[sink]]",
+        &["from", "path", "format", "by", "numbers"],
+    )?;
     let from = from(&table)?;
     let text = table.text("path")?;
     let folder = text.as_ref().is_some_and(|(path, _)| path.ends_with('/'));
     let path = text.map(|(path, at)| clean_path(&path, at)).transpose()?;
-    let json = word(&table, "format", &[("lines", false), ("json", true)])?;
+    let formats = [
+        ("lines", SinkFormat::Lines),
+        ("csv", SinkFormat::Csv),
+        ("json-lines", SinkFormat::JsonLines),
+        ("json", SinkFormat::Json),
+    ];
+    let format = word(&table, "format", &formats)?;
     let by = table.get("by").map(column).transpose()?;
     match &by {
         Some(by) if !folder => {
@@ -119,19 +129,25 @@ pub fn sink(node: &Node) -> Result<SinkSpec, Fault> {
             let remedy = "end its `path` with `/`, or leave `by` out";
             return Err(Fault::new(by.at, what, remedy));
         }
-        _ if folder && json => {
+        _ if folder && format == SinkFormat::Json => {
             let at = table.get("format").map_or(node.at, |node| node.at);
             let what = "`format = \"json\"` of a sink that is a folder";
-            let remedy = "a document is one file: end `path` without `/`, or use \"lines\"";
+            let remedy = "a document is one file: end `path` without `/`, or use \"json-lines\"";
             return Err(Fault::new(at, what, remedy));
         }
         _ => {}
+    }
+    let numbers = table.get("numbers");
+    if let Some(numbers) = numbers.filter(|_| format != SinkFormat::JsonLines) {
+        let what = "`numbers` of a sink whose `format` is not \"json-lines\"";
+        return Err(Fault::new(numbers.at, what, "leave it out"));
     }
     Ok(SinkSpec {
         at: node.at,
         from,
         path,
-        json,
+        format,
+        numbers: numbers.map(columns).transpose()?.unwrap_or_default(),
         folder,
         by,
     })

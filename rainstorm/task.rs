@@ -145,15 +145,15 @@ impl Task {
 
     async fn pass(&mut self, out: &mut Vec<Batch>) -> Result<()> {
         for batch in out.drain(..) {
-            self.links.send(batch).await?;
+            self.links.send(batch, &mut self.letters).await?;
+        }
+        if let Some(late) = self.operator.take_late() {
+            self.links.send_late(late, &mut self.letters).await?;
         }
         let dead = self.letters.take();
         if !dead.is_empty() {
             self.counters.dead += dead.len() as u64;
             self.links.bury(dead).await?;
-        }
-        if let Some(late) = self.operator.take_late() {
-            self.links.send_late(late).await?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use crate::follow::file_task;
 use crate::meaning;
-use crate::plan::{Input, NodeId, Op, Plan};
+use crate::plan::{Input, NodeId, Op, Plan, SinkPlan};
 use crate::position::{Border, FilePosition, Inherited, Positions, Share, TaskPosition};
 use crate::reader;
 use crate::shares;
@@ -58,6 +58,7 @@ pub fn onto(
         notes: Vec::new(),
     };
     change.check_states()?;
+    change.check_sinks()?;
     let goes_on = change.readers()?;
     let mut tasks: Vec<Vec<TaskPosition>> = Vec::new();
     for (node, reads) in (0..).zip(&goes_on) {
@@ -153,6 +154,27 @@ impl Change<'_> {
         }
         let words = |name: &&String| format!("stage `{name}` and its state are gone");
         self.notes.extend(gone.iter().map(words));
+        Ok(())
+    }
+
+    /// A file goes on as it began.
+    fn check_sinks(&self) -> Result<(), Fault> {
+        let sinks = |plan: &'_ Plan| -> Vec<SinkPlan> {
+            let steps = plan.steps.iter();
+            steps.flat_map(|step| step.sinks.clone()).collect()
+        };
+        let old = sinks(self.old.plan);
+        for sink in sinks(self.new.plan) {
+            let mut same = old.iter().filter(|old| old.path == sink.path);
+            if same.any(|old| !old.layout.goes_on_as(&sink.layout)) {
+                let what = format!(
+                    "the sink `{}` would go on in another format, or with other columns in its header",
+                    sink.path
+                );
+                let remedy = format!("give it another `path`, leave it as it was, {ANEW}");
+                return Err(Fault::new(self.new.spec.sink_at(&sink.path), what, remedy));
+            }
+        }
         Ok(())
     }
 

@@ -60,6 +60,7 @@ async fn the_examples_of_the_job_reference_run() {
         _,
         paced,
         folder,
+        formats,
         windows,
         join,
         confined,
@@ -94,6 +95,16 @@ async fn the_examples_of_the_job_reference_run() {
         world
             .read("/out/by-category/Warning, %22Curve%22")
             .is_some()
+    );
+    world.spec("formats.toml", formats, 0);
+    world.done("formats").await;
+    let posts = world.lines("/out/posts.csv");
+    assert_eq!((posts.len(), &*posts[0]), (501, "OBJECTID,Category"));
+    let counts = world.lines("/out/counts.jsonl");
+    let limit = counts.iter().find(|line| line.contains("Speed Limit"));
+    assert!(
+        JOBS.contains(&format!("\n{}\n", limit.unwrap())),
+        "{limit:?}"
     );
     world.write("/clicks", b"a\nb\na\n", 0);
     world.spec("paced.toml", paced, 0);
