@@ -36,8 +36,8 @@ pub const EXECUTABLE_BYTES_MAX: usize = 256 << 20;
 
 /// Runs task `id` from `start` until it ends or the attempt does.
 pub async fn run(context: Arc<Context>, id: TaskId, start: TaskPosition) -> Result<()> {
-    let operator = operator(&context, id, &start).await?;
-    let state = matches!(operator, Operator::Stateful(_)).then(|| {
+    let mut operator = operator(&context, id, &start).await?;
+    let state = operator.state().map(|_| {
         let target = context.target(context.state_path(id));
         StateLog::new(target, start.state, !start.inherits.is_empty())
     });
@@ -178,9 +178,8 @@ impl Task {
             if let Some(state) = self.state.take() {
                 state.close().await;
             }
-        } else if let (Some(log), Operator::Stateful(state)) = (&mut self.state, &mut self.operator)
-        {
-            let (file, mark) = log.save(&mut **state).await?;
+        } else if let (Some(log), Some(state)) = (&mut self.state, self.operator.state()) {
+            let (file, mark) = log.save(state).await?;
             self.position.state = file;
             self.position.inherits.clear();
             marks.extend(mark);
@@ -198,8 +197,8 @@ impl Task {
             reads,
             writes: self.links.take_writes(),
             files: self.links.take_files(),
-            held: match &self.operator {
-                Operator::Stateful(state) if !last => state.held(),
+            held: match self.operator.state() {
+                Some(state) if !last => state.held(),
                 _ => Held::default(),
             },
             load: self.meter.take(self.links.take_blocked(), behind),
@@ -240,7 +239,7 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
         }
         (_, None) => return Err(Error::Job(format!("task {id} has no operator"))),
     };
-    if let Operator::Stateful(state) = &mut operator {
+    if let Some(state) = operator.state() {
         let (task, tasks) = (id.task, context.step(id.node).tasks);
         let mut states = start.states(&context.info, id.node, task);
         if context.options.planted == Some(Planted::StateForgotten) {
@@ -248,9 +247,9 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
         }
         for file in states {
             let keys = Keys { task, tasks };
-            state_log::restore(&*context.storage, &file, keys, &mut **state).await?;
+            state_log::restore(&*context.storage, &file, keys, state).await?;
         }
-        work_on(&mut **state, |state| state.restored())?;
+        work_on(state, |state| state.restored())?;
     }
     Ok(operator)
 }
