@@ -66,6 +66,7 @@ mod rate;
 mod reach;
 mod reader;
 mod receipt;
+mod remembered;
 mod resolve;
 mod resolve_sinks;
 mod rights;

@@ -62,7 +62,7 @@ impl Operator {
             }),
             Op::Dedup(spec) => Self::Stateful(Box::new(Dedup::new(spec.clone(), room()))),
             Op::Join(spec) => Self::Stateful(Box::new(Join::new(spec.clone(), room()))),
-            Op::Lookup(_) | Op::Exec(_) => return None,
+            Op::Lookup(_) | Op::Exec { .. } => return None,
         })
     }
 
@@ -123,6 +123,7 @@ impl Operator {
     pub fn state(&mut self) -> Option<&mut dyn State> {
         match self {
             Self::Stateful(state) => Some(&mut **state),
+            Self::Exec(exec) => exec.state(),
             _ => None,
         }
     }

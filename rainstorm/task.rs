@@ -21,6 +21,7 @@ use crate::planted::Planted;
 use crate::position::TaskPosition;
 use crate::process::Program;
 use crate::receipt::Reads;
+use crate::remembered::Remembered;
 use crate::sink::Mark;
 use crate::spec::{ExecSpec, Place};
 use crate::state_log::{self, StateLog};
@@ -225,14 +226,24 @@ async fn conclude(
 async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> Result<Operator> {
     let op = &context.step(id.node).op;
     let room = || context.rooms.room();
+    let keys = Keys {
+        task: id.task,
+        tasks: context.step(id.node).tasks,
+    };
     let mut operator = match (op, Operator::built_in(op, room)) {
         (_, Some(operator)) => operator,
-        (Op::Exec(spec), None) => {
+        (Op::Exec { spec, state }, None) => {
             let works = match &context.options.stand_in {
+                Some(_) if state.is_some() => {
+                    let what = format!("operator {}: what stands in for it here", spec.place);
+                    return Err(Error::Job(format!("{what} keeps no state")));
+                }
                 Some(stand_in) => Works::StandIn(stand_in.clone()),
                 None => Works::Program(program(context, id, spec).await?),
             };
-            Operator::Exec(Box::new(Exec::new(spec.clone(), works)))
+            let columns = state.as_ref().map(Vec::len);
+            let remembered = columns.map(|columns| Remembered::new(keys, columns, room()));
+            Operator::Exec(Box::new(Exec::new(spec.clone(), works, remembered)))
         }
         (Op::Lookup(spec), None) => {
             Operator::Lookup(Box::new(Index::load(context, id.node, spec.clone()).await?))
@@ -240,13 +251,11 @@ async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> R
         (_, None) => return Err(Error::Job(format!("task {id} has no operator"))),
     };
     if let Some(state) = operator.state() {
-        let (task, tasks) = (id.task, context.step(id.node).tasks);
-        let mut states = start.states(&context.info, id.node, task);
+        let mut states = start.states(&context.info, id.node, id.task);
         if context.options.planted == Some(Planted::StateForgotten) {
             states.clear();
         }
         for file in states {
-            let keys = Keys { task, tasks };
             state_log::restore(&*context.storage, &file, keys, state).await?;
         }
         work_on(state, |state| state.restored())?;
