@@ -8,7 +8,7 @@ use crate::decimal::Decimal;
 use crate::error::{Error, Result};
 use crate::key::{Keys, push_key, write_key};
 use crate::room::Room;
-use crate::stateful::{Held, PIECE_BYTES, Stateful};
+use crate::stateful::{Held, PIECE_BYTES, State, Stateful};
 use crate::table::{Delta, Table, Value, Which};
 use crate::window::WindowSpec;
 use bytes::Bytes;
@@ -341,7 +341,9 @@ impl Stateful for Totals {
             false => self.write(Which::All, out),
         }
     }
+}
 
+impl State for Totals {
     fn begin_save(&mut self, full: bool) -> Result<()> {
         self.totals.begin(Which::to_save(full))?;
         self.pairs.begin(Which::to_save(full))

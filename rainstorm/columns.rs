@@ -95,13 +95,9 @@ pub fn operator(op: &OpSpec, columns: Option<&[String]>) -> Result<(Op, Columns)
             let by = numbers(by, columns)?;
             (Op::Dedup(DedupSpec { by, within }), same())
         }
-        OpSpec::Aggregate(_) | OpSpec::Join { .. } | OpSpec::Lookup(_) => {
+        OpSpec::Aggregate(_) | OpSpec::Join { .. } | OpSpec::Lookup(_) | OpSpec::Exec { .. } => {
             unreachable!("the builder resolves these itself")
         }
-        OpSpec::Exec {
-            exec,
-            columns: after,
-        } => (Op::Exec(exec.clone()), after.clone()),
     })
 }
 

@@ -45,7 +45,7 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 /// Bytes of the quoted part that `text` begins with, both quotes included.
-fn quoted_len(text: &[u8]) -> usize {
+pub fn quoted_len(text: &[u8]) -> usize {
     let mut at = 1;
     loop {
         match memchr(b'"', &text[at..]) {
@@ -101,6 +101,11 @@ pub fn push_value(value: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(value);
         return;
     }
+    push_quoted(value, out);
+}
+
+/// Appends `value` as a field in quotes.
+pub fn push_quoted(value: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     for &byte in value {
         if byte == b'"' {

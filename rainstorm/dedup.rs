@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::event_time::TimeFormat;
 use crate::key::{Keys, write_key};
 use crate::room::Room;
-use crate::stateful::{Held, PIECE_BYTES, Stateful};
+use crate::stateful::{Held, PIECE_BYTES, State, Stateful};
 use crate::table::{Delta, Table, Which};
 use crate::window::read_time;
 use bytes::Bytes;
@@ -125,7 +125,9 @@ impl Stateful for Dedup {
     fn finish(&mut self, _out: &mut Vec<Batch>) -> Result<bool> {
         Ok(false)
     }
+}
 
+impl State for Dedup {
     fn begin_save(&mut self, full: bool) -> Result<()> {
         self.owes_piece = full;
         self.seen.begin(Which::to_save(full))

@@ -8,11 +8,13 @@
 use crate::batch::{Batch, LINE_BYTES_MAX, Lines};
 use crate::dead::Letters;
 use crate::error::{Error, Result};
-use crate::process::{Failure, MARKLESS, Program, Running};
+use crate::process::{Failure, MARKLESS, Program, Running, STATE_MARKLESS};
+use crate::remembered::{Remembered, STATE};
 use crate::spec::{Contract, ExecSpec};
 use crate::stand_in::StandIn;
+use crate::stateful::{State, work_on};
 use bytes::Bytes;
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
@@ -47,6 +49,8 @@ pub enum Works {
 pub struct Exec {
     spec: ExecSpec,
     works: Works,
+    /// What the process wants remembered, if it has state.
+    remembered: Option<Remembered>,
     /// The process of the contract `lines`.
     running: Option<Running>,
     batches: u64,
@@ -59,10 +63,11 @@ pub struct Exec {
 
 impl Exec {
     /// An operator that runs as `spec` says.
-    pub fn new(spec: ExecSpec, works: Works) -> Self {
+    pub fn new(spec: ExecSpec, works: Works, remembered: Option<Remembered>) -> Self {
         Self {
             spec,
             works,
+            remembered,
             running: None,
             batches: 0,
             retries: 0,
@@ -78,6 +83,12 @@ impl Exec {
             Works::Program(program) => program.digest.clone(),
             Works::StandIn(_) => "stand-in".to_owned(),
         }
+    }
+
+    /// What it remembers, if it has state.
+    pub fn state(&mut self) -> Option<&mut dyn State> {
+        let remembered = self.remembered.as_mut()?;
+        Some(remembered)
     }
 
     /// Batches run again since the last call.
@@ -161,6 +172,7 @@ impl Exec {
         match self.attempt(batch, runs).await {
             Ok(text) => split(text, out),
             Err(Failure::Member(why)) => Err(self.not_started(&why)),
+            Err(Failure::State(error)) => Err(error),
             Err(Failure::Program(why)) if letters.is_on() => {
                 self.isolate(batch, why, out, letters).await
             }
@@ -212,6 +224,7 @@ impl Exec {
                         }
                         Err(Failure::Program(why)) => why,
                         Err(Failure::Member(why)) => return Err(self.not_started(&why)),
+                        Err(Failure::State(error)) => return Err(error),
                     }
                 }
             };
@@ -249,16 +262,48 @@ impl Exec {
             }
             self.batches += 1;
             let limit = Duration::from_millis(self.spec.timeout_ms);
-            failure = match time::timeout(limit, self.run(batch)).await {
-                Ok(Ok(text)) => return Ok(text),
-                Ok(Err(failure)) => failure,
-                Err(_) => Failure::Program(self.late()),
+            failure = match self.remind(limit).await {
+                Ok(()) => match time::timeout(limit, self.run(batch)).await {
+                    Ok(Ok(text)) => return Ok(text),
+                    Ok(Err(failure)) => failure,
+                    Err(_) => Failure::Program(self.late()),
+                },
+                Err(failure) => failure,
             };
+            if matches!(failure, Failure::State(_)) {
+                return Err(failure);
+            }
             if let (Some(running), Failure::Program(why)) = (self.running.take(), &mut failure) {
                 *why = running.last_words(std::mem::take(why)).await;
             }
         }
         Err(failure)
+    }
+
+    /// Starts a process that has state, and tells it what is remembered; each piece of that may take as long as a batch.
+    async fn remind(&mut self, limit: Duration) -> Result<(), Failure> {
+        let (Some(remembered), Works::Program(program), None) =
+            (&mut self.remembered, &self.works, &self.running)
+        else {
+            return Ok(());
+        };
+        let running = program.start(&self.spec, None).await?;
+        let running = self.running.insert(running);
+        let late = |what: &str| {
+            let limit = limit.as_millis();
+            format!("{what} after timeout_ms = {limit}; {STATE_MARKLESS}")
+        };
+        work_on(remembered, Remembered::begin_telling)?;
+        loop {
+            let lines = work_on(remembered, Remembered::next_lines)?;
+            if lines.is_empty() {
+                break;
+            }
+            let told = time::timeout(limit, running.tell(&lines)).await;
+            told.map_err(|_| late("its state is not read"))??;
+        }
+        let agreed = time::timeout(limit, running.agree(b"\x1estate")).await;
+        Ok(agreed.map_err(|_| late("no marker line behind its state"))??)
     }
 
     fn late(&self) -> String {
@@ -275,7 +320,12 @@ impl Exec {
 
     /// Why the contract cannot carry a line, if it cannot.
     fn unfit(&self, line: &[u8]) -> Option<Error> {
+        let mut remedy = "use `contract = \"batch\"`";
         let what = match self.spec.contract {
+            Contract::Lines if self.remembered.is_some() && line.first() == Some(&STATE) => {
+                remedy = "keep such lines away with a `filter`";
+                "a line begins with the byte 0x1f, which marks state".to_owned()
+            }
             Contract::Lines if line.first() == Some(&MARK) => {
                 "a line begins with the byte 0x1e, which marks the end of a batch".to_owned()
             }
@@ -288,7 +338,6 @@ impl Exec {
             _ => return None,
         };
         let place = &self.spec.place;
-        let remedy = "use `contract = \"batch\"`";
         Some(Error::Line(format!("operator {place}: {what}; {remedy}")))
     }
 
@@ -296,7 +345,7 @@ impl Exec {
     fn without_unfit(&self, batch: &Batch, letters: &mut Letters) -> Result<Option<Fit>> {
         let suspect = match self.spec.contract {
             Contract::Batch => false,
-            Contract::Lines => memchr(MARK, batch.bytes()).is_some(),
+            Contract::Lines => memchr2(MARK, STATE, batch.bytes()).is_some(),
             Contract::Argv => true,
         };
         if !suspect || batch.lines().all(|line| self.unfit(line).is_none()) {
@@ -316,6 +365,18 @@ impl Exec {
         Ok(lines.take().map(Fit::Some))
     }
 
+    /// Takes what a batch that is done wants remembered out of its output.
+    fn remember(&mut self, text: Bytes) -> Result<Bytes, Failure> {
+        let Some(remembered) = &mut self.remembered else {
+            return Ok(text);
+        };
+        let (output, changes) = remembered.split(text)?;
+        if !changes.is_empty() {
+            work_on(remembered, |remembered| remembered.take(changes))?;
+        }
+        Ok(output)
+    }
+
     /// One run; what it wrote, or why it failed.
     async fn run(&mut self, batch: &Batch) -> Result<Bytes, Failure> {
         let program = match &self.works {
@@ -329,7 +390,8 @@ impl Exec {
                     Some(running) => running,
                     none => none.insert(program.start(&self.spec, None).await?),
                 };
-                Ok(running.converse(batch.bytes(), mark.as_bytes()).await?)
+                let text = running.converse(batch.bytes(), mark.as_bytes()).await?;
+                self.remember(text)
             }
             Contract::Batch => {
                 let mut running = program.start(&self.spec, None).await?;

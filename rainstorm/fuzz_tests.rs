@@ -7,9 +7,12 @@ use crate::{
     decimal::Decimal,
     event_time::TimeFormat,
     json_lines,
+    key::Keys,
     message::{Request, Response},
     position::Positions,
     rate, receipt,
+    remembered::Remembered,
+    room::Room,
     spec::Spec,
 };
 use bytes::Bytes;
@@ -96,6 +99,33 @@ fn fuzz_lines() {
         seen
     });
     assert!(shapes > 20, "{shapes}");
+}
+
+/// What was heard of a program can be told to the next one, and is the same then.
+#[test]
+fn fuzz_state_lines() {
+    let keys = Keys { task: 0, tasks: 2 };
+    let remembered = || Remembered::new(keys, 2, Room::vast());
+    let told = |state: &mut Remembered, text: Bytes| {
+        let (output, changes) = state.split(text)?;
+        let count = changes.len();
+        state.take(changes).unwrap();
+        state.begin_telling().unwrap();
+        Ok::<_, String>((output, count, state.next_lines().unwrap()))
+    };
+    let seeds =
+        ["a\n\x1fk1,\"x, \"\"y\"\"\"\tv\tw\nb\n\x1fk3,\"a\tb\"\t1\n\x1fk1,c\t\n\x1f,\t1\r\n"];
+    let shapes = target("state_lines").seeds(seeds).run(|bytes| {
+        match told(&mut remembered(), Bytes::copy_from_slice(bytes)) {
+            Ok((output, count, lines)) => {
+                let again = told(&mut remembered(), lines.clone().into()).unwrap();
+                assert_eq!((again.0.len(), again.2), (0, lines));
+                format!("{count} {}", output.is_empty())
+            }
+            Err(why) => why.split('`').next().unwrap_or_default().to_owned(),
+        }
+    });
+    assert!(shapes > 3, "{shapes}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::event_time::TimeFormat;
 use crate::key::{Keys, write_key};
 use crate::room::Room;
-use crate::stateful::{Held, PIECE_BYTES, Stateful};
+use crate::stateful::{Held, PIECE_BYTES, State, Stateful};
 use crate::table::{Delta, Table, Which};
 use crate::window::read_time;
 use bytes::Bytes;
@@ -272,7 +272,9 @@ impl Stateful for Join {
     fn take_late(&mut self) -> Option<Batch> {
         self.late.take()
     }
+}
 
+impl State for Join {
     fn begin_save(&mut self, full: bool) -> Result<()> {
         // Which lines are late does not change with a restart.
         self.owes_piece = full || self.mark != self.saved;

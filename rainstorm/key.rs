@@ -57,8 +57,18 @@ pub fn write_key(line: &[u8], columns: &[usize], out: &mut Vec<u8>) {
 
 /// Appends the key's values as CSV fields; `several` as it was written.
 pub fn push_key(key: &[u8], several: bool, out: &mut Vec<u8>) {
+    push_key_with(key, several, out, csv::push_value);
+}
+
+/// The same, with fields that `push` appends.
+pub fn push_key_with(
+    key: &[u8],
+    several: bool,
+    out: &mut Vec<u8>,
+    push: impl Fn(&[u8], &mut Vec<u8>),
+) {
     if !several {
-        return csv::push_value(key, out);
+        return push(key, out);
     }
     let mut value = Vec::new();
     let mut first = true;
@@ -75,7 +85,7 @@ pub fn push_key(key: &[u8], several: bool, out: &mut Vec<u8>) {
         if !std::mem::replace(&mut first, false) {
             out.push(b',');
         }
-        csv::push_value(&value, out);
+        push(&value, out);
         value.clear();
     }
 }

@@ -73,6 +73,7 @@ mod reach;
 mod reader;
 mod receipt;
 mod receipt_lines;
+mod remembered;
 mod resolve;
 mod resolve_sinks;
 mod rights;

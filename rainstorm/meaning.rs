@@ -1,7 +1,7 @@
 //! What of a spec must not change while a job goes on: how a source was read so far, and what a stage's state says.
 
 use crate::plan::{Op, Plan};
-use crate::spec::{Column, Format, OpSpec, SourceSpec, Spec, StageSpec, TimeSpec};
+use crate::spec::{Column, Format, OpSpec, Partition, SourceSpec, Spec, StageSpec, TimeSpec};
 use crate::spec_tree::Fault;
 
 /// For each source of the new spec the old one that it goes on with, if there is one: by its name, or renamed.
@@ -89,6 +89,14 @@ pub fn of_state(
                 format!("{from}{of} on {} at {}", names(&on[at]), time(&times[at]))
             };
             format!("join of {} with {} within {within_ms} ms", side(0), side(1))
+        }
+        OpSpec::Exec { exec, .. } if exec.state.is_some() => {
+            let by = match &stage.partition {
+                Partition::Key(by) => names(by),
+                _ => String::new(),
+            };
+            let args: String = exec.args.iter().map(|arg| format!(" {arg:?}")).collect();
+            format!("exec of {}{args} by {by}", exec.place)
         }
         _ => return None,
     };

@@ -15,7 +15,7 @@ use crate::plan::Op;
 use crate::room::Room;
 use crate::spec::Mapping;
 use crate::split::{self, Pieces};
-use crate::stateful::{Stateful, work_on};
+use crate::stateful::{State, Stateful, work_on};
 use crate::window::Windows;
 use memchr::{memchr, memchr_iter};
 
@@ -62,7 +62,7 @@ impl Operator {
             }),
             Op::Dedup(spec) => Self::Stateful(Box::new(Dedup::new(spec.clone(), room()))),
             Op::Join(spec) => Self::Stateful(Box::new(Join::new(spec.clone(), room()))),
-            Op::Lookup(_) | Op::Exec(_) => return None,
+            Op::Lookup(_) | Op::Exec { .. } => return None,
         })
     }
 
@@ -116,6 +116,15 @@ impl Operator {
         match self {
             Self::Stateful(state) => work_on(&mut **state, |state| state.barrier(mark, out)),
             _ => Ok(false),
+        }
+    }
+
+    /// What it remembers, if it remembers anything.
+    pub fn state(&mut self) -> Option<&mut dyn State> {
+        match self {
+            Self::Stateful(state) => Some(&mut **state),
+            Self::Exec(exec) => exec.state(),
+            _ => None,
         }
     }
 

@@ -105,7 +105,22 @@ pub enum Op {
     Dedup(DedupSpec),
     Join(JoinSpec),
     Lookup(Lookup),
-    Exec(ExecSpec),
+    /// An executable; with state, the columns of its stage's key.
+    Exec {
+        spec: ExecSpec,
+        state: Option<Vec<usize>>,
+    },
+}
+
+impl Op {
+    /// Whether its tasks remember something from one job epoch to the next.
+    pub fn has_state(&self) -> bool {
+        match self {
+            Self::Aggregate(_) | Self::Dedup(_) | Self::Join(_) => true,
+            Self::Exec { state, .. } => state.is_some(),
+            _ => false,
+        }
+    }
 }
 
 /// Where a node's lines come from.

@@ -296,7 +296,9 @@ pub async fn resolve(
     let plan = Plan::resolve(&spec, name, &sources).map_err(located)?;
     ends::check(storage, &spec, name).await.map_err(of_fail)?;
     for step in &plan.steps {
-        let Op::Exec(exec) = &step.op else { continue };
+        let Op::Exec { spec: exec, .. } = &step.op else {
+            continue;
+        };
         if owner.uid == 0 && !options.allow_root_jobs {
             let what = "executables may not run as root, who owns this spec";
             let remedy =

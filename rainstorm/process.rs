@@ -2,6 +2,7 @@
 
 use crate::cache;
 use crate::cell::Cell;
+use crate::error::Error;
 use crate::sandbox;
 use crate::spec::ExecSpec;
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use tokio::time;
 
 /// What to do about an operator that repeats no marker lines.
 pub const MARKLESS: &str = "it has to repeat each line that begins with byte 0x1e as it came and flush then, or its stage needs `contract = \"batch\"`";
+/// The same of one that does not repeat the first.
+pub const STATE_MARKLESS: &str = "it has to repeat the first line that begins with byte 0x1e as it came, and to flush then: its batches come behind that";
 /// Most bytes that an operator may write for one batch.
 pub const OUTPUT_BYTES_MAX: usize = 256 << 20;
 /// What is kept of an operator's stderr: its end.
@@ -51,13 +54,30 @@ pub struct Running {
     stderr_done: Option<tokio::task::JoinHandle<()>>,
 }
 
+/// A line that a process has to repeat.
+#[derive(Clone, Copy)]
+struct Mark<'a> {
+    line: &'a [u8],
+    behind: &'static str,
+    /// What to do about one that ends without.
+    remedy: &'static str,
+}
+
 /// Why a process did not do what it should.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
+    /// What the task itself keeps for it could not be read or written.
+    State(Error),
     /// The program or its input is at fault.
     Program(String),
     /// This member could not start it: it lacks descriptors, processes or memory. Elsewhere, or later, it may do well.
     Member(String),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::State(error)
+    }
 }
 
 impl From<String> for Failure {
@@ -206,6 +226,29 @@ impl Running {
             .map(|()| all.into())
     }
 
+    /// Writes lines that it has to know before its first batch.
+    pub async fn tell(&mut self, lines: &[u8]) -> Result<(), String> {
+        let stdin = self.stdin.as_mut().ok_or("its stdin is closed")?;
+        let told = stdin.write_all(lines).await;
+        told.map_err(|error| format!("it stopped reading its state: {error}"))
+    }
+
+    /// Writes the line `mark` behind its state, which it has to repeat before it says anything else.
+    pub async fn agree(&mut self, mark: &[u8]) -> Result<(), String> {
+        self.tell(&[mark, b"\n"].concat()).await?;
+        let mut all = Vec::new();
+        let line = Mark {
+            line: mark,
+            behind: "its state",
+            remedy: STATE_MARKLESS,
+        };
+        drain(&mut self.stdout, &mut all, Some(line)).await?;
+        match all.len() > mark.len() + 1 {
+            true => Err("it wrote something before the marker line behind its state".to_owned()),
+            false => Ok(()),
+        }
+    }
+
     /// Writes `text` and the line `mark`, and returns what comes before the same line on stdout.
     pub async fn converse(&mut self, text: &[u8], mark: &[u8]) -> Result<Bytes, String> {
         let Self { stdin, stdout, .. } = self;
@@ -219,7 +262,12 @@ impl Running {
         // If it reads no more, what it writes, or its end, says more about it.
         let feed = async { Ok::<_, String>(feed.await) };
         let mut all = Vec::new();
-        let (fed, ()) = tokio::try_join!(feed, drain(stdout, &mut all, Some(mark)))?;
+        let line = Mark {
+            line: mark,
+            behind: "the batch",
+            remedy: MARKLESS,
+        };
+        let (fed, ()) = tokio::try_join!(feed, drain(stdout, &mut all, Some(line)))?;
         fed.map_err(|error| format!("it stopped reading: {error}"))?;
         all.truncate(all.len() - mark.len() - 1);
         self.whole().map(|()| all.into())
@@ -300,7 +348,7 @@ impl Drop for Running {
 async fn drain(
     stdout: &mut ChildStdout,
     all: &mut Vec<u8>,
-    mark: Option<&[u8]>,
+    mark: Option<Mark<'_>>,
 ) -> Result<(), String> {
     let mut size = 16 << 10;
     loop {
@@ -312,12 +360,12 @@ async fn drain(
             .map_err(|error| format!("cannot read its output: {error}"))?;
         match (count, mark) {
             (0, None) => return Ok(()),
-            (0, Some(_)) => {
+            (0, Some(Mark { behind, remedy, .. })) => {
                 return Err(format!(
-                    "it ended without the marker line behind the batch; {MARKLESS}"
+                    "it ended without the marker line behind {behind}; {remedy}"
                 ));
             }
-            (_, Some(mark)) if ends_with_line(all, mark) => return Ok(()),
+            (_, Some(mark)) if ends_with_line(all, mark.line) => return Ok(()),
             _ if all.len() > OUTPUT_BYTES_MAX => {
                 return Err(format!(
                     "it wrote more than {OUTPUT_BYTES_MAX} bytes for one batch"

@@ -2,7 +2,7 @@
 //! that has a file for each task, output is sorted out by value.
 
 use crate::decimal::Decimal;
-use crate::spec::{Bound, Column, OpSpec, Partition, TASKS_MAX, column};
+use crate::spec::{Bound, Column, OpSpec, Partition, TASKS_MAX, column, state_without_key};
 use crate::spec_op::bound;
 use crate::spec_tree::{Fault, Node, Table};
 
@@ -40,6 +40,11 @@ pub fn partition(
             None => Ok(None),
         };
     };
+    if let OpSpec::Exec { exec, .. } = op
+        && let Some(at) = exec.state
+    {
+        return Err(state_without_key(at));
+    }
     if matches!(
         op,
         OpSpec::Aggregate(_) | OpSpec::Dedup { .. } | OpSpec::Join { .. }

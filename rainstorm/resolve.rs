@@ -346,6 +346,17 @@ impl<'a> Builder<'a> {
         match &stage.op {
             OpSpec::Aggregate(spec) => aggregate(spec, columns),
             OpSpec::Lookup(spec) => self.lookup(spec, columns),
+            OpSpec::Exec {
+                exec,
+                columns: after,
+            } => {
+                let state = match (exec.state, &stage.partition) {
+                    (Some(_), Partition::Key(by)) => Some(numbers(by, columns)?),
+                    _ => None,
+                };
+                let spec = exec.clone();
+                Ok((Op::Exec { spec, state }, after.clone()))
+            }
             OpSpec::Join {
                 on,
                 time,

@@ -234,6 +234,8 @@ pub struct ExecSpec {
     pub processes: u64,
     /// Most processor, in hundredths; 0: as much as is idle.
     pub cpu_percent: u64,
+    /// It has state by the key of its stage: where the spec says so.
+    pub state: Option<usize>,
 }
 
 /// What a stage does.
@@ -548,6 +550,12 @@ fn partition(node: &Node, table: &Table<'_>, op: &OpSpec) -> Result<Partition, F
         OpSpec::Join { on, .. } => Some(&on[0]),
         _ => None,
     };
+    if let OpSpec::Exec { exec, .. } = op
+        && let Some(at) = exec.state
+        && word != Word::Key
+    {
+        return Err(state_without_key(at));
+    }
     match (own, word, key) {
         (Some(_), Word::Broadcast, _) => Err(Fault::new(
             node.at,
@@ -574,6 +582,13 @@ fn partition(node: &Node, table: &Table<'_>, op: &OpSpec) -> Result<Partition, F
         (None, Word::Broadcast, None) => Ok(Partition::Broadcast),
         (None, Word::RoundRobin, None) => Ok(Partition::RoundRobin),
     }
+}
+
+/// State of an executable that lines do not come to by key.
+pub fn state_without_key(at: usize) -> Fault {
+    let what = "`state` of a stage without `partition = \"key\"`";
+    let remedy = "add `partition = \"key\"` and `key = \"column\"`: state is kept for each key, in the task that its lines come to";
+    Fault::new(at, what, remedy)
 }
 
 fn same(a: &[Column], b: &[Column]) -> bool {

@@ -206,6 +206,7 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
             "network",
             "processes",
             "cpu_percent",
+            "state",
         ],
     )?;
     let (place, at) = place(node, &table)?;
@@ -229,7 +230,18 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
             Some(_) => table.int("cpu_percent", 100, 1, 100_000)? as u64,
             None => 0,
         },
+        state: match table.flag("state")? {
+            true => table.get("state").map(|state| state.at),
+            false => None,
+        },
     };
+    if let Some(at) = exec.state
+        && exec.contract != Contract::Lines
+    {
+        let what = "`state` of an executable whose contract is not `lines`";
+        let remedy = "leave `contract` out: what is to be remembered is said in lines, as docs/JOBS.md shows";
+        return Err(Fault::new(at, what, remedy));
+    }
     if exec.args.iter().any(|arg| arg.contains('\0')) {
         return Err(Fault::new(at, "an argument holds a NUL byte", "remove it"));
     }

@@ -8,7 +8,7 @@ use crate::key::Keys;
 use crate::position::{Inherited, StateFile};
 use crate::seams::{Owner, Storage};
 use crate::sink::{Mark, Target, Writer};
-use crate::stateful::{Stateful, work_on};
+use crate::stateful::{State, work_on};
 use bytes::{BufMut, Bytes, BytesMut};
 use hydfs_types::PAYLOAD_BYTES_MAX;
 
@@ -47,7 +47,7 @@ impl StateLog {
     /// Appends what changed; returns the file as it then is and what has to become durable.
     pub async fn save(
         &mut self,
-        state: &mut dyn Stateful,
+        state: &mut dyn State,
     ) -> Result<(Option<StateFile>, Option<Mark>)> {
         let bytes = self.file.map_or(0, |file| file.bytes);
         let fresh = self.writer.is_none() || is_full(bytes, self.deltas, state.bytes());
@@ -117,7 +117,7 @@ pub async fn restore(
     storage: &dyn Storage,
     file: &Inherited,
     keys: Keys,
-    state: &mut dyn Stateful,
+    state: &mut dyn State,
 ) -> Result<()> {
     let path = &file.path;
     let source = storage.pin(path, Owner::ROOT).await?;

@@ -23,8 +23,34 @@ pub struct Held {
     pub disk: u64,
 }
 
-/// An operator of one task that remembers something.
-pub trait Stateful: Send {
+/// What a task remembers: saved with each job epoch, put back when another attempt begins.
+pub trait State: Send {
+    /// Begins to save everything (`full`) or what changed since the last time. Nothing else is called until it is over.
+    fn begin_save(&mut self, full: bool) -> Result<()>;
+
+    /// The next piece of it; `None`: that was all.
+    fn next_piece(&mut self) -> Result<Option<Bytes>>;
+
+    /// Nothing changed since it was last saved.
+    fn is_unchanged(&self) -> bool;
+
+    /// Bytes of all state, about; the same for the same state, also where it was put back.
+    fn bytes(&self) -> usize;
+
+    /// Where they are.
+    fn held(&self) -> Held;
+
+    /// Puts back a piece, of these keys; later ones win. What several tasks saved may be put back in one.
+    fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()>;
+
+    /// All is put back: works out what follows from it, once, however many saves there were.
+    fn restored(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// An operator built in that remembers something.
+pub trait Stateful: State {
     /// Takes lines of input number `input` (in the order of the stage's `from`). Lines that cannot be read go to `letters`,
     /// and change nothing.
     fn apply(
@@ -57,36 +83,10 @@ pub trait Stateful: Send {
     fn take_late(&mut self) -> Option<Batch> {
         None
     }
-
-    /// Begins to save everything (`full`) or what changed since the last time. Nothing else is called until it is over.
-    fn begin_save(&mut self, full: bool) -> Result<()>;
-
-    /// The next piece of it; `None`: that was all.
-    fn next_piece(&mut self) -> Result<Option<Bytes>>;
-
-    /// Nothing changed since it was last saved.
-    fn is_unchanged(&self) -> bool;
-
-    /// Bytes of all state, about; the same for the same state, also where it was put back.
-    fn bytes(&self) -> usize;
-
-    /// Where they are.
-    fn held(&self) -> Held;
-
-    /// Puts back a piece, of these keys; later ones win. What several tasks saved may be put back in one.
-    fn restore(&mut self, saved: &[u8], keys: Keys) -> Result<()>;
-
-    /// All is put back: works out what follows from it, once, however many saves there were.
-    fn restored(&mut self) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// Works on a state that may be on disk: others have the thread's other work meanwhile.
-pub fn work_on<'a, T>(
-    state: &'a mut (dyn Stateful + 'a),
-    work: impl FnOnce(&mut (dyn Stateful + 'a)) -> T,
-) -> T {
+pub fn work_on<S: State + ?Sized, T>(state: &mut S, work: impl FnOnce(&mut S) -> T) -> T {
     match state.held().disk {
         0 => work(state),
         _ => blocking(|| work(state)),
@@ -95,14 +95,14 @@ pub fn work_on<'a, T>(
 
 /// All pieces of a save.
 #[cfg(test)]
-pub fn save(state: &mut dyn Stateful, full: bool) -> Vec<Bytes> {
+pub fn save(state: &mut dyn State, full: bool) -> Vec<Bytes> {
     state.begin_save(full).unwrap();
     std::iter::from_fn(|| state.next_piece().unwrap()).collect()
 }
 
 /// Puts pieces back in a state that keeps all keys.
 #[cfg(test)]
-pub fn put_back(state: &mut dyn Stateful, pieces: &[Bytes]) {
+pub fn put_back(state: &mut dyn State, pieces: &[Bytes]) {
     let keys = Keys { task: 0, tasks: 1 };
     let mut pieces = pieces.iter();
     pieces

@@ -21,6 +21,7 @@ use crate::planted::Planted;
 use crate::position::TaskPosition;
 use crate::process::Program;
 use crate::receipt::Reads;
+use crate::remembered::Remembered;
 use crate::sink::Mark;
 use crate::spec::{ExecSpec, Place};
 use crate::state_log::{self, StateLog};
@@ -36,8 +37,8 @@ pub const EXECUTABLE_BYTES_MAX: usize = 256 << 20;
 
 /// Runs task `id` from `start` until it ends or the attempt does.
 pub async fn run(context: Arc<Context>, id: TaskId, start: TaskPosition) -> Result<()> {
-    let operator = operator(&context, id, &start).await?;
-    let state = matches!(operator, Operator::Stateful(_)).then(|| {
+    let mut operator = operator(&context, id, &start).await?;
+    let state = operator.state().map(|_| {
         let target = context.target(context.state_path(id));
         StateLog::new(target, start.state, !start.inherits.is_empty())
     });
@@ -178,9 +179,8 @@ impl Task {
             if let Some(state) = self.state.take() {
                 state.close().await;
             }
-        } else if let (Some(log), Operator::Stateful(state)) = (&mut self.state, &mut self.operator)
-        {
-            let (file, mark) = log.save(&mut **state).await?;
+        } else if let (Some(log), Some(state)) = (&mut self.state, self.operator.state()) {
+            let (file, mark) = log.save(state).await?;
             self.position.state = file;
             self.position.inherits.clear();
             marks.extend(mark);
@@ -198,8 +198,8 @@ impl Task {
             reads,
             writes: self.links.take_writes(),
             files: self.links.take_files(),
-            held: match &self.operator {
-                Operator::Stateful(state) if !last => state.held(),
+            held: match self.operator.state() {
+                Some(state) if !last => state.held(),
                 _ => Held::default(),
             },
             load: self.meter.take(self.links.take_blocked(), behind),
@@ -226,31 +226,39 @@ async fn conclude(
 async fn operator(context: &Arc<Context>, id: TaskId, start: &TaskPosition) -> Result<Operator> {
     let op = &context.step(id.node).op;
     let room = || context.rooms.room();
+    let keys = Keys {
+        task: id.task,
+        tasks: context.step(id.node).tasks,
+    };
     let mut operator = match (op, Operator::built_in(op, room)) {
         (_, Some(operator)) => operator,
-        (Op::Exec(spec), None) => {
+        (Op::Exec { spec, state }, None) => {
             let works = match &context.options.stand_in {
+                Some(_) if state.is_some() => {
+                    let what = format!("operator {}: what stands in for it here", spec.place);
+                    return Err(Error::Job(format!("{what} keeps no state")));
+                }
                 Some(stand_in) => Works::StandIn(stand_in.clone()),
                 None => Works::Program(program(context, id, spec).await?),
             };
-            Operator::Exec(Box::new(Exec::new(spec.clone(), works)))
+            let columns = state.as_ref().map(Vec::len);
+            let remembered = columns.map(|columns| Remembered::new(keys, columns, room()));
+            Operator::Exec(Box::new(Exec::new(spec.clone(), works, remembered)))
         }
         (Op::Lookup(spec), None) => {
             Operator::Lookup(Box::new(Index::load(context, id.node, spec.clone()).await?))
         }
         (_, None) => return Err(Error::Job(format!("task {id} has no operator"))),
     };
-    if let Operator::Stateful(state) = &mut operator {
-        let (task, tasks) = (id.task, context.step(id.node).tasks);
-        let mut states = start.states(&context.info, id.node, task);
+    if let Some(state) = operator.state() {
+        let mut states = start.states(&context.info, id.node, id.task);
         if context.options.planted == Some(Planted::StateForgotten) {
             states.clear();
         }
         for file in states {
-            let keys = Keys { task, tasks };
-            state_log::restore(&*context.storage, &file, keys, &mut **state).await?;
+            state_log::restore(&*context.storage, &file, keys, state).await?;
         }
-        work_on(&mut **state, |state| state.restored())?;
+        work_on(state, |state| state.restored())?;
     }
     Ok(operator)
 }

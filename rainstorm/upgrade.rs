@@ -3,7 +3,7 @@
 
 use crate::follow::file_task;
 use crate::meaning;
-use crate::plan::{Input, NodeId, Op, Plan, SinkPlan};
+use crate::plan::{Input, NodeId, Plan, SinkPlan};
 use crate::position::{Border, FilePosition, Inherited, Positions, Share, TaskPosition};
 use crate::reader;
 use crate::shares;
@@ -244,8 +244,7 @@ impl Change<'_> {
         }
         let same = self.old_node(&step.name);
         self.note_tasks(node, same);
-        let is_stateful = matches!(step.op, Op::Aggregate(_) | Op::Dedup(_) | Op::Join(_));
-        let Some(old) = same.filter(|_| is_stateful) else {
+        let Some(old) = same.filter(|_| step.op.has_state()) else {
             return Ok(tasks);
         };
         if self.has_ended(old) {

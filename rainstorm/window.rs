@@ -14,7 +14,7 @@ use crate::event_time::TimeFormat;
 use crate::key::{Keys, push_key};
 use crate::room::Room;
 use crate::starts::Starts;
-use crate::stateful::{Held, PIECE_BYTES, Stateful};
+use crate::stateful::{Held, PIECE_BYTES, State, Stateful};
 use crate::table::{Delta, Table, Value, Which};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -466,7 +466,9 @@ impl Stateful for Windows {
     fn take_late(&mut self) -> Option<Batch> {
         self.late.take()
     }
+}
 
+impl State for Windows {
     fn begin_save(&mut self, full: bool) -> Result<()> {
         // Each mark that moved is saved, one that closed nothing here, too: other tasks have closed windows on its account, and a
         // line that was late before a restart must be late behind it.

@@ -9,6 +9,8 @@ use world::World;
 
 const JOBS: &str = include_str!("../../docs/JOBS.md");
 const README: &str = include_str!("../../README.md");
+const PYTHON: &str = include_str!("../../scripts/operators/hydfs_lines.py");
+const SHELL: &str = include_str!("../../scripts/operators/lines.sh");
 
 /// The first code block of a language.
 fn block(language: &str) -> &'static str {
@@ -65,6 +67,7 @@ async fn the_examples_of_the_job_reference_run() {
         join,
         confined,
         errors,
+        counted,
         dead,
         scaled,
     ] = blocks("toml")[..]
@@ -78,6 +81,25 @@ async fn the_examples_of_the_job_reference_run() {
     assert_eq!(
         world.sorted("/.jobs/confined/output"),
         ["X,1,Y", "Z,2,\"Q, R\""]
+    );
+    world.write(
+        "/bin/count.py",
+        [PYTHON, blocks("python")[1]].concat().as_bytes(),
+        0,
+    );
+    world.spec("counted.toml", counted, 0);
+    world.write(
+        "/bin/op.sh",
+        [SHELL, blocks("sh")[1]].concat().as_bytes(),
+        0,
+    );
+    world.spec("shell.toml", &confined.replace("op.py", "op.sh"), 0);
+    world.done("counted").await;
+    assert_eq!(world.sorted("/.jobs/counted/output"), ["x,1", "z,1"]);
+    world.done("shell").await;
+    assert_eq!(
+        world.sorted("/.jobs/shell/output"),
+        ["<x,1,y>", "<z,2,\"q, r\">"]
     );
     // Their source is about to be another.
     for at in 0..ops.len() {
