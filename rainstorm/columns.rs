@@ -85,6 +85,10 @@ pub fn operator(op: &OpSpec, columns: Option<&[String]>) -> Result<(Op, Columns)
             let pieces = pieces.clone();
             (Op::Split { column, pieces }, after.clone())
         }
+        OpSpec::Compute(spec) => {
+            let (compute, after) = spec.resolve(columns)?;
+            (Op::Compute(compute), after)
+        }
         OpSpec::Dedup { by, within } => {
             let within = match within {
                 Some((time, within_ms)) => {

@@ -2,6 +2,7 @@
 
 use crate::aggregate::Totals;
 use crate::batch::{Batch, Lines};
+use crate::compute::Computing;
 use crate::csv;
 use crate::dead::Letters;
 use crate::dedup::Dedup;
@@ -16,6 +17,7 @@ use crate::room::Room;
 use crate::spec::Mapping;
 use crate::split::{self, Pieces};
 use crate::stateful::{State, Stateful, work_on};
+use crate::text::with_case;
 use crate::window::Windows;
 use memchr::{memchr, memchr_iter};
 
@@ -33,6 +35,7 @@ pub enum Operator {
         column: Option<usize>,
         pieces: Pieces,
     },
+    Compute(Box<Computing>),
     Stateful(Box<dyn Stateful>),
     Lookup(Box<Index>),
     Exec(Box<Exec>),
@@ -56,6 +59,7 @@ impl Operator {
                 column: *column,
                 pieces: pieces.clone(),
             },
+            Op::Compute(compute) => Self::Compute(Box::new(Computing::new(compute.clone()))),
             Op::Aggregate(spec) => Self::Stateful(match &spec.window {
                 Some(window) => Box::new(Windows::new(spec.clone(), window.clone(), room())),
                 None => Box::new(Totals::new(spec.clone(), room())),
@@ -85,6 +89,7 @@ impl Operator {
                 out.extend(each(&batch, |line, to| map(*column, mapping, line, to)))
             }
             Self::Split { column, pieces } => out.extend(split::split(*column, pieces, &batch)),
+            Self::Compute(computing) => computing.apply(batch, out, letters)?,
             Self::Stateful(state) => work_on(&mut **state, |state| {
                 state.apply(input, batch, out, letters)
             })?,
@@ -99,6 +104,7 @@ impl Operator {
         match self {
             Self::Stateful(state) => work_on(&mut **state, |state| state.go_on(out, letters)),
             Self::Lookup(index) => index.go_on(out, letters),
+            Self::Compute(computing) => computing.go_on(out, letters),
             _ => Ok(false),
         }
     }
@@ -222,14 +228,6 @@ fn map(column: Option<usize>, mapping: &Mapping, line: &[u8], out: &mut Vec<u8>)
     }
 }
 
-/// Bytes that are no UTF-8 have no case: they stay.
-fn with_case(text: &[u8], cased: impl Fn(&str) -> String, out: &mut Vec<u8>) {
-    for chunk in text.utf8_chunks() {
-        out.extend_from_slice(cased(chunk.valid()).as_bytes());
-        out.extend_from_slice(chunk.invalid());
-    }
-}
-
 fn change(mapping: &Mapping, text: &[u8], out: &mut Vec<u8>) {
     match mapping {
         Mapping::Upper => with_case(text, str::to_uppercase, out),
@@ -280,14 +278,6 @@ mod tests {
             mapping: Mapping::Upper,
         };
         assert_eq!(run(upper, text).await, "1,\"A, B\",x\n2,C");
-        for (case, want) in [
-            (Mapping::Upper, b"CAF\xe9\xc3\x84"),
-            (Mapping::Lower, b"caf\xe9\xc3\xa4"),
-        ] {
-            let mut out = Vec::new();
-            change(&case, b"Caf\xe9\xc3\xa4", &mut out);
-            assert_eq!(out, want, "bytes that are no text stay");
-        }
         let regex = regex::bytes::Regex::new(r"(\d),").unwrap();
         let replace = Op::Map {
             column: None,

@@ -2,6 +2,7 @@
 //! makes the same plan from the same spec text and pinned sources (`build`).
 
 use crate::aggregate::Aggregate;
+use crate::compute::Compute;
 use crate::dedup::DedupSpec;
 use crate::event_time::TimeFormat;
 use crate::join::JoinSpec;
@@ -101,6 +102,7 @@ pub enum Op {
         column: Option<usize>,
         pieces: split::Pieces,
     },
+    Compute(Compute),
     Aggregate(Aggregate),
     Dedup(DedupSpec),
     Join(JoinSpec),

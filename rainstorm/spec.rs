@@ -2,6 +2,7 @@
 //! stages, files) is resolved by `plan`. `docs/JOBS.md` is its reference.
 
 use crate::aggregate::Kind;
+use crate::compute::ComputeSpec;
 use crate::decimal::Decimal;
 use crate::event_time::TimeFormat;
 use crate::range::{self, Ranges};
@@ -258,6 +259,8 @@ pub enum OpSpec {
         pieces: crate::split::Pieces,
         columns: Option<Vec<String>>,
     },
+    /// By expressions.
+    Compute(ComputeSpec),
     Aggregate(AggregateSpec),
     Dedup {
         by: Vec<Column>,

@@ -1,5 +1,6 @@
 //! The `op` of a stage as written.
 
+use crate::compute::ComputeSpec;
 use crate::decimal::Decimal;
 use crate::spec::{
     Bound, Column, Contract, ExecSpec, Mapping, OpSpec, Order, Pieces, Place, Test, clean_path,
@@ -31,12 +32,15 @@ pub fn operation(node: &Node) -> Result<OpSpec, Fault> {
 
 fn filter(node: &Node) -> Result<OpSpec, Fault> {
     let tests = [
-        "contains", "equals", "regex", "in", "above", "at_least", "below", "at_most",
+        "contains", "equals", "regex", "in", "above", "at_least", "below", "at_most", "where",
     ];
     let keys = [&tests[..], &["column", "not"]].concat();
     let table = Table::of(node, "`filter`", &keys)?;
-    let column = table.get("column").map(column).transpose()?;
     let (key, what) = table.one_of(&tests)?;
+    if key == "where" {
+        return ComputeSpec::filter(&table).map(OpSpec::Compute);
+    }
+    let column = table.get("column").map(column).transpose()?;
     let compare = |order| Ok(Test::Compare(order, bound(what)?));
     let test = match key {
         "contains" => Test::Contains(table.need_text(key)?.0.into_bytes()),
@@ -92,15 +96,10 @@ fn select(node: &Node) -> Result<OpSpec, Fault> {
 }
 
 fn map(node: &Node) -> Result<OpSpec, Fault> {
-    let table = Table::of(
-        node,
-        "`map`",
-        &[
-            "template", "case", "trim", "replace", "with", "column", "columns",
-        ],
-    )?;
-    let (key, what) = table.one_of(&["template", "case", "trim", "replace"])?;
-    let column = table.get("column").map(column).transpose()?;
+    let kinds = ["set", "to", "template", "case", "trim", "replace"];
+    let keys = [&kinds[..], &["with", "column", "columns"]].concat();
+    let table = Table::of(node, "`map`", &keys)?;
+    let (key, what) = table.one_of(&kinds)?;
     if let Some(with) = table.get("with").filter(|_| key != "replace") {
         return Err(Fault::new(
             with.at,
@@ -108,6 +107,12 @@ fn map(node: &Node) -> Result<OpSpec, Fault> {
             "leave it out",
         ));
     }
+    match key {
+        "set" => return ComputeSpec::set(&table, what).map(OpSpec::Compute),
+        "to" => return ComputeSpec::to(&table).map(OpSpec::Compute),
+        _ => {}
+    }
+    let column = table.get("column").map(column).transpose()?;
     let mapping = match key {
         "template" => match &column {
             Some(column) => {

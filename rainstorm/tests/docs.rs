@@ -43,7 +43,7 @@ async fn the_examples_of_the_job_reference_run() {
         .lines()
         .filter_map(|line| line.strip_prefix("| `{ ")?.split_once(" }` |"));
     let ops: Vec<&str> = rows.map(|(op, _)| op).collect();
-    assert_eq!(ops.len(), 19);
+    assert_eq!(ops.len(), 22);
     for (at, op) in ops.iter().enumerate() {
         let text = format!(
             "version = 1\n[[source]]\nname = \"in\"\npath = \"/in\"\nformat = \"csv\"\n\
@@ -63,6 +63,7 @@ async fn the_examples_of_the_job_reference_run() {
         paced,
         folder,
         formats,
+        expressions,
         windows,
         join,
         confined,
@@ -127,6 +128,15 @@ async fn the_examples_of_the_job_reference_run() {
     assert!(
         JOBS.contains(&format!("\n{}\n", limit.unwrap())),
         "{limit:?}"
+    );
+    let orders =
+        b"item,price,quantity,Ship To\n cup,2.50,40,\"Bonn, D\"\nmug,99.99,1,Ulm\npot,80,2,\n";
+    world.write("/orders.csv", orders, 0);
+    world.spec("expressions.toml", expressions, 0);
+    world.done("expressions").await;
+    assert_eq!(
+        world.lines("/.jobs/expressions/output"),
+        ["CUP,2.50,40,\"Bonn, D\",100"]
     );
     world.write("/clicks", b"a\nb\na\n", 0);
     world.spec("paced.toml", paced, 0);

@@ -59,9 +59,60 @@ fn value<'a>(values: &'a [u8], ends: &[usize], column: usize) -> &'a [u8] {
     &values[if column == 0 { 0 } else { ends[column - 1] }..ends[column]]
 }
 
+/// The same said by an expression and by an operator of its own, where there is one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn expressions_beside_operators_over_wide_rows() {
+    let rows = rows();
+    let input = wide(rows);
+    let world = World::start(1, |options| options.chunk_bytes = 256 << 10).await;
+    world.knobs.calm.store(true, Relaxed);
+    world.write("/data/signs.csv", &input, 0);
+    world.spec("warm.toml", data::COUNT, 0);
+    world.done("warm").await;
+    let mut before: Option<Vec<String>> = None;
+    for (at, (op, as_before)) in [
+        (
+            "filter = { column = \"Sign_Post\", equals = \"Wood\" }",
+            false,
+        ),
+        ("filter = { where = \"Sign_Post == 'Wood'\" }", true),
+        ("filter = { column = \"Size_\", above = 18 }", false),
+        ("filter = { where = \"Size_ > 18\" }", true),
+        ("map = { column = \"Sign_Post\", case = \"upper\" }", false),
+        (
+            "map = { set = { Sign_Post = \"Sign_Post | upper\" } }",
+            true,
+        ),
+        ("map = { template = \"{OBJECTID}: {Sign_Post}\" }", false),
+        ("map = { to = \"OBJECTID ~ ': ' ~ Sign_Post\" }", true),
+        ("map = { set = { area = \"Size_ * Size_ / 144\" } }", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let spec = format!(
+            "version = 1\n[[source]]\nname = \"in\"\npath = \"/data/signs.csv\"\nformat = \"csv\"\n\
+             [[stage]]\nname = \"op\"\nfrom = \"in\"\nop = {{ {op} }}\n"
+        );
+        let began = Instant::now();
+        world.spec(&format!("j{at}.toml"), &spec, 0);
+        world.done(&format!("j{at}")).await;
+        let reached = rows as f64 / began.elapsed().as_secs_f64() / 1e6;
+        let output = world.lines(&format!("/.jobs/j{at}/output"));
+        println!("{op}: {reached:.2} M rows/s, {} lines", output.len());
+        assert!(!as_before || before.as_ref() == Some(&output), "{op}");
+        before = Some(output);
+    }
+    world.check();
+}
+
+fn rows() -> u64 {
+    std::env::var("HYDFS_ROWS").map_or(20_000, |rows| rows.parse().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_sign_jobs_over_wide_rows() {
-    let rows: u64 = std::env::var("HYDFS_ROWS").map_or(20_000, |rows| rows.parse().unwrap());
+    let rows = rows();
     let input = wide(rows);
     let rate = |began: Instant| rows as f64 / began.elapsed().as_secs_f64() / 1e6;
     let mut loops = [0.0; 4];
