@@ -9,7 +9,8 @@ use bytes::Bytes;
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -95,6 +96,14 @@ fn is_of_program(error: &io::Error) -> bool {
     )
 }
 
+/// The first folder on the way to a file, from below, that not everybody may enter.
+fn closed_folder(path: &Path) -> Option<&Path> {
+    let is_closed = |dir: &&Path| {
+        std::fs::metadata(dir).is_ok_and(|found| found.permissions().mode() & 0o001 == 0)
+    };
+    path.ancestors().skip(1).find(is_closed)
+}
+
 impl Program {
     /// Starts a process, with `argument` behind those of the spec (then without stdin).
     pub async fn start(
@@ -124,6 +133,14 @@ impl Program {
     /// Why it cannot be started. That something is not there is said of the interpreter, not of the file itself.
     fn not_started(&self, error: &io::Error) -> String {
         let plain = format!("cannot start: {error}");
+        if error.raw_os_error() == Some(libc::EACCES)
+            && let Some(dir) = closed_folder(&self.path)
+        {
+            let dir = dir.display();
+            return format!(
+                "cannot start: the job's owner may not enter {dir} on this member, below which its copy is: `chmod o+x {dir}`"
+            );
+        }
         if error.raw_os_error() != Some(libc::ENOENT) {
             return plain;
         }
@@ -400,5 +417,22 @@ mod tests {
             assert!(!of_program(code), "{code}");
         }
         assert!(!is_of_program(&io::Error::other("a pipe is missing")));
+    }
+
+    #[test]
+    fn a_folder_that_only_its_owner_may_enter_is_named() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("a/b/program");
+        std::fs::create_dir_all(dir.path().join("a/b")).expect("folders");
+        let set = |dir: &Path, mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir, mode).expect("own folder");
+        };
+        set(&dir.path().join("a/b"), 0o755);
+        set(&dir.path().join("a"), 0o755);
+        set(dir.path(), 0o700);
+        assert_eq!(closed_folder(&file), Some(dir.path()));
+        set(dir.path(), 0o711);
+        assert_ne!(closed_folder(&file), Some(dir.path()));
     }
 }
