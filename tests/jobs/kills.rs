@@ -62,7 +62,7 @@ impl std::fmt::Display for Cell {
     }
 }
 
-/// Each victim and each moment once.
+/// What runs where nothing else is asked for.
 const SOME: [Cell; 3] = [
     Cell(Victim::Stateful, When::Commit, Shape::Ordered),
     Cell(Victim::Leader, When::After, Shape::Unordered),
