@@ -152,3 +152,44 @@ async fn a_learner_without_its_base_fetches_nothing_that_it_has() {
     assert_eq!(*fetched.lock().unwrap(), [missing]);
     assert_eq!(readable(&learner.replica, file.segment), [2, 3]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_base_that_is_cut_all_the_time_is_learned_all_the_same() {
+    let world = World::new(2);
+    let (source, learner) = (
+        world.open(1, &MemDisk::new(1), false),
+        world.open(2, &MemDisk::new(2), false),
+    );
+    let file = world.create("a");
+    file.write(&source, 1..=20, 600_000).await;
+    file.merge(&source).await;
+    let epoch = world.configure(file.slot, &[(1, true), (2, false)]);
+    let pulled = pull(&source, &[(file.slot, epoch)]).await.remove(0);
+    let agreed = || world.state.read().unwrap().segment(file.segment).cloned();
+    let begun = agreed().unwrap().version;
+    let places = Semaphore::new(4);
+    let learning = learner
+        .repair
+        .learn_slot(Incarnation(1), epoch, pulled, &places);
+    let writing = async {
+        for seq in 21.. {
+            file.write(&source, seq..=seq, 100).await;
+            file.write(&learner, seq..=seq, 100).await;
+            file.merge(&source).await;
+        }
+    };
+    tokio::select! {
+        learned = learning => assert!(matches!(learned, Ok(Learned::Ready(..)))),
+        () = writing => unreachable!("it never ends"),
+    }
+    let agreed = agreed().unwrap();
+    assert!(agreed.version.0 > begun.0 + 20, "it was cut all the time");
+    assert_eq!(learner.replica.version(file.segment), agreed.version);
+    let bytes = |data: &crate::Data| {
+        data.replica
+            .bases
+            .read(file.segment, 0, 12_100_000)
+            .unwrap()
+    };
+    assert!(bytes(&source) == bytes(&learner));
+}

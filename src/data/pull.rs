@@ -32,6 +32,8 @@ const BASE_COSTS_BYTES: u64 = 64 << 10;
 /// A source that turns a learner away is asked again for this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(100);
+/// Looks at a piece of a base that is made shorter meanwhile; then its learner begins anew.
+const LOOKS: usize = 5;
 
 impl Replica {
     /// Pulls one base from any other synced replica: for a synced replica that a snapshot carried past its prepared lists.
@@ -215,18 +217,24 @@ impl Replica {
             .await?;
         self.may_read(&read).await?;
         let version = self.wait_version(read.segment, read.version).await?;
-        let (len, wanted) = self.span(read.segment, read.offset, read.len);
-        let bytes = self
-            .bases
-            .read_aside(read.segment, read.offset, wanted)
-            .await;
-        // It may have been cut since, which is no damage.
-        if self.span(read.segment, read.offset, read.len) != (len, wanted) {
-            return Err(Refusal::Behind);
+        for _ in 0..LOOKS {
+            let (len, wanted) = self.span(read.segment, read.offset, read.len);
+            let found = self
+                .bases
+                .read_aside(read.segment, read.offset, wanted)
+                .await;
+            let is_whole = found
+                .as_ref()
+                .is_ok_and(|bytes| bytes.len() == wanted as usize);
+            // Whatever was cut meanwhile, these are the bytes of this version or a later one. Where fewer were found, a cut
+            // may have made the base shorter since, which is no damage.
+            if is_whole || self.span(read.segment, read.offset, read.len) == (len, wanted) {
+                let bytes = self.judge(read.segment, wanted, found)?;
+                Counters::add(&self.ctx.counters.repair_served_bytes, bytes.len() as u64);
+                return Ok((DataResponse::Bytes { version, len }, bytes));
+            }
         }
-        let bytes = self.judge(read.segment, wanted, bytes)?;
-        Counters::add(&self.ctx.counters.repair_served_bytes, bytes.len() as u64);
-        Ok((DataResponse::Bytes { version, len }, bytes))
+        Err(Refusal::Behind)
     }
 }
 

@@ -225,8 +225,10 @@ impl Bases {
         &self,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        if let SyncMode::Inline { .. } = self.sync {
-            return work();
+        if let SyncMode::Inline { delay } = self.sync {
+            let done = work();
+            tokio::time::sleep(delay).await;
+            return done;
         }
         joined(tokio::task::spawn_blocking(work).await)
     }
