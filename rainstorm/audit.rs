@@ -12,6 +12,7 @@ use crate::seams::{Storage, StorageError};
 use hydfs_types::JobInfo;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// What an audit went through.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
@@ -27,8 +28,23 @@ pub struct Audited {
     pub anew: BTreeMap<String, u64>,
 }
 
+/// How far an audit is. Its inputs are read job epoch by job epoch, then its outputs.
+#[derive(Debug, Default)]
+pub struct Far {
+    epochs: AtomicU64,
+    of: AtomicU64,
+}
+
+impl Far {
+    /// Job epochs whose input was read, and how many there are.
+    pub fn epochs(&self) -> (u64, u64) {
+        (self.epochs.load(Relaxed), self.of.load(Relaxed))
+    }
+}
+
 /// Audits a job as far as it has committed. `Error::Job` says what does not hold.
-pub async fn audit(storage: &Arc<dyn Storage>, job: &JobInfo) -> Result<Audited> {
+pub async fn audit(storage: &Arc<dyn Storage>, job: &JobInfo, far: &Far) -> Result<Audited> {
+    far.of.store(job.epoch.0, Relaxed);
     let mut audited = Audited::default();
     let receipt = match Receipt::pin(&**storage, &job.name).await {
         Err(StorageError::NotFound(_)) if job.epoch.0 == 0 => return Ok(audited),
@@ -50,6 +66,7 @@ pub async fn audit(storage: &Arc<dyn Storage>, job: &JobInfo) -> Result<Audited>
             (Some(now), None) => now,
         };
         now.check(storage, &line, &mut audited).await?;
+        far.epochs.store(line.epoch.min(job.epoch.0), Relaxed);
         reading = Some(now);
     }
     let end = lines.place();

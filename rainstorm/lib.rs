@@ -109,7 +109,7 @@ mod upgrade;
 mod window;
 mod worker;
 
-pub use audit::Audited;
+pub use audit::{Audited, Far};
 pub use error::{Error, Result};
 pub use kernel::Kernel;
 pub use legacy::legacy_spec;

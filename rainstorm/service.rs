@@ -1,7 +1,7 @@
 //! RainStorm on one member: what the node starts, feeds and stops.
 
 use crate::attempt::frame;
-use crate::audit::{self, Audited};
+use crate::audit::{self, Audited, Far};
 use crate::beat::Beat;
 use crate::circles;
 use crate::coordinator;
@@ -101,12 +101,17 @@ impl Rainstorm {
     /// Checks the last job of this name against its receipt, as far as it has committed: reads all its input and output
     /// again. `Error::Job` says what does not hold.
     pub async fn audit(&self, name: &str) -> Result<Audited> {
+        self.audit_seen(name, &Far::default()).await
+    }
+
+    /// The same; how far it is can be seen meanwhile.
+    pub async fn audit_seen(&self, name: &str, far: &Far) -> Result<Audited> {
         let jobs = self.cluster.jobs().into_iter();
         let job = jobs.filter(|job| job.name == name).max_by_key(|job| job.id);
         let Some(job) = job else {
             return Err(Error::Job(format!("there is no job {name}")));
         };
-        audit::audit(&self.storage, &job).await
+        audit::audit(&self.storage, &job, far).await
     }
 
     /// A file in `/.jobs` or a job's `control` was closed after writing, or renamed there, on this member. Never waits.

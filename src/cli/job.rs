@@ -103,7 +103,7 @@ pub async fn run(client: &mut Client, command: Command, json: bool) -> Result<()
             }
         }
         Command::Audit { name } => {
-            let text = client.audit_job(&name).await?;
+            let text = audit(client, &name).await?;
             let audited = serde_json::from_str(&text)
                 .map_err(|error| Failure::new(format!("unexpected answer: {error}")))?;
             show::audited(json, &name, &audited);
@@ -114,6 +114,21 @@ pub async fn run(client: &mut Client, command: Command, json: bool) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Waits for a job's audit, with a line on standard error each time that the member says how far it is.
+async fn audit(client: &mut Client, name: &str) -> Result<String, Failure> {
+    loop {
+        let audit = client.audit_job(name).await?;
+        if let Some(outcome) = audit.outcome {
+            return Ok(outcome);
+        }
+        let (epochs, of) = (audit.epochs, audit.of);
+        match epochs < of {
+            true => eprintln!("job {name}: read again what {epochs} of {of} job epochs read"),
+            false => eprintln!("job {name}: reading its outputs"),
+        }
+    }
 }
 
 fn is_spec(file: &Path) -> bool {

@@ -1,7 +1,8 @@
 //! The command line's side of the control socket.
 
 use crate::{
-    Appended, Drain, Error, FileCopies, Kind, MemberRow, Merged, Status, StoredRow, Suspicion,
+    Appended, Audit, Drain, Error, FileCopies, Kind, MemberRow, Merged, Status, StoredRow,
+    Suspicion,
     protocol::{PIECE_BYTES, Request, Response, Transfer},
     server::ShortPath,
     wire,
@@ -80,9 +81,10 @@ impl Client {
         ask!(self, Request::CheckJob { path, spec }, Response::Done => ())
     }
 
-    pub async fn audit_job(&mut self, name: &str) -> Result<String, Error> {
+    /// Audits a job, or says how far that is: to be called until there is an outcome.
+    pub async fn audit_job(&mut self, name: &str) -> Result<Audit, Error> {
         let name = name.to_owned();
-        ask!(self, Request::AuditJob { name }, Response::Text(text) => text)
+        ask!(self, Request::AuditJob { name }, Response::Audit(audit) => audit)
     }
 
     pub async fn merge(&mut self, path: &str) -> Result<Merged, Error> {

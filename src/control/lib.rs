@@ -18,8 +18,8 @@ pub use client::{Client, Download, Upload};
 pub use error::{Error, Kind};
 pub use files::{append_bytes, merge_by_reading, stat};
 pub use member::{
-    Appended, Drain, FileCopies, Liveness, Member, MemberRow, Merged, ReplicaRow, SegmentCopies,
-    Status, StoredRow, Suspicion,
+    Appended, Audit, Drain, FileCopies, Liveness, Member, MemberRow, Merged, ReplicaRow,
+    SegmentCopies, Status, StoredRow, Suspicion,
 };
 pub use peer::{STAGED_BYTES_MAX, Staging, append_everywhere};
 pub use protocol::{MESSAGE_BYTES_MAX, PIECE_BYTES};

@@ -55,8 +55,8 @@ pub trait Member: Send + Sync + 'static {
         Box::pin(async { Err(Error::new(Kind::NotSupported, why)) })
     }
 
-    /// Checks a job against its receipt; answers with counts as JSON.
-    fn audit_job(&self, name: String) -> BoxFuture<'_, Result<String, Error>> {
+    /// Checks a job against its receipt, or says how far that is.
+    fn audit_job(&self, name: String) -> BoxFuture<'_, Result<Audit, Error>> {
         let why = format!("{name}: this member runs no jobs");
         Box::pin(async { Err(Error::new(Kind::NotSupported, why)) })
     }
@@ -196,6 +196,17 @@ impl Drain {
     pub fn is_done(&self) -> bool {
         self.on && self.slots == 0 && !self.voter
     }
+}
+
+/// How far the audit of a job is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Job epochs whose input was read; the outputs come after the last.
+    pub epochs: u64,
+    /// Job epochs in all.
+    pub of: u64,
+    /// What it went through, as JSON, once it has ended well.
+    pub outcome: Option<String>,
 }
 
 /// State of the suspicion mechanism.

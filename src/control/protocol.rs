@@ -1,7 +1,9 @@
 //! Messages of the control socket. A connection carries requests and their answers in turn and has at most one
 //! open transfer. Enums only grow at the end; the version word of `hydfs_types::encode` guards the rest.
 
-use crate::{Appended, Drain, Error, FileCopies, MemberRow, Merged, Status, StoredRow, Suspicion};
+use crate::{
+    Appended, Audit, Drain, Error, FileCopies, MemberRow, Merged, Status, StoredRow, Suspicion,
+};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +80,7 @@ pub enum Request {
         path: String,
         spec: String,
     },
-    /// Does a job hold against its receipt? `Text`: JSON.
+    /// Does a job hold against its receipt? `Audit`, which says how far that is; who wants to know asks again.
     AuditJob {
         name: String,
     },
@@ -114,6 +116,7 @@ pub enum Response {
     Data(Bytes),
     Appended(Vec<Appended>),
     Drain(Drain),
+    Audit(Audit),
 }
 
 #[cfg(test)]

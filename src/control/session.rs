@@ -83,7 +83,7 @@ impl Session {
             Request::Gather { path, members } => self.gather(path, members)?,
             Request::Piece { at, data } => self.piece(at, &data)?,
             Request::Go => self.go().await?,
-            Request::AuditJob { name } => Response::Text(member.audit_job(name).await?),
+            Request::AuditJob { name } => Response::Audit(member.audit_job(name).await?),
             Request::CheckJob { path, spec } => {
                 member.check_job(self.caller, path, spec).await?;
                 Response::Done

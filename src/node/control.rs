@@ -10,8 +10,8 @@ use crate::{
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hydfs_control::{
-    Drain, Error, FileCopies, Kind, Member as Controlled, MemberRow, ReplicaRow, SegmentCopies,
-    Staging, Status, StoredRow, Suspicion,
+    Audit, Drain, Error, FileCopies, Kind, Member as Controlled, MemberRow, ReplicaRow,
+    SegmentCopies, Staging, Status, StoredRow, Suspicion,
 };
 use hydfs_fs::Mounted;
 use hydfs_membership::SeenState;
@@ -517,8 +517,8 @@ impl Controlled for Door {
         Box::pin(async move { streaming?.check(caller.uid, caller.gid, &path, spec).await })
     }
 
-    fn audit_job(&self, name: String) -> BoxFuture<'_, Result<String, Error>> {
+    fn audit_job(&self, name: String) -> BoxFuture<'_, Result<Audit, Error>> {
         let streaming = self.streaming();
-        Box::pin(async move { streaming?.audit(name).await })
+        Box::pin(async move { streaming?.audit(&name).await })
     }
 }

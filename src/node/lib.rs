@@ -4,6 +4,7 @@
 //! threads of their own and hand work to it.
 
 mod apart;
+mod audits;
 mod config;
 mod control;
 mod ending;
@@ -47,6 +48,7 @@ pub use member::Member;
 pub use place::Place;
 pub use router::Router;
 pub use seams::{Seams, Streams, Wire};
+pub use streaming::Streaming;
 
 use control::Door;
 use hydfs_fs::Mounted;

@@ -5,6 +5,7 @@
 
 use crate::{
     Error,
+    audits::Audits,
     home::Home,
     member::Member,
     rights::{ensure, may, may_write, split, walk},
@@ -12,6 +13,7 @@ use crate::{
     workers::Members,
 };
 use bytes::Bytes;
+use hydfs_control::Audit;
 use hydfs_data::{Draft, FileWriter, Target};
 use hydfs_fs::Volume;
 use hydfs_mount::FsError;
@@ -20,7 +22,7 @@ use hydfs_types::{
     Agreement, AgreementError, Attempt, Attr, BoxFuture, Command, CommandError, FileKind, Frame,
     Ino, JobId, MemberId, Op, Peer, Reply, Seq, WriterId,
 };
-use rainstorm::{Entry, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
+use rainstorm::{Entry, Far, Owner, Rainstorm, Sink, Source, Storage, StorageError, StorageResult};
 use std::{
     borrow::Cow,
     collections::BTreeMap,
@@ -35,12 +37,11 @@ use tokio::{runtime, sync::watch};
 
 /// Longest wait of a storage call.
 const CALL: Duration = Duration::from_secs(29);
-/// Longest audit of a job: a little less than the command line waits.
-const AUDIT: Duration = Duration::from_secs(110);
 
 /// RainStorm on this member.
 pub struct Streaming {
     rainstorm: Arc<Rainstorm>,
+    audits: Arc<Audits>,
     /// `None` once it has stopped.
     home: Mutex<Option<Home>>,
 }
@@ -71,6 +72,7 @@ impl Streaming {
             .set_job_hook(Arc::new(move |path| closed.spec_closed(path)));
         Ok(Some(Arc::new(Self {
             rainstorm,
+            audits: Arc::default(),
             home: Mutex::new(Some(home)),
         })))
     }
@@ -134,35 +136,17 @@ impl Streaming {
         }
     }
 
-    /// Checks a job against its receipt; what it went through, as JSON.
-    pub async fn audit(&self, name: String) -> Result<String, hydfs_control::Error> {
+    /// Checks a job against its receipt, or says how far that is.
+    pub async fn audit(&self, name: &str) -> Result<Audit, hydfs_control::Error> {
         use hydfs_control::{Error, Kind};
-        let rainstorm = self.rainstorm.clone();
+        let home = self.home().as_ref().map(|home| home.handle().clone());
+        let home = home.ok_or_else(|| Error::new(Kind::Busy, "this member is stopping"))?;
+        let (rainstorm, job) = (self.rainstorm.clone(), name.to_owned());
         // Checksums of all input and output are not for the core thread.
-        let audit = {
-            let home = self.home();
-            let Some(home) = home.as_ref() else {
-                return Err(Error::new(Kind::Busy, "this member is stopping"));
-            };
-            let name = name.clone();
-            home.handle()
-                .spawn(async move { tokio::time::timeout(AUDIT, rainstorm.audit(&name)).await })
+        let begin = |far: Arc<Far>| -> BoxFuture<'static, _> {
+            Box::pin(async move { rainstorm.audit_seen(&job, &far).await })
         };
-        match audit.await {
-            Ok(Ok(Ok(audited))) => serde_json::to_string(&audited)
-                .map_err(|error| Error::new(Kind::Io, error.to_string())),
-            Ok(Ok(Err(error))) => Err(of_job(&error)),
-            Ok(Err(_)) => {
-                let why = format!(
-                    "job {name} is too large to be audited in {AUDIT:?} now: try again when less runs"
-                );
-                Err(Error::new(Kind::TimedOut, why))
-            }
-            Err(error) => Err(Error::new(
-                Kind::Io,
-                format!("the audit broke off: {error}"),
-            )),
-        }
+        self.audits.ask(&home, name, begin).await
     }
 
     /// Stops tasks and their processes.
@@ -595,7 +579,7 @@ async fn read(volume: &Volume, source: &Source, offset: u64, len: u32) -> Storag
     Ok(bytes)
 }
 
-fn of_job(error: &rainstorm::Error) -> hydfs_control::Error {
+pub(crate) fn of_job(error: &rainstorm::Error) -> hydfs_control::Error {
     use hydfs_control::{Error, Kind};
     let kind = match error {
         rainstorm::Error::Spec(_) | rainstorm::Error::Job(_) => Kind::Invalid,

@@ -5,8 +5,19 @@ use crate::{
     oracle::Oracle,
     paths::{self, Mounts},
 };
+use hydfs_node::Streaming;
 use rand::rngs::SmallRng;
 use std::collections::BTreeMap;
+
+/// Audits a job to its end.
+pub async fn audited(streaming: &Streaming, name: &str) -> Result<(), String> {
+    loop {
+        let audit = streaming.audit(name).await;
+        if audit.map_err(|error| error.to_string())?.outcome.is_some() {
+            return Ok(());
+        }
+    }
+}
 
 /// Outputs that are looked at.
 pub struct Outputs {

@@ -5,7 +5,7 @@
 
 use crate::{
     kernel::Ask,
-    outputs::Outputs,
+    outputs::{Outputs, audited},
     paths::{self, Mounts},
     world::World,
 };
@@ -249,7 +249,7 @@ impl Sample {
         let Some(streaming) = member.streaming.get() else {
             return;
         };
-        if let Err(error) = streaming.audit(JOB.to_owned()).await {
+        if let Err(error) = audited(streaming, JOB).await {
             world
                 .oracle
                 .report(format!("the receipt does not hold: {error}"));

@@ -3,7 +3,7 @@
 
 use crate::{
     kernel::Ask,
-    outputs::Outputs,
+    outputs::{Outputs, audited},
     paths::{self, Mounts},
     world::World,
 };
@@ -169,7 +169,7 @@ async fn judge(world: &World) {
     let streaming = members.first().and_then(|member| member.streaming.get());
     for name in NAMES {
         let Some(streaming) = streaming else { return };
-        if let Err(error) = streaming.audit(name.to_owned()).await {
+        if let Err(error) = audited(streaming, name).await {
             let what = format!("the receipt of job {name} does not hold: {error}");
             world.oracle.report(what);
         }
