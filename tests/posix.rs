@@ -1,5 +1,5 @@
 //! The file system as its users meet it: real members, real mounts, ordinary programs and system calls. One file a
-//! family below `posix/`; each test has a cluster of its own.
+//! family below `posix/`; most tests share one cluster, one after the other.
 
 #[path = "posix/acls.rs"]
 mod acls;

@@ -6,6 +6,8 @@
 
 #![allow(dead_code, reason = "each test program uses its part of it")]
 
+pub mod shared;
+
 use std::{
     ffi::OsStr,
     fs,
@@ -31,6 +33,8 @@ pub struct Cluster {
     folder: Option<tempfile::TempDir>,
     dir: PathBuf,
     envs: Vec<(String, String)>,
+    /// Another test goes on with it: it stays up when this is dropped.
+    kept: bool,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -76,6 +80,7 @@ impl Cluster {
             folder: Some(folder),
             dir,
             envs,
+            kept: false,
             _turn: turn,
         };
         prepare(cluster.dir());
@@ -331,6 +336,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         if thread::panicking() {
             self.tell();
         }

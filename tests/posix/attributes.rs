@@ -6,7 +6,7 @@
 
 use crate::{
     MEMBERS,
-    common::{Cluster, SOON, replicas, until, xattr},
+    common::{Cluster, SOON, replicas, shared::Shared, until, xattr},
     folders,
 };
 use std::{
@@ -73,7 +73,7 @@ pub(crate) fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<i32> {
 
 #[test]
 fn extended_attributes() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "xattrs");
@@ -128,7 +128,7 @@ fn extended_attributes() {
 
 #[test]
 fn where_a_file_is() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     // Members that have just joined are learners for a moment.
@@ -169,7 +169,7 @@ fn where_a_file_is() {
 #[test]
 fn a_change_to_what_already_is_moves_the_change_time_when_the_tick_is_over() {
     const MORE_THAN_A_TICK: Duration = Duration::from_millis(20);
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "tick");
@@ -281,7 +281,7 @@ fn become_ordinary() {
 /// Whatever this mount has seen of a file's mode, and others have made of it since.
 #[test]
 fn set_id_bits_and_owners_are_those_that_all_mounts_agree_on() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let (here, there) = (cluster.at(1, "tool"), cluster.at(2, "tool"));

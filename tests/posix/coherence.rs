@@ -1,6 +1,6 @@
 //! What one mount did, the others see: at once where it was closed, growing where it is being written.
 
-use crate::{MEMBERS, Numbers, common::Cluster, folders};
+use crate::{MEMBERS, Numbers, common::shared::Shared, folders};
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
@@ -13,7 +13,7 @@ const ROUNDS: usize = 300;
 
 #[test]
 fn close_to_open_on_all_mounts() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "cto");
@@ -71,7 +71,7 @@ fn close_to_open_on_all_mounts() {
 /// The same with descriptors that stay open: each read asks anew.
 #[test]
 fn open_descriptors_see_what_others_wrote() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "open");
@@ -114,7 +114,7 @@ fn open_descriptors_see_what_others_wrote() {
 
 #[test]
 fn names_are_seen_at_once() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "names");
@@ -171,7 +171,7 @@ fn names_are_seen_at_once() {
 fn reading_while_another_mount_writes() {
     const PIECE: usize = 40_000;
     const PIECES: usize = 100;
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "growing");

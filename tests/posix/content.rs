@@ -2,7 +2,7 @@
 
 use crate::{
     MEMBERS, Numbers,
-    common::{Cluster, SOON, until},
+    common::{SOON, shared::Shared, until},
     folders, sh,
 };
 use std::{
@@ -22,7 +22,7 @@ const SIZE_MAX: u64 = 400_000;
 /// with the same on a local file. `HYDFS_SEED` repeats or varies a run.
 #[test]
 fn random_operations_match_a_local_file() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "random");
@@ -137,7 +137,7 @@ fn random_operations_match_a_local_file() {
 fn what_one_mount_writes_alone_it_reads_as_a_local_file() {
     const STEPS: usize = 600;
     const SIZE_MAX: u64 = 60_000;
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "alone");
@@ -228,7 +228,7 @@ fn what_one_mount_writes_alone_it_reads_as_a_local_file() {
 #[test]
 fn holes_read_as_zeros_and_take_no_room() {
     const FAR: u64 = 300 << 20;
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "holes");
@@ -288,7 +288,7 @@ fn truncate_of_many_segments_below_writers_of_other_mounts() {
 /// Writers append records of `size` bytes on all mounts but one, which cuts the file `cuts` times, each time that it has
 /// grown to `least` bytes.
 fn cut_below_writers(size: usize, cuts: usize, least: u64) {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "cut");
@@ -376,7 +376,7 @@ fn cut_below_writers(size: usize, cuts: usize, least: u64) {
 /// Growing a file by truncate while another mount appends leaves no append below the new end unseen.
 #[test]
 fn truncate_grows_below_a_writer_of_another_mount() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "grow");
@@ -417,7 +417,7 @@ fn truncate_grows_below_a_writer_of_another_mount() {
 /// fsync returns when the bytes are on disk; the counters say that the disks were asked.
 #[test]
 fn fsync_reaches_the_disks() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "sync");
@@ -457,7 +457,7 @@ fn sizes(at: &[PathBuf], name: &str) -> Vec<u64> {
 /// An append begins at the end, also where that was set and lies in a segment that is written to in part.
 #[test]
 fn appends_begin_at_a_size_that_was_set() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "set");
@@ -486,7 +486,7 @@ fn appends_begin_at_a_size_that_was_set() {
 /// Sizes that another mount set are cut where there is nothing but holes, below its open descriptor, and after it cut.
 #[test]
 fn sizes_that_another_mount_set_are_set_anew() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "anew");

@@ -1,7 +1,7 @@
 //! Listings of a large directory while it changes.
 #![allow(unsafe_code, reason = "std has no words for positions in a directory")]
 
-use crate::{MEMBERS, common::Cluster, folders};
+use crate::{MEMBERS, common::shared::Shared, folders};
 use std::{
     collections::BTreeMap,
     ffi::{CStr, CString},
@@ -62,7 +62,7 @@ impl Drop for Listing {
 /// Positions stay good while names come and go, on every mount: what is there all the time is listed exactly once.
 #[test]
 fn ten_thousand_names_are_listed_once_each_while_others_change() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "many");

@@ -6,7 +6,7 @@
 )]
 
 use super::*;
-use crate::common::{SOON, until};
+use crate::common::{SOON, shared::Shared, until};
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -53,7 +53,7 @@ fn fcntl(
 
 #[test]
 fn flock_excludes_on_all_mounts() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "locks");
@@ -82,7 +82,7 @@ fn flock_excludes_on_all_mounts() {
 
 #[test]
 fn fcntl_locks_ranges_on_all_mounts() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "locks");
@@ -109,7 +109,7 @@ fn fcntl_locks_ranges_on_all_mounts() {
 /// Locks of open files (OFD): one process may exclude itself, and they end with the last descriptor.
 #[test]
 fn locks_of_open_files() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "locks");
@@ -126,7 +126,7 @@ fn locks_of_open_files() {
 /// Sixty times: read a number, add one, write it, under one lock from three mounts. None is lost.
 #[test]
 fn who_waits_gets_the_lock() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "locks");
@@ -180,7 +180,7 @@ fn a_wait_ends_and_locks_of_the_dead_are_free() {
 /// SQLite with a rollback journal, written from all mounts at once: every row is there, the database is whole.
 #[test]
 fn a_database_on_all_mounts() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "db");

@@ -1,7 +1,7 @@
 //! Files as memory and as programs.
 #![allow(unsafe_code, reason = "mmap has no safe wrapper here")]
 
-use crate::{MEMBERS, Numbers, common::Cluster, folders, sh};
+use crate::{MEMBERS, Numbers, common::shared::Shared, folders, sh};
 use std::{
     fs::{self, File, OpenOptions},
     os::{
@@ -70,7 +70,7 @@ impl Drop for Mapping {
 
 #[test]
 fn shared_mappings_read_and_write() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "map");
@@ -114,7 +114,7 @@ fn shared_mappings_read_and_write() {
 #[test]
 fn what_others_have_written_can_be_sent_and_mapped_as_soon_as_fstat_tells_it() {
     const ROUNDS: u64 = 60;
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let folders = folders(&cluster, "sent");
@@ -151,7 +151,7 @@ fn what_others_have_written_can_be_sent_and_mapped_as_soon_as_fstat_tells_it() {
 
 #[test]
 fn programs_run_from_the_mount() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "bin");

@@ -1,6 +1,6 @@
 //! Names under contention: one winner, no gap, and files that outlive their name.
 
-use crate::{MEMBERS, common::Cluster, folders, sh};
+use crate::{MEMBERS, common::shared::Shared, folders, sh};
 use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read, Write},
@@ -16,7 +16,7 @@ use std::{
 fn fault_s12_exclusive_creation_has_one_winner() {
     const THREADS: usize = 2;
     const ROUNDS: usize = 50;
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "race");
@@ -66,7 +66,7 @@ fn fault_s12_exclusive_creation_has_one_winner() {
 #[test]
 fn rename_over_is_atomic() {
     const ROUNDS: usize = 80;
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "save");
@@ -109,7 +109,7 @@ fn rename_over_is_atomic() {
 
 #[test]
 fn unlinked_files_stay_readable_while_they_are_open() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "gone");
@@ -158,7 +158,7 @@ fn unlinked_files_stay_readable_while_they_are_open() {
 
 #[test]
 fn links_and_directories() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "links");
@@ -241,7 +241,7 @@ fn become_user(id: u32, group: u32) {
 fn files_that_several_mounts_make_at_once_are_opened_by_those_who_may() {
     const TEAM: u32 = 7_777;
     const ROUNDS: usize = 60;
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "race");

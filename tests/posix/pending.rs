@@ -2,7 +2,7 @@
 
 use crate::{
     MEMBERS,
-    common::{self, Cluster, xattr},
+    common::{self, Cluster, shared::Shared, xattr},
     folders, sh,
 };
 use std::{fs, path::Path};
@@ -42,7 +42,7 @@ fn quiet(cluster: &Cluster) {
 
 #[test]
 fn appends_stay_pending_until_a_read() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     // Members that have just joined are learners for a moment, and promoting one merges.
@@ -107,7 +107,7 @@ fn large_appends_are_atomic() {
     use std::io::Write;
     const LEN: usize = 1_044_480;
     const EACH: usize = 6;
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "atomic");

@@ -3,7 +3,7 @@
 use crate::{
     MEMBERS,
     attributes::{remove, set},
-    common::{Cluster, SOON, until, xattr},
+    common::{Cluster, SOON, shared::Shared, until, xattr},
     folders, sh,
 };
 use std::{
@@ -52,7 +52,7 @@ fn fill(path: &Path, byte: u8) -> u64 {
 
 #[test]
 fn writers_on_all_mounts_stop_at_the_limit_of_bytes_and_not_before() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let folders = folders(&cluster, "q");
@@ -110,7 +110,7 @@ fn writers_on_all_mounts_stop_at_the_limit_of_bytes_and_not_before() {
 
 #[test]
 fn inodes_and_names_at_the_border() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let folders = folders(&cluster, "q");

@@ -1,6 +1,6 @@
 //! Ranges of files: room, zeros, holes and copies, on every mount.
 
-use crate::{MEMBERS, Numbers, common::Cluster, folders, mapping::Mapping, sh};
+use crate::{MEMBERS, Numbers, common::shared::Shared, folders, mapping::Mapping, sh};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
@@ -74,7 +74,7 @@ fn random_ranges_match_a_model() {
     const KEEP: i32 = libc::FALLOC_FL_KEEP_SIZE;
     const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP;
     const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "ranges");
@@ -162,7 +162,7 @@ fn random_ranges_match_a_model() {
 #[test]
 fn holes_are_told_from_data() {
     const FAR: u64 = 300 * MIB;
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "seek");
@@ -206,7 +206,7 @@ fn holes_are_told_from_data() {
 
 #[test]
 fn copies_have_what_other_mounts_appended() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "copy");

@@ -1,11 +1,11 @@
 //! The commands that everyone uses, each with its effect seen on another mount.
 
-use crate::{MEMBERS, common::Cluster, folders, sh};
+use crate::{MEMBERS, common::shared::Shared, folders, sh};
 use std::{fs, os::unix::fs::MetadataExt};
 
 #[test]
 fn everyday_commands() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "tools");
@@ -116,7 +116,7 @@ fn everyday_commands() {
 
 #[test]
 fn times_are_kept() {
-    let Some(cluster) = Cluster::up(MEMBERS) else {
+    let Some(cluster) = Shared::up(MEMBERS) else {
         return;
     };
     let at = folders(&cluster, "times");
