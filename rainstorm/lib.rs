@@ -101,6 +101,7 @@ mod starts;
 mod state_log;
 mod stateful;
 mod status;
+mod stderr;
 mod syscalls;
 mod table;
 mod task;

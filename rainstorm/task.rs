@@ -26,6 +26,7 @@ use crate::sink::Mark;
 use crate::spec::{ExecSpec, Place};
 use crate::state_log::{self, StateLog};
 use crate::stateful::{Held, work_on};
+use crate::stderr::Stderr;
 use crate::{cache, sandbox};
 use std::io;
 use std::path::Path;
@@ -286,10 +287,7 @@ async fn program(context: &Context, id: TaskId, spec: &ExecSpec) -> Result<Progr
             let found = name.clone();
             let found = local(place, move || cache::find(&found, EXECUTABLE_BYTES_MAX)).await?;
             found.ok_or_else(|| {
-                let (me, dirs) = (context.cluster.me(), cache::PATH.join(", "));
-                let members = context.cluster.members();
-                let member = members.into_iter().find(|(id, _)| *id == me);
-                let member = member.map_or_else(|| me.to_string(), |(_, name)| name);
+                let (member, dirs) = (context.member_name(), cache::PATH.join(", "));
                 let what = format!("member {member} has no program {name} in {dirs}");
                 let remedy = "install it there, or store the executable and name its `path`";
                 Error::Job(format!("{what}: {remedy}"))
@@ -306,7 +304,14 @@ async fn program(context: &Context, id: TaskId, spec: &ExecSpec) -> Result<Progr
         path,
         digest,
         env,
+        stderr: Stderr::open(context.stderr(id), speaker(context)),
     })
+}
+
+/// This member and the attempt, in words.
+fn speaker(context: &Context) -> String {
+    let attempt = context.info.attempt.0;
+    format!("{}, attempt {attempt}", context.member_name())
 }
 
 /// What blocking work on the executable answers.
