@@ -42,6 +42,7 @@ mod follow;
 mod forget;
 #[cfg(test)]
 mod fuzz_tests;
+mod given;
 mod glob;
 mod header;
 mod held;

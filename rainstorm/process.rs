@@ -3,6 +3,7 @@
 use crate::cache;
 use crate::cell::Cell;
 use crate::error::Error;
+use crate::given::Given;
 use crate::sandbox;
 use crate::spec::{Contract, ExecSpec};
 use crate::stderr::Stderr;
@@ -37,6 +38,8 @@ pub struct Program {
     pub path: PathBuf,
     /// SHA-256 of its content, in hex.
     pub digest: String,
+    /// Files that its processes read.
+    pub inputs: Vec<Given>,
     /// What its processes run in.
     pub cell: Arc<Cell>,
     /// `HYDFS_…` variables that tell the process what it is part of.
@@ -182,6 +185,9 @@ impl Program {
             .env("LANG", "C.UTF-8")
             .env("HOME", self.cell.scratch())
             .env("TMPDIR", self.cell.scratch());
+        if let Some(inputs) = self.cell.inputs() {
+            command.env("HYDFS_INPUTS", inputs);
+        }
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         let stdin = match argument {
             Some(argument) => {

@@ -7,6 +7,7 @@ use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::exec::{Exec, Works};
+use crate::given::{self, Given};
 use crate::inbox::{Inbox, Item};
 use crate::key::Keys;
 use crate::links::Links;
@@ -208,6 +209,10 @@ impl Task {
                 Operator::Exec(exec) => Some(exec.digest()),
                 _ => None,
             },
+            inputs: match &self.operator {
+                Operator::Exec(exec) => exec.inputs(),
+                _ => Vec::new(),
+            },
         };
         Ok(conclude(self.context.clone(), id, report, marks))
     }
@@ -299,8 +304,10 @@ async fn program(context: &Context, id: TaskId, spec: &ExecSpec) -> Result<Progr
         ("HYDFS_STAGE", context.step(id.node).name.clone()),
         ("HYDFS_TASK", id.task.to_string()),
     ];
+    let inputs = given::fetch(context, spec).await?;
     Ok(Program {
-        cell: cell(context, spec, &path).await?.into(),
+        cell: cell(context, spec, &path, &inputs).await?.into(),
+        inputs,
         path,
         digest,
         env,
@@ -327,13 +334,18 @@ async fn local<T: Send + 'static>(
 
 /// The cell that the task's processes run in. What it should have and this kernel lacks is said once in the job's log, or
 /// fails the job.
-async fn cell(context: &Context, spec: &ExecSpec, program: &Path) -> Result<Cell> {
+async fn cell(
+    context: &Context,
+    spec: &ExecSpec,
+    program: &Path,
+    inputs: &[Given],
+) -> Result<Cell> {
     let (cells, owner) = (context.cells.clone(), context.owner());
-    let (spec, program) = (spec.clone(), program.to_owned());
+    let (spec, program, inputs) = (spec.clone(), program.to_owned(), inputs.to_owned());
     let made = tokio::task::spawn_blocking(move || {
         let missing = cells.missing();
         cells
-            .make(owner, &spec, &program)
+            .make(owner, &spec, &program, &inputs)
             .map(|cell| (cell, missing))
     });
     let failed = |why: String| Error::Attempt(format!("cannot confine an operator: {why}"));
