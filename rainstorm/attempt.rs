@@ -13,6 +13,7 @@ use crate::rate::{self, Shares};
 use crate::room::Rooms;
 use crate::seams::{Cluster, Owner, Storage};
 use crate::sink::Target;
+use crate::stderr::Place;
 use crate::task;
 use futures_util::FutureExt;
 use hydfs_types::{Frame, JobInfo, JobPhase, MemberId, Service};
@@ -340,6 +341,29 @@ impl Context {
             job,
             attempt,
             exactly_once: true,
+        }
+    }
+
+    /// What this member is called.
+    pub fn member_name(&self) -> String {
+        let me = self.cluster.me();
+        let members = self.cluster.members();
+        let member = members.into_iter().find(|(id, _)| *id == me);
+        member.map_or_else(|| me.to_string(), |(_, name)| name)
+    }
+
+    /// Where a task's executables write what they write to stderr.
+    pub fn stderr(&self, id: TaskId) -> Place {
+        let folder = format!("/.jobs/{}", self.info.name);
+        let stage = self.step(id.node).stage();
+        Place {
+            storage: self.storage.clone(),
+            cluster: self.cluster.clone(),
+            owner: self.owner(),
+            job: self.info.id,
+            attempt: self.info.attempt,
+            path: format!("{folder}/tasks/{stage}-{}/stderr", id.task),
+            folder,
         }
     }
 

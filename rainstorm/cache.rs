@@ -1,10 +1,10 @@
-//! Executables from the file system, as local files named by their content (fault R11): a file that is there is
+//! Executables, and files that they read, from the file system, as local files named by their content (fault R11): a file that is there is
 //! whole, because it appears by rename, and it is checked again before each use.
 
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -47,6 +47,22 @@ pub fn find(name: &str, bytes_max: usize) -> io::Result<Option<(PathBuf, String)
 
 /// The path of an executable file with this content below `dir`, made if missing, and its SHA-256. Blocks on the disk.
 pub fn publish(dir: &Path, content: &[u8]) -> io::Result<(PathBuf, String)> {
+    fs::create_dir_all(dir)?;
+    made(dir, content, 0o755)
+}
+
+/// The same of a file to be read, in a folder that nobody else enters: it may be a secret.
+pub fn keep(dir: &Path, content: &[u8]) -> io::Result<(PathBuf, String)> {
+    if let Some(parent) = dir.parent() {
+        // Others enter that one.
+        fs::create_dir_all(parent)?;
+    }
+    let mut closed = fs::DirBuilder::new();
+    closed.recursive(true).mode(0o700).create(dir)?;
+    made(dir, content, 0o444)
+}
+
+fn made(dir: &Path, content: &[u8], mode: u32) -> io::Result<(PathBuf, String)> {
     let name = digest(content);
     let path = dir.join(&name);
     let _alone = PUBLISHING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -55,13 +71,12 @@ pub fn publish(dir: &Path, content: &[u8]) -> io::Result<(PathBuf, String)> {
         drop(File::open(&path).and_then(|file| file.set_modified(SystemTime::now())));
         return Ok((path, name));
     }
-    fs::create_dir_all(dir)?;
     let temp = dir.join(format!(
         ".{name}.{}.{}",
         std::process::id(),
         NEXT_TEMP.fetch_add(1, Ordering::Relaxed)
     ));
-    let made = write(&temp, content).and_then(|()| fs::rename(&temp, &path));
+    let made = write(&temp, content, mode).and_then(|()| fs::rename(&temp, &path));
     if made.is_err() {
         // The error that matters is the one above.
         drop(fs::remove_file(&temp));
@@ -88,10 +103,10 @@ pub fn sweep(dir: &Path) {
     }
 }
 
-fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).open(path)?;
     file.write_all(content)?;
-    file.set_permissions(fs::Permissions::from_mode(0o755))?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.sync_all()
 }
 
@@ -137,6 +152,19 @@ mod tests {
             0o755
         );
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_kept_is_read_through_links_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        fs::create_dir(dir.path().join("open")).unwrap();
+        let cache = dir.path().join("cache");
+        let (path, name) = keep(&cache.join("kept"), b"a secret").unwrap();
+        assert_eq!(path, cache.join("kept").join(name));
+        assert_eq!(mode(&cache), mode(&dir.path().join("open")));
+        assert_eq!((mode(&cache.join("kept")), mode(&path)), (0o700, 0o444));
+        assert_eq!(keep(&cache.join("kept"), b"a secret").unwrap().0, path);
     }
 
     #[test]

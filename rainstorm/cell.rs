@@ -5,6 +5,7 @@
 
 use crate::cache;
 use crate::cgroup::{Cgroup, Cgroups, GroupLimits};
+use crate::given::{self, Given};
 use crate::kernel::Kernel;
 use crate::reach;
 use crate::sandbox::{self, Confinement, Limits};
@@ -51,6 +52,8 @@ pub struct Cells {
 /// A task's cell.
 pub struct Cell {
     scratch: PathBuf,
+    /// The folder of the files that it is given to read, if there are any.
+    inputs: Option<PathBuf>,
     cgroup: Option<Cgroup>,
     owner: Owner,
     limits: Limits,
@@ -91,11 +94,10 @@ impl Cells {
                 cgroups.sweep(is_stale);
             }
             cache::sweep(&self.dir);
-            for entry in fs::read_dir(self.dir.join(SCRATCH))
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
+            cache::sweep(&self.dir.join(given::KEPT));
+            let folders = [SCRATCH, given::FOLDERS].map(|name| self.dir.join(name));
+            let folders = folders.iter().flat_map(fs::read_dir);
+            for entry in folders.flatten().flatten() {
                 if is_stale(&entry.file_name().to_string_lossy()) {
                     remove(&entry.path());
                 }
@@ -119,8 +121,14 @@ impl Cells {
         told.insert(job)
     }
 
-    /// A cell for a task that runs the local file `program`. Blocks.
-    pub fn make(&self, owner: Owner, spec: &ExecSpec, program: &Path) -> io::Result<Cell> {
+    /// A cell for a task that runs the local file `program` and reads `inputs`. Blocks.
+    pub fn make(
+        &self,
+        owner: Owner,
+        spec: &ExecSpec,
+        program: &Path,
+        inputs: &[Given],
+    ) -> io::Result<Cell> {
         let (kernel, cgroups) = self.found();
         let name = format!(
             "{}-{}",
@@ -135,6 +143,7 @@ impl Cells {
         let has_cpu = cgroups.as_ref().is_ok_and(Cgroups::has_cpu);
         let mut cell = Cell {
             scratch: self.scratch(&name, owner)?,
+            inputs: None,
             limits: Limits {
                 address_bytes: match cgroups {
                     Ok(_) => 0,
@@ -153,12 +162,20 @@ impl Cells {
             reach: None,
             filters: Arc::default(),
         };
+        if !inputs.is_empty() {
+            cell.inputs = Some(given::lay_out(&self.dir, &name, owner, inputs)?);
+        }
         if let Ok(cgroups) = cgroups {
             cell.cgroup = Some(cgroups.make(&name, group_limits)?);
         }
         if kernel.landlock > 0 {
             let data = self.dir.canonicalize()?;
-            let rules = reach::rules(program, &cell.scratch, &data, spec.network)?;
+            let rules = reach::rules(
+                program,
+                (&cell.scratch, cell.inputs.as_deref()),
+                &data,
+                spec.network,
+            )?;
             cell.reach = rules.map(Arc::new);
         }
         if kernel.seccomp {
@@ -185,6 +202,11 @@ impl Cell {
     /// Where its processes stand, and may write.
     pub fn scratch(&self) -> &Path {
         &self.scratch
+    }
+
+    /// Where the files are that they are given to read.
+    pub fn inputs(&self) -> Option<&Path> {
+        self.inputs.as_deref()
     }
 
     /// Makes `command` run in the cell.
@@ -232,6 +254,7 @@ impl Drop for Cell {
     fn drop(&mut self) {
         let remains = Remains {
             scratch: std::mem::take(&mut self.scratch),
+            inputs: self.inputs.take(),
             cgroup: self.cgroup.take(),
         };
         // A runtime that ends drops it as well.
@@ -244,6 +267,7 @@ impl Drop for Cell {
 /// What is left of a cell whose task has ended. Dropping it blocks until all of it is gone.
 struct Remains {
     scratch: PathBuf,
+    inputs: Option<PathBuf>,
     cgroup: Option<Cgroup>,
 }
 
@@ -253,13 +277,16 @@ impl Drop for Remains {
             cgroup.remove();
         }
         remove(&self.scratch);
+        if let Some(inputs) = &self.inputs {
+            remove(inputs);
+        }
     }
 }
 
-fn remove(scratch: &Path) {
-    if let Err(error) = fs::remove_dir_all(scratch)
+fn remove(dir: &Path) {
+    if let Err(error) = fs::remove_dir_all(dir)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(dir = %scratch.display(), %error, "a scratch folder stays until the next start");
+        tracing::warn!(dir = %dir.display(), %error, "a folder of a task stays until the next start");
     }
 }

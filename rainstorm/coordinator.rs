@@ -363,7 +363,7 @@ async fn goes_on(driver: &Driver, job: &JobInfo) -> bool {
     }
 }
 
-/// The folder of a job, without the state, the dead letters, the receipt and the default output of an earlier job of that name. Nothing of the new job is
+/// The folder of a job, without the state, the dead letters, the words of executables, the receipt and the default output of an earlier job of that name. Nothing of the new job is
 /// there yet, and the old file is named by its inode: a late call removes nothing of a successor's.
 async fn make_room(
     driver: &Driver,
@@ -384,6 +384,10 @@ async fn make_room(
         for entry in driver.storage.list(&folder).await.unwrap_or_default() {
             earlier.push(format!("{folder}/{}", entry.name));
         }
+    }
+    let tasks = format!("/.jobs/{}/tasks", file.name);
+    for task in driver.storage.list(&tasks).await.unwrap_or_default() {
+        earlier.push(format!("{tasks}/{}/stderr", task.name));
     }
     for path in earlier {
         if let Ok(old) = driver.storage.stat(&path).await {

@@ -167,6 +167,22 @@ fn offset(zone: &[u8]) -> Option<i64> {
     (hours < 24 && minutes < 60).then_some(sign * (hours * 3600 + minutes * 60))
 }
 
+/// The moment so many seconds after 1970, as `2026-11-28T09:30:00Z` (the inverse of `days`, from the same place).
+pub fn utc_text(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    // Months are counted from March.
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
 /// Days since 1970 of a date of the Gregorian calendar (Howard Hinnant, chrono-compatible date algorithms).
 fn days(year: i64, month: i64, day: i64) -> Option<i64> {
     let leaps = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -190,6 +206,16 @@ fn days(year: i64, month: i64, day: i64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_as_text_is_read_as_the_same() {
+        assert_eq!(utc_text(951_825_600), "2000-02-29T12:00:00Z");
+        for seconds in (0..5_000_000_000).step_by(86_399 * 7) {
+            let text = utc_text(seconds);
+            let read = TimeFormat::Rfc3339.parse(text.as_bytes());
+            assert_eq!(read, Some(seconds as i64 * 1000), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_read() {

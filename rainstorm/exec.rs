@@ -8,6 +8,7 @@
 use crate::batch::{Batch, LINE_BYTES_MAX, Lines};
 use crate::dead::Letters;
 use crate::error::{Error, Result};
+use crate::given::Given;
 use crate::process::{Failure, MARKLESS, Program, Running, STATE_MARKLESS};
 use crate::remembered::{Remembered, STATE};
 use crate::spec::{Contract, ExecSpec};
@@ -83,6 +84,15 @@ impl Exec {
             Works::Program(program) => program.digest.clone(),
             Works::StandIn(_) => "stand-in".to_owned(),
         }
+    }
+
+    /// The files that it is given to read, each with the SHA-256 of its content, in hex.
+    pub fn inputs(&self) -> Vec<(String, String)> {
+        let Works::Program(program) = &self.works else {
+            return Vec::new();
+        };
+        let of_one = |input: &Given| (input.path.clone(), input.digest.clone());
+        program.inputs.iter().map(of_one).collect()
     }
 
     /// What it remembers, if it has state.

@@ -42,6 +42,7 @@ mod follow;
 mod forget;
 #[cfg(test)]
 mod fuzz_tests;
+mod given;
 mod glob;
 mod header;
 mod held;
@@ -101,6 +102,7 @@ mod starts;
 mod state_log;
 mod stateful;
 mod status;
+mod stderr;
 mod syscalls;
 mod table;
 mod task;

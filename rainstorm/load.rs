@@ -281,6 +281,7 @@ mod tests {
             reads: Vec::new(),
             writes: Vec::new(),
             program: None,
+            inputs: Vec::new(),
             files: Vec::new(),
             held: Held::default(),
             load: Load {

@@ -127,6 +127,8 @@ pub struct Report {
     pub writes: Vec<Writes>,
     /// SHA-256 of its executable.
     pub program: Option<String>,
+    /// The files that it is given to read, each with the SHA-256 of its content.
+    pub inputs: Vec<(String, String)>,
     /// Since its report before: what it wrote to each file of a sink that is a folder, by the sink's number.
     pub files: Vec<(u16, String, Writes)>,
     /// Since its report before.

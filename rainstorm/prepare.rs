@@ -5,6 +5,7 @@ use crate::batch::LINE_BYTES_MAX;
 use crate::csv;
 use crate::ends;
 use crate::error::{Error, Result};
+use crate::given::INPUT_BYTES_MAX;
 use crate::glob::{self, Found};
 use crate::header;
 use crate::lookup;
@@ -14,7 +15,7 @@ use crate::plan::{Op, Pinned, PinnedFile, Plan, Step};
 use crate::position::{Border, Positions, TaskPosition};
 use crate::savepoint::{self, StartSpec};
 use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
-use crate::spec::{Format, LookupSpec, OpSpec, Place, SPEC_BYTES_MAX, SourceSpec, Spec};
+use crate::spec::{Format, InputSpec, LookupSpec, OpSpec, Place, SPEC_BYTES_MAX, SourceSpec, Spec};
 use crate::spec_tree::Fault;
 use crate::upgrade::{self, ANEW, Version};
 use futures_util::future::try_join_all;
@@ -305,18 +306,21 @@ pub async fn resolve(
                 "chown the spec to another user, or set `allow_root_jobs = true` on every member";
             return Err(located(Fault::new(exec.at, what, remedy)));
         }
-        let Place::Stored(path) = &exec.place else {
-            continue;
-        };
-        match storage.pin(path, owner).await {
-            Ok(_) => {}
-            Err(error) if error.is_temporary() => return Err(error.into()),
-            Err(error) => {
-                return Err(located(Fault::new(
-                    exec.at,
-                    error.to_string(),
-                    "copy the executable there first, or name a program of the members with `command`",
-                )));
+        if let Place::Stored(path) = &exec.place {
+            let remedy =
+                "copy the executable there first, or name a program of the members with `command`";
+            let pinned = pin_file(storage, (path, exec.at), owner, remedy).await;
+            pinned.map_err(of_fail)?;
+        }
+        for InputSpec { path, at } in &exec.inputs {
+            let remedy = "copy the file there first, and let the owner of the spec read it";
+            let pinned = pin_file(storage, (path, *at), owner, remedy).await;
+            let bytes = pinned.map_err(of_fail)?.len;
+            if bytes > INPUT_BYTES_MAX as u64 {
+                let what =
+                    format!("the input {path} has {bytes} bytes, more than {INPUT_BYTES_MAX}");
+                let remedy = "make it a source, or take what the executable needs out of it";
+                return Err(located(Fault::new(*at, what, remedy)));
             }
         }
     }
@@ -490,6 +494,17 @@ async fn again(
             Format::Lines | Format::Json => spec.columns.clone(),
         },
     })
+}
+
+/// A file that an executable needs, or a fault of the spec at that place.
+async fn pin_file(
+    storage: &dyn Storage,
+    (path, at): (&str, usize),
+    owner: Owner,
+    remedy: &str,
+) -> std::result::Result<Source, Fail> {
+    let pinned = storage.pin(path, owner).await;
+    pinned.map_err(|error| Fail::of(at, error, remedy))
 }
 
 async fn pin_lookup(

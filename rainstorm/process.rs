@@ -3,8 +3,10 @@
 use crate::cache;
 use crate::cell::Cell;
 use crate::error::Error;
+use crate::given::Given;
 use crate::sandbox;
-use crate::spec::ExecSpec;
+use crate::spec::{Contract, ExecSpec};
+use crate::stderr::Stderr;
 use bytes::Bytes;
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -36,10 +38,14 @@ pub struct Program {
     pub path: PathBuf,
     /// SHA-256 of its content, in hex.
     pub digest: String,
+    /// Files that its processes read.
+    pub inputs: Vec<Given>,
     /// What its processes run in.
     pub cell: Arc<Cell>,
     /// `HYDFS_…` variables that tell the process what it is part of.
     pub env: Vec<(&'static str, String)>,
+    /// Where what they write to stderr goes, beside its end that is kept of each.
+    pub stderr: Stderr,
 }
 
 /// A process.
@@ -51,8 +57,11 @@ pub struct Running {
     refusals: (u64, u64),
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
+    /// The end of its stderr.
     stderr: Arc<Mutex<Vec<u8>>>,
     stderr_done: Option<tokio::task::JoinHandle<()>>,
+    /// All of it.
+    told: Stderr,
 }
 
 /// A line that a process has to repeat.
@@ -176,6 +185,9 @@ impl Program {
             .env("LANG", "C.UTF-8")
             .env("HOME", self.cell.scratch())
             .env("TMPDIR", self.cell.scratch());
+        if let Some(inputs) = self.cell.inputs() {
+            command.env("HYDFS_INPUTS", inputs);
+        }
         command.envs(self.env.iter().map(|(key, value)| (key, value)));
         let stdin = match argument {
             Some(argument) => {
@@ -197,9 +209,15 @@ impl Program {
         let mut errors = child.stderr.take().ok_or_else(missing)?;
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let kept = stderr.clone();
+        if spec.contract == Contract::Lines {
+            // With the others each batch has a process of its own.
+            self.stderr.mark();
+        }
+        let told = self.stderr.clone();
         let stderr_done = tokio::spawn(async move {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = errors.read(&mut buffer).await {
+                told.say(&buffer[..count]);
                 let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
                 kept.extend_from_slice(&buffer[..count]);
                 let over = kept.len().saturating_sub(STDERR_BYTES);
@@ -215,6 +233,7 @@ impl Program {
             stdout,
             stderr,
             stderr_done: Some(stderr_done),
+            told: self.stderr.clone(),
         })
     }
 }
@@ -335,9 +354,11 @@ impl Running {
         if let Some(what) = self.cell.ran_into(self.refusals) {
             why = format!("{what}: {why}");
         }
-        if let Some(done) = self.stderr_done.take() {
+        if let Some(mut done) = self.stderr_done.take()
+            && time::timeout(LAST_WORDS, &mut done).await.is_err()
+        {
             // What its children still write is not waited for.
-            drop(time::timeout(LAST_WORDS, done).await);
+            self.stderr_done = Some(done);
         }
         let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&stderr);
@@ -355,8 +376,20 @@ impl Drop for Running {
             sandbox::kill_group(self.pid);
         }
         self.cell.kill();
-        if let Some(done) = &self.stderr_done {
-            done.abort();
+        if let Some(what) = self.cell.ran_into(self.refusals) {
+            self.told.note(&what);
+        }
+        let Some(mut done) = self.stderr_done.take() else {
+            return;
+        };
+        match tokio::runtime::Handle::try_current() {
+            // What it has written is still in the pipe.
+            Ok(runtime) => drop(runtime.spawn(async move {
+                if time::timeout(LAST_WORDS, &mut done).await.is_err() {
+                    done.abort();
+                }
+            })),
+            Err(_) => done.abort(),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The files that an operator's process may reach, as landlock's rules: programs and libraries of the system to be read
-//! and run, its own executable, its scratch folder. Not the data folder, not the mount, not the homes.
+//! and run, its own executable, its inputs, its scratch folder. Not the data folder, not the mount, not the homes.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
@@ -81,18 +81,18 @@ const VERSION: ABI = ABI::V6;
 /// the member's own, are left out.
 pub fn rules(
     program: &Path,
-    scratch: &Path,
+    (scratch, inputs): (&Path, Option<&Path>),
     apart: &Path,
     network: bool,
 ) -> io::Result<Option<OwnedFd>> {
-    let made = make(program, scratch, apart, network);
+    let made = make(program, (scratch, inputs), apart, network);
     made.map(Into::into)
         .map_err(|error| io::Error::other(format!("landlock's rules: {error}")))
 }
 
 fn make(
     program: &Path,
-    scratch: &Path,
+    (scratch, inputs): (&Path, Option<&Path>),
     apart: &Path,
     network: bool,
 ) -> Result<RulesetCreated, landlock::RulesetError> {
@@ -117,7 +117,10 @@ fn make(
     for path in SINKS {
         rules = allow(rules, Path::new(path), read | AccessFs::WriteFile)?;
     }
-    let rules = allow(rules, program, AccessFs::ReadFile | AccessFs::Execute)?;
+    let mut rules = allow(rules, program, AccessFs::ReadFile | AccessFs::Execute)?;
+    if let Some(inputs) = inputs {
+        rules = allow(rules, inputs, read)?;
+    }
     allow(rules, scratch, AccessFs::from_all(VERSION))
 }
 

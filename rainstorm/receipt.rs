@@ -120,6 +120,9 @@ pub struct Line {
     /// SHA-256 of the executable of each stage that has one.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub operators: BTreeMap<String, String>,
+    /// Of each stage whose executable has `inputs`: the SHA-256 of each of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub operator_inputs: BTreeMap<String, BTreeMap<String, String>>,
     /// In the first line, and in the first one behind a change of the job: what it then reads, and how that is cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begin: Option<Begin>,
@@ -206,6 +209,7 @@ pub fn line(
         inputs: Vec::new(),
         outputs: headers.clone(),
         operators: BTreeMap::new(),
+        operator_inputs: BTreeMap::new(),
         begin: first.map(|first| begin(info, plan, first)),
     };
     for report in reports {
@@ -235,6 +239,10 @@ pub fn line(
         }
         if let Some(program) = &report.program {
             line.operators.insert(step.name.clone(), program.clone());
+        }
+        if !report.inputs.is_empty() {
+            let inputs = report.inputs.iter().cloned().collect();
+            line.operator_inputs.insert(step.name.clone(), inputs);
         }
     }
     let mut text = serde_json::to_vec(&line)

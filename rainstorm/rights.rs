@@ -1,7 +1,7 @@
 //! Whether a job can go on for another owner: what it has written so far is the old one's.
 
 use crate::error::Result;
-use crate::plan::{Parts, Plan};
+use crate::plan::{Op, Parts, Plan};
 use crate::receipt::receipt_path;
 use crate::seams::{Owner, Storage, StorageError};
 use crate::spec_tree::Fault;
@@ -45,6 +45,10 @@ fn written(name: &str, plan: &Plan) -> BTreeSet<String> {
             plan.dead_letters
                 .then(|| format!("/.jobs/{name}/dead/{stage}")),
         );
+        if matches!(step.op, Op::Exec { .. }) {
+            let task = |task: u32| format!("/.jobs/{name}/tasks/{stage}-{task}/stderr");
+            all.extend((0..step.tasks).map(task));
+        }
         for sink in step.sinks.iter().filter(|sink| sink.parts == Parts::Tasks) {
             all.extend((0..step.tasks).map(|task| sink.task_path(step, task)));
         }

@@ -141,6 +141,13 @@ pub trait Storage: Send + Sync + 'static {
         owner: Owner,
         record: Bytes,
     ) -> BoxFuture<'a, StorageResult<()>>;
+    /// Appends text to the file with this inode, visible at once, outside any job epoch. `NotFound` if it has no name any more.
+    fn append_to<'a>(
+        &'a self,
+        ino: Ino,
+        owner: Owner,
+        text: Bytes,
+    ) -> BoxFuture<'a, StorageResult<()>>;
     /// Appends text to an ordinary file (a job's log), visible at once, outside any job epoch. Made if missing.
     fn append_text<'a>(
         &'a self,

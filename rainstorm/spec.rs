@@ -237,6 +237,22 @@ pub struct ExecSpec {
     pub cpu_percent: u64,
     /// It has state by the key of its stage: where the spec says so.
     pub state: Option<usize>,
+    /// Files that it reads; no two have the same name.
+    pub inputs: Vec<InputSpec>,
+}
+
+/// A file that an executable is given.
+#[derive(Debug, Clone)]
+pub struct InputSpec {
+    pub path: String,
+    pub at: usize,
+}
+
+impl InputSpec {
+    /// The last part of its path.
+    pub fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or_default()
+    }
 }
 
 /// What a stage does.

@@ -2,9 +2,10 @@
 
 use crate::compute::ComputeSpec;
 use crate::decimal::Decimal;
+use crate::given::INPUTS_MAX;
 use crate::spec::{
-    Bound, Column, Contract, ExecSpec, Mapping, OpSpec, Order, Pieces, Place, Test, clean_path,
-    column, word,
+    Bound, Column, Contract, ExecSpec, InputSpec, Mapping, OpSpec, Order, Pieces, Place, Test,
+    clean_path, column, word,
 };
 use crate::spec_keyed::{aggregate, dedup, join};
 use crate::spec_tree::{Fault, Node, Table, Value};
@@ -212,6 +213,7 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
             "processes",
             "cpu_percent",
             "state",
+            "inputs",
         ],
     )?;
     let (place, at) = place(node, &table)?;
@@ -239,6 +241,7 @@ fn exec(node: &Node) -> Result<OpSpec, Fault> {
             true => table.get("state").map(|state| state.at),
             false => None,
         },
+        inputs: inputs(&table)?,
     };
     if let Some(at) = exec.state
         && exec.contract != Contract::Lines
@@ -276,6 +279,28 @@ fn place(node: &Node, table: &Table) -> Result<(Place, usize), Fault> {
             Err(Fault::new(node.at, what, remedy))
         }
     }
+}
+
+fn inputs(table: &Table) -> Result<Vec<InputSpec>, Fault> {
+    let mut inputs: Vec<InputSpec> = Vec::new();
+    let paths = table.texts("inputs")?.unwrap_or_default();
+    for (path, node) in paths.iter().zip(table.list("inputs")?) {
+        let at = node.at;
+        let path = clean_path(path, at)?;
+        let input = InputSpec { path, at };
+        if let Some(other) = inputs.iter().find(|other| other.name() == input.name()) {
+            let (one, two) = (&other.path, &input.path);
+            let what = format!("the inputs {one} and {two} have the same name");
+            let remedy = "rename or copy one of them: the executable finds both in one folder";
+            return Err(Fault::new(at, what, remedy));
+        }
+        if inputs.len() == INPUTS_MAX {
+            let what = format!("`exec` has more than {INPUTS_MAX} `inputs`");
+            return Err(Fault::new(at, what, "put some of them into one file"));
+        }
+        inputs.push(input);
+    }
+    Ok(inputs)
 }
 
 fn exit_ok(table: &Table) -> Result<Vec<i32>, Fault> {

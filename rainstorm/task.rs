@@ -7,6 +7,7 @@ use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::exec::{Exec, Works};
+use crate::given::{self, Given};
 use crate::inbox::{Inbox, Item};
 use crate::key::Keys;
 use crate::links::Links;
@@ -26,6 +27,7 @@ use crate::sink::Mark;
 use crate::spec::{ExecSpec, Place};
 use crate::state_log::{self, StateLog};
 use crate::stateful::{Held, work_on};
+use crate::stderr::Stderr;
 use crate::{cache, sandbox};
 use std::io;
 use std::path::Path;
@@ -207,6 +209,10 @@ impl Task {
                 Operator::Exec(exec) => Some(exec.digest()),
                 _ => None,
             },
+            inputs: match &self.operator {
+                Operator::Exec(exec) => exec.inputs(),
+                _ => Vec::new(),
+            },
         };
         Ok(conclude(self.context.clone(), id, report, marks))
     }
@@ -286,10 +292,7 @@ async fn program(context: &Context, id: TaskId, spec: &ExecSpec) -> Result<Progr
             let found = name.clone();
             let found = local(place, move || cache::find(&found, EXECUTABLE_BYTES_MAX)).await?;
             found.ok_or_else(|| {
-                let (me, dirs) = (context.cluster.me(), cache::PATH.join(", "));
-                let members = context.cluster.members();
-                let member = members.into_iter().find(|(id, _)| *id == me);
-                let member = member.map_or_else(|| me.to_string(), |(_, name)| name);
+                let (member, dirs) = (context.member_name(), cache::PATH.join(", "));
                 let what = format!("member {member} has no program {name} in {dirs}");
                 let remedy = "install it there, or store the executable and name its `path`";
                 Error::Job(format!("{what}: {remedy}"))
@@ -301,12 +304,21 @@ async fn program(context: &Context, id: TaskId, spec: &ExecSpec) -> Result<Progr
         ("HYDFS_STAGE", context.step(id.node).name.clone()),
         ("HYDFS_TASK", id.task.to_string()),
     ];
+    let inputs = given::fetch(context, spec).await?;
     Ok(Program {
-        cell: cell(context, spec, &path).await?.into(),
+        cell: cell(context, spec, &path, &inputs).await?.into(),
+        inputs,
         path,
         digest,
         env,
+        stderr: Stderr::open(context.stderr(id), speaker(context)),
     })
+}
+
+/// This member and the attempt, in words.
+fn speaker(context: &Context) -> String {
+    let attempt = context.info.attempt.0;
+    format!("{}, attempt {attempt}", context.member_name())
 }
 
 /// What blocking work on the executable answers.
@@ -322,13 +334,18 @@ async fn local<T: Send + 'static>(
 
 /// The cell that the task's processes run in. What it should have and this kernel lacks is said once in the job's log, or
 /// fails the job.
-async fn cell(context: &Context, spec: &ExecSpec, program: &Path) -> Result<Cell> {
+async fn cell(
+    context: &Context,
+    spec: &ExecSpec,
+    program: &Path,
+    inputs: &[Given],
+) -> Result<Cell> {
     let (cells, owner) = (context.cells.clone(), context.owner());
-    let (spec, program) = (spec.clone(), program.to_owned());
+    let (spec, program, inputs) = (spec.clone(), program.to_owned(), inputs.to_owned());
     let made = tokio::task::spawn_blocking(move || {
         let missing = cells.missing();
         cells
-            .make(owner, &spec, &program)
+            .make(owner, &spec, &program, &inputs)
             .map(|cell| (cell, missing))
     });
     let failed = |why: String| Error::Attempt(format!("cannot confine an operator: {why}"));

@@ -68,6 +68,7 @@ async fn the_examples_of_the_job_reference_run() {
         join,
         confined,
         errors,
+        known,
         counted,
         dead,
         scaled,
@@ -110,6 +111,11 @@ async fn the_examples_of_the_job_reference_run() {
     world.spec("errors.toml", errors, 0);
     world.done("errors").await;
     assert_eq!(world.sorted("/.jobs/errors/output"), ["An Error"]);
+    world.write("/lists/words.txt", b"ine\nhello\n", 0);
+    world.write("/bin/known.sh", blocks("sh")[2].as_bytes(), 0);
+    world.spec("known.toml", known, 0);
+    world.done("known").await;
+    assert_eq!(world.sorted("/.jobs/known/output"), ["fine"]);
     world.spec("folder.toml", folder, 0);
     world.done("folder").await;
     let speed = world.lines("/out/by-category/Speed Limit");

@@ -489,6 +489,29 @@ impl Storage for Files {
         })
     }
 
+    fn append_to<'a>(
+        &'a self,
+        ino: Ino,
+        owner: Owner,
+        text: Bytes,
+    ) -> BoxFuture<'a, StorageResult<()>> {
+        let volume = self.volume.clone();
+        self.on_core(async move {
+            let name = ino.to_string();
+            let attr = {
+                let state = volume.state();
+                let named = state.path_of(ino).and_then(|_| state.inode(ino).ok());
+                named.map(|inode| inode.attr)
+            };
+            let attr = attr.ok_or_else(|| StorageError::NotFound(name.clone()))?;
+            if !may(&volume, &attr, owner, 2) {
+                return Err(StorageError::Denied(name));
+            }
+            let put = volume.put(ino, None, text, false).await;
+            put.map_err(|error| of_fs(&name, error))
+        })
+    }
+
     fn append_text<'a>(
         &'a self,
         path: &'a str,

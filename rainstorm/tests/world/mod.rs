@@ -9,7 +9,7 @@ use hydfs_types::{
     Attempt, Frame, Ino, JobId, JobInfo, JobPhase, LogIndex, MemberId, Seq, WriterId,
 };
 use rainstorm::{Options, Rainstorm};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -63,6 +63,8 @@ pub struct Counts {
 #[derive(Default)]
 struct Inner {
     files: BTreeMap<String, File>,
+    /// Directories that were made, and may be empty.
+    dirs: BTreeSet<String>,
     writers: BTreeMap<WriterId, Writer>,
     jobs: BTreeMap<JobId, JobInfo>,
     members: BTreeMap<MemberId, Life>,
@@ -327,7 +329,18 @@ impl World {
 
     /// Removes a file.
     pub fn unlink(&self, path: &str) {
-        self.lock().files.remove(path).unwrap();
+        self.lock().unlink(path);
+    }
+
+    /// Removes a folder and all that is in it.
+    pub fn remove_all(&self, dir: &str) {
+        let mut inner = self.lock();
+        let below = format!("{dir}/");
+        let paths: Vec<String> = inner.files.keys().cloned().collect();
+        for path in paths.iter().filter(|path| path.starts_with(&below)) {
+            inner.unlink(path);
+        }
+        inner.dirs.remove(dir);
     }
 
     /// Gives a file another name.
@@ -447,6 +460,11 @@ impl World {
         }
     }
 
+    /// Whose a file is.
+    pub fn owner_of(&self, path: &str) -> Option<u32> {
+        self.lock().files.get(path).map(|file| file.uid)
+    }
+
     /// What a reader sees: merged and committed bytes.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
         let mut inner = self.lock();
@@ -501,6 +519,16 @@ impl Inner {
                 pending,
             }
         })
+    }
+
+    /// Removes a file, and the folders that it was the last in.
+    fn unlink(&mut self, path: &str) {
+        self.files.remove(path).unwrap();
+        let files = &self.files;
+        self.dirs.retain(|dir| {
+            let below = format!("{dir}/");
+            !path.starts_with(&below) || files.keys().any(|other| other.starts_with(&below))
+        });
     }
 
     fn is_named(&self, ino: Ino) -> bool {

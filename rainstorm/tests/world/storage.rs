@@ -23,7 +23,7 @@ fn entry(path: &str, file: &File) -> Entry {
     }
 }
 
-/// Directories are there as long as something is in them.
+/// Directories are there as long as something is in them, or from when they are made until their last file is removed.
 fn directory(name: &str) -> Entry {
     Entry {
         name: name.rsplit('/').next().unwrap().to_owned(),
@@ -82,7 +82,8 @@ impl Storage for Member {
             self.alive().await;
             let inner = self.world.lock();
             let below = format!("{path}/");
-            let is_dir = inner.files.keys().any(|other| other.starts_with(&below));
+            let is_dir = inner.dirs.contains(path)
+                || inner.files.keys().any(|other| other.starts_with(&below));
             inner
                 .files
                 .get(path)
@@ -177,9 +178,10 @@ impl Storage for Member {
         })
     }
 
-    fn make_dir<'a>(&'a self, _path: &'a str, _owner: Owner) -> BoxFuture<'a, StorageResult<()>> {
+    fn make_dir<'a>(&'a self, path: &'a str, _owner: Owner) -> BoxFuture<'a, StorageResult<()>> {
         Box::pin(async move {
             self.alive().await;
+            self.world.lock().dirs.insert(path.to_owned());
             Ok(())
         })
     }
@@ -299,6 +301,24 @@ impl Storage for Member {
             self.world.lock().file(path, owner.uid);
             self.world.extend(path, &record);
             Ok(())
+        })
+    }
+
+    fn append_to<'a>(
+        &'a self,
+        ino: Ino,
+        owner: Owner,
+        text: Bytes,
+    ) -> BoxFuture<'a, StorageResult<()>> {
+        Box::pin(async move {
+            self.alive().await;
+            let path = {
+                let inner = self.world.lock();
+                let found = inner.files.iter().find(|(_, file)| file.ino == ino);
+                found.map(|(path, _)| path.clone())
+            };
+            let path = path.ok_or_else(|| StorageError::NotFound(ino.to_string()))?;
+            self.append_visible(&path, owner, text).await
         })
     }
 
