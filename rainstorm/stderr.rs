@@ -245,7 +245,8 @@ impl Writer {
             folder,
             ..
         } = &self.place;
-        if cluster.job(*job).is_none_or(|job| job.attempt != *attempt) {
+        // What is known here may be older than the attempt itself.
+        if cluster.job(*job).is_some_and(|job| job.attempt > *attempt) {
             return Ok(false);
         }
         match storage.stat(folder).await {
