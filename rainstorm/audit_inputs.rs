@@ -3,6 +3,7 @@
 use crate::audit::{Audited, wrong};
 use crate::batch::LINE_BYTES_MAX;
 use crate::error::{Error, Result};
+use crate::extent;
 use crate::pieces::{PIECE_BYTES, Pieces};
 use crate::plan::{Pinned, PinnedFile};
 use crate::position::Share;
@@ -94,6 +95,21 @@ impl Reading {
             files.extend(of_before.map(|((_, ino), at)| ((node as u16, *ino), *at)));
         }
         Ok(Self { files, ..next })
+    }
+
+    /// Checks that what was to be read is the part of each file that the spec names. A file that is removed says nothing.
+    pub async fn check_bounds(&self, storage: &dyn Storage) -> Result<()> {
+        for (source, bounds) in self.begin.bounds.iter().enumerate() {
+            let Some(bounds) = *bounds else { continue };
+            for file in &self.pinned(source)?.files {
+                match extent::audit(storage, file, bounds).await {
+                    Ok(None) | Err(StorageError::NotFound(_)) => {}
+                    Ok(Some(what)) => return Err(wrong(&what)),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Checks what a line says was read, and that it still reads so.

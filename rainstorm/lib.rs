@@ -37,6 +37,7 @@ mod event_time;
 mod exec;
 mod expression;
 mod expression_text;
+mod extent;
 mod filter;
 mod follow;
 mod forget;

@@ -18,7 +18,7 @@ pub fn sources(old: &Spec, new: &Spec) -> Result<Vec<Option<usize>>, Fault> {
                     "the source `{}` reads something else than before",
                     source.name
                 );
-                let remedy = "give `path`, `format` and `follow` back, or the source another name: then it is read from its beginning";
+                let remedy = "give `path`, `format`, `follow` and the bytes of `start` or `range` back, or the source another name: then it is read from its beginning";
                 return Err(Fault::new(source.at, what, remedy));
             }
             None => (0..old.sources.len()).find(|&at| {
@@ -34,7 +34,8 @@ pub fn sources(old: &Spec, new: &Spec) -> Result<Vec<Option<usize>>, Fault> {
 fn same_input(a: &SourceSpec, b: &SourceSpec) -> bool {
     // CSV and lines differ in where the data begins.
     let csv = |source: &SourceSpec| source.format == Format::Csv;
-    (&a.path, a.follow, csv(a)) == (&b.path, b.follow, csv(b))
+    let part = |source: &SourceSpec| source.extent.bounds();
+    (&a.path, a.follow, csv(a), part(a)) == (&b.path, b.follow, csv(b), part(b))
 }
 
 /// What the state of a stage says, in words; `None` of a stage without state. Equal words: the state is the same's.

@@ -55,6 +55,8 @@ pub struct SourcePlan {
     pub json: Option<Vec<String>>,
     pub follow: bool,
     pub at_end: bool,
+    /// The first byte that is read of its file, and the first one behind what is read.
+    pub bounds: Option<(u64, Option<u64>)>,
     /// Lines a second.
     pub rate: Option<u64>,
     pub clock: Option<ClockPlan>,

@@ -5,6 +5,7 @@ use crate::batch::LINE_BYTES_MAX;
 use crate::csv;
 use crate::ends;
 use crate::error::{Error, Result};
+use crate::extent;
 use crate::glob::{self, Found};
 use crate::header;
 use crate::lookup;
@@ -449,6 +450,8 @@ async fn pin(
         let what = format!("{} has no CSV header with a line end yet", spec.path);
         return fault(what, "write one first: it names the columns");
     }
+    let path = (&*spec.path, spec.extent_at);
+    extent::cut(storage, spec.extent, path, spec.follow, &mut pinned.files).await?;
     Ok(pinned)
 }
 

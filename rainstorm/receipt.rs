@@ -159,6 +159,9 @@ pub struct Begin {
     pub lengths: BTreeMap<String, u64>,
     /// Whether of each source only what came after the job's start was read.
     pub at_end: Vec<bool>,
+    /// Of each source the bytes that are read of its file, as the spec has them: from one on, or up to another.
+    #[serde(default)]
+    pub bounds: Vec<Option<(u64, Option<u64>)>>,
 }
 
 /// A pinned file.
@@ -269,6 +272,7 @@ fn begin(info: &JobInfo, plan: &Plan, first: First<'_>) -> Begin {
         savepoint: border.savepoint.clone(),
         lengths,
         at_end: plan.sources.iter().map(|source| source.at_end).collect(),
+        bounds: plan.sources.iter().map(|source| source.bounds).collect(),
     }
 }
 

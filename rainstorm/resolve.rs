@@ -3,6 +3,7 @@
 use crate::aggregate::{Aggregate, Kind};
 use crate::columns::{Columns, aggregate, number, numbers, operator, project, select_names};
 use crate::ends;
+use crate::extent::Extent;
 use crate::join::{JoinSpec, Side};
 use crate::plan::{
     ClockPlan, Input, Lookup, Next, NodeId, Op, Pinned, Plan, Route, SourcePlan, Step,
@@ -78,7 +79,8 @@ impl Plan {
                     _ => None,
                 },
                 follow: source.follow,
-                at_end: source.at_end,
+                at_end: source.extent == Extent::End,
+                bounds: source.extent.bounds(),
                 rate: source.rate,
                 clock,
             });

@@ -5,6 +5,7 @@ use crate::aggregate::Kind;
 use crate::compute::ComputeSpec;
 use crate::decimal::Decimal;
 use crate::event_time::TimeFormat;
+use crate::extent::Extent;
 use crate::range::{self, Ranges};
 use crate::savepoint::{self, StartSpec};
 use crate::scale::Bounds;
@@ -77,8 +78,9 @@ pub struct SourceSpec {
     pub columns: Option<Vec<String>>,
     /// Lines appended later, and files made later, are read as well; the job never ends by itself.
     pub follow: bool,
-    /// Only what comes after the job's start.
-    pub at_end: bool,
+    pub extent: Extent,
+    /// Where the spec says so.
+    pub extent_at: usize,
     /// Most lines a second that a stage reads.
     pub rate: Option<u64>,
     pub clock: Option<ClockSpec>,

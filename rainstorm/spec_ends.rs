@@ -1,5 +1,6 @@
 //! The ends of a job as written: sources and sinks.
 
+use crate::extent::extent;
 use crate::spec::{
     ClockSpec, Format, SPAN_MS_MAX, SinkFormat, SinkSpec, SourceSpec, clean_path, column, columns,
     from, name, time_format, word,
@@ -15,6 +16,7 @@ pub fn source(node: &Node) -> Result<SourceSpec, Fault> {
         "columns",
         "follow",
         "start",
+        "range",
         "time",
         "time_format",
         "out_of_order_ms",
@@ -50,20 +52,17 @@ pub fn source(node: &Node) -> Result<SourceSpec, Fault> {
         _ => {}
     }
     let follow = table.flag("follow")?;
-    let at_end = word(&table, "start", &[("beginning", false), ("end", true)])?;
-    if at_end && !follow {
-        let at = table.get("start").map_or(node.at, |node| node.at);
-        let what = "`start = \"end\"` of a source that is not followed reads nothing";
-        return Err(Fault::new(at, what, "add `follow = true`"));
-    }
+    let path = clean_path(&path, path_at)?;
+    let (extent, extent_at) = extent(&table, &path, follow)?;
     Ok(SourceSpec {
         at: path_at,
         name: name(&table)?,
-        path: clean_path(&path, path_at)?,
+        path,
         format,
         columns,
         follow,
-        at_end,
+        extent,
+        extent_at,
         rate: rate(&table)?,
         clock: clock(&table)?,
     })
