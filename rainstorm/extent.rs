@@ -1,16 +1,18 @@
-//! Which part of its files a source reads. Of one file it may be named in bytes: a line belongs to the part in which it begins, so that
-//! parts of several jobs tile a file without a line that is read twice or by none.
+//! Which part of its files a source reads. Of one file it may be named in bytes: a line, or a frame, belongs to the part in which it begins,
+//! so that parts of several jobs tile a file without one that is read twice or by none.
 //!
 //! Where such a part begins and ends is found out once, when the file is pinned, and travels with the positions: whoever reads, and
 //! whoever audits, sees a file that is so long, and whose data begins there.
 
-use crate::batch::LINE_BYTES_MAX;
+use crate::error::{Error, Result};
+use crate::framed::Framed;
+use crate::frames::Prefix;
 use crate::glob;
 use crate::pieces::Pieces;
 use crate::plan::PinnedFile;
 use crate::prepare::Fail;
-use crate::seams::{Source, Storage, StorageResult};
-use crate::spec::word;
+use crate::seams::Storage;
+use crate::spec::{SourceSpec, word};
 use crate::spec_tree::{Fault, Node, Table, Value};
 use memchr::memchr;
 
@@ -121,17 +123,17 @@ fn byte(node: &Node) -> Option<u64> {
 /// Cuts what was pinned down to the part that is read of it. `at`: where the spec says so.
 pub async fn cut(
     storage: &dyn Storage,
-    extent: Extent,
-    (path, at): (&str, usize),
-    follow: bool,
+    spec: &SourceSpec,
     files: &mut [PinnedFile],
 ) -> Result<(), Fail> {
-    let Some((from, to)) = extent.bounds() else {
+    let Some((from, to)) = spec.extent.bounds() else {
         return Ok(());
     };
+    let (path, at) = (&spec.path, spec.extent_at);
+    let prefix = spec.format.framing().map(|framing| framing.prefix);
     let fault = |what: String, remedy: &str| Err(Fail::Fault(Fault::new(at, what, remedy)));
     let file = match files {
-        [file] if file.path == path => file,
+        [file] if file.path == *path => file,
         // It is followed and not there yet, or has no header.
         [] => {
             return fault(
@@ -153,16 +155,19 @@ pub async fn cut(
         return fault(what, &format!("write {len} at most"));
     }
     let place = async |byte| {
-        let found = first_line(storage, &file.source, file.data_at, byte).await;
-        found.map_err(|error| Fail::of(at, error, "name a file that can be read"))
+        let found = first(storage, file, prefix, file.data_at, byte).await;
+        found.map_err(|error| match error {
+            Error::Storage(error) => Fail::of(at, error, "name a file that can be read"),
+            other => Fail::Fault(Fault::new(at, other.to_string(), "or name another file")),
+        })
     };
     let start = match place(from).await? {
         Some(start) => start,
-        None if follow => {
-            let what = format!("no line of {path} begins at byte {from} or behind it yet");
+        None if spec.follow => {
+            let what = format!("nothing in {path} begins at byte {from} or behind it yet");
             return fault(
                 what,
-                "name a byte of a line that has its end, or write `start = \"end\"`",
+                "name a byte of what is whole, or write `start = \"end\"`",
             );
         }
         None => len,
@@ -176,19 +181,31 @@ pub async fn cut(
     Ok(())
 }
 
-/// Where the first line of the data begins that begins at `byte` or behind it; `None` if none is known to.
-async fn first_line(
+/// Where the first line or frame begins that does at `byte` or behind it, and at `data_at` or behind that; `None` if none is known to.
+async fn first(
     storage: &dyn Storage,
-    source: &Source,
+    file: &PinnedFile,
+    prefix: Option<Prefix>,
     data_at: u64,
     byte: u64,
-) -> StorageResult<Option<u64>> {
+) -> Result<Option<u64>> {
     if byte <= data_at {
         return Ok(Some(data_at));
     }
+    let source = &file.source;
+    if let Some(prefix) = prefix {
+        let framed = Framed {
+            storage,
+            source,
+            path: &file.path,
+            prefix,
+        };
+        let place = framed.walk(data_at, byte).await?;
+        return Ok((!place.is_cut).then_some(place.at));
+    }
     // A line begins behind the end of another, which may be the byte before.
     let mut at = byte - 1;
-    let mut pieces = Pieces::new(storage, source.clone(), source.ino.to_string(), at);
+    let mut pieces = Pieces::new(storage, source.clone(), file.path.clone(), at);
     while let Some(piece) = pieces.next().await? {
         if let Some(end) = memchr(b'\n', &piece) {
             return Ok(Some(at + end as u64 + 1));
@@ -202,30 +219,37 @@ async fn first_line(
 pub async fn audit(
     storage: &dyn Storage,
     file: &PinnedFile,
+    prefix: Option<Prefix>,
     (from, to): (u64, Option<u64>),
-) -> StorageResult<Option<String>> {
-    let len = file.source.len;
-    let start = first_line(storage, &file.source, 0, from.min(len)).await?;
+) -> Result<Option<String>> {
+    let (data_at, len) = (file.data_at, file.source.len);
+    let start = first(storage, file, prefix, 0, from.min(len)).await?;
     let start = start.unwrap_or(len);
     // Behind the header of CSV.
-    let header = first_line(storage, &file.source, 0, 1.min(len)).await?;
-    if file.data_at != start && !(start < file.data_at && header == Some(file.data_at)) {
+    let header = match prefix {
+        None => first(storage, file, None, 0, 1.min(len)).await?,
+        Some(_) => None,
+    };
+    if data_at != start && !(start < data_at && header == Some(data_at)) {
         let what = format!(
-            "the part from byte {from} on of {} begins at {start}, not at {}",
-            file.path, file.data_at
+            "the part from byte {from} on of {} begins at {start}, not at {data_at}",
+            file.path
         );
         return Ok(Some(what));
     }
     let Some(to) = to else { return Ok(None) };
-    let rest = len
-        .saturating_sub(to.max(1) - 1)
-        .min(LINE_BYTES_MAX as u64 + 1);
-    let rest = storage.read(&file.source, len - rest, rest as u32).await?;
-    let end = memchr(b'\n', &rest).map(|end| end + 1);
-    // The last line has its end there and no other, or the file ended.
-    match len < to.max(file.data_at) || end.is_some_and(|end| end < rest.len()) {
-        false => Ok(None),
-        true => Ok(Some(format!(
+    // What begins before the byte ends there or behind it, and nothing else begins in between.
+    let end = match len < to.max(data_at) {
+        true => None,
+        false => Some(
+            first(storage, file, prefix, data_at, to)
+                .await?
+                .unwrap_or(len),
+        ),
+    };
+    match end == Some(len) {
+        true => Ok(None),
+        false => Ok(Some(format!(
             "the part of {} up to byte {to} does not end at {len}",
             file.path
         ))),

@@ -41,6 +41,8 @@ mod extent;
 mod filter;
 mod follow;
 mod forget;
+mod framed;
+mod frames;
 #[cfg(test)]
 mod fuzz_tests;
 mod glob;
@@ -77,6 +79,7 @@ mod reach;
 mod reader;
 mod receipt;
 mod receipt_lines;
+mod records;
 mod remembered;
 mod resolve;
 mod resolve_sinks;

@@ -15,7 +15,8 @@ use crate::plan::{Op, Pinned, PinnedFile, Plan, Step};
 use crate::position::{Border, Positions, TaskPosition};
 use crate::savepoint::{self, StartSpec};
 use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
-use crate::spec::{Format, LookupSpec, OpSpec, Place, SPEC_BYTES_MAX, SourceSpec, Spec};
+use crate::spec::{LookupSpec, OpSpec, Place, SPEC_BYTES_MAX, SourceSpec, Spec};
+use crate::spec_ends::Format;
 use crate::spec_tree::Fault;
 use crate::upgrade::{self, ANEW, Version};
 use futures_util::future::try_join_all;
@@ -412,7 +413,7 @@ async fn pin(
             let source = storage.pin(path, owner).await?;
             let read = match spec.format {
                 Format::Csv => header(storage, &source, spec.follow).await?,
-                Format::Lines | Format::Json => None,
+                Format::Lines | Format::Json | Format::Binary(_) => None,
             };
             Ok((source, read))
         };
@@ -450,8 +451,7 @@ async fn pin(
         let what = format!("{} has no CSV header with a line end yet", spec.path);
         return fault(what, "write one first: it names the columns");
     }
-    let path = (&*spec.path, spec.extent_at);
-    extent::cut(storage, spec.extent, path, spec.follow, &mut pinned.files).await?;
+    extent::cut(storage, spec, &mut pinned.files).await?;
     Ok(pinned)
 }
 
@@ -490,7 +490,7 @@ async fn again(
         files: known.files.clone(),
         columns: match spec.format {
             Format::Csv => known.columns.clone(),
-            Format::Lines | Format::Json => spec.columns.clone(),
+            Format::Lines | Format::Json | Format::Binary(_) => spec.columns.clone(),
         },
     })
 }

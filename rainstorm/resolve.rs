@@ -8,7 +8,8 @@ use crate::join::{JoinSpec, Side};
 use crate::plan::{
     ClockPlan, Input, Lookup, Next, NodeId, Op, Pinned, Plan, Route, SourcePlan, Step,
 };
-use crate::spec::{Format, From, LookupSpec, OpSpec, Partition, Spec, StageSpec};
+use crate::spec::{From, LookupSpec, OpSpec, Partition, Spec, StageSpec};
+use crate::spec_ends::Format;
 use crate::spec_tree::{Fault, nearest};
 use crate::window::{Cut, WindowSpec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -78,6 +79,7 @@ impl Plan {
                     Format::Json => source.columns.clone(),
                     _ => None,
                 },
+                framing: source.format.framing(),
                 follow: source.follow,
                 at_end: source.extent == Extent::End,
                 bounds: source.extent.bounds(),

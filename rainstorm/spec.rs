@@ -9,7 +9,7 @@ use crate::extent::Extent;
 use crate::range::{self, Ranges};
 use crate::savepoint::{self, StartSpec};
 use crate::scale::Bounds;
-use crate::spec_ends::{sink, source};
+use crate::spec_ends::{Format, sink, source};
 use crate::spec_op::operation;
 use crate::spec_tasks;
 use crate::spec_tree::{Fault, Node, Table, Value, nearest, parse_json, parse_toml};
@@ -44,16 +44,6 @@ pub struct Spec {
     pub sources: Vec<SourceSpec>,
     pub stages: Vec<StageSpec>,
     pub sinks: Vec<SinkSpec>,
-}
-
-/// How the lines of a source are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    Lines,
-    /// The first line names the columns and is no data.
-    Csv,
-    /// One object a line; `columns` says which of its members are read.
-    Json,
 }
 
 /// Where a source's lines say when they happened.

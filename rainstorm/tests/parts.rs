@@ -170,7 +170,7 @@ async fn parts_that_cannot_be_are_refused_where_they_stand() {
         ("/in", "start = 5".into(), "6:9: `start` is neither \"beginning\", \"end\" nor a byte of the file; write a byte as in `start = { at"),
         ("/in", "start = { at = \"5\" }".into(), "6:16: `start` is neither"),
         ("/in", "start = { from = 5 }".into(), "6:11: unknown key `from` in `start`"),
-        ("/in", follow("start = { at = 9 }"), "6:9: no line of /in begins at byte 9 or behind it yet; name a byte of a line that has its end, or write `start = \"end\"`"),
+        ("/in", follow("start = { at = 9 }"), "6:9: nothing in /in begins at byte 9 or behind it yet; name a byte of what is whole, or write `start = \"end\"`"),
         ("/later", follow("start = { at = 0 }"), "6:9: there is nothing in /later yet; leave `start` out"),
     ]
     .into_iter()
@@ -191,7 +191,8 @@ async fn parts_that_cannot_be_are_refused_where_they_stand() {
     world.spec("c.toml", &spec("follow = true\nstart = { at = 4 }"), 0);
     assert_eq!(world.grown("/.jobs/c/output", 1).await, ["two"]);
     world.spec("c.toml", &spec("follow = true\nstart = { at = 0 }"), 0);
-    let why = "reads something else than before; give `path`, `format`, `follow` and the bytes";
+    let why =
+        "reads something else than before; give `path`, `format`, `prefix`, `follow` and the bytes";
     let changed = |job: &hydfs_types::JobInfo| job.message.contains(why);
     world.until("c", 20, changed).await;
     world.check();
