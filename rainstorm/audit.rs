@@ -55,6 +55,7 @@ pub async fn audit(storage: &Arc<dyn Storage>, job: &JobInfo, far: &Far) -> Resu
     let mut lines = receipt.lines(Place::default());
     while let Some(mut line) = lines.next().await? {
         outputs.add(&line);
+        let begins = line.begin.is_some();
         let mut now = match (reading, line.begin.take()) {
             (None, None) => {
                 return Err(wrong(
@@ -65,6 +66,9 @@ pub async fn audit(storage: &Arc<dyn Storage>, job: &JobInfo, far: &Far) -> Resu
             (Some(before), Some(begin)) => before.next(begin)?,
             (Some(now), None) => now,
         };
+        if begins {
+            now.check_bounds(&**storage).await?;
+        }
         now.check(storage, &line, &mut audited).await?;
         far.epochs.store(line.epoch.min(job.epoch.0), Relaxed);
         reading = Some(now);

@@ -3,11 +3,14 @@
 use crate::audit::{Audited, wrong};
 use crate::batch::LINE_BYTES_MAX;
 use crate::error::{Error, Result};
+use crate::extent;
+use crate::framed::Framed;
+use crate::frames::Prefix;
 use crate::pieces::{PIECE_BYTES, Pieces};
 use crate::plan::{Pinned, PinnedFile};
 use crate::position::Share;
 use crate::reader::{self, Reader};
-use crate::receipt::{Begin, InputLine, Line, Reads};
+use crate::receipt::{Begin, FileLine, InputLine, Line, Reads};
 use crate::seams::{Source, Storage, StorageError};
 use hydfs_types::{Ino, JobInfo, JobPhase};
 use memchr::memchr;
@@ -23,6 +26,8 @@ pub struct Reading {
     files: BTreeMap<(u16, Ino), u64>,
     /// Where followed files may have begun that nothing was read of yet.
     starts: Starts,
+    /// Where a frame begins before the next chunk of a task, by stage, task and chunk: who reads on need not begin at the beginning.
+    known: BTreeMap<(u16, u32, u64), u64>,
 }
 
 /// Where plans of a job began to read followed files: what an earlier one found stays so under a later one.
@@ -53,6 +58,7 @@ impl Reading {
         let first = Self {
             shares: begin.shares.clone(),
             files: BTreeMap::new(),
+            known: BTreeMap::new(),
             starts: Starts::default().with(&begin),
             begin,
         };
@@ -71,6 +77,7 @@ impl Reading {
         let next = Self {
             shares: begin.shares.clone(),
             files: BTreeMap::new(),
+            known: BTreeMap::new(),
             starts: self.starts.with(&begin),
             begin,
         };
@@ -94,6 +101,21 @@ impl Reading {
             files.extend(of_before.map(|((_, ino), at)| ((node as u16, *ino), *at)));
         }
         Ok(Self { files, ..next })
+    }
+
+    /// Checks that what was to be read is the part of each file that the spec names. A file that is removed says nothing.
+    pub async fn check_bounds(&self, storage: &dyn Storage) -> Result<()> {
+        for (source, bounds) in self.begin.bounds.iter().enumerate() {
+            let Some(bounds) = *bounds else { continue };
+            for file in &self.pinned(source)?.files {
+                match extent::audit(storage, file, self.prefix(source), bounds).await {
+                    Ok(None) | Err(Error::Storage(StorageError::NotFound(_))) => {}
+                    Ok(Some(what)) => return Err(wrong(&what)),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Checks what a line says was read, and that it still reads so.
@@ -161,6 +183,11 @@ impl Reading {
             files: files.collect(),
             columns: None,
         })
+    }
+
+    /// How the lengths of a source's records are written, if they are frames.
+    fn prefix(&self, source: usize) -> Option<Prefix> {
+        self.begin.prefixes.get(source).copied().flatten()
     }
 
     /// What a file of a source was called when the job began; of one that came later nothing but its inode is known.
@@ -259,17 +286,16 @@ async fn first_offset(
     if reading.starts.savepoint || reading.files.contains_key(&(input.node, ino)) {
         return Ok(());
     }
+    let prefix = reading.prefix(input.source);
     let mut pinned = begin.sources.get(input.source).into_iter().flatten();
     let is_right = match pinned.find(|file| file.source.ino == ino) {
         Some(file) if reads.from == file.data_at && reading.starts.at_beginning => true,
         Some(file) if reading.starts.at_end => {
-            let (from, len) = (reads.from, file.source.len);
-            let rest = len.saturating_sub(from).min(LINE_BYTES_MAX as u64 + 1);
-            let rest = storage.read(&file.source, from, rest as u32).await?;
-            file.data_at <= from && from <= len && memchr(b'\n', &rest).is_none()
+            file.data_at <= reads.from && is_last(storage, file, prefix, reads.from).await?
         }
         Some(_) => false,
         None if reads.from == 0 => true,
+        None if prefix.is_some() => false,
         // Behind the header of CSV.
         None => {
             let source = Source {
@@ -291,9 +317,34 @@ async fn first_offset(
     }
 }
 
+/// Whether no line or frame was whole from byte `from` of a file on when that was pinned.
+async fn is_last(
+    storage: &dyn Storage,
+    file: &FileLine,
+    prefix: Option<Prefix>,
+    from: u64,
+) -> Result<bool> {
+    let source = &file.source;
+    if let Some(prefix) = prefix {
+        let framed = Framed {
+            storage,
+            source,
+            path: &file.path,
+            prefix,
+        };
+        return Ok(framed.walk(file.data_at, source.len).await?.at == from);
+    }
+    if from > source.len {
+        return Ok(false);
+    }
+    let rest = (source.len - from).min(LINE_BYTES_MAX as u64 + 1);
+    let rest = storage.read(source, from, rest as u32).await?;
+    Ok(memchr(b'\n', &rest).is_none())
+}
+
 async fn read_again(
     storage: &Arc<dyn Storage>,
-    reading: &Reading,
+    reading: &mut Reading,
     input: &InputLine,
 ) -> Result<Reads> {
     let (from, to) = (input.reads.from, input.reads.to);
@@ -305,6 +356,21 @@ async fn read_again(
             generation,
             len: to,
         };
+        if let Some(prefix) = reading.prefix(input.source) {
+            let path = reading.path(input.source, ino.to_string());
+            let framed = Framed {
+                storage: &**storage,
+                source: &source,
+                path: &path,
+                prefix,
+            };
+            let mut at = from;
+            while let Some(frames) = framed.some(at, PIECE_BYTES).await? {
+                at += frames.bytes().len() as u64;
+                again.add_frames(at, &frames);
+            }
+            return Ok(again);
+        }
         let mut pieces = Pieces::new(&**storage, source, ino.to_string(), from);
         let mut is_whole = true;
         while let Some(piece) = pieces.next().await? {
@@ -317,21 +383,26 @@ async fn read_again(
         }
         return Ok(again);
     }
+    let known = |chunk| (input.node, input.task, chunk);
     let share = Share {
         next: from,
         step: input.reads.step,
         end: to,
-        at: 0,
+        at: reading.known.remove(&known(from)).unwrap_or_default(),
     };
     let pinned = Arc::new(reading.pinned(input.source)?);
-    let chunk_bytes = reading.begin.chunk_bytes;
-    let mut reader = Reader::new(storage.clone(), pinned, chunk_bytes, vec![share]);
+    let prefix = reading.prefix(input.source);
+    let cut = (reading.begin.chunk_bytes, prefix);
+    let mut reader = Reader::new(storage.clone(), pinned, cut, vec![share]);
     while !reader.is_done() {
-        let (chunk, batch) = reader.next().await?;
+        let (chunk, records) = reader.next().await?;
         again.to = chunk.after();
-        if let Some(batch) = batch {
-            again.add(chunk.after(), &batch);
+        if let Some(records) = records {
+            records.count_among(&mut again, chunk.after());
         }
+    }
+    if let (Some(_), [share]) = (prefix, reader.shares()) {
+        reading.known.insert(known(share.next), share.at);
     }
     Ok(again)
 }

@@ -92,6 +92,26 @@ impl Letters {
         }
     }
 
+    /// The same of a record that is no line, which begins at that place of a file.
+    pub fn blame_record(
+        &mut self,
+        record: Bytes,
+        place: (Arc<str>, u64),
+        error: Error,
+    ) -> Result<()> {
+        match error {
+            Error::Line(why) if self.on => {
+                self.all.push(Dead {
+                    line: record,
+                    why: why.into(),
+                    origin: Some(place),
+                });
+                Ok(())
+            }
+            other => Err(other),
+        }
+    }
+
     /// The same of a line that a stage has put out: where in a source it came from is not known.
     pub fn blame_result(&mut self, batch: &Batch, at: usize, error: Error) -> Result<()> {
         let origin = self.origin.take();

@@ -5,6 +5,7 @@
 use crate::beat::Beat;
 use crate::change;
 use crate::error::{Error, Result};
+use crate::extent::Extent;
 use crate::hold::Holds;
 use crate::load::Loads;
 use crate::moment::{Moment, Seen};
@@ -175,14 +176,18 @@ impl Driver {
             }
         };
         let spec = positions.parse().map_err(|fault| broken(fault.what))?;
-        if spec.sources.iter().any(|source| source.at_end) {
+        if spec
+            .sources
+            .iter()
+            .any(|source| source.extent != Extent::Whole)
+        {
             self.agree_on_ends(info, &positions).await?;
         }
         Ok(positions)
     }
 
-    /// Where sources end is looked at once in the life of a job: no later attempt may find an end that lies further on. The
-    /// attempt becomes the next one.
+    /// Where sources end, or a part of one does, is looked at once in the life of a job: no later attempt may find an end that lies
+    /// further on. The attempt becomes the next one.
     async fn agree_on_ends(&self, info: &mut JobInfo, positions: &Positions) -> Result<(), End> {
         let encoded = positions.encode().to_vec();
         let command = JobCommand::Change {

@@ -2,16 +2,18 @@
 //! inode: no member has to tell another who reads it, and every attempt shares them out alike.
 //!
 //! Files are looked at again and again: soon where lines come, at most `LOOK_EVERY_MAX` later where none do. Only whole
-//! lines are handed out; a last line without its end waits. A file that is overwritten or cut fails the job, one that
+//! lines, or whole frames, are handed out; a last line without its end waits, and so does what is there of a frame. A file that is overwritten or cut fails the job, one that
 //! is removed is forgotten, one that is renamed is still the same, also if it was called otherwise than the source says for a while.
 
 use crate::batch::{Batch, LINE_BYTES_MAX};
 use crate::error::{Error, Result};
+use crate::framed::Framed;
 use crate::glob::{self, Found};
 use crate::key::task_of;
 use crate::plan::{Pinned, PinnedFile, SourcePlan};
 use crate::position::FilePosition;
 use crate::prepare::header;
+use crate::records::Records;
 use crate::seams::{Owner, Source, Storage, StorageError};
 use hydfs_types::Ino;
 use memchr::memrchr;
@@ -71,7 +73,7 @@ struct File {
     position: FilePosition,
     /// Bytes that were there at the last look.
     len: u64,
-    /// Bytes behind the position that hold no line end: not read again before there are more.
+    /// Bytes behind the position that hold no line end, and no whole frame: not read again before there are more.
     searched: u64,
     look_at: Instant,
     pause: Duration,
@@ -179,8 +181,8 @@ impl Follow {
         looks.fold(self.list_at, Instant::min)
     }
 
-    /// Whole lines that are there now, and their file; `None` if there are none.
-    pub async fn next(&mut self) -> Result<Option<(Ino, Batch)>> {
+    /// Whole lines or frames that are there now, and their file; `None` if there are none.
+    pub async fn next(&mut self) -> Result<Option<(Ino, Records)>> {
         if self.list_at <= Instant::now() {
             self.list().await?;
             self.list_at = Instant::now() + LIST_EVERY;
@@ -212,8 +214,8 @@ impl Follow {
                 self.look(ino).await?;
             }
             self.turn = ino;
-            if let Some(batch) = self.read(ino).await? {
-                return Ok(Some((ino, batch)));
+            if let Some(records) = self.read(ino).await? {
+                return Ok(Some((ino, records)));
             }
         }
         Ok(None)
@@ -314,7 +316,7 @@ impl Follow {
     async fn begin(&self, ino: Ino, path: &str) -> Result<Option<FilePosition>> {
         if let Some(file) = self.pinned.files.iter().find(|file| file.source.ino == ino) {
             let at = match self.plan.at_end {
-                true => self.last_line(file).await?,
+                true => self.last_begun(file).await?,
                 false => file.data_at,
             };
             let generation = file.source.generation;
@@ -357,9 +359,18 @@ impl Follow {
         }))
     }
 
-    /// Where the last line of a file begins that had no end when it was pinned, or else its end: the line is written while the job
-    /// runs, and half of it would be another line.
-    async fn last_line(&self, file: &PinnedFile) -> Result<u64> {
+    /// Where the last line or frame of a file begins that was not whole when it was pinned, or else its end: it is written while the
+    /// job runs, and half of it would be another one.
+    async fn last_begun(&self, file: &PinnedFile) -> Result<u64> {
+        if let Some(prefix) = self.plan.prefix() {
+            let framed = Framed {
+                storage: &*self.storage,
+                source: &file.source,
+                path: &file.path,
+                prefix,
+            };
+            return Ok(framed.walk(file.data_at, file.source.len).await?.at);
+        }
         let mut end = file.source.len;
         while end > file.data_at && file.source.len - end < LINE_BYTES_MAX as u64 {
             let at = file
@@ -417,8 +428,8 @@ impl Follow {
         Ok(())
     }
 
-    /// The whole lines at the position, of about one chunk.
-    async fn read(&mut self, ino: Ino) -> Result<Option<Batch>> {
+    /// The whole lines or frames at the position, of about one chunk.
+    async fn read(&mut self, ino: Ino) -> Result<Option<Records>> {
         let Some(file) = self.files.get_mut(&ino) else {
             return Ok(None);
         };
@@ -426,38 +437,71 @@ impl Follow {
         if there == 0 || there == file.searched {
             return Ok(None);
         }
-        // A longer line than a chunk needs more, up to the longest line that there may be.
-        let mut want = self.chunk_bytes.max(1);
-        loop {
-            let source = Source {
-                ino,
-                generation: file.position.generation,
-                len: file.len,
-            };
-            let len = want.min(there);
-            let bytes = self.storage.read(&source, at, len as u32).await?;
-            if bytes.len() as u64 != len {
-                let what = format!("{} of {len} bytes read at {at} of {ino}", bytes.len());
-                return Err(Error::Attempt(what));
+        let source = Source {
+            ino,
+            generation: file.position.generation,
+            len: file.len,
+        };
+        let want = self.chunk_bytes.max(1);
+        let records = match self.plan.prefix() {
+            Some(prefix) => {
+                let framed = Framed {
+                    storage: &*self.storage,
+                    source: &source,
+                    path: &file.path,
+                    prefix,
+                };
+                framed.some(at, want).await?.map(Records::Frames)
             }
-            if let Some(end) = memrchr(b'\n', &bytes) {
-                file.position.at += end as u64 + 1;
+            None => whole_lines(&*self.storage, &source, &file.path, at, want)
+                .await?
+                .map(Records::Lines),
+        };
+        match &records {
+            Some(records) => {
+                file.position.at += records.bytes();
                 file.searched = 0;
                 file.silent = None;
                 self.positions.insert(ino, file.position);
-                return Ok(Some(Batch::from_lines(bytes.slice(..end))));
             }
-            if len > LINE_BYTES_MAX as u64 {
-                return Err(Error::Job(format!(
-                    "a line of {} at byte {at} is longer than {LINE_BYTES_MAX} bytes; cut it into shorter lines",
-                    file.path
-                )));
-            }
-            if len == there {
-                file.searched = there;
-                return Ok(None);
-            }
-            want *= 2;
+            None => file.searched = there,
         }
+        Ok(records)
+    }
+}
+
+/// The whole lines from byte `at` on, of about `want` bytes.
+async fn whole_lines(
+    storage: &dyn Storage,
+    source: &Source,
+    path: &str,
+    at: u64,
+    mut want: u64,
+) -> Result<Option<Batch>> {
+    let there = source.len - at;
+    // A longer line than a chunk needs more, up to the longest line that there may be.
+    loop {
+        let len = want.min(there);
+        let bytes = storage.read(source, at, len as u32).await?;
+        if bytes.len() as u64 != len {
+            let what = format!(
+                "{} of {len} bytes read at {at} of {}",
+                bytes.len(),
+                source.ino
+            );
+            return Err(Error::Attempt(what));
+        }
+        if let Some(end) = memrchr(b'\n', &bytes) {
+            return Ok(Some(Batch::from_lines(bytes.slice(..end))));
+        }
+        if len > LINE_BYTES_MAX as u64 {
+            return Err(Error::Job(format!(
+                "a line of {path} at byte {at} is longer than {LINE_BYTES_MAX} bytes; cut it into shorter lines"
+            )));
+        }
+        if len == there {
+            return Ok(None);
+        }
+        want *= 2;
     }
 }

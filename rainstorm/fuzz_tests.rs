@@ -3,9 +3,10 @@
 use crate::{
     batch::Batch,
     csv,
-    dead::Letters,
+    dead::{Letters, Origin, Starts},
     decimal::Decimal,
     event_time::TimeFormat,
+    frames::{Encoding, Frames, Prefix, RECORD_BYTES_MAX},
     json_lines,
     key::Keys,
     message::{Request, Response},
@@ -101,6 +102,56 @@ fn fuzz_lines() {
     assert!(shapes > 20, "{shapes}");
 }
 
+/// Frames that are cut out of anything are whole, lie one behind the other, and are the same however they are read.
+#[test]
+fn fuzz_frames() {
+    let seeds: [&[u8]; 3] = [
+        b"\0\0\0\x02ab\0\0\0\0\0\0\0\x04a\nb,\0\0\0\x09c",
+        b"\x03\0\0\0abc\0\0\0\0\x01\0\0\0\xff\x01",
+        b"\0\0\0\x01x\x01\0\0\x01",
+    ];
+    let shapes = target("frames").seeds(seeds).run(|bytes| {
+        let bytes = Bytes::copy_from_slice(bytes);
+        let mut seen = String::new();
+        for prefix in [Prefix::U32be, Prefix::U32le] {
+            let cut = match Frames::cut(&bytes, u64::MAX, prefix) {
+                Ok(cut) => cut,
+                Err(error) => {
+                    assert!(error.length as usize > RECORD_BYTES_MAX);
+                    assert!(error.at + 4 <= bytes.len());
+                    seen.push('!');
+                    continue;
+                }
+            };
+            assert!(cut.need.is_some_and(|need| need > bytes.len()));
+            let Some(frames) = cut.frames else { continue };
+            let whole = frames.bytes().len();
+            assert!(frames.bytes()[..] == bytes[..whole]);
+            let one = |at: usize| {
+                let alone = bytes.slice(frames.start(at)..whole);
+                let cut = Frames::cut(&alone, 1, prefix).unwrap();
+                assert_eq!(cut.frames, Some(frames.part(at..at + 1)));
+            };
+            (0..frames.count()).for_each(one);
+            for encoding in [Encoding::Base64, Encoding::Hex, Encoding::Text] {
+                let origin = Origin {
+                    path: "/in".into(),
+                    starts: Starts::Piece(0),
+                };
+                let mut letters = Letters::new(true);
+                let lines = frames.to_lines(encoding, origin, &mut letters).unwrap();
+                let lines = lines.map_or(0, |lines| lines.count());
+                let dead = letters.take().len();
+                assert_eq!(lines + dead, frames.count());
+                seen.push_str(&"l".repeat(lines.min(5)));
+                seen.push_str(&"d".repeat(dead.min(5)));
+            }
+        }
+        seen
+    });
+    assert!(shapes > 10, "{shapes}");
+}
+
 /// What was heard of a program can be told to the next one, and is the same then.
 #[test]
 fn fuzz_state_lines() {
@@ -151,7 +202,7 @@ fn fuzz_receipt() {
         "outputs": {"/out": {"lines": 5, "bytes": 60, "sum": 7}}, "operators": {"x": "ab"}, "begin": {"job": "j-1",
         "chunk_bytes": 4096, "sources": [[{"path": "/in", "ino": 3, "generation": 1, "len": 70, "data_at": 0}]], "tasks": [2],
         "reads": [0, null], "shares": [[[{"next": 0, "step": 2, "end": 2, "at": 0}]]], "goes_on": [0], "savepoint": "s",
-        "lengths": {"/out": 5}, "at_end": [false]}}"#;
+        "lengths": {"/out": 5}, "at_end": [false], "bounds": [[5, null]], "prefixes": ["u32be"]}}"#;
     assert!(serde_json::from_str::<receipt::Line>(seed).is_ok());
     let shapes = target("receipt")
         .seeds([seed])

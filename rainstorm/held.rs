@@ -1,10 +1,10 @@
-//! Lines that were read and not all passed on yet: a source with a rate passes them on in portions. A position between
+//! Lines or frames that were read and not all passed on yet: a source with a rate passes them on in portions. A position between
 //! two portions names the byte that comes next, so that a restart in the middle of a chunk doubles nothing.
 
-use crate::batch::Batch;
 use crate::dead::{Origin, Starts};
 use crate::reader::Chunk;
 use crate::receipt::Reads;
+use crate::records::Records;
 use hydfs_types::Ino;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use std::sync::Arc;
 /// What was read since the last barrier: by file of a followed source, by share of a pinned one.
 pub type AllReads = BTreeMap<(Option<Ino>, usize), Reads>;
 
-/// Lines of one read.
+/// What one read gave.
 pub struct Held {
-    pub batch: Batch,
+    records: Records,
     /// The first line that was not passed on.
     next: usize,
     /// The file's number (of a source that is pinned) or inode (of one that is followed).
@@ -38,9 +38,9 @@ pub struct File {
 
 impl Held {
     /// Lines of chunk `chunk` of a pinned source, or of a followed file, that begin at byte `start`.
-    pub fn new(batch: Batch, file: File, start: u64, chunk: Option<Chunk>) -> Self {
+    pub fn new(records: Records, file: File, start: u64, chunk: Option<Chunk>) -> Self {
         Self {
-            batch,
+            records,
             next: 0,
             file: file.number,
             start,
@@ -53,13 +53,13 @@ impl Held {
 
     /// Leaves out the lines that begin before byte `at`: they were passed on before.
     pub fn skip_to(&mut self, at: u64) {
-        while self.next < self.batch.count() && self.byte(self.next) < at {
+        while self.next < self.records.count() && self.byte(self.next) < at {
             self.next += 1;
         }
     }
 
     fn byte(&self, line: usize) -> u64 {
-        self.start + self.batch.range(line).start as u64
+        self.start + self.records.start(line)
     }
 
     /// The chunk that is not passed on wholly.
@@ -79,28 +79,27 @@ impl Held {
 
     /// The next lines, `most` at most, and where they come from; what is left of it, if anything. Reads are noted by file as
     /// they are passed on, by chunk once the whole chunk is.
-    pub fn release(mut self, most: usize, reads: &mut AllReads) -> (Batch, Origin, Option<Self>) {
-        let (from, count) = (self.next, self.batch.count());
+    pub fn release(mut self, most: usize, reads: &mut AllReads) -> (Records, Origin, Option<Self>) {
+        let (from, count) = (self.next, self.records.count());
         let to = from.saturating_add(most.max(1)).min(count);
         let whole = from == 0 && to == count;
         let start = self.byte(from);
         let piece = match whole {
-            true => self.batch.clone(),
-            false => {
-                let bytes = self.batch.range(from).start..self.batch.range(to - 1).end;
-                Batch::from_lines(self.batch.bytes().slice(bytes))
-            }
+            true => self.records.clone(),
+            false => self.records.part(from..to),
         };
         let ended = to == count;
         match self.chunk {
-            Some(chunk) if ended => of_share(reads, chunk).add(chunk.after(), &self.batch),
+            Some(chunk) if ended => {
+                let of_share = of_share(reads, chunk);
+                self.records.count_among(of_share, chunk.after());
+            }
             Some(_) => {}
             None => {
                 let (ino, generation) = (Some(self.ino), self.generation);
                 let begin = || Reads::begin(ino, generation, start, 0);
-                let end = start + piece.bytes().len() as u64 + 1;
                 let of_file = reads.entry((ino, 0)).or_insert_with(begin);
-                of_file.add(end, &piece);
+                piece.count_among(of_file, start + piece.bytes());
             }
         }
         let origin = Origin {
@@ -113,13 +112,14 @@ impl Held {
 
     /// Nothing is left to be passed on.
     pub fn is_empty(&self) -> bool {
-        self.next >= self.batch.count()
+        self.next >= self.records.count()
     }
 
     /// An empty rest still counts as read.
     pub fn conclude(self, reads: &mut AllReads) {
         if let Some(chunk) = self.chunk {
-            of_share(reads, chunk).add(chunk.after(), &self.batch);
+            let of_share = of_share(reads, chunk);
+            self.records.count_among(of_share, chunk.after());
         }
     }
 }
@@ -133,7 +133,15 @@ pub fn of_share(reads: &mut AllReads, chunk: Chunk) -> &mut Reads {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::Batch;
     use bytes::Bytes;
+
+    fn lines(records: &Records) -> &Batch {
+        match records {
+            Records::Lines(lines) => lines,
+            Records::Frames(_) => panic!("lines were held"),
+        }
+    }
 
     #[test]
     fn portions_are_the_lines_and_a_restart_goes_on_between_them() {
@@ -146,7 +154,7 @@ mod tests {
                 generation: 3,
             };
             Held::new(
-                Batch::from_lines(Bytes::from_static(text.as_bytes())),
+                Records::Lines(Batch::from_lines(Bytes::from_static(text.as_bytes()))),
                 file,
                 100,
                 Some(Chunk {
@@ -159,8 +167,9 @@ mod tests {
         };
         let mut reads = AllReads::new();
         let (piece, origin, rest) = held().release(2, &mut reads);
+        let piece = lines(&piece);
         assert_eq!(
-            (&piece.bytes()[..], origin.start(&piece, 1)),
+            (&piece.bytes()[..], origin.start(piece, 1)),
             (&b"a\n"[..], 102)
         );
         assert!(reads.is_empty());
@@ -169,8 +178,9 @@ mod tests {
         let mut again = held();
         again.skip_to(at);
         let (piece, origin, rest) = again.release(9, &mut reads);
+        let piece = lines(&piece);
         assert_eq!(
-            (&piece.bytes()[..], origin.start(&piece, 1)),
+            (&piece.bytes()[..], origin.start(piece, 1)),
             (&b"ccc\nd"[..], 107)
         );
         assert!(rest.is_none());

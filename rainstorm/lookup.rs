@@ -9,6 +9,7 @@ use crate::key::write_key;
 use crate::plan::{Lookup, NodeId, PinnedFile};
 use crate::position::Share;
 use crate::reader::Reader;
+use crate::records::Records as Read;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -57,12 +58,12 @@ impl Records {
         let mut reader = Reader::new(
             context.storage.clone(),
             pinned,
-            chunk,
+            (chunk, None),
             vec![Share::of_task(0, 1)],
         );
         let (mut key, mut fields) = (Vec::new(), Vec::new());
         while !reader.is_done() {
-            let (_, Some(batch)) = reader.next().await? else {
+            let (_, Some(Read::Lines(batch))) = reader.next().await? else {
                 continue;
             };
             for line in batch.lines() {

@@ -1,7 +1,8 @@
 //! What of a spec must not change while a job goes on: how a source was read so far, and what a stage's state says.
 
 use crate::plan::{Op, Plan};
-use crate::spec::{Column, Format, OpSpec, Partition, SourceSpec, Spec, StageSpec, TimeSpec};
+use crate::spec::{Column, OpSpec, Partition, SourceSpec, Spec, StageSpec, TimeSpec};
+use crate::spec_ends::Format;
 use crate::spec_tree::Fault;
 
 /// For each source of the new spec the old one that it goes on with, if there is one: by its name, or renamed.
@@ -18,7 +19,7 @@ pub fn sources(old: &Spec, new: &Spec) -> Result<Vec<Option<usize>>, Fault> {
                     "the source `{}` reads something else than before",
                     source.name
                 );
-                let remedy = "give `path`, `format` and `follow` back, or the source another name: then it is read from its beginning";
+                let remedy = "give `path`, `format`, `prefix`, `follow` and the bytes of `start` or `range` back, or the source another name: then it is read from its beginning";
                 return Err(Fault::new(source.at, what, remedy));
             }
             None => (0..old.sources.len()).find(|&at| {
@@ -32,9 +33,13 @@ pub fn sources(old: &Spec, new: &Spec) -> Result<Vec<Option<usize>>, Fault> {
 }
 
 fn same_input(a: &SourceSpec, b: &SourceSpec) -> bool {
-    // CSV and lines differ in where the data begins.
-    let csv = |source: &SourceSpec| source.format == Format::Csv;
-    (&a.path, a.follow, csv(a)) == (&b.path, b.follow, csv(b))
+    // CSV and lines differ in where the data begins, frames in where records do.
+    let data = |source: &SourceSpec| {
+        let prefix = source.format.framing().map(|framing| framing.prefix);
+        (source.format == Format::Csv, prefix)
+    };
+    let part = |source: &SourceSpec| source.extent.bounds();
+    (&a.path, a.follow, data(a), part(a)) == (&b.path, b.follow, data(b), part(b))
 }
 
 /// What the state of a stage says, in words; `None` of a stage without state. Equal words: the state is the same's.

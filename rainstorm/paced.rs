@@ -8,6 +8,7 @@ use crate::dead::{Letters, Origin, Starts};
 use crate::error::{Error, Result};
 use crate::event_time::EventMark;
 use crate::follow::Follow;
+use crate::frames::Encoding;
 use crate::held::{AllReads, File, Held, of_share};
 use crate::inbox::Item;
 use crate::json_lines;
@@ -16,6 +17,7 @@ use crate::position::TaskPosition;
 use crate::rate::{Bucket, Shares};
 use crate::reader::Reader;
 use crate::receipt::Reads;
+use crate::records::Records;
 use hydfs_types::Ino;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -31,6 +33,8 @@ pub struct Paced {
     idle: Duration,
     /// Members of JSON lines that become columns.
     json: Option<Vec<String>>,
+    /// How frames become lines.
+    encoding: Option<Encoding>,
     asked: watch::Receiver<u64>,
     /// The last barrier let through, and when.
     passed: u64,
@@ -71,8 +75,8 @@ impl Paced {
         let storage = context.storage.clone();
         let reader = match plan.follow {
             false => {
-                let (bytes, shares) = (context.chunk_bytes, start.shares.clone());
-                From::Whole(Reader::new(storage, pinned, bytes, shares))
+                let cut = (context.chunk_bytes, plan.prefix());
+                From::Whole(Reader::new(storage, pinned, cut, start.shares.clone()))
             }
             true => From::Growing(Box::new(Follow::new(
                 storage,
@@ -89,6 +93,7 @@ impl Paced {
             clock: plan.clock.map(Clock::new),
             idle: Duration::from_millis(plan.clock.map_or(0, |clock| clock.idle_ms)),
             json: plan.json.clone(),
+            encoding: plan.framing.map(|framing| framing.encoding),
             asked: context.asked(),
             passed: 0,
             at: Instant::now(),
@@ -117,10 +122,9 @@ impl Paced {
                 };
                 let share = &mut position.shares[chunk.share];
                 share.next = chunk.number;
-                share.at = if held.is_begun() {
-                    held.position().1
-                } else {
-                    0
+                share.at = match held.is_begun() {
+                    true => held.position().1,
+                    false => chunk.at,
                 };
             }
             From::Growing(follow) => {
@@ -213,27 +217,35 @@ impl Paced {
             return Ok(None);
         }
         self.file = held.file;
-        let (batch, origin, rest) = held.release(lines, &mut self.reads);
+        let (records, origin, rest) = held.release(lines, &mut self.reads);
         self.held = rest;
-        self.bucket.spend(batch.count());
-        let bytes = batch.bytes().len() as u64 + 1;
-        self.bytes += bytes;
-        counters.bytes_in += bytes;
-        counters.rows_in += batch.count() as u64;
-        let (batch, origin) = without_bom(batch, origin);
-        letters.origin = Some(origin);
-        let batch = match &self.json {
-            Some(names) => {
-                let read = json_lines::to_csv(names, &batch, letters)?;
-                read.map(|(lines, kept)| {
-                    let whole = letters.origin.as_ref();
-                    letters.origin = whole.map(|all| all.of(&batch, &kept));
-                    lines
-                })
+        self.bucket.spend(records.count());
+        self.bytes += records.bytes();
+        counters.bytes_in += records.bytes();
+        counters.rows_in += records.count() as u64;
+        let batch = match (records, self.encoding) {
+            (Records::Frames(frames), Some(encoding)) => {
+                frames.to_lines(encoding, origin, letters)?
             }
-            None => Some(batch),
+            (Records::Lines(batch), _) => self.fields(batch, origin, letters)?,
+            (Records::Frames(_), None) => return Err(Error::Over),
         };
         Ok(batch.map(|batch| self.seen(batch)))
+    }
+
+    /// The lines as their stage takes them; `None` if it takes none of them.
+    fn fields(&self, batch: Batch, origin: Origin, letters: &mut Letters) -> Result<Option<Batch>> {
+        let (batch, origin) = without_bom(batch, origin);
+        letters.origin = Some(origin);
+        let Some(names) = &self.json else {
+            return Ok(Some(batch));
+        };
+        let read = json_lines::to_csv(names, &batch, letters)?;
+        Ok(read.map(|(lines, kept)| {
+            let whole = letters.origin.as_ref();
+            letters.origin = whole.map(|all| all.of(&batch, &kept));
+            lines
+        }))
     }
 
     /// Waits until then, or until it is time to look at barriers or shares again.
@@ -257,8 +269,8 @@ impl Paced {
         let until = match &mut self.reader {
             From::Whole(reader) => {
                 let number = reader.file();
-                let (chunk, batch) = reader.next().await?;
-                let Some(batch) = batch else {
+                let (chunk, records) = reader.next().await?;
+                let Some(records) = records else {
                     of_share(&mut self.reads, chunk).to = chunk.after();
                     return Ok(None);
                 };
@@ -269,22 +281,22 @@ impl Paced {
                     ino: pinned.source.ino,
                     generation: pinned.source.generation,
                 };
-                let mut held = Held::new(batch, file, reader.start(), Some(chunk));
+                let mut held = Held::new(records, file, reader.start(), Some(chunk));
                 held.skip_to(chunk.at);
                 return Ok(Some(held));
             }
             From::Growing(follow) => {
                 let began = Instant::now();
-                if let Some((ino, batch)) = follow.next().await? {
+                if let Some((ino, records)) = follow.next().await? {
                     let position = follow.position(ino).ok_or(Error::Over)?;
-                    let start = position.at - (batch.bytes().len() as u64 + 1);
+                    let start = position.at - records.bytes();
                     let file = File {
                         number: ino.0,
                         path: same_path(&mut self.path, follow.path(ino).unwrap_or_default()),
                         ino,
                         generation: position.generation,
                     };
-                    return Ok(Some(Held::new(batch, file, start, None)));
+                    return Ok(Some(Held::new(records, file, start, None)));
                 }
                 // To look in vain is no work.
                 self.rested += began.elapsed();

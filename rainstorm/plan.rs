@@ -5,6 +5,7 @@ use crate::aggregate::Aggregate;
 use crate::compute::Compute;
 use crate::dedup::DedupSpec;
 use crate::event_time::TimeFormat;
+use crate::frames::{Framing, Prefix};
 use crate::join::JoinSpec;
 use crate::layout::Layout;
 use crate::range::Ranges;
@@ -53,11 +54,22 @@ pub struct SourcePlan {
     pub csv: bool,
     /// Members of JSON lines that become columns.
     pub json: Option<Vec<String>>,
+    /// Its records are frames.
+    pub framing: Option<Framing>,
     pub follow: bool,
     pub at_end: bool,
+    /// The first byte that is read of its file, and the first one behind what is read.
+    pub bounds: Option<(u64, Option<u64>)>,
     /// Lines a second.
     pub rate: Option<u64>,
     pub clock: Option<ClockPlan>,
+}
+
+impl SourcePlan {
+    /// How the lengths of its records are written, if they are frames.
+    pub fn prefix(&self) -> Option<Prefix> {
+        self.framing.map(|framing| framing.prefix)
+    }
 }
 
 /// Where lines say when they happened.

@@ -5,6 +5,7 @@ use crate::batch::LINE_BYTES_MAX;
 use crate::csv;
 use crate::ends;
 use crate::error::{Error, Result};
+use crate::extent;
 use crate::given::INPUT_BYTES_MAX;
 use crate::glob::{self, Found};
 use crate::header;
@@ -15,7 +16,8 @@ use crate::plan::{Op, Pinned, PinnedFile, Plan, Step};
 use crate::position::{Border, Positions, TaskPosition};
 use crate::savepoint::{self, StartSpec};
 use crate::seams::{Owner, Source, Storage, StorageError, StorageResult};
-use crate::spec::{Format, InputSpec, LookupSpec, OpSpec, Place, SPEC_BYTES_MAX, SourceSpec, Spec};
+use crate::spec::{InputSpec, LookupSpec, OpSpec, Place, SPEC_BYTES_MAX, SourceSpec, Spec};
+use crate::spec_ends::Format;
 use crate::spec_tree::Fault;
 use crate::upgrade::{self, ANEW, Version};
 use futures_util::future::try_join_all;
@@ -415,7 +417,7 @@ async fn pin(
             let source = storage.pin(path, owner).await?;
             let read = match spec.format {
                 Format::Csv => header(storage, &source, spec.follow).await?,
-                Format::Lines | Format::Json => None,
+                Format::Lines | Format::Json | Format::Binary(_) => None,
             };
             Ok((source, read))
         };
@@ -453,6 +455,7 @@ async fn pin(
         let what = format!("{} has no CSV header with a line end yet", spec.path);
         return fault(what, "write one first: it names the columns");
     }
+    extent::cut(storage, spec, &mut pinned.files).await?;
     Ok(pinned)
 }
 
@@ -491,7 +494,7 @@ async fn again(
         files: known.files.clone(),
         columns: match spec.format {
             Format::Csv => known.columns.clone(),
-            Format::Lines | Format::Json => spec.columns.clone(),
+            Format::Lines | Format::Json | Format::Binary(_) => spec.columns.clone(),
         },
     })
 }

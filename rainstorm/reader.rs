@@ -3,11 +3,17 @@
 //! The data of each file is cut into chunks of a fixed size, numbered through all files; a line belongs to the chunk
 //! that its first byte is in. Task i of n reads the chunks i, i + n, i + 2n, …, and what a change of n left to it: the shares depend on nothing but the
 //! pinned source and the positions, so every attempt reads the same (fault R10).
+//!
+//! So it is with frames. Which is the first of a chunk is only known to who comes from the frames before it: each task goes through the lengths of
+//! those of other tasks, too, from the last frame of its own chunk before.
 
 use crate::batch::{Batch, LINE_BYTES_MAX};
 use crate::error::{Error, Result};
+use crate::framed::Framed;
+use crate::frames::Prefix;
 use crate::plan::{Pinned, PinnedFile};
 use crate::position::Share;
+use crate::records::Records;
 use crate::seams::Storage;
 use bytes::{Bytes, BytesMut};
 use memchr::memchr;
@@ -17,21 +23,28 @@ use tokio::task::JoinHandle;
 /// Read beyond a chunk in the same call, for the line that crosses its end.
 const OVERLAP_BYTES: u64 = 16 << 10;
 
-/// Lines, and where the first of them begins in its file.
-type Placed = (u64, Batch);
+/// What a chunk has come to.
+struct Placed {
+    /// Its lines or frames, and where the first of them begins in its file.
+    records: Option<(u64, Records)>,
+    /// Where the last frame begins that is known to, in this chunk or before.
+    frame_at: u64,
+}
 
 /// Reader of one task.
 pub struct Reader {
     storage: Arc<dyn Storage>,
     pinned: Arc<Pinned>,
     chunk_bytes: u64,
+    /// Records are frames.
+    prefix: Option<Prefix>,
     /// Number of the first chunk of each file, and of all chunks.
     firsts: Vec<u64>,
     /// What has not been handed out.
     shares: Vec<Share>,
     /// The chunk that is read ahead.
-    ahead: Option<(u64, JoinHandle<Result<Option<Placed>>>)>,
-    /// Where the lines that were handed out last begin, in the file that they are of.
+    ahead: Option<(u64, JoinHandle<Result<Placed>>)>,
+    /// Where what was handed out last begins, in the file that it is of.
     start: u64,
 }
 
@@ -54,11 +67,11 @@ impl Chunk {
 }
 
 impl Reader {
-    /// A reader of these shares.
+    /// A reader of these shares of a source that is cut into chunks of that size, of frames if they have a prefix.
     pub fn new(
         storage: Arc<dyn Storage>,
         pinned: Arc<Pinned>,
-        chunk_bytes: u32,
+        (chunk_bytes, prefix): (u32, Option<Prefix>),
         shares: Vec<Share>,
     ) -> Self {
         Self {
@@ -66,6 +79,7 @@ impl Reader {
             storage,
             pinned,
             chunk_bytes: chunk_bytes.max(1).into(),
+            prefix,
             shares,
             ahead: None,
             start: 0,
@@ -107,8 +121,8 @@ impl Reader {
         self.firsts.get(file + 1).is_none_or(|&end| end == all)
     }
 
-    /// The next chunk and its lines, `None` if no line begins in it; the one after it is read meanwhile.
-    pub async fn next(&mut self) -> Result<(Chunk, Option<Batch>)> {
+    /// The next chunk and its lines or frames, `None` if none begins in it; the one after it is read meanwhile.
+    pub async fn next(&mut self) -> Result<(Chunk, Option<Records>)> {
         let at = self.turn().ok_or(Error::Over)?;
         let share = self.shares[at];
         let chunk = Chunk {
@@ -120,27 +134,37 @@ impl Reader {
         let ahead = self.ahead.take();
         let current = match ahead.filter(|(number, _)| *number == chunk.number) {
             Some((_, ahead)) => ahead,
-            None => self.spawn(chunk.number),
+            None => self.spawn(share),
         };
         self.shares[at].next = chunk.after();
         self.shares[at].at = 0;
-        if let Some(after) = self.turn() {
-            let number = self.shares[after].next;
-            self.ahead = Some((number, self.spawn(number)));
+        if self.prefix.is_none() {
+            self.read_ahead();
         }
-        let batch = current
+        let placed = current
             .await
             .map_err(|error| Error::Attempt(format!("a reader stopped: {error}")))??;
-        Ok((
-            chunk,
-            batch.map(|(start, batch)| {
-                self.start = start;
-                batch
-            }),
-        ))
+        if self.prefix.is_some() {
+            if self.file_of(chunk.after()) == self.file_of(chunk.number) {
+                self.shares[at].at = placed.frame_at;
+            }
+            self.read_ahead();
+        }
+        let records = placed.records.map(|(start, records)| {
+            self.start = start;
+            records
+        });
+        Ok((chunk, records))
     }
 
-    /// Where the lines that were handed out last begin, in the file that they are of.
+    fn read_ahead(&mut self) {
+        if let Some(after) = self.turn() {
+            let share = self.shares[after];
+            self.ahead = Some((share.next, self.spawn(share)));
+        }
+    }
+
+    /// Where what was handed out last begins, in the file that it is of.
     pub fn start(&self) -> u64 {
         self.start
     }
@@ -150,15 +174,31 @@ impl Reader {
         self.pinned.files.get(file)
     }
 
-    fn spawn(&self, chunk: u64) -> JoinHandle<Result<Option<Placed>>> {
+    /// Begins to read the next chunk of a share.
+    fn spawn(&self, share: Share) -> JoinHandle<Result<Placed>> {
         let (storage, pinned) = (self.storage.clone(), self.pinned.clone());
-        let at = self.file_of(chunk);
-        let (chunk, bytes) = (chunk - self.firsts[at], self.chunk_bytes);
+        let at = self.file_of(share.next);
+        let (chunk, bytes) = (share.next - self.firsts[at], self.chunk_bytes);
+        let prefix = self.prefix;
         tokio::spawn(async move {
             // Only chunks that are there are asked for.
             let file = pinned.files.get(at).ok_or(Error::Over)?;
             let start = file.data_at + chunk * bytes;
-            read_chunk(&*storage, file, start, start + bytes).await
+            let end = start + bytes;
+            match prefix {
+                None => read_lines(&*storage, file, start, end).await,
+                Some(prefix) => {
+                    let framed = Framed {
+                        storage: &*storage,
+                        source: &file.source,
+                        path: &file.path,
+                        prefix,
+                    };
+                    // Of a chunk that was begun the share names a frame in it, which need not be its first.
+                    let known = Some(share.at).filter(|&at| at > file.data_at && at <= start);
+                    read_frames(&framed, known.unwrap_or(file.data_at), start, end).await
+                }
+            }
         })
     }
 }
@@ -183,13 +223,36 @@ pub fn firsts(pinned: &Pinned, chunk_bytes: u32) -> Vec<u64> {
     firsts
 }
 
-/// The lines whose first byte is in `start..end`, and where they begin.
-async fn read_chunk(
+/// The frames that begin in `start..end`; one begins at byte `known`, which is not behind that.
+async fn read_frames(framed: &Framed<'_>, known: u64, start: u64, end: u64) -> Result<Placed> {
+    let end = end.min(framed.source.len);
+    let place = framed.walk(known, start).await?;
+    if place.is_cut {
+        return Err(framed.ends_within(place.at));
+    }
+    let frames = match place.at < end {
+        true => framed.all(place.at, end).await?,
+        false => None,
+    };
+    let last = frames
+        .as_ref()
+        .map(|frames| frames.start(frames.count() - 1));
+    Ok(Placed {
+        frame_at: match last {
+            Some(last) => place.at + last as u64,
+            None => place.before.unwrap_or(known),
+        },
+        records: frames.map(|frames| (place.at, Records::Frames(frames))),
+    })
+}
+
+/// The lines whose first byte is in `start..end`.
+async fn read_lines(
     storage: &dyn Storage,
     pinned: &PinnedFile,
     start: u64,
     end: u64,
-) -> Result<Option<Placed>> {
+) -> Result<Placed> {
     let len = pinned.source.len;
     let end = end.min(len);
     // One byte before the chunk tells whether a line begins at its first byte.
@@ -204,7 +267,12 @@ async fn read_chunk(
         false => 0,
         true => match memchr(b'\n', &bytes[..(end - from) as usize]) {
             Some(at) if from + at as u64 + 1 < end => at + 1,
-            _ => return Ok(None),
+            _ => {
+                return Ok(Placed {
+                    records: None,
+                    frame_at: 0,
+                });
+            }
         },
     };
     // The last line is the one that the chunk's last byte is in; it may end far behind.
@@ -231,7 +299,10 @@ async fn read_chunk(
         bytes = joined.freeze();
     };
     let lines = Batch::from_lines(bytes.slice(first..last));
-    Ok(Some((from + first as u64, lines)))
+    Ok(Placed {
+        records: Some((from + first as u64, Records::Lines(lines))),
+        frame_at: 0,
+    })
 }
 
 async fn read(storage: &dyn Storage, pinned: &PinnedFile, offset: u64, len: u64) -> Result<Bytes> {

@@ -5,8 +5,9 @@
 //! Checksums are CRC-32C. That of an output is the sum over its lines, because tasks write one file in no order.
 
 use crate::error::{Error, Result};
+use crate::frames::Prefix;
 use crate::message::{Report, TaskId};
-use crate::plan::{Input, NodeId, Parts, Plan, Step};
+use crate::plan::{Input, NodeId, Parts, Plan, SourcePlan, Step};
 use crate::position::{Border, Positions, Share, TaskPosition};
 use crate::seams::{Owner, Source, Storage, StorageError};
 use futures_util::future::try_join_all;
@@ -63,6 +64,14 @@ impl Reads {
         self.bytes += lines.bytes().len() as u64 + 1;
         self.crc = crc32c::crc32c_append(self.crc, lines.bytes());
         self.crc = crc32c::crc32c_append(self.crc, b"\n");
+    }
+
+    /// Takes in frames up to `to`, as they are in the file.
+    pub fn add_frames(&mut self, to: u64, frames: &crate::frames::Frames) {
+        self.to = to;
+        self.lines += frames.count() as u64;
+        self.bytes += frames.bytes().len() as u64;
+        self.crc = crc32c::crc32c_append(self.crc, frames.bytes());
     }
 
     /// Takes in text up to `to`; lines may go on in the next one.
@@ -162,6 +171,12 @@ pub struct Begin {
     pub lengths: BTreeMap<String, u64>,
     /// Whether of each source only what came after the job's start was read.
     pub at_end: Vec<bool>,
+    /// Of each source the bytes that are read of its file, as the spec has them: from one on, or up to another.
+    #[serde(default)]
+    pub bounds: Vec<Option<(u64, Option<u64>)>>,
+    /// Of each source how the lengths of its records are written, if it is one of frames: a record counts as a line then.
+    #[serde(default)]
+    pub prefixes: Vec<Option<Prefix>>,
 }
 
 /// A pinned file.
@@ -277,6 +292,8 @@ fn begin(info: &JobInfo, plan: &Plan, first: First<'_>) -> Begin {
         savepoint: border.savepoint.clone(),
         lengths,
         at_end: plan.sources.iter().map(|source| source.at_end).collect(),
+        bounds: plan.sources.iter().map(|source| source.bounds).collect(),
+        prefixes: plan.sources.iter().map(SourcePlan::prefix).collect(),
     }
 }
 

@@ -3,11 +3,13 @@
 use crate::aggregate::{Aggregate, Kind};
 use crate::columns::{Columns, aggregate, number, numbers, operator, project, select_names};
 use crate::ends;
+use crate::extent::Extent;
 use crate::join::{JoinSpec, Side};
 use crate::plan::{
     ClockPlan, Input, Lookup, Next, NodeId, Op, Pinned, Plan, Route, SourcePlan, Step,
 };
-use crate::spec::{Format, From, LookupSpec, OpSpec, Partition, Spec, StageSpec};
+use crate::spec::{From, LookupSpec, OpSpec, Partition, Spec, StageSpec};
+use crate::spec_ends::Format;
 use crate::spec_tree::{Fault, nearest};
 use crate::window::{Cut, WindowSpec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,8 +79,10 @@ impl Plan {
                     Format::Json => source.columns.clone(),
                     _ => None,
                 },
+                framing: source.format.framing(),
                 follow: source.follow,
-                at_end: source.at_end,
+                at_end: source.extent == Extent::End,
+                bounds: source.extent.bounds(),
                 rate: source.rate,
                 clock,
             });

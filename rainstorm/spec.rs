@@ -5,10 +5,11 @@ use crate::aggregate::Kind;
 use crate::compute::ComputeSpec;
 use crate::decimal::Decimal;
 use crate::event_time::TimeFormat;
+use crate::extent::Extent;
 use crate::range::{self, Ranges};
 use crate::savepoint::{self, StartSpec};
 use crate::scale::Bounds;
-use crate::spec_ends::{sink, source};
+use crate::spec_ends::{Format, sink, source};
 use crate::spec_op::operation;
 use crate::spec_tasks;
 use crate::spec_tree::{Fault, Node, Table, Value, nearest, parse_json, parse_toml};
@@ -45,16 +46,6 @@ pub struct Spec {
     pub sinks: Vec<SinkSpec>,
 }
 
-/// How the lines of a source are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    Lines,
-    /// The first line names the columns and is no data.
-    Csv,
-    /// One object a line; `columns` says which of its members are read.
-    Json,
-}
-
 /// Where a source's lines say when they happened.
 #[derive(Debug, Clone)]
 pub struct ClockSpec {
@@ -77,8 +68,9 @@ pub struct SourceSpec {
     pub columns: Option<Vec<String>>,
     /// Lines appended later, and files made later, are read as well; the job never ends by itself.
     pub follow: bool,
-    /// Only what comes after the job's start.
-    pub at_end: bool,
+    pub extent: Extent,
+    /// Where the spec says so.
+    pub extent_at: usize,
     /// Most lines a second that a stage reads.
     pub rate: Option<u64>,
     pub clock: Option<ClockSpec>,

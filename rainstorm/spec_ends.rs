@@ -1,10 +1,34 @@
 //! The ends of a job as written: sources and sinks.
 
+use crate::extent::extent;
+use crate::frames::{Encoding, Framing, Prefix};
 use crate::spec::{
-    ClockSpec, Format, SPAN_MS_MAX, SinkFormat, SinkSpec, SourceSpec, clean_path, column, columns,
-    from, name, time_format, word,
+    ClockSpec, SPAN_MS_MAX, SinkFormat, SinkSpec, SourceSpec, clean_path, column, columns, from,
+    name, time_format, word,
 };
 use crate::spec_tree::{Fault, Node, Table};
+
+/// How the lines of a source are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Lines,
+    /// The first line names the columns and is no data.
+    Csv,
+    /// One object a line; `columns` says which of its members are read.
+    Json,
+    /// Records behind their lengths.
+    Binary(Framing),
+}
+
+impl Format {
+    /// How records are read that are no lines.
+    pub fn framing(self) -> Option<Framing> {
+        match self {
+            Self::Binary(framing) => Some(framing),
+            Self::Lines | Self::Csv | Self::Json => None,
+        }
+    }
+}
 
 /// Reads a `[[source]]`.
 pub fn source(node: &Node) -> Result<SourceSpec, Fault> {
@@ -12,9 +36,12 @@ pub fn source(node: &Node) -> Result<SourceSpec, Fault> {
         "name",
         "path",
         "format",
+        "prefix",
+        "encoding",
         "columns",
         "follow",
         "start",
+        "range",
         "time",
         "time_format",
         "out_of_order_ms",
@@ -27,8 +54,17 @@ pub fn source(node: &Node) -> Result<SourceSpec, Fault> {
         ("lines", Format::Lines),
         ("csv", Format::Csv),
         ("json", Format::Json),
+        ("binary", Format::Binary(framing(&table)?)),
     ];
     let format = word(&table, "format", &formats)?;
+    for key in ["prefix", "encoding"] {
+        let node = table.get(key).filter(|_| format.framing().is_none());
+        if let Some(node) = node {
+            let what = format!("`{key}` of a source whose `format` is not \"binary\"");
+            let remedy = "leave it out, or write `format = \"binary\"`";
+            return Err(Fault::new(node.at, what, remedy));
+        }
+    }
     let columns = table.texts("columns")?;
     match (format, &columns) {
         (Format::Json, None) => {
@@ -50,22 +86,32 @@ pub fn source(node: &Node) -> Result<SourceSpec, Fault> {
         _ => {}
     }
     let follow = table.flag("follow")?;
-    let at_end = word(&table, "start", &[("beginning", false), ("end", true)])?;
-    if at_end && !follow {
-        let at = table.get("start").map_or(node.at, |node| node.at);
-        let what = "`start = \"end\"` of a source that is not followed reads nothing";
-        return Err(Fault::new(at, what, "add `follow = true`"));
-    }
+    let path = clean_path(&path, path_at)?;
+    let (extent, extent_at) = extent(&table, &path, follow)?;
     Ok(SourceSpec {
         at: path_at,
         name: name(&table)?,
-        path: clean_path(&path, path_at)?,
+        path,
         format,
         columns,
         follow,
-        at_end,
+        extent,
+        extent_at,
         rate: rate(&table)?,
         clock: clock(&table)?,
+    })
+}
+
+fn framing(table: &Table<'_>) -> Result<Framing, Fault> {
+    let prefixes = [("u32be", Prefix::U32be), ("u32le", Prefix::U32le)];
+    let encodings = [
+        ("base64", Encoding::Base64),
+        ("hex", Encoding::Hex),
+        ("text", Encoding::Text),
+    ];
+    Ok(Framing {
+        prefix: word(table, "prefix", &prefixes)?,
+        encoding: word(table, "encoding", &encodings)?,
     })
 }
 

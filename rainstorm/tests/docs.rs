@@ -61,6 +61,7 @@ async fn the_examples_of_the_job_reference_run() {
     let [
         _,
         paced,
+        binary,
         folder,
         formats,
         expressions,
@@ -144,6 +145,12 @@ async fn the_examples_of_the_job_reference_run() {
         world.lines("/.jobs/expressions/output"),
         ["CUP,2.50,40,\"Bonn, D\",100"]
     );
+    let readings = ["a,20", "b,21", "c,22", "d,23"];
+    let readings = readings.map(|record| [b"\0\0\0\x04", record.as_bytes()].concat());
+    world.write("/data/readings.bin", &readings.concat(), 0);
+    world.spec("binary.toml", binary, 0);
+    world.done("binary").await;
+    assert_eq!(world.lines("/.jobs/binary/output"), ["b,21", "c,22"]);
     world.write("/clicks", b"a\nb\na\n", 0);
     world.spec("paced.toml", paced, 0);
     world.done("paced").await;
