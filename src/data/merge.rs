@@ -364,6 +364,11 @@ impl SlotLeader {
         base: Option<SegmentVersion>,
     ) -> Result<Option<Listed>, Refusal> {
         let state = self.ctx.state();
+        // Whoever waited for its base may not lead any more. Its copy may have gone since, and what is acknowledged elsewhere
+        // is not here: that nothing is pending would say nothing.
+        if state.config(slot).map(|now| now.epoch) != Some(config.epoch) {
+            return Err(Refusal::NoMerge("the slot was configured anew".into()));
+        }
         let target = state.segment(segment).ok_or(Refusal::Retired(segment))?;
         if base.is_some_and(|base| base != target.version) {
             return Err(Refusal::Moved(target.version));

@@ -209,3 +209,46 @@ async fn a_segment_that_nobody_has_holds_up_no_other() {
     let merged = timeout(Duration::from_secs(1), file.merge(&data));
     merged.await.expect("nothing is wrong with this one");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_leader_that_is_replaced_while_it_waits_for_its_base_answers_no_look() {
+    let world = World::new(2);
+    let (one, two) = (
+        world.open(1, &MemDisk::new(1), false),
+        world.open(2, &MemDisk::new(2), false),
+    );
+    let file = world.create("a");
+    world.configure(file.slot, &[(1, true), (2, false)]);
+    world.promote(file.slot, &[2]);
+    // Its base is behind, as on a disk that is full, when a record is acknowledged and somebody looks.
+    file.lose_a_cut(&world);
+    file.write(&one, 1..=1, 10).await;
+    file.write(&two, 1..=1, 10).await;
+    let look = Look {
+        slot: file.slot,
+        epoch: one.ctx.config(file.slot).unwrap().epoch,
+        map: one.ctx.map(),
+        segments: vec![file.segment],
+    };
+    let leader = one.leader.clone();
+    let looking = tokio::spawn(async move { leader.look(look).await });
+    sleep(Duration::from_millis(100)).await;
+    assert!(!looking.is_finished(), "it waits for its base");
+    // Another one leads, its own copy goes, and the file, which is emptied, is easily brought up.
+    let expire = Command::Expire {
+        incarnations: vec![Incarnation(1)],
+        why: "it is slow".into(),
+    };
+    world.apply(expire).expect("it lives");
+    one.replica.drop_segment(file.segment).unwrap();
+    let versions = one.ctx.state().truncate_versions(file.ino, 0);
+    let empty = Command::Truncate {
+        ino: file.ino,
+        size: 0,
+        sole: None,
+        versions,
+    };
+    world.apply(empty).expect("nobody else writes");
+    let looked = looking.await.expect("it ends");
+    assert!(looked.is_err(), "{looked:?}");
+}

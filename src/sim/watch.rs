@@ -54,6 +54,8 @@ struct Seen {
     looked: BTreeMap<SocketAddr, LogIndex>,
     /// Copies, and whether the config was complete without them.
     held: BTreeMap<(SocketAddr, SegmentId), (SlotId, bool)>,
+    /// Who was alive when a machine was last looked at, as it knew.
+    alive: BTreeMap<SocketAddr, BTreeSet<Incarnation>>,
 }
 
 /// Watches one run.
@@ -92,6 +94,7 @@ impl Watch {
         let mut seen = lock(&self.seen);
         seen.looked.remove(&addr);
         seen.held.retain(|(of, _), _| *of != addr);
+        seen.alive.remove(&addr);
     }
 
     /// All machines lose power: what was acknowledged and not synced may be left on some of them (users know what was).
@@ -143,12 +146,15 @@ impl Watch {
         }
     }
 
-    /// R11: a copy goes only when those that the config names are complete, as the member knew: now, or when it was last
-    /// looked at, since one of them may have gone in between.
+    /// R11: a copy goes only when those that the config names are complete, as the member knew: now, when it was last
+    /// looked at, or in between, until some that lived then were ended.
     fn look_at_copies(&self, member: &Member) {
         let mut seen = lock(&self.seen);
         let (addr, state) = (member.config.advertise, member.ctx.state());
         let wanted = usize::from(state.cluster.copies).min(state.cluster.alive.len());
+        let alive: BTreeSet<_> = state.cluster.alive.keys().copied().collect();
+        let before = seen.alive.insert(addr, alive.clone()).unwrap_or_default();
+        let ended = before.difference(&alive).count();
         let is_surplus = |slot: SlotId| {
             state.config(slot).is_some_and(|config| {
                 config.role(member.ctx.me()).is_none() && config.synced().count() >= wanted
@@ -176,7 +182,7 @@ impl Watch {
             let synced = state
                 .config(slot)
                 .map_or(0, |config| config.synced().count());
-            self.must(!known || was_surplus || synced >= wanted, || {
+            self.must(!known || was_surplus || synced + ended >= wanted, || {
                 format!(
                     "R11: {} dropped its copy of {} while {synced} of {wanted} replicas are synced",
                     member.config.name, key.1
