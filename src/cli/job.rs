@@ -93,6 +93,7 @@ pub async fn run(client: &mut Client, command: Command, json: bool) -> Result<()
         Command::Savepoint { name, savepoint } => save(client, &name, &savepoint, json).await?,
         Command::Await { name, timeout } => {
             let limit = timeout.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+            begun(client, &name, limit).await?;
             let status = wait(client, &name, limit, has_ended).await?;
             match word(&status) {
                 "done" => show::job_is(json, &status),
@@ -260,6 +261,26 @@ async fn wait(
             return Err(Failure::new(format!(
                 "{what}: see `hydfs job show {name}` and `hydfs status`"
             )));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits until a job is known whose spec may have been saved a moment ago.
+async fn begun(client: &mut Client, name: &str, limit: Option<Instant>) -> Result<(), Failure> {
+    let obeyed = Instant::now() + OBEYED;
+    let limit = limit.map_or(obeyed, |limit| limit.min(obeyed));
+    loop {
+        let Err(missing) = status(client, name).await else {
+            return Ok(());
+        };
+        let mut is_saved = false;
+        for ending in ["toml", "json"] {
+            let spec = read(client, &format!("/.jobs/{name}.{ending}")).await?;
+            is_saved |= spec.is_some();
+        }
+        if !is_saved || Instant::now() > limit {
+            return Err(missing);
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -126,14 +126,15 @@ impl Volume {
             match self.read_through(&pieces).await {
                 Ok((bytes, true)) => return Ok(bytes),
                 Ok((bytes, false)) => {
-                    // Who answered may have applied a cut that is not applied here.
-                    self.barrier().await?;
+                    // Who answered may have applied a cut that is not applied here. It need not be visible to anybody yet,
+                    // so a read lease does not do.
+                    self.round().await?;
                     let state = self.ctx.state();
                     if state.inode(ino).map_err(of_command)?.data_version == version {
                         return Ok(bytes);
                     }
                 }
-                Err(DataError::Retired(_)) => self.barrier().await?,
+                Err(DataError::Retired(_)) => self.round().await?,
                 Err(error) => return Err(Self::data_error(error)),
             }
         }

@@ -226,7 +226,8 @@ impl Volume {
         read
     }
 
-    async fn round(&self) -> Outcome<()> {
+    /// What any member has applied before this call is in the local state after it. Cost: one round to the leader.
+    pub(crate) async fn round(&self) -> Outcome<()> {
         let passed = self.unless_silent(self.ctx.agreement.barrier()).await?;
         if matches!(passed, Err(AgreementError::NoQuorum { .. })) {
             self.ask_on();
