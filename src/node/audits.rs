@@ -2,11 +2,13 @@
 //! audit goes on by itself, and whoever wants to know asks again; one that nobody asks for any more ends.
 
 use crate::streaming::of_job;
+use futures_util::FutureExt;
 use hydfs_control::{Audit, Error, Kind};
 use hydfs_types::BoxFuture;
 use rainstorm::{Audited, Far};
 use std::{
     collections::BTreeMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
@@ -105,14 +107,18 @@ impl Audits {
         });
         all.insert(name.to_owned(), running.clone());
         let (audits, here) = (Arc::downgrade(self), running.clone());
-        let audit = begin(running.far.clone());
+        let audit = AssertUnwindSafe(begin(running.far.clone())).catch_unwind();
         home.spawn(async move {
             tokio::select! {
                 audited = audit => {
-                    let audited = audited.map_err(|error| of_job(&error)).and_then(|audited| {
-                        serde_json::to_string(&audited)
-                            .map_err(|error| Error::new(Kind::Io, error.to_string()))
-                    });
+                    let broken = |why: String| Error::new(Kind::Io, format!("the audit broke off: {why}"));
+                    let audited = match audited {
+                        Ok(audited) => audited.map_err(|error| of_job(&error)).and_then(|audited| {
+                            serde_json::to_string(&audited).map_err(|error| broken(error.to_string()))
+                        }),
+                        // Else whoever asks would wait for ever.
+                        Err(_) => Err(broken("see the log of this member".into())),
+                    };
                     here.outcome.send_replace(Some(audited));
                     // An outcome that nobody takes goes, too.
                     forgotten(audits, &here).await;
@@ -195,6 +201,15 @@ mod tests {
         }
         assert_eq!(Arc::strong_count(&alive), 2, "the others have ended");
         assert!(ask(&audits, "e", 1, &alive).await.outcome.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_panics_is_told_too() {
+        let audits = Arc::new(Audits::default());
+        let begin = |_| -> BoxFuture<'static, _> { Box::pin(async { panic!("a bug") }) };
+        let told = audits.ask(&Handle::current(), "j", begin).await;
+        assert!(told.unwrap_err().message.contains("broke off"));
+        assert!(audits.running().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
