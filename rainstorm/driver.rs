@@ -18,6 +18,7 @@ use crate::receipt::receipt_path;
 use crate::run::{End, Run, places};
 use crate::seams::{Cluster, Owner, Storage, StorageError};
 use crate::sink::{Target, Writer};
+use crate::tally::Tallying;
 use crate::upgrade::ANEW;
 use crate::worker::Worker;
 use hydfs_types::{AgreementError, Attempt, Ino, JobCommand, JobId, JobInfo, JobPhase, MemberId};
@@ -312,6 +313,7 @@ impl Driver {
             info: info.clone(),
             rates: Rates::new(&plan, &positions),
             held: BTreeMap::new(),
+            tallying: Tallying::new(&plan, &places, &progress.tally),
             loads: Loads::new(&spec, self.options.scale_every),
             receipt,
             plan,

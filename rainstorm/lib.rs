@@ -109,6 +109,8 @@ mod status;
 mod stderr;
 mod syscalls;
 mod table;
+mod tally;
+mod tally_text;
 mod task;
 mod text;
 mod upgrade;
@@ -131,3 +133,4 @@ pub use seams::{
 pub use service::Rainstorm;
 pub use stand_in::StandIn;
 pub use status::{phase_word, progress, progress_text, status_json, status_text};
+pub use tally_text::View;

@@ -42,6 +42,8 @@ pub struct Links {
     /// The file of dead letters, made with the first of them.
     dead: Output,
     pub rows_out: u64,
+    /// How long it took to write to `outputs`.
+    writing: Duration,
 }
 
 struct Edge {
@@ -103,6 +105,7 @@ impl Links {
             me,
             context,
             rows_out: 0,
+            writing: Duration::ZERO,
         })
     }
 
@@ -149,7 +152,9 @@ impl Links {
 
     async fn pass(&mut self, batch: Batch, late: bool, letters: &mut Letters) -> Result<()> {
         for (_, output) in self.outputs.iter_mut().filter(|(of, _)| *of == late) {
+            let began = Instant::now();
             self.rows_out += output.write(&batch, letters).await?;
+            self.writing += began.elapsed();
         }
         for edge in self.edges.iter_mut().filter(|edge| edge.late == late) {
             match &edge.route {
@@ -189,7 +194,9 @@ impl Links {
         }
         let mut marks = Vec::new();
         for (_, output) in &mut self.outputs {
+            let began = Instant::now();
             marks.extend(output.barrier().await?);
+            self.writing += began.elapsed();
         }
         marks.extend(self.dead.barrier().await?);
         Ok(marks)
@@ -217,6 +224,11 @@ impl Links {
         edges
             .map(|edge| micros(std::mem::take(&mut edge.blocked)))
             .collect()
+    }
+
+    /// How long it wrote to sinks since the last call, in microseconds.
+    pub fn take_writing(&mut self) -> u64 {
+        micros(std::mem::take(&mut self.writing))
     }
 
     pub async fn close(self) {

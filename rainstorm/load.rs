@@ -20,6 +20,11 @@ pub struct Load {
     pub idle: u64,
     /// It waited for room in front of each node that it feeds, in the order of its step.
     pub blocked: Vec<u64>,
+    /// It wrote to sinks, or waited for them; this is part of its work.
+    pub writing: u64,
+    /// Lines that came, and lines that it passed on or wrote.
+    pub lines_in: u64,
+    pub lines_out: u64,
     /// Of a followed source: bytes that are there and that it has not read.
     pub behind: u64,
 }
@@ -28,6 +33,8 @@ pub struct Load {
 pub struct Meter {
     since: Instant,
     idle: Duration,
+    lines_in: u64,
+    lines_out: u64,
 }
 
 impl Meter {
@@ -36,6 +43,8 @@ impl Meter {
         Self {
             since: Instant::now(),
             idle: Duration::ZERO,
+            lines_in: 0,
+            lines_out: 0,
         }
     }
 
@@ -44,13 +53,31 @@ impl Meter {
         self.idle += time;
     }
 
-    /// Since the last call.
-    pub fn take(&mut self, blocked: Vec<u64>, behind: u64) -> Load {
-        let Self { since, idle } = std::mem::replace(self, Self::new());
+    /// So many lines came.
+    pub fn came(&mut self, lines: usize) {
+        self.lines_in += lines as u64;
+    }
+
+    /// So many lines go on.
+    pub fn passed(&mut self, lines: usize) {
+        self.lines_out += lines as u64;
+    }
+
+    /// Since the last call; `behind`, and what its links have measured: `blocked` and `writing`.
+    pub fn take(&mut self, behind: u64, blocked: Vec<u64>, writing: u64) -> Load {
+        let Self {
+            since,
+            idle,
+            lines_in,
+            lines_out,
+        } = std::mem::replace(self, Self::new());
         Load {
             took: micros(self.since.duration_since(since)),
             idle: micros(idle),
             blocked,
+            writing,
+            lines_in,
+            lines_out,
             behind,
         }
     }
@@ -63,17 +90,33 @@ pub fn micros(time: Duration) -> u64 {
 
 /// One task's reports since the last look.
 #[derive(Debug, Clone, Default)]
-struct Sum {
-    load: Load,
+pub struct Sum {
+    pub load: Load,
     bytes_in: u64,
 }
 
 impl Sum {
+    pub fn add(&mut self, report: &Report) {
+        self.bytes_in += report.counters.bytes_in;
+        let (all, load) = (&mut self.load, &report.load);
+        all.took += load.took;
+        all.idle += load.idle;
+        all.blocked.resize(load.blocked.len(), 0);
+        for (all, blocked) in all.blocked.iter_mut().zip(&load.blocked) {
+            *all += blocked;
+        }
+        all.writing += load.writing;
+        all.lines_in += load.lines_in;
+        all.lines_out += load.lines_out;
+        all.behind = load.behind;
+    }
+
     fn blocked(&self) -> u64 {
         self.load.blocked.iter().sum()
     }
 
-    fn worked(&self) -> u64 {
+    /// Microseconds.
+    pub fn worked(&self) -> u64 {
         let waited = self.load.idle + self.blocked();
         self.load.took.saturating_sub(waited)
     }
@@ -109,16 +152,7 @@ impl Loads {
             return Vec::new();
         }
         for report in reports {
-            let sum = self.sums.entry(report.id).or_default();
-            sum.bytes_in += report.counters.bytes_in;
-            let (all, load) = (&mut sum.load, &report.load);
-            all.took += load.took;
-            all.idle += load.idle;
-            all.blocked.resize(load.blocked.len(), 0);
-            for (all, blocked) in all.blocked.iter_mut().zip(&load.blocked) {
-                *all += blocked;
-            }
-            all.behind = load.behind;
+            self.sums.entry(report.id).or_default().add(report);
         }
         if self.since.elapsed() < self.every {
             return Vec::new();
@@ -232,13 +266,14 @@ impl Loads {
     }
 }
 
-fn percent(part: u64, whole: u64) -> u32 {
+pub fn percent(part: u64, whole: u64) -> u32 {
     (100 * part).checked_div(whole).unwrap_or_default() as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event_time::EventMark;
     use crate::message::Counters;
     use crate::plan::Pinned;
     use crate::position::{Border, TaskPosition};
@@ -284,11 +319,12 @@ mod tests {
             inputs: Vec::new(),
             files: Vec::new(),
             held: Held::default(),
+            mark: EventMark::NONE,
             load: Load {
                 took: 1000,
                 idle,
                 blocked: blocked.to_vec(),
-                behind: 0,
+                ..Load::default()
             },
         }
     }
@@ -342,7 +378,7 @@ mod tests {
         for _ in 0..2 {
             tokio::time::advance(Duration::from_millis(5)).await;
             meter.rested(Duration::from_millis(2));
-            let load = meter.take(vec![1], 7);
+            let load = meter.take(7, vec![1], 0);
             assert_eq!((load.took, load.idle, load.behind), (5000, 2000, 7));
         }
     }

@@ -135,6 +135,8 @@ pub struct Report {
     pub load: Load,
     /// Where its state is now.
     pub held: Held,
+    /// Its event watermark.
+    pub mark: EventMark,
 }
 
 /// Work of a task.

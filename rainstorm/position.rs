@@ -7,6 +7,7 @@ use crate::rate::RateOrder;
 use crate::scale::Scaled;
 use crate::spec::Spec;
 use crate::spec_tree::Fault;
+use crate::tally::Tally;
 use bytes::Bytes;
 use hydfs_types::{Attempt, FrameError, Ino, JobInfo};
 use serde::{Deserialize, Serialize};
@@ -221,7 +222,7 @@ pub fn attempt_of(name: &str) -> Option<Attempt> {
 }
 
 /// Counters of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// Lines and bytes read from sources.
     pub rows_in: u64,
@@ -239,12 +240,16 @@ pub struct Progress {
     /// Bytes of state in the memory of tasks, and in scratch files.
     pub state_memory: u64,
     pub state_disk: u64,
+    pub tally: Tally,
 }
 
 impl Progress {
     /// As a job epoch has it.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
-        // Earlier versions end before what is said of state: the bytes behind their end stand for none.
-        hydfs_types::decode(bytes).or_else(|_| hydfs_types::decode(&[bytes, &[0, 0]].concat()))
+        // Earlier versions end before the tally, or before what is said of state: bytes behind their end stand for none.
+        let padded = |zeros: &[u8]| hydfs_types::decode(&[bytes, zeros].concat());
+        hydfs_types::decode(bytes)
+            .or_else(|_| padded(&[0; 2]))
+            .or_else(|_| padded(&[0; 4]))
     }
 }

@@ -9,6 +9,7 @@ use crate::rate::Rates;
 use crate::scale::Wish;
 use crate::sink::Writer;
 use crate::stateful::Held;
+use crate::tally::Tallying;
 use hydfs_types::{Ino, JobId, JobInfo, MemberId, Seq, WriterId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -59,6 +60,7 @@ pub struct Run {
     pub loads: Loads,
     /// Where the state of each task is.
     pub held: BTreeMap<TaskId, Held>,
+    pub tallying: Tallying,
 }
 
 impl Run {
@@ -123,6 +125,8 @@ impl Run {
             .flatten()
             .filter(|task| task.ended)
             .count() as u32;
+        let tally = self.tallying.barrier(&self.plan, &self.positions, reports);
+        self.progress.tally.clone_from(tally);
         moved
     }
 }

@@ -1,10 +1,12 @@
 //! Texts of `/.jobs/NAME/status` and `progress`, made from the agreed job table alone.
 
+use crate::event_time::utc_text;
 use crate::position::{Positions, Progress};
 use crate::rate;
 use crate::scale::{Bounds, Scaled};
 use crate::spec::{SourceSpec, StageSpec};
-use hydfs_types::{JobInfo, JobPhase};
+use crate::tally_text::{self, HeldUp, View};
+use hydfs_types::{JobInfo, JobPhase, Time};
 use std::collections::BTreeMap;
 
 /// The word for a phase.
@@ -29,7 +31,11 @@ pub fn status_text(job: &JobInfo) -> String {
         job.started,
         job.changed
     );
-    if let Some(Progress { dead: 1.., .. }) = progress(job) {
+    let counters = progress(job).unwrap_or_default();
+    if job.phase == JobPhase::Done {
+        text.push_str(&format!("summary = {}\n", summary(job, &counters)));
+    }
+    if counters.dead > 0 {
         text.push_str("degraded = some lines could not be worked on: see dead/\n");
     }
     if !job.message.is_empty() {
@@ -41,8 +47,30 @@ pub fn status_text(job: &JobInfo) -> String {
     text
 }
 
-/// `/.jobs/NAME/status.json`: the same and the counters, as one line of JSON.
-pub fn status_json(job: &JobInfo) -> String {
+/// When a job that is done ran, how long, how much it read and put out, and how fast.
+fn summary(job: &JobInfo, counters: &Progress) -> String {
+    let seconds = took(job);
+    let (rows, bytes, rows_out) = (counters.rows_in, counters.bytes_in, counters.rows_out);
+    let a_second = |all: u64| (all as f64 / seconds.max(1e-3)) as u64;
+    format!(
+        "from {} on {seconds:.3} s; read {rows} lines ({bytes} bytes), {} lines and {} bytes a second; put out {rows_out} lines; \
+         {} job epochs, {} attempts",
+        utc_text(job.started.sec.max(0) as u64),
+        a_second(rows),
+        a_second(bytes),
+        job.epoch.0,
+        job.attempt.0,
+    )
+}
+
+/// Seconds from the start of a job to its last change.
+fn took(job: &JobInfo) -> f64 {
+    let seconds = |time: Time| time.sec as f64 + f64::from(time.nsec) / 1e9;
+    (seconds(job.changed) - seconds(job.started)).max(0.0)
+}
+
+/// `/.jobs/NAME/status.json`: the same, the counters and what each task does, as one line of JSON.
+pub fn status_json(job: &JobInfo, view: &View) -> String {
     let counters = progress(job).unwrap_or_default();
     let InForce { rates, scales } = in_force(job);
     let value = serde_json::json!({
@@ -64,14 +92,19 @@ pub fn status_json(job: &JobInfo) -> String {
         "dead": counters.dead,
         "state_memory": counters.state_memory,
         "state_disk": counters.state_disk,
+        "seconds": took(job),
+        "lines_per_second": tally_text::lines_per_second(job, &counters.tally, view),
+        "stages": tally_text::json(job, &counters.tally, view),
+        "held_up": tally_text::held_up(job, &counters.tally, view).iter().map(HeldUp::json).collect::<Vec<_>>(),
         "rates": rates.into_iter().collect::<BTreeMap<_, _>>(),
         "scales": scales.iter().map(|scale| (&scale.stage, scale.json())).collect::<BTreeMap<_, _>>(),
     });
     format!("{value}\n")
 }
 
-/// `/.jobs/NAME/progress`: counters of the last committed job epoch, one `key = value` a line.
-pub fn progress_text(job: &JobInfo) -> String {
+/// `/.jobs/NAME/progress`: counters of the last committed job epoch, who waits for whom, and what each task does: one `key = value`
+/// a line.
+pub fn progress_text(job: &JobInfo, view: &View) -> String {
     let Some(progress) = progress(job) else {
         return "rows_in = 0\nrows_out = 0\n".to_owned();
     };
@@ -86,6 +119,7 @@ pub fn progress_text(job: &JobInfo) -> String {
         dead,
         state_memory,
         state_disk,
+        tally,
     } = progress;
     let percent = (100 * bytes_in)
         .checked_div(bytes_total)
@@ -99,8 +133,9 @@ pub fn progress_text(job: &JobInfo) -> String {
     format!(
         "percent = {percent}\nrows_in = {rows_in}\nrows_out = {rows_out}\nbytes_in = {bytes_in}\n\
          bytes_total = {bytes_total}\nretries = {retries}\ntasks = {tasks}\ntasks_ended = {tasks_ended}\ndead = {dead}\n\
-         state_memory = {state_memory}\nstate_disk = {state_disk}\n{}",
-        rates.chain(scales).collect::<String>()
+         state_memory = {state_memory}\nstate_disk = {state_disk}\n{}{}",
+        rates.chain(scales).collect::<String>(),
+        tally_text::text(job, &tally, view),
     )
 }
 

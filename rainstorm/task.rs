@@ -101,6 +101,7 @@ impl Task {
             };
             match item {
                 Item::Lines(batch) => {
+                    self.meter.came(batch.count());
                     let letters = &mut self.letters;
                     let applied = self.operator.apply(number, batch, &mut out, letters);
                     applied.await?;
@@ -148,9 +149,11 @@ impl Task {
 
     async fn pass(&mut self, out: &mut Vec<Batch>) -> Result<()> {
         for batch in out.drain(..) {
+            self.meter.passed(batch.count());
             self.links.send(batch, &mut self.letters).await?;
         }
         if let Some(late) = self.operator.take_late() {
+            self.meter.passed(late.count());
             self.links.send_late(late, &mut self.letters).await?;
         }
         let dead = self.letters.take();
@@ -204,7 +207,10 @@ impl Task {
                 Some(state) if !last => state.held(),
                 _ => Held::default(),
             },
-            load: self.meter.take(self.links.take_blocked(), behind),
+            load: self
+                .meter
+                .take(behind, self.links.take_blocked(), self.links.take_writing()),
+            mark,
             program: match &self.operator {
                 Operator::Exec(exec) => Some(exec.digest()),
                 _ => None,

@@ -38,7 +38,7 @@ async fn a_paused_job_stands_still_and_goes_on_where_it_was() {
         .until("count", 20, |job| job.phase == JobPhase::Paused)
         .await;
     assert!(rainstorm::status_text(&paused).contains("write `resume` there"));
-    let json: serde_json::Value = serde_json::from_str(&rainstorm::status_json(&paused)).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&world::status_json(&paused)).unwrap();
     assert_eq!(
         (&json["status"], &json["name"]),
         (&"paused".into(), &"count".into())

@@ -105,7 +105,7 @@ async fn numbers_that_cannot_be_read_are_put_aside_once_while_members_die() {
         }
         assert!(rainstorm::status_text(&job).contains("degraded = "));
         let dead = format!("dead = {}\n", bad.len());
-        assert!(rainstorm::progress_text(&job).contains(&dead));
+        assert!(world::progress_text(&job).contains(&dead));
         world.check();
     }
 }

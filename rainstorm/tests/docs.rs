@@ -169,7 +169,7 @@ async fn the_examples_of_the_job_reference_run() {
     let rows = |job: &hydfs_types::JobInfo| rainstorm::progress(job).map_or(0, |all| all.rows_out);
     let job = world.until("scaled", 60, |job| rows(job) == 3).await;
     assert_eq!(world.sorted("/.jobs/scaled/output"), ["/a", "/b", "/c"]);
-    let text = rainstorm::progress_text(&job);
+    let text = world::progress_text(&job);
     assert!(text.contains("tasks.first = 1 of 1 to 8\n"), "{text}");
     world.done("windows").await;
     assert_eq!(

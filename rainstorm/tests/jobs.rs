@@ -25,9 +25,9 @@ async fn both_sample_jobs_over_100_000_rows_equal_the_reference() {
         (100_000, filtered(&input).len() as u64)
     );
     assert!(
-        rainstorm::progress_text(&job).starts_with("percent = 100\n"),
+        world::progress_text(&job).starts_with("percent = 100\n"),
         "{}",
-        rainstorm::progress_text(&job)
+        world::progress_text(&job)
     );
     for name in ["count", "again"] {
         world.done(name).await;

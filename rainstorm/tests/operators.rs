@@ -242,7 +242,7 @@ async fn fault_r4_poison_goes_to_dead_letters_once_and_everything_else_through()
         "{why}"
     );
     assert!(rainstorm::status_text(&job).contains("degraded = "));
-    assert!(rainstorm::progress_text(&job).contains("dead = 4\n"));
+    assert!(world::progress_text(&job).contains("dead = 4\n"));
     let failed = world.ended("fails").await;
     assert_eq!(failed.phase, JobPhase::Failed);
     assert!(

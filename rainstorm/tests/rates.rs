@@ -63,7 +63,7 @@ async fn a_source_is_read_at_its_rate_by_all_tasks_together() {
         for speed in speeds(&world, "paced", 3).await {
             assert!((800..=1_150).contains(&speed), "{speed} lines in a second");
         }
-        let text = rainstorm::progress_text(&world.job("paced").unwrap());
+        let text = world::progress_text(&world.job("paced").unwrap());
         assert!(text.contains("rate.in = 1000/s\n"), "{text}");
         world.done("paced").await;
         let took = began.elapsed();
@@ -112,7 +112,7 @@ async fn an_order_changes_the_rate_of_a_running_job_and_outlives_its_leader() {
     for speed in speeds(&world, "paced", 3).await {
         assert!((560..=800).contains(&speed), "{speed} lines in a second");
     }
-    let text = rainstorm::progress_text(&world.job("paced").unwrap());
+    let text = world::progress_text(&world.job("paced").unwrap());
     assert!(text.contains("rate.in = 700/s\n"), "{text}");
     order(&world, "paced", "pause").await;
     order(&world, "paced", "rate=1/s").await;

@@ -15,7 +15,7 @@ use world::World;
 
 /// Tasks of a stage, as `status.json` has them.
 fn tasks(job: &JobInfo, stage: &str) -> u64 {
-    let json: serde_json::Value = serde_json::from_str(&rainstorm::status_json(job)).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&world::status_json(job)).unwrap();
     json["scales"][stage]["tasks"].as_u64().unwrap_or_default()
 }
 
@@ -234,7 +234,7 @@ async fn orders_within_the_bounds_are_obeyed_and_a_rewritten_spec_keeps_what_is_
     .await;
     let job = world.job("first").unwrap();
     assert_eq!(tasks(&job, "first"), 5);
-    let text = rainstorm::progress_text(&job);
+    let text = world::progress_text(&job);
     assert!(text.contains("tasks.first = 5 of 2 to 6\n"), "{text}");
     let log = world.log("first");
     for order in [7, 1] {
@@ -248,7 +248,7 @@ async fn orders_within_the_bounds_are_obeyed_and_a_rewritten_spec_keeps_what_is_
         .until("first", 60, |job| tasks(job, "first") == 3)
         .await;
     let scaled = "scaled.first = 3 instead of 5 tasks behind job epoch ";
-    let text = rainstorm::progress_text(&world.job("first").unwrap());
+    let text = world::progress_text(&world.job("first").unwrap());
     let why = ": its busiest task worked 0 % of the time, and nothing waited\n";
     assert!(text.contains(scaled) && text.contains(why), "{text}");
     has_logged(

@@ -83,15 +83,20 @@ impl Control for Tree {
             ["cluster", "status"] => status(&member).1,
             ["cluster", "jobs"] => {
                 let state = member.ctx.state();
-                state.jobs.values().map(rainstorm::status_json).collect()
+                let jobs = state.jobs.values();
+                viewed(&member, &state, |view| {
+                    jobs.map(|job| rainstorm::status_json(job, view)).collect()
+                })
             }
             ["jobs", job, what @ ("status" | "progress" | "status.json")] => {
                 let state = member.ctx.state();
                 let job = state.jobs.values().rev().find(|one| one.name == job)?;
                 match what {
                     "status" => rainstorm::status_text(job),
-                    "status.json" => rainstorm::status_json(job),
-                    _ => rainstorm::progress_text(job),
+                    "status.json" => {
+                        viewed(&member, &state, |view| rainstorm::status_json(job, view))
+                    }
+                    _ => viewed(&member, &state, |view| rainstorm::progress_text(job, view)),
                 }
             }
             _ => return None,
@@ -128,6 +133,15 @@ impl Tree {
         let member = self.0.upgrade().ok_or(FsError::NotFound)?;
         Ok((member, name))
     }
+}
+
+/// What `look` sees of jobs, now.
+fn viewed(member: &Member, state: &State, look: impl FnOnce(&rainstorm::View) -> String) -> String {
+    let name = |id| Some(state.cluster.members.get(&id)?.said.name.clone());
+    look(&rainstorm::View {
+        now: member.clock.now(),
+        name: &name,
+    })
 }
 
 fn no_faults() -> FsError {

@@ -553,3 +553,19 @@ impl Inner {
         }
     }
 }
+
+/// What somebody sees of a job at its last change.
+fn viewed(job: &JobInfo, look: impl FnOnce(&rainstorm::View) -> String) -> String {
+    look(&rainstorm::View {
+        now: job.changed,
+        name: &|_| None,
+    })
+}
+
+pub fn progress_text(job: &JobInfo) -> String {
+    viewed(job, |view| rainstorm::progress_text(job, view))
+}
+
+pub fn status_json(job: &JobInfo) -> String {
+    viewed(job, |view| rainstorm::status_json(job, view))
+}
