@@ -133,4 +133,4 @@ pub use seams::{
 pub use service::Rainstorm;
 pub use stand_in::StandIn;
 pub use status::{phase_word, progress, progress_text, status_json, status_text};
-pub use tally_text::View;
+pub use tally_text::{View, task_names, task_state};

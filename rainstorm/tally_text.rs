@@ -1,6 +1,7 @@
 //! What each task of a job does, in words and as JSON.
 
 use crate::event_time::utc_text;
+use crate::status::progress;
 use crate::tally::{NodeTally, Tally, TaskTally};
 use hydfs_types::{JobInfo, JobPhase, MemberId, Time};
 use serde_json::{Map, Value, json};
@@ -189,36 +190,80 @@ fn mark_text(mark: i64) -> String {
     }
 }
 
+/// What the tasks of a job are called, with their nodes' names and numbers.
+pub fn task_names(job: &JobInfo) -> Vec<String> {
+    let tally = tally(job);
+    let nodes = tally.nodes.iter().flat_map(|node| {
+        (0..node.tasks.len()).map(move |number| format!("{}-{number}", node.name))
+    });
+    nodes.collect()
+}
+
+/// `/.jobs/NAME/tasks/STAGE-N/state`: what a task does, one `key = value` a line; `None` if there is no such task.
+pub fn task_state(job: &JobInfo, name: &str, view: &View) -> Option<String> {
+    let (stage, number) = name.rsplit_once('-')?;
+    let tally = tally(job);
+    let node = tally.nodes.iter().find(|node| node.name == stage)?;
+    let task = node.tasks.get(number.parse::<usize>().ok()?)?;
+    let Value::Object(fields) = task_json(&tally, node, task, view.is_fresh(job, &tally), view)
+    else {
+        return None;
+    };
+    let line = |(key, value): (&String, &Value)| match value {
+        Value::Null => String::new(),
+        Value::String(text) => format!("{key} = {text}\n"),
+        Value::Object(parts) => {
+            let part = |(name, value): (&String, &Value)| format!("{key}.{name} = {value}\n");
+            parts.iter().map(part).collect()
+        }
+        value => format!("{key} = {value}\n"),
+    };
+    Some(fields.iter().map(line).collect())
+}
+
+fn tally(job: &JobInfo) -> Tally {
+    progress(job).unwrap_or_default().tally
+}
+
 /// Tasks by stage.
 pub fn json(job: &JobInfo, tally: &Tally, view: &View) -> Value {
     let is_fresh = view.is_fresh(job, tally);
     let nodes = tally.nodes.iter().map(|node| {
-        let tasks = node.tasks.iter().map(|task| {
-            let pace = (is_fresh && !task.ended).then_some(&task.pace);
-            let blocked = pace.map(|pace| {
-                let shares = nexts(tally, node).zip(&pace.blocked);
-                let shares = shares.map(|(next, share)| (next.name.clone(), json!(share)));
-                shares.collect::<Map<_, _>>()
-            });
-            json!({
-                "member": view.member(task.member),
-                "ended": task.ended,
-                "lines_in": task.lines_in,
-                "lines_out": task.lines_out,
-                "retries": task.retries,
-                "dead": task.dead,
-                "bytes_behind": task.behind,
-                "watermark_ms": task.mark,
-                "state_memory": task.memory,
-                "state_disk": task.disk,
-                "lines_per_second": pace.map_or(0, |pace| pace.lines),
-                "works_percent": pace.map(|pace| pace.busy),
-                "writes_percent": pace.map(|pace| pace.writing),
-                "waits_for_input_percent": pace.map(|pace| pace.idle),
-                "waits_for_percent": blocked,
-            })
-        });
+        let tasks = node.tasks.iter();
+        let tasks = tasks.map(|task| task_json(tally, node, task, is_fresh, view));
         (node.name.clone(), tasks.collect::<Value>())
     });
     Value::Object(nodes.collect())
+}
+
+fn task_json(
+    tally: &Tally,
+    node: &NodeTally,
+    task: &TaskTally,
+    is_fresh: bool,
+    view: &View,
+) -> Value {
+    let pace = (is_fresh && !task.ended).then_some(&task.pace);
+    let blocked = pace.map(|pace| {
+        let shares = nexts(tally, node).zip(&pace.blocked);
+        let shares = shares.map(|(next, share)| (next.name.clone(), json!(share)));
+        shares.collect::<Map<_, _>>()
+    });
+    json!({
+        "member": view.member(task.member),
+        "ended": task.ended,
+        "lines_in": task.lines_in,
+        "lines_out": task.lines_out,
+        "retries": task.retries,
+        "dead": task.dead,
+        "bytes_behind": task.behind,
+        "watermark_ms": task.mark,
+        "state_memory": task.memory,
+        "state_disk": task.disk,
+        "lines_per_second": pace.map_or(0, |pace| pace.lines),
+        "works_percent": pace.map(|pace| pace.busy),
+        "writes_percent": pace.map(|pace| pace.writing),
+        "waits_for_input_percent": pace.map(|pace| pace.idle),
+        "waits_for_percent": blocked,
+    })
 }

@@ -23,5 +23,7 @@ mod kills;
 mod ordered;
 #[path = "jobs/processes.rs"]
 mod processes;
+#[path = "jobs/remembering.rs"]
+mod remembering;
 #[path = "jobs/samples.rs"]
 mod samples;

@@ -10,7 +10,7 @@ use hydfs_fs::{Control, Lines, Node};
 use hydfs_mount::FsError;
 use hydfs_ring::Ring;
 use hydfs_state::State;
-use hydfs_types::{Incarnation, MemberInfo};
+use hydfs_types::{Incarnation, JobInfo, MemberInfo};
 use std::{
     collections::BTreeMap,
     fmt::Write,
@@ -88,9 +88,39 @@ impl Control for Tree {
                     jobs.map(|job| rainstorm::status_json(job, view)).collect()
                 })
             }
-            ["jobs", job, what @ ("status" | "progress" | "status.json")] => {
+            ["jobs", name] => {
                 let state = member.ctx.state();
-                let job = state.jobs.values().rev().find(|one| one.name == job)?;
+                let job = job_named(&state, name)?;
+                let files = ["status", "progress", "status.json"];
+                let mut names: Vec<(String, bool)> =
+                    files.map(|name| (name.to_owned(), false)).to_vec();
+                if !rainstorm::task_names(job).is_empty() {
+                    names.push(("tasks".to_owned(), true));
+                }
+                return Some(Node::Directory(names));
+            }
+            ["jobs", name, "tasks"] => {
+                let state = member.ctx.state();
+                let names = rainstorm::task_names(job_named(&state, name)?);
+                return Some(Node::Directory(
+                    names.into_iter().map(|name| (name, true)).collect(),
+                ));
+            }
+            ["jobs", name, "tasks", task] => {
+                let state = member.ctx.state();
+                let names = rainstorm::task_names(job_named(&state, name)?);
+                names.iter().find(|one| *one == task)?;
+                return Some(Node::Directory(vec![("state".to_owned(), false)]));
+            }
+            ["jobs", name, "tasks", task, "state"] => {
+                let state = member.ctx.state();
+                let job = job_named(&state, name)?;
+                let look = |view: &rainstorm::View| rainstorm::task_state(job, task, view);
+                viewed(&member, &state, look)?
+            }
+            ["jobs", name, what @ ("status" | "progress" | "status.json")] => {
+                let state = member.ctx.state();
+                let job = job_named(&state, name)?;
                 match what {
                     "status" => rainstorm::status_text(job),
                     "status.json" => {
@@ -135,8 +165,13 @@ impl Tree {
     }
 }
 
+/// The last job of a name.
+fn job_named<'a>(state: &'a State, name: &str) -> Option<&'a JobInfo> {
+    state.jobs.values().rev().find(|job| job.name == name)
+}
+
 /// What `look` sees of jobs, now.
-fn viewed(member: &Member, state: &State, look: impl FnOnce(&rainstorm::View) -> String) -> String {
+fn viewed<T>(member: &Member, state: &State, look: impl FnOnce(&rainstorm::View) -> T) -> T {
     let name = |id| Some(state.cluster.members.get(&id)?.said.name.clone());
     look(&rainstorm::View {
         now: member.clock.now(),
