@@ -1,7 +1,7 @@
 //! What each task of a job has done, and what it does with its time: added up by the coordinator from what tasks report at
 //! barriers, committed with the counters of each job epoch, shown by `progress`, `status.json` and `tasks/STAGE-N/state`.
 //!
-//! Some forty bytes a task travel with a commit; nothing is measured for them that a task would not measure anyway.
+//! Some twenty bytes a task travel with a commit; nothing is measured for them that a task would not measure anyway.
 
 use crate::event_time::EventMark;
 use crate::load::{Sum, percent};
