@@ -22,6 +22,9 @@ use std::ops::{Bound, ControlFlow};
 /// Keys on disk that are removed together.
 const REMOVED_AT_ONCE: usize = 4096;
 
+/// Keys from one bound to another.
+pub type KeyRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// What a table can hold.
 pub trait Value: Clone + Serialize + DeserializeOwned {
     /// Bytes in memory beside itself.
@@ -307,7 +310,7 @@ impl<V: Value> Table<V> {
     /// Forgets all keys of which `gone` says so; those on disk lie in `ranges`.
     pub fn remove_where(
         &mut self,
-        ranges: &[(Bound<&[u8]>, Bound<&[u8]>)],
+        ranges: &[KeyRange],
         gone: impl Fn(&[u8]) -> bool,
     ) -> Result<()> {
         for at in 0..self.slots.len() as u32 {

@@ -1,5 +1,6 @@
 //! What things cost, counted on three real members: rounds to replicas and entries of the agreement log. A count is
 //! taken when nothing else runs, and taken again where something did (a member's lazy work), never padded.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! Strangers, wrong starts, dead mounts: what must not get in is refused in words, and nothing is lost by it. What a
 //! stranger without any certificate, with an expired one or with another clock meets below the hello is shown by
 //! `src/transport/tests/strangers.rs`; random bytes on streams of a member by `src/transport/garbage_tests.rs`.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

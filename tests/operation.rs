@@ -1,5 +1,6 @@
 //! What an operator does all day, on real processes: the predecessor's commands, members that leave, return, stall and
 //! move, and what `.cluster` and the commands say about it all the while.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What the sources themselves must keep.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,

@@ -120,7 +120,7 @@ proptest! {
         }
         prop_assert_eq!(live.bytes(), again.bytes());
         let mut half = table(memory);
-        let mine = |key: &[u8]| key[0] % 2 == 0;
+        let mine = |key: &[u8]| key[0].is_multiple_of(2);
         half.restore(save(&mut live, Which::All, bytes).concat(), mine).unwrap();
         let of_half: Vec<_> = want.into_iter().filter(|(key, _)| mine(key)).collect();
         prop_assert_eq!(all(&mut half, bytes), of_half);

@@ -326,8 +326,8 @@ mod tests {
         }
         assert_eq!(world.pace.rate(), 256 << 20);
         // Five seconds, the first of them while it sped up.
-        assert!(moved > 3 * 256 << 20, "{moved}");
-        assert!(moved <= 5 * 256 << 20, "{moved}");
+        assert!(moved > (3 * 256) << 20, "{moved}");
+        assert!(moved <= (5 * 256) << 20, "{moved}");
     }
 
     #[test]

@@ -94,6 +94,8 @@ fn clear(mount: &Path) -> io::Result<()> {
 fn down_at_the_end(cluster: &Cluster) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cluster");
     let wait = r#"while kill -0 "$1" 2>/dev/null; do sleep 0.2; done; "$2" down "$3"; [ -n "$HYDFS_KEEP" ] || rm -rf "${3%/*}""#;
+    // Nobody waits for it: it outlives this program.
+    #[allow(clippy::zombie_processes)]
     Command::new("setsid")
         .args(["sh", "-c", wait, "sh"])
         .arg(std::process::id().to_string())

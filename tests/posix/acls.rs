@@ -313,8 +313,8 @@ fn what_is_refused_of_lists() {
     fs::write(&file, "text").expect("written");
     std::os::unix::fs::chown(&file, Some(ALICE), Some(ALICE)).expect("given to ALICE");
     let list = named(BOB, 6, 4, 6);
-    for i in 0..MEMBERS {
-        let path = at[i].join("f");
+    for at in &at {
+        let path = at.join("f");
         let by_bob = by(BOB, 0, || set(&path, ACCESS, &list, 0));
         assert_eq!(errno(by_bob), Some(libc::EPERM), "it is ALICE's");
         by(ALICE, 0, || set(&path, ACCESS, &list, 0)).expect("the owner may");

@@ -1,4 +1,5 @@
 //! The control socket end to end: a client, the real socket, a member over a file system in memory.
+#![allow(clippy::unwrap_used)]
 
 mod fake;
 
