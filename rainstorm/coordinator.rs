@@ -14,6 +14,7 @@ use crate::prepare::{SpecFile, is_job_name, job_name, prepare};
 use crate::receipt::receipt_path;
 use crate::savepoint;
 use crate::seams::{Entry, Owner, StorageError};
+use crate::spec::SourceSpec;
 use hydfs_types::{
     AgreementError, CommandError, FileKind, Ino, JobCommand, JobId, JobInfo, JobPhase, Reply,
 };
@@ -292,6 +293,7 @@ async fn look(driver: Driver, registered: Registered, path: String) {
             .await;
         }
     };
+    let waits_for = positions.as_ref().map(nothing_yet).unwrap_or_default();
     tracing::info!(path, ?phase, message, "spec");
     let key = (source.ino, generation);
     registered
@@ -310,13 +312,32 @@ async fn look(driver: Driver, registered: Registered, path: String) {
         message,
     };
     match driver.cluster.propose(start).await {
-        Ok(Reply::Job(id)) => tracing::info!(path, job = %id, "job registered"),
+        Ok(Reply::Job(id)) => {
+            tracing::info!(path, job = %id, "job registered");
+            if let (false, Some(job)) = (waits_for.is_empty(), driver.job(id)) {
+                driver.log(&job, &waits_for.join("\n")).await;
+            }
+        }
         Ok(other) => tracing::warn!(path, ?other, "unexpected answer to a job's start"),
         Err(AgreementError::Refused(CommandError::Invalid(why))) => {
             waits(&driver, &registered, (&path, name, owner), key, &why).await;
         }
         Err(error) => tracing::warn!(path, %error, "cannot register the job yet"),
     }
+}
+
+/// What is said of followed sources of which nothing is there: a path may be wrong, or its files come later.
+fn nothing_yet(positions: &Positions) -> Vec<String> {
+    let Ok(spec) = positions.parse() else {
+        return Vec::new();
+    };
+    let sources = spec.sources.iter().zip(&positions.sources);
+    let empty = sources.filter(|(source, pinned)| source.follow && pinned.files.is_empty());
+    let line = |(source, _): (&SourceSpec, _)| {
+        let (name, path) = (&source.name, &source.path);
+        format!("source `{name}`: there is nothing to read at {path} yet; what comes there will be")
+    };
+    empty.map(line).collect()
 }
 
 /// Says once why a spec waits. There is no job yet whose `status` could say it, so its log does.

@@ -62,7 +62,8 @@ impl Driver {
     pub async fn drive(self, id: JobId, mut prepared: Option<Positions>) {
         let mut barren = 0;
         let mut avoid = BTreeSet::new();
-        let mut why = "another leader took over".to_owned();
+        // What broke off the attempt before is said by whoever drove it, or was nothing: an order, or the end of a leader.
+        let mut why = String::new();
         loop {
             self.changing.free(id).await;
             let Some(mut info) = self.job(id).filter(|job| job.phase == JobPhase::Running) else {
@@ -121,6 +122,8 @@ impl Driver {
                         blame: None,
                     }
                 }
+                // What a pause, a change or an end breaks off has not failed.
+                End::Again { .. } if self.job(id).is_some_and(|job| !same(&job)) => End::Over,
                 other => other,
             };
             if matches!(end, End::Again { .. } | End::Final(_)) && self.is_removed(&info).await {
@@ -129,7 +132,7 @@ impl Driver {
             }
             match end {
                 End::Done => return self.clean_up(id).await,
-                End::Over | End::Removed(_) => why = "another attempt was begun".into(),
+                End::Over | End::Removed(_) => why.clear(),
                 End::Final(message) => return self.fail(&info, message).await,
                 End::Scale(wishes) => {
                     why = "it was scaled".into();
@@ -313,7 +316,7 @@ impl Driver {
             info: info.clone(),
             rates: Rates::new(&plan, &positions),
             held: BTreeMap::new(),
-            tallying: Tallying::new(&plan, &places, &progress.tally),
+            tallying: Tallying::new((&plan, info.attempt), &places, &positions, &progress.tally),
             loads: Loads::new(&spec, self.options.scale_every),
             receipt,
             plan,

@@ -2,7 +2,8 @@
 //!
 //! What a process wrote for a batch is passed on only once the batch is done, so that running a batch again
 //! after a crash never doubles a line. Where a process is started for each batch, and ends soon, batches are put together: starting
-//! costs more than many lines. A batch that fails is run again, `max_attempts` times in all; then the job fails
+//! costs more than many lines. Where one process lives on, a batch is given to it in pieces that it is done with soon: `timeout_ms` is for
+//! a piece, so a program that takes long for a line is no fault. A batch that fails is run again, `max_attempts` times in all; then the job fails
 //! with the operator's last words (fault R4), or the lines at fault become dead letters.
 
 use crate::batch::{Batch, LINE_BYTES_MAX, Lines};
@@ -31,6 +32,9 @@ const OUTPUT_BATCH_BYTES: usize = 1 << 20;
 /// Lines are put together up to so many bytes, while a process works on them for no longer than that.
 const GATHERED_BYTES_MAX: usize = 4 << 20;
 const SOON: Duration = Duration::from_millis(100);
+/// Lines of the first piece that a process is given; later ones grow while they are done soon, and shrink above `SLOW`.
+const PIECE_LINES: usize = 16;
+const SLOW: Duration = Duration::from_secs(1);
 /// Begins the marker lines of the contract `lines`: ASCII "record separator".
 pub const MARK: u8 = 0x1e;
 
@@ -60,6 +64,8 @@ pub struct Exec {
     gathered: Vec<Batch>,
     waiting: usize,
     enough: usize,
+    /// Lines that a process of the contract `lines` gets at once.
+    piece: usize,
 }
 
 impl Exec {
@@ -75,6 +81,7 @@ impl Exec {
             gathered: Vec::new(),
             waiting: 0,
             enough: 0,
+            piece: PIECE_LINES,
         }
     }
 
@@ -178,13 +185,41 @@ impl Exec {
         out: &mut Vec<Batch>,
         letters: &mut Letters,
     ) -> Result<()> {
+        let mut from = 0;
+        while from < batch.count() {
+            let most = match self.spec.contract {
+                Contract::Lines => self.piece,
+                Contract::Batch | Contract::Argv => batch.count(),
+            };
+            let range = from..batch.count().min(from + most);
+            from = range.end;
+            self.work_on(batch, range, out, letters).await?;
+        }
+        Ok(())
+    }
+
+    /// Works on these lines of a batch.
+    async fn work_on(
+        &mut self,
+        batch: &Batch,
+        range: Range<usize>,
+        out: &mut Vec<Batch>,
+        letters: &mut Letters,
+    ) -> Result<()> {
+        let Some(part) = part(batch, range.clone()) else {
+            return Ok(());
+        };
         let runs = self.spec.max_attempts;
-        match self.attempt(batch, runs).await {
-            Ok(text) => split(text, out),
+        let began = Instant::now();
+        match self.attempt(&part, runs).await {
+            Ok(text) => {
+                self.piece = next_piece(self.piece, range.len(), began.elapsed());
+                split(text, out)
+            }
             Err(Failure::Member(why)) => Err(self.not_started(&why)),
             Err(Failure::State(error)) => Err(error),
             Err(Failure::Program(why)) if letters.is_on() => {
-                self.isolate(batch, why, out, letters).await
+                self.isolate(batch, (range, why), out, letters).await
             }
             Err(Failure::Program(why)) => {
                 let refused = ["Permission denied", "not permitted", "PermissionError"];
@@ -207,25 +242,25 @@ impl Exec {
         Error::Attempt(format!("operator {place}: this member {why}"))
     }
 
-    /// Runs a batch that failed in halves, to find the lines at fault. The others keep their order.
+    /// Runs lines that failed together in halves, to find those at fault. The others keep their order.
     async fn isolate(
         &mut self,
         batch: &Batch,
-        why: String,
+        (range, why): (Range<usize>, String),
         out: &mut Vec<Batch>,
         letters: &mut Letters,
     ) -> Result<()> {
         let mut runs = 0;
         // What is left, in order; with why it failed, if it did already.
         let mut left: VecDeque<(Range<usize>, Option<String>)> =
-            VecDeque::from([(0..batch.count(), Some(why))]);
+            VecDeque::from([(range, Some(why))]);
         while let Some((range, failed)) = left.pop_front() {
             let why = match failed {
                 Some(why) => why,
                 None => {
-                    let mut lines = Lines::default();
-                    lines.push_run(batch, range.clone());
-                    let Some(part) = lines.take() else { continue };
+                    let Some(part) = part(batch, range.clone()) else {
+                        continue;
+                    };
                     runs += 1;
                     match self.attempt(&part, 1).await {
                         Ok(text) => {
@@ -268,6 +303,13 @@ impl Exec {
                     ?failure,
                     "operator failed, its batch is run again"
                 );
+                if let (Works::Program(program), Failure::Program(why)) = (&self.works, &failure) {
+                    // The words of the process stand there already.
+                    let why = why.split("; stderr: ").next().unwrap_or_default();
+                    program
+                        .stderr
+                        .note(&format!("run {run} of {runs} of these lines failed: {why}"));
+                }
                 time::sleep(Duration::from_millis(50 << run.min(6))).await;
             }
             self.batches += 1;
@@ -424,6 +466,28 @@ impl Exec {
     }
 }
 
+/// These lines of a batch; without a copy where they are all.
+fn part(batch: &Batch, range: Range<usize>) -> Option<Batch> {
+    if range == (0..batch.count()) {
+        return Some(batch.clone());
+    }
+    let mut lines = Lines::default();
+    lines.push_run(batch, range);
+    lines.take()
+}
+
+/// How many lines are given at once behind a piece of `lines` that took so long.
+fn next_piece(now: usize, lines: usize, took: Duration) -> usize {
+    if took > SLOW {
+        let share = SLOW.as_secs_f64() / took.as_secs_f64();
+        ((lines as f64 * share) as usize).clamp(1, now)
+    } else if took <= SOON && lines >= now {
+        now.saturating_mul(2)
+    } else {
+        now
+    }
+}
+
 /// The batch in pieces that fit into an argument, at line ends.
 fn pieces(batch: &Batch) -> Vec<Bytes> {
     let mut lines = Lines::default();
@@ -465,6 +529,17 @@ fn split(mut text: Bytes, out: &mut Vec<Batch>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_grow_while_they_are_done_soon_and_shrink_while_they_take_long() {
+        let after = |now, lines, millis| next_piece(now, lines, Duration::from_millis(millis));
+        assert_eq!(after(16, 16, 100), 32);
+        assert_eq!(after(16, 7, 1), 16, "it was the rest of a batch");
+        assert_eq!(after(64, 64, 500), 64);
+        assert_eq!(after(1000, 1000, 10_000), 100);
+        assert_eq!(after(1, 1, 10_000), 1);
+        assert_eq!(after(usize::MAX, usize::MAX, 1), usize::MAX);
+    }
 
     #[test]
     fn output_with_a_line_that_is_too_long_is_not_passed_on_in_part() {

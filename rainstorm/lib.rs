@@ -132,5 +132,5 @@ pub use seams::{
 };
 pub use service::Rainstorm;
 pub use stand_in::StandIn;
-pub use status::{phase_word, progress, progress_text, status_json, status_text};
-pub use tally_text::{View, task_names, task_state};
+pub use status::{job_json, phase_word, progress, progress_text, status_json, status_text};
+pub use tally_text::View;

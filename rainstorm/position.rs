@@ -249,7 +249,7 @@ impl Progress {
         // Earlier versions end before the tally, or before what is said of state: bytes behind their end stand for none.
         let padded = |zeros: &[u8]| hydfs_types::decode(&[bytes, zeros].concat());
         hydfs_types::decode(bytes)
-            .or_else(|_| padded(&[0; 2]))
-            .or_else(|_| padded(&[0; 4]))
+            .or_else(|_| padded(&[0; 3]))
+            .or_else(|_| padded(&[0; 5]))
     }
 }

@@ -20,6 +20,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time;
 
+/// What is said of a process that ended before it had repeated one.
+const ENDED: &str = "it ended without the marker line behind";
 /// What to do about an operator that repeats no marker lines.
 pub const MARKLESS: &str = "it has to repeat each line that begins with byte 0x1e as it came and flush then, or its stage needs `contract = \"batch\"`";
 /// The same of one that does not repeat the first.
@@ -349,7 +351,11 @@ impl Running {
         if let Ok(Ok(status)) = time::timeout(LAST_WORDS, self.child.wait()).await
             && !why.contains("exit status")
         {
-            why = format!("{why} ({status})");
+            why = match !status.success() && why.starts_with(ENDED) {
+                // A program that crashes breaks no contract.
+                true => format!("it ended before its work was done ({status})"),
+                false => format!("{why} ({status})"),
+            };
         }
         if let Some(what) = self.cell.ran_into(self.refusals) {
             why = format!("{what}: {why}");
@@ -411,9 +417,7 @@ async fn drain(
         match (count, mark) {
             (0, None) => return Ok(()),
             (0, Some(Mark { behind, remedy, .. })) => {
-                return Err(format!(
-                    "it ended without the marker line behind {behind}; {remedy}"
-                ));
+                return Err(format!("{ENDED} {behind}; {remedy}"));
             }
             (_, Some(mark)) if ends_with_line(all, mark.line) => return Ok(()),
             _ if all.len() > OUTPUT_BYTES_MAX => {

@@ -9,6 +9,12 @@ impl Share {
         self.end == u64::MAX
     }
 
+    /// Whether a chunk is in it.
+    pub fn has(&self, chunk: u64) -> bool {
+        let step = self.step.max(1);
+        (self.next..self.end).contains(&chunk) && (chunk - self.next).is_multiple_of(step)
+    }
+
     fn chunks(&self) -> u64 {
         self.end
             .saturating_sub(self.next)

@@ -5,8 +5,9 @@ use crate::position::{Positions, Progress};
 use crate::rate;
 use crate::scale::{Bounds, Scaled};
 use crate::spec::{SourceSpec, StageSpec};
-use crate::tally_text::{self, HeldUp, View};
+use crate::tally_text::{self, View};
 use hydfs_types::{JobInfo, JobPhase, Time};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// The word for a phase.
@@ -69,11 +70,23 @@ fn took(job: &JobInfo) -> f64 {
     (seconds(job.changed) - seconds(job.started)).max(0.0)
 }
 
-/// `/.jobs/NAME/status.json`: the same, the counters and what each task does, as one line of JSON.
+/// A line of `.cluster/jobs`: the status and the counters of a job, as JSON.
+pub fn job_json(job: &JobInfo) -> String {
+    let counters = progress(job).unwrap_or_default();
+    format!("{}\n", Value::Object(fields(job, &counters)))
+}
+
+/// `/.jobs/NAME/status.json`: the same, and what each task does, as one line of JSON.
 pub fn status_json(job: &JobInfo, view: &View) -> String {
     let counters = progress(job).unwrap_or_default();
+    let mut fields = fields(job, &counters);
+    fields.extend(tally_text::json(job, &counters.tally, view));
+    format!("{}\n", Value::Object(fields))
+}
+
+fn fields(job: &JobInfo, counters: &Progress) -> Map<String, Value> {
     let InForce { rates, scales } = in_force(job);
-    let value = serde_json::json!({
+    let value = json!({
         "name": job.name,
         "status": phase_word(job.phase),
         "job": job.id.to_string(),
@@ -93,20 +106,20 @@ pub fn status_json(job: &JobInfo, view: &View) -> String {
         "state_memory": counters.state_memory,
         "state_disk": counters.state_disk,
         "seconds": took(job),
-        "lines_per_second": tally_text::lines_per_second(job, &counters.tally, view),
-        "stages": tally_text::json(job, &counters.tally, view),
-        "held_up": tally_text::held_up(job, &counters.tally, view).iter().map(HeldUp::json).collect::<Vec<_>>(),
         "rates": rates.into_iter().collect::<BTreeMap<_, _>>(),
         "scales": scales.iter().map(|scale| (&scale.stage, scale.json())).collect::<BTreeMap<_, _>>(),
     });
-    format!("{value}\n")
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
 }
 
 /// `/.jobs/NAME/progress`: counters of the last committed job epoch, who waits for whom, and what each task does: one `key = value`
 /// a line.
 pub fn progress_text(job: &JobInfo, view: &View) -> String {
     let Some(progress) = progress(job) else {
-        return "rows_in = 0\nrows_out = 0\n".to_owned();
+        return "rows_in = 0\nrows_out = 0\nepoch = none is committed yet\n".to_owned();
     };
     let Progress {
         rows_in,
@@ -197,8 +210,8 @@ impl Scale {
         )
     }
 
-    fn json(&self) -> serde_json::Value {
-        serde_json::json!({
+    fn json(&self) -> Value {
+        json!({
             "tasks": self.tasks,
             "min": self.bounds.min,
             "max": self.bounds.max,

@@ -1,15 +1,14 @@
 //! What each task of a job has done, and what it does with its time: added up by the coordinator from what tasks report at
-//! barriers, committed with the counters of each job epoch, shown by `progress`, `status.json` and `tasks/STAGE-N/state`.
+//! barriers, committed with the counters of each job epoch, shown by `progress` and `status.json`.
 //!
 //! Some twenty bytes a task travel with a commit; nothing is measured for them that a task would not measure anyway.
 
-use crate::event_time::EventMark;
 use crate::load::{Sum, percent};
 use crate::message::{Report, TaskId};
 use crate::plan::{NodeId, Plan};
-use crate::position::Positions;
+use crate::position::{Positions, Share, TaskPosition};
 use crate::{reader, shares};
-use hydfs_types::MemberId;
+use hydfs_types::{Attempt, MemberId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,6 +21,8 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
     pub nodes: Vec<NodeTally>,
+    /// The attempt that the last look was in, if there was one in it.
+    pub attempt: Attempt,
     /// How long the last look took, in milliseconds.
     pub look_ms: u64,
 }
@@ -36,7 +37,7 @@ pub struct NodeTally {
     pub tasks: Vec<TaskTally>,
 }
 
-/// One task. What it has done counts from the begin of the job, or from when its plan was last changed.
+/// One task. What it has done counts from the begin of the job, or from when the number of its stage's tasks was last changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskTally {
     pub member: MemberId,
@@ -79,31 +80,40 @@ pub struct Tallying {
 }
 
 impl Tallying {
-    /// Goes on with the tally of the attempt before if it is of the same plan.
-    pub fn new(plan: &Plan, places: &[Vec<MemberId>], before: &Tally) -> Self {
-        let nodes = plan.steps.iter().zip(places).enumerate();
-        let nodes = nodes.map(|(at, (step, places))| {
-            let known = before.nodes.get(at);
-            let same =
-                |node: &&NodeTally| node.name == step.name && node.tasks.len() == places.len();
-            let known = known.filter(same).map_or(&[][..], |node| &node.tasks[..]);
-            let task = |(task, &member): (usize, &MemberId)| TaskTally {
-                member,
-                pace: Pace::default(),
-                ..known
-                    .get(task)
-                    .cloned()
-                    .unwrap_or_else(|| TaskTally::new(member))
+    /// Of an attempt that begins at `positions`. Nodes of the plan before that have as many tasks now go on with what these have done.
+    pub fn new(
+        (plan, attempt): (&Plan, Attempt),
+        places: &[Vec<MemberId>],
+        positions: &Positions,
+        before: &Tally,
+    ) -> Self {
+        let steps = plan.steps.iter().zip(places).zip(&positions.tasks);
+        let nodes = steps.map(|((step, places), positions)| {
+            let known = before.nodes.iter().find(|node| node.name == step.name);
+            let known = known.map(|node| &node.tasks);
+            let known = known.filter(|tasks| tasks.len() == places.len());
+            let tasks = places.iter().zip(positions).enumerate();
+            let task = |(at, (&member, position)): (usize, (&MemberId, &TaskPosition))| {
+                let known = known.map(|tasks| tasks[at].clone());
+                let known = known.unwrap_or_else(|| TaskTally::new(member));
+                TaskTally {
+                    // One that has ended is not run again.
+                    member: if position.ended { known.member } else { member },
+                    ended: position.ended,
+                    pace: Pace::default(),
+                    ..known
+                }
             };
             NodeTally {
                 name: step.name.clone(),
                 next: step.next.iter().map(|next| next.node).collect(),
-                tasks: places.iter().enumerate().map(task).collect(),
+                tasks: tasks.map(task).collect(),
             }
         });
         Self {
             tally: Tally {
                 nodes: nodes.collect(),
+                attempt,
                 look_ms: 0,
             },
             sums: BTreeMap::new(),
@@ -130,15 +140,13 @@ impl Tallying {
 
     fn look(&mut self, plan: &Plan, positions: &Positions, took: Duration) {
         for (node, all) in (0..).zip(&mut self.tally.nodes) {
-            let chunks = chunks(plan, positions, node);
+            let chunks = Chunks::of(plan, positions, node);
             let positions = &positions.tasks[usize::from(node)];
             for (task, tally) in (0..).zip(&mut all.tasks) {
                 let sum = self.sums.remove(&TaskId { node, task }).unwrap_or_default();
                 tally.pace = Pace::of(&sum, took);
-                tally.behind = match chunks {
-                    Some((all, bytes)) => {
-                        shares::left(&positions[task as usize].shares, all) * bytes
-                    }
+                tally.behind = match &chunks {
+                    Some(chunks) => chunks.left(&positions[task as usize].shares),
                     None => sum.load.behind,
                 };
             }
@@ -148,15 +156,46 @@ impl Tallying {
     }
 }
 
-/// How many chunks the pinned source has that a node reads, and how many bytes each of them.
-fn chunks(plan: &Plan, positions: &Positions, node: NodeId) -> Option<(u64, u64)> {
-    let source = plan.steps[usize::from(node)].source()?;
-    if plan.sources[source].follow {
-        return None;
+/// The chunks of a pinned source.
+struct Chunks {
+    /// Number of the first one of each file, and of all.
+    firsts: Vec<u64>,
+    bytes: u64,
+    /// Of each file: what its last chunk lacks.
+    short: Vec<u64>,
+}
+
+impl Chunks {
+    /// Of the source that a node reads, if it is pinned.
+    fn of(plan: &Plan, positions: &Positions, node: NodeId) -> Option<Self> {
+        let source = plan.steps[usize::from(node)].source()?;
+        if plan.sources[source].follow {
+            return None;
+        }
+        let pinned = &positions.sources[source];
+        let bytes = u64::from(positions.chunk_bytes.max(1));
+        let short = pinned.files.iter().map(|file| {
+            let data = file.source.len.saturating_sub(file.data_at);
+            data.next_multiple_of(bytes) - data
+        });
+        Some(Self {
+            firsts: reader::firsts(pinned, positions.chunk_bytes),
+            bytes,
+            short: short.collect(),
+        })
     }
-    let bytes = positions.chunk_bytes;
-    let all = *reader::firsts(&positions.sources[source], bytes).last()?;
-    Some((all, bytes.into()))
+
+    /// Bytes of them that are in these shares. Of a chunk that is begun all of them count.
+    fn left(&self, shares: &[Share]) -> u64 {
+        let all = self.firsts.last().copied().unwrap_or_default();
+        let files = self.firsts.windows(2).zip(&self.short);
+        let short = files.filter(|(file, _)| {
+            let has_last = |share: &Share| share.has(file[1] - 1);
+            file[0] < file[1] && shares.iter().any(has_last)
+        });
+        let short: u64 = short.map(|(_, short)| short).sum();
+        shares::left(shares, all) * self.bytes - short
+    }
 }
 
 impl Tally {
@@ -170,6 +209,12 @@ impl NodeTally {
     /// Percent of the time that its tasks waited for room in front of the node that stands at `at` in `next`.
     pub fn blocked(&self, at: usize) -> u32 {
         self.mean(|pace| pace.blocked.get(at).copied().unwrap_or_default())
+    }
+
+    /// How much its busiest task works.
+    pub fn busiest(&self) -> u32 {
+        let busy = self.tasks.iter().map(|task| task.pace.busy);
+        busy.max().unwrap_or_default()
     }
 
     /// The mean over its tasks that have not ended.
@@ -203,8 +248,8 @@ impl TaskTally {
         self.lines_out += report.load.lines_out;
         self.retries += report.counters.retries;
         self.dead += report.counters.dead;
-        let mark = Some(report.mark.at());
-        self.mark = mark.filter(|_| report.mark != EventMark::NONE);
+        // As long as nobody knows a time it is the least there is.
+        self.mark = Some(report.mark.at()).filter(|&mark| mark != i64::MIN);
         (self.memory, self.disk) = (report.held.memory, report.held.disk);
     }
 }

@@ -177,7 +177,7 @@ async fn what_a_program_does_wrong_with_its_state_is_said() {
             "ends",
             "sys.exit('lost')",
             "pass",
-            "it ended without the marker line behind its state",
+            "it ended before its work was done (exit status: 1); stderr: lost",
         ),
         (
             "early",

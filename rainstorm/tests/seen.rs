@@ -105,6 +105,7 @@ async fn a_job_that_rests_has_no_rate_and_one_that_is_done_says_how_it_went() {
     );
     let text = world::progress_text(&job);
     assert!(text.contains("task.once-2 = ended on "), "{text}");
+    assert!(!text.contains("lines_per_second"), "{text}");
     assert_eq!(sum(&job, "some", "bytes_behind"), 0);
 }
 
@@ -130,10 +131,24 @@ async fn who_is_held_up_by_a_slow_stage_is_named() {
     };
     let job = world.until("slow", 60, held).await;
     let text = world::progress_text(&job);
-    assert!(text.contains("held_up.some = "), "{text}");
+    assert!(text.contains("held_up.some.by.once = "), "{text}");
     assert!(
-        text.contains(" % of the time by once, which works 100 % of it\n"),
+        text.contains(" % of the time; once works 100 %\n"),
         "{text}"
     );
     assert!(text.contains(", for once "), "{text}");
+    // What is behind is what there is, not so many chunks.
+    world.write("/short/1", &lines(0, 100), 0);
+    world.write("/short/2", &lines(0, 100), 0);
+    let short = spec
+        .replace("/in\"", "/short\"")
+        .replace("follow = true", "rate = \"10/s\"");
+    world.spec("short.toml", &short, 0);
+    let is_behind = |job: &JobInfo| {
+        let progress = rainstorm::progress(job).unwrap_or_default();
+        progress.tally.look_ms > 0 && progress.rows_in > 0
+    };
+    let job = world.until("short", 60, is_behind).await;
+    let behind = sum(&job, "some", "bytes_behind");
+    assert!(behind > 0 && behind <= 2 * 290, "{behind}");
 }

@@ -1,7 +1,7 @@
 //! Directories as they are listed, also with attributes: those that a lookup of each name would give.
 
 use crate::{
-    control::OVERLAY_FROM,
+    control::JOB_FILES_FROM,
     synthetic::{Node, Synthetic},
     volume::{Outcome, Volume},
 };
@@ -54,8 +54,8 @@ impl Volume {
             return Ok(Answer::Entries(bare(entries)));
         }
         self.barrier().await?;
-        let laid_over = self.laid_over(ino, cookie);
-        let entries = if cookie < OVERLAY_FROM {
+        let of_job = self.job_files(ino, cookie);
+        let entries = if cookie < JOB_FILES_FROM {
             Self::entries_in(&self.ctx.state(), ino, from)?
         } else {
             Vec::new()
@@ -67,12 +67,12 @@ impl Volume {
             }
         }
         let room = limit - entries.len().min(limit);
-        let laid_over = bare(laid_over.into_iter().take(room).collect());
+        let of_job = bare(of_job.into_iter().take(room).collect());
         let mut listed = match attrs {
             true => self.as_listed(&self.ctx.state(), entries),
             false => bare(entries),
         };
-        listed.extend(laid_over);
+        listed.extend(of_job);
         Ok(Answer::Entries(listed))
     }
 

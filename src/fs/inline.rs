@@ -12,7 +12,7 @@
 use crate::{
     call::Call,
     content::{Piece, dirty_segments, padded},
-    control::overlay,
+    control::job_dir_name,
     directories::bare,
     quotas::limit_of,
     synthetic::Synthetic,
@@ -89,11 +89,8 @@ impl Volume {
     /// What the state alone answers.
     fn looked_up(&self, unique: u64, request: &Request) -> Option<Outcome> {
         match request {
-            Request::Lookup { parent, name } => {
+            Request::Lookup { parent, name } if !Self::may_be_control(*parent, name) => {
                 let state = self.covered()?;
-                if Self::may_be_control(&state, *parent, name) {
-                    return None;
-                }
                 match self.find_in(&state, *parent, name) {
                     Ok((ino, _)) if self.is_behind(ino) => None,
                     Ok((_, attr)) => Some(Ok(Answer::Attr(attr?))),
@@ -119,7 +116,7 @@ impl Volume {
                 ..
             } if !Synthetic::is(*ino) => {
                 let state = self.covered()?;
-                if overlay(&state, *ino).is_some() {
+                if job_dir_name(&state, *ino).is_some() {
                     return None;
                 }
                 let entries = Self::entries_in(&state, *ino, (*cookie, *limit));

@@ -204,13 +204,14 @@ impl Volume {
         name: Vec<u8>,
         dir: bool,
     ) -> Outcome {
-        if self.is_laid_over(parent, &name) {
-            return Ok(Answer::Done);
-        }
         if Synthetic::is(parent) && !dir {
             return self.remove_control(parent, &name).map(|()| Answer::Done);
         }
         Self::writable(parent, &name)?;
+        if !dir && self.is_control(parent, &name) {
+            // The status of a job is made when it is read and goes with its directory: `rm -r` need not trip over it.
+            return Ok(Answer::Done);
+        }
         let command = match user {
             Some(caller) => Command::UnlinkAs {
                 parent,

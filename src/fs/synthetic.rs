@@ -14,7 +14,7 @@ use std::{
 pub const CLUSTER_DIR: &[u8] = b".cluster";
 /// Synthetic inodes are from here on.
 const FIRST: u64 = 1 << 62;
-/// Most paths that a mount remembers the numbers of.
+/// Paths that one mount may have been asked for.
 const PATHS_MAX: usize = 65_536;
 
 /// What stands at a path of the control tree.
@@ -80,15 +80,14 @@ impl Synthetic {
         self.paths().by_ino.get(&ino.0).cloned()
     }
 
-    /// The inode of a path. All others are forgotten when there are too many: they get their numbers again when they are looked up,
-    /// and the kernel asks again where it is told that one is stale.
-    pub fn ino(&self, path: &str) -> Ino {
+    /// The inode of a path.
+    pub fn ino(&self, path: &str) -> Option<Ino> {
         let mut paths = self.paths();
         if let Some(ino) = paths.by_path.get(path) {
-            return Ino(*ino);
+            return Some(Ino(*ino));
         }
         if paths.by_ino.len() >= PATHS_MAX {
-            *paths = Paths::default();
+            return None;
         }
         let mut ino = FIRST | hash(path) >> 2;
         while paths.by_ino.contains_key(&ino) {
@@ -96,7 +95,7 @@ impl Synthetic {
         }
         paths.by_ino.insert(ino, path.to_owned());
         paths.by_path.insert(path.to_owned(), ino);
-        Ino(ino)
+        Some(Ino(ino))
     }
 
     /// Attributes of a node.
@@ -132,19 +131,19 @@ impl Synthetic {
     ) -> Vec<DirEntry> {
         let entries = names.iter().enumerate().skip(cookie as usize).take(limit);
         entries
-            .map(|(at, (name, directory))| {
-                let ino = self.ino(&format!("{path}/{name}"));
+            .filter_map(|(at, (name, directory))| {
+                let ino = self.ino(&format!("{path}/{name}"))?;
                 let kind = if *directory {
                     FileKind::Directory
                 } else {
                     FileKind::Regular
                 };
-                DirEntry {
+                Some(DirEntry {
                     name: name.clone().into_bytes(),
                     ino,
                     kind,
                     cookie: at as u64 + 1,
-                }
+                })
             })
             .collect()
     }

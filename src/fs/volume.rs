@@ -476,10 +476,14 @@ impl Volume {
         }
     }
 
-    /// An entry of a directory with its attributes as of now. There is no control tree here.
+    /// An entry of a directory with its attributes as of now.
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
-        let attr = self.find_stored(parent, name).await?;
-        self.fresh(attr.ino).await
+        let attr = self.find(parent, name).await?;
+        if Synthetic::is(attr.ino) {
+            Ok(attr)
+        } else {
+            self.fresh(attr.ino).await
+        }
     }
 
     /// An entry of a directory: the control tree first, then the agreed names. Of a file that is written elsewhere the
@@ -489,10 +493,6 @@ impl Volume {
         if let Some(path) = self.control_path(parent, name) {
             return self.control_attr(&path);
         }
-        self.find_stored(parent, name).await
-    }
-
-    async fn find_stored(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
         self.barrier().await?;
         let found = self.ctx.state().lookup(parent, name);
         if let Ok(ino) = found {

@@ -9,10 +9,10 @@ use crate::{
 };
 use hydfs_types::{
     Admitted, Agreement, AgreementError, ClusterId, Command, CommandError, FileKind, JOBS_DIR,
-    ROOT_INO, Reply,
+    ROOT_INO, Reply, SetAttr,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use std::{sync::Arc, time::Duration};
+use std::{os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 
 pub(crate) const AGAIN: Duration = Duration::from_millis(250);
 
@@ -60,13 +60,15 @@ impl Member {
             Ok(_) | Err(AgreementError::Refused(CommandError::Bootstrapped)) => {}
             Err(error) => return Err(error.into()),
         }
+        // Whoever makes a cluster owns its root: in a mount of an ordinary user nobody else could even make a file.
+        let (uid, gid) = std::fs::metadata("/proc/self").map_or((0, 0), |me| (me.uid(), me.gid()));
         let jobs = Command::Create {
             parent: ROOT_INO,
             name: JOBS_DIR.to_vec(),
             kind: FileKind::Directory,
             mode: 0o755,
-            uid: 0,
-            gid: 0,
+            uid,
+            gid,
             rdev: 0,
             target: Vec::new(),
             grant: None,
@@ -75,6 +77,17 @@ impl Member {
         match self.group.propose(jobs).await {
             Ok(_) | Err(AgreementError::Refused(CommandError::Exists)) => {}
             Err(error) => return Err(error.into()),
+        }
+        if uid != 0 {
+            let root = Command::SetAttr {
+                ino: ROOT_INO,
+                set: SetAttr {
+                    uid: Some(uid),
+                    gid: Some(gid),
+                    ..SetAttr::default()
+                },
+            };
+            self.group.propose(root).await?;
         }
         let cluster = self.ctx.state().cluster.id;
         cluster.ok_or(Error::NoCluster)

@@ -13,8 +13,11 @@ pub(crate) fn may(volume: &Volume, attr: &Attr, owner: Owner, bit: u16) -> bool 
         return true;
     }
     let state = volume.state();
-    let inode = state.inode(attr.ino);
-    inode.is_ok_and(|inode| inode.grants(owner.uid, |gid| Some(gid == owner.gid), bit))
+    // Of the control tree there is a mode alone, the same for all.
+    let inode = state.inode(attr.ino).ok();
+    inode.map_or(attr.mode & bit != 0, |inode| {
+        inode.grants(owner.uid, |gid| Some(gid == owner.gid), bit)
+    })
 }
 
 /// Follows a path as this user would: every directory must be enterable.

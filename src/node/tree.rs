@@ -83,40 +83,7 @@ impl Control for Tree {
             ["cluster", "status"] => status(&member).1,
             ["cluster", "jobs"] => {
                 let state = member.ctx.state();
-                let jobs = state.jobs.values();
-                viewed(&member, &state, |view| {
-                    jobs.map(|job| rainstorm::status_json(job, view)).collect()
-                })
-            }
-            ["jobs", name] => {
-                let state = member.ctx.state();
-                let job = job_named(&state, name)?;
-                let files = ["status", "progress", "status.json"];
-                let mut names: Vec<(String, bool)> =
-                    files.map(|name| (name.to_owned(), false)).to_vec();
-                if !rainstorm::task_names(job).is_empty() {
-                    names.push(("tasks".to_owned(), true));
-                }
-                return Some(Node::Directory(names));
-            }
-            ["jobs", name, "tasks"] => {
-                let state = member.ctx.state();
-                let names = rainstorm::task_names(job_named(&state, name)?);
-                return Some(Node::Directory(
-                    names.into_iter().map(|name| (name, true)).collect(),
-                ));
-            }
-            ["jobs", name, "tasks", task] => {
-                let state = member.ctx.state();
-                let names = rainstorm::task_names(job_named(&state, name)?);
-                names.iter().find(|one| *one == task)?;
-                return Some(Node::Directory(vec![("state".to_owned(), false)]));
-            }
-            ["jobs", name, "tasks", task, "state"] => {
-                let state = member.ctx.state();
-                let job = job_named(&state, name)?;
-                let look = |view: &rainstorm::View| rainstorm::task_state(job, task, view);
-                viewed(&member, &state, look)?
+                state.jobs.values().map(rainstorm::job_json).collect()
             }
             ["jobs", name, what @ ("status" | "progress" | "status.json")] => {
                 let state = member.ctx.state();

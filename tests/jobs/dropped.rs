@@ -73,10 +73,7 @@ fn a_spec_dropped_by_cp_by_redirection_or_by_an_editor_runs_once() {
         .output()
         .expect("ls runs");
     let listed = String::from_utf8_lossy(&listed.stdout).replace("state\n", "");
-    assert_eq!(
-        listed,
-        "output\nprogress\nreceipt\nstatus\nstatus.json\ntasks\n"
-    );
+    assert_eq!(listed, "output\nprogress\nreceipt\nstatus\nstatus.json\n");
     shell(format!("rm -r {}/by-cp", jobs(2)));
     assert!(!cluster.at(1, ".jobs/by-cp").exists());
 }
