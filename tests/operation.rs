@@ -10,6 +10,8 @@ mod commands;
 mod draining;
 #[path = "operation/members.rs"]
 mod members;
+#[path = "operation/ordinary.rs"]
+mod ordinary;
 
 use common::{BIN, Cluster, SOON, free_port, replicas, retry, text, until, write_synced};
 use serde_json::Value;
