@@ -10,6 +10,7 @@ use crate::batch::{Batch, LINE_BYTES_MAX, Lines};
 use crate::dead::Letters;
 use crate::error::{Error, Result};
 use crate::given::Given;
+use crate::piece::Piece;
 use crate::process::{Failure, MARKLESS, Program, Running, STATE_MARKLESS};
 use crate::remembered::{Remembered, STATE};
 use crate::spec::{Contract, ExecSpec};
@@ -65,7 +66,7 @@ pub struct Exec {
     waiting: usize,
     enough: usize,
     /// Lines that a process of the contract `lines` gets at once.
-    piece: usize,
+    piece: Piece,
 }
 
 impl Exec {
@@ -81,7 +82,7 @@ impl Exec {
             gathered: Vec::new(),
             waiting: 0,
             enough: 0,
-            piece: PIECE_LINES,
+            piece: Piece::new((PIECE_LINES, 1), SOON, SLOW),
         }
     }
 
@@ -188,10 +189,10 @@ impl Exec {
         let mut from = 0;
         while from < batch.count() {
             let most = match self.spec.contract {
-                Contract::Lines => self.piece,
+                Contract::Lines => self.piece.lines(),
                 Contract::Batch | Contract::Argv => batch.count(),
             };
-            let range = from..batch.count().min(from + most);
+            let range = from..batch.count().min(from.saturating_add(most));
             from = range.end;
             self.work_on(batch, range, out, letters).await?;
         }
@@ -213,7 +214,7 @@ impl Exec {
         let began = Instant::now();
         match self.attempt(&part, runs).await {
             Ok(text) => {
-                self.piece = next_piece(self.piece, range.len(), began.elapsed());
+                self.piece.took(range.len(), began.elapsed());
                 split(text, out)
             }
             Err(Failure::Member(why)) => Err(self.not_started(&why)),
@@ -476,18 +477,6 @@ fn part(batch: &Batch, range: Range<usize>) -> Option<Batch> {
     lines.take()
 }
 
-/// How many lines are given at once behind a piece of `lines` that took so long.
-fn next_piece(now: usize, lines: usize, took: Duration) -> usize {
-    if took > SLOW {
-        let share = SLOW.as_secs_f64() / took.as_secs_f64();
-        ((lines as f64 * share) as usize).clamp(1, now)
-    } else if took <= SOON && lines >= now {
-        now.saturating_mul(2)
-    } else {
-        now
-    }
-}
-
 /// The batch in pieces that fit into an argument, at line ends.
 fn pieces(batch: &Batch) -> Vec<Bytes> {
     let mut lines = Lines::default();
@@ -529,17 +518,6 @@ fn split(mut text: Bytes, out: &mut Vec<Batch>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pieces_grow_while_they_are_done_soon_and_shrink_while_they_take_long() {
-        let after = |now, lines, millis| next_piece(now, lines, Duration::from_millis(millis));
-        assert_eq!(after(16, 16, 100), 32);
-        assert_eq!(after(16, 7, 1), 16, "it was the rest of a batch");
-        assert_eq!(after(64, 64, 500), 64);
-        assert_eq!(after(1000, 1000, 10_000), 100);
-        assert_eq!(after(1, 1, 10_000), 1);
-        assert_eq!(after(usize::MAX, usize::MAX, 1), usize::MAX);
-    }
 
     #[test]
     fn output_with_a_line_that_is_too_long_is_not_passed_on_in_part() {

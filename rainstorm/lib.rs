@@ -68,6 +68,7 @@ mod operator;
 mod options;
 mod outlet;
 mod paced;
+mod piece;
 mod pieces;
 mod plan;
 mod planted;

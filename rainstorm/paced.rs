@@ -13,6 +13,7 @@ use crate::held::{AllReads, File, Held, of_share};
 use crate::inbox::Item;
 use crate::json_lines;
 use crate::message::{Counters, TaskId};
+use crate::piece::Piece;
 use crate::position::TaskPosition;
 use crate::rate::{Bucket, Shares};
 use crate::reader::Reader;
@@ -24,6 +25,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
+
+/// Lines that go on at once in the first job epoch. What lies between tasks is a number of batches: where those behind are slow
+/// these have to be small, or a job epoch waits for minutes of work.
+const FIRST_LINES: usize = 1024;
+/// Never fewer: what makes a job epoch take long may be something else, as the saving of much state.
+const LEAST_LINES: usize = 64;
+/// A barrier that is through so soon asks for larger batches, and one that takes so long for smaller ones.
+const THROUGH_SOON: Duration = Duration::from_millis(200);
+const THROUGH_LATE: Duration = Duration::from_secs(1);
 
 /// A reader that lets barriers through, and no more lines than the source's rate says.
 pub struct Paced {
@@ -54,6 +64,12 @@ pub struct Paced {
     bucket: Bucket,
     /// It had nothing to read, or might not.
     rested: Duration,
+    /// So many lines go on at once.
+    piece: Piece,
+    /// The most that did in this job epoch.
+    most: usize,
+    /// The last barrier asked for.
+    heard: u64,
 }
 
 enum From {
@@ -108,6 +124,9 @@ impl Paced {
             shares: context.shares(),
             bucket: Bucket::new(),
             rested: Duration::ZERO,
+            piece: Piece::new((FIRST_LINES, LEAST_LINES), THROUGH_SOON, THROUGH_LATE),
+            most: 0,
+            heard: 0,
         })
     }
 
@@ -168,6 +187,11 @@ impl Paced {
             // Too much uncommitted input waits for the barrier: memory and pending output stay bounded (fault R6).
             let must_wait = done || self.bytes >= self.bytes_max;
             let asked = *self.asked.borrow_and_update();
+            if std::mem::replace(&mut self.heard, asked) < asked && self.passed > 0 {
+                // Barriers are asked for when the one before is through.
+                self.piece
+                    .took(std::mem::take(&mut self.most), self.at.elapsed());
+            }
             if asked > self.passed && (must_wait || self.at.elapsed() >= self.epoch) {
                 self.passed = asked;
                 self.at = Instant::now();
@@ -196,6 +220,7 @@ impl Paced {
             if self.held.is_none() {
                 self.held = self.read(asked > self.passed).await?;
             }
+            let lines = lines.min(self.piece.lines());
             if let Some(batch) = self.release(lines, counters, letters)? {
                 return Ok(Item::Lines(batch));
             }
@@ -220,6 +245,7 @@ impl Paced {
         let (records, origin, rest) = held.release(lines, &mut self.reads);
         self.held = rest;
         self.bucket.spend(records.count());
+        self.most = self.most.max(records.count());
         self.bytes += records.bytes();
         counters.bytes_in += records.bytes();
         counters.rows_in += records.count() as u64;

@@ -152,3 +152,33 @@ async fn who_is_held_up_by_a_slow_stage_is_named() {
     let behind = sum(&job, "some", "bytes_behind");
     assert!(behind > 0 && behind <= 2 * 290, "{behind}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_cannot_keep_up_commits_all_the_same() {
+    let world = World::start(3, |options| {
+        options.stand_in = Some(StandIn::new(|lines| {
+            let count = lines.split(|&byte| byte == b'\n').count() as u32;
+            Box::pin(async move {
+                sleep(Duration::from_millis(5) * count).await;
+                lines
+            })
+        }));
+    })
+    .await;
+    world.write("/bin/slow", b"#!/bin/cat\n", 0);
+    // Work for hours, all of it there at once, and more of it than batches that wait between tasks hold.
+    world.write("/in", &lines(0, 2_000_000), 0);
+    let spec = COUNTS.replace("{ dedup = {} }", "{ exec = { path = \"/bin/slow\" } }");
+    world.spec("slow.toml", &spec, 0);
+    world.until("slow", 60, |job| job.epoch.0 > 0).await;
+    let epoch = || world.job("slow").unwrap().epoch.0;
+    sleep(Duration::from_secs(60)).await;
+    for _ in 0..30 {
+        let before = epoch();
+        sleep(Duration::from_secs(10)).await;
+        assert!(epoch() > before, "no job epoch in ten seconds");
+    }
+    let done = rainstorm::progress(&world.job("slow").unwrap()).unwrap();
+    // 200 lines a second on each of three tasks.
+    assert!(done.rows_out > 360 * 300, "{} lines", done.rows_out);
+}
