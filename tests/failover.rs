@@ -305,6 +305,8 @@ fn fault_s1_all_replicas_die_right_after_fsync_and_return_with_the_data() {
     let Some(cluster) = Cluster::up(MEMBERS) else {
         return;
     };
+    // While copies are still moved about more members than three keep them.
+    cluster.wait_healthy();
     let path = cluster.at(1, "f0");
     let appended = cluster.at(2, "log");
     write_synced(&path, &content(0)).expect("a file is written");
